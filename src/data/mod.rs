@@ -1,0 +1,3 @@
+//! From files of preference rows to the packed stream a micro-batch is.
+
+pub mod example;

@@ -1,0 +1,1 @@
+//! Objectives, schedules, checkpoints, metrics and the training loop.
