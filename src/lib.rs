@@ -1,8 +1,9 @@
 //! oddgrad trains small transformer language models with ORPO on any GPU that wgpu reaches.
 //!
-//! The map of the house (dependencies run one way, top to bottom is "is used by"):
+//! The map of the house (a module uses those above it, never those below):
 //!
 //! - [`error`]: the one error type
+//! - [`kernel`]: a WGSL file, its variants and how one is chosen and specialised
 //! - [`graph`], [`plan`]: the static graph, its derivative and its memory plan; no wgpu in here
 //! - [`gpu`], [`step`]: adapters, buffers, pipelines; a planned graph made real and replayed
 //! - [`ops`]: one file per operation, with formula, derivative, kernels, reference and test case
@@ -11,7 +12,14 @@
 //! - [`train`]: objectives, schedules, checkpoints, the training loop
 //! - [`cli`]: parsing and printing only
 
+pub mod cli;
 pub mod data;
 pub mod error;
+pub mod gpu;
+pub mod graph;
+pub mod kernel;
 pub mod model;
+pub mod ops;
+pub mod plan;
+pub mod step;
 pub mod train;

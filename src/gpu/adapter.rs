@@ -1,0 +1,99 @@
+//! Which adapter: the discrete one by default, a software one only when nothing else is there.
+
+use crate::error::{Error, Result};
+use crate::kernel::Class;
+use std::collections::BTreeMap;
+
+/// Graphics interfaces that can be asked for by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Backend {
+    /// Linux, Windows, Android; software Vulkan too.
+    Vulkan,
+    /// macOS and iOS.
+    Metal,
+    /// Windows.
+    Dx12,
+    /// OpenGL ES 3.1, where nothing better is there.
+    Gl,
+}
+
+/// What the user asked for.
+#[derive(Debug, Clone, Default)]
+pub struct AdapterChoice {
+    /// Part of a name (case does not matter) or an index of `oddgrad doctor`'s list.
+    pub adapter: Option<String>,
+    /// Only this backend.
+    pub backend: Option<Backend>,
+    /// Kernel variants by number (`softmax=1`).
+    pub kernels: BTreeMap<String, u32>,
+}
+
+pub(super) fn class(info: &wgpu::AdapterInfo) -> Class {
+    match info.device_type {
+        wgpu::DeviceType::Cpu => Class::Software,
+        wgpu::DeviceType::DiscreteGpu => Class::Discrete,
+        _ => Class::Integrated,
+    }
+}
+
+fn backends(choice: Option<Backend>) -> wgpu::Backends {
+    match choice {
+        None => wgpu::Backends::all(),
+        Some(Backend::Vulkan) => wgpu::Backends::VULKAN,
+        Some(Backend::Metal) => wgpu::Backends::METAL,
+        Some(Backend::Dx12) => wgpu::Backends::DX12,
+        Some(Backend::Gl) => wgpu::Backends::GL,
+    }
+}
+
+/// All adapters of the asked-for backend (all backends by default), in a stable order.
+pub fn list_adapters(backend: Option<Backend>) -> Vec<wgpu::Adapter> {
+    let mut desc = wgpu::InstanceDescriptor::new_without_display_handle();
+    desc.backends = backends(backend);
+    // Validation layers are for the people who write the engine; they cost time at every call.
+    desc.flags = wgpu::InstanceFlags::empty();
+    let instance = wgpu::Instance::new(desc);
+    pollster::block_on(instance.enumerate_adapters(backends(backend)))
+        .into_iter()
+        .filter(|a| a.get_downlevel_capabilities().flags.contains(wgpu::DownlevelFlags::COMPUTE_SHADERS))
+        .collect()
+}
+
+/// Lower is better: hardware before software, discrete before integrated, native before GL.
+fn rank(info: &wgpu::AdapterInfo) -> (u8, u8) {
+    let kind = match info.device_type {
+        wgpu::DeviceType::DiscreteGpu => 0,
+        wgpu::DeviceType::IntegratedGpu => 1,
+        wgpu::DeviceType::VirtualGpu => 2,
+        wgpu::DeviceType::Other => 3,
+        wgpu::DeviceType::Cpu => 4,
+    };
+    (kind, u8::from(info.backend == wgpu::Backend::Gl))
+}
+
+pub(super) fn choose(choice: &AdapterChoice) -> Result<wgpu::Adapter> {
+    let mut adapters = list_adapters(choice.backend);
+    if adapters.is_empty() {
+        let which = choice.backend.map_or(String::new(), |b| format!(" for {b:?}"));
+        return Err(Error::Adapter(format!(
+            "no GPU adapter found{which}. Install your GPU's Vulkan driver; without a GPU, install software Vulkan: \
+             `apt-get install mesa-vulkan-drivers` (Debian, Ubuntu), `dnf install mesa-vulkan-drivers` (Fedora)."
+        )));
+    }
+    let infos: Vec<_> = adapters.iter().map(wgpu::Adapter::get_info).collect();
+    let Some(wanted) = &choice.adapter else {
+        let best = (0..infos.len()).min_by_key(|&i| (rank(&infos[i]), i)).expect("not empty");
+        return Ok(adapters.swap_remove(best));
+    };
+    let found = match wanted.parse::<usize>() {
+        Ok(index) => (index < infos.len()).then_some(index),
+        Err(_) => infos.iter().position(|i| i.name.to_lowercase().contains(&wanted.to_lowercase())),
+    };
+    match found {
+        Some(index) => Ok(adapters.swap_remove(index)),
+        None => {
+            let names: Vec<_> = infos.iter().enumerate().map(|(i, a)| format!("{i}: {}", a.name)).collect();
+            Err(Error::Adapter(format!("no adapter matches `{wanted}`. There are: {}.", names.join("; "))))
+        }
+    }
+}

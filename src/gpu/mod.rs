@@ -1,0 +1,195 @@
+//! Adapter choice, the device, buffers, readback and pipelines.
+
+mod adapter;
+mod pipeline;
+
+pub use adapter::{AdapterChoice, Backend, list_adapters};
+pub use pipeline::Checks;
+
+use crate::error::{Error, Result};
+use crate::kernel::{Class, Target};
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// How long a submission may take before the device counts as lost.
+const TIMEOUT: Duration = Duration::from_secs(120);
+
+/// An open device with its queue, its pipelines and counts of what was created.
+pub struct Gpu {
+    pub(crate) device: wgpu::Device,
+    pub(crate) queue: wgpu::Queue,
+    info: wgpu::AdapterInfo,
+    target: Target,
+    pipelines: Mutex<HashMap<String, pipeline::Compiled>>,
+    bytes: AtomicU64,
+    created: AtomicU64,
+}
+
+impl Gpu {
+    /// Opens the adapter that `choice` names, or the best one.
+    ///
+    /// # Errors
+    /// No adapter at all (says how to install software Vulkan), an unknown name, or a device that
+    /// cannot be opened.
+    pub fn open(choice: &AdapterChoice) -> Result<Self> {
+        let adapter = adapter::choose(choice)?;
+        let info = adapter.get_info();
+        let features = adapter.features() & (wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY);
+        let limits = adapter.limits();
+        let request = wgpu::DeviceDescriptor {
+            label: Some("oddgrad"),
+            required_features: features,
+            required_limits: limits.clone(),
+            ..Default::default()
+        };
+        let (device, queue) = pollster::block_on(adapter.request_device(&request)).map_err(|e| {
+            Error::Device(format!(
+                "cannot open {}: {e}. Try another adapter: `oddgrad doctor` lists them.",
+                info.name
+            ))
+        })?;
+        let target = Target {
+            class: adapter::class(&info),
+            subgroups: features.contains(wgpu::Features::SUBGROUP),
+            workgroup_bytes: limits.max_compute_workgroup_storage_size,
+            invocations: limits.max_compute_invocations_per_workgroup,
+            binding_bytes: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size),
+            pinned: choice.kernels.clone(),
+        };
+        Ok(Self {
+            device,
+            queue,
+            info,
+            target,
+            pipelines: Mutex::default(),
+            bytes: AtomicU64::new(0),
+            created: AtomicU64::new(0),
+        })
+    }
+
+    /// What graphs are built for.
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// Name, driver and backend of the adapter.
+    pub fn info(&self) -> &wgpu::AdapterInfo {
+        &self.info
+    }
+
+    /// One line for reports: adapter, driver, backend.
+    pub fn describe(&self) -> String {
+        let i = &self.info;
+        let driver = format!("{} {}", i.driver, i.driver_info);
+        format!("{} ({}, {:?})", i.name, driver.trim(), i.backend)
+    }
+
+    /// True if the adapter is a CPU.
+    pub fn is_software(&self) -> bool {
+        self.target.class == Class::Software
+    }
+
+    /// Bytes of buffers alive now, as this program counts them.
+    pub fn buffer_bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Bytes the device's own allocator reports, where the backend has such a report.
+    pub fn allocator_bytes(&self) -> Option<u64> {
+        self.device.generate_allocator_report().map(|r| r.allocations.iter().map(|a| a.size).sum())
+    }
+
+    /// Buffers, bind groups and pipelines created so far: it must not grow while a step runs.
+    pub fn created(&self) -> u64 {
+        self.created.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn count_created(&self) {
+        self.created.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A buffer of `bytes` (padded to four).
+    ///
+    /// # Errors
+    /// When `bytes` is beyond what the adapter can bind, or memory ran out.
+    pub(crate) fn buffer(&self, label: &str, bytes: u64, usage: wgpu::BufferUsages) -> Result<wgpu::Buffer> {
+        let size = crate::plan::padded(bytes);
+        if size > self.target.binding_bytes {
+            return Err(Error::Limit(format!(
+                "`{label}` needs {:.1} MiB in one buffer; {} binds at most {:.1} MiB. Use a smaller model, fewer stream tokens, or another adapter.",
+                size as f64 / 1048576.0,
+                self.info.name,
+                self.target.binding_bytes as f64 / 1048576.0
+            )));
+        }
+        let scope = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some(label),
+            size,
+            usage,
+            mapped_at_creation: false,
+        });
+        if let Some(e) = pollster::block_on(scope.pop()) {
+            return Err(Error::Device(format!(
+                "{} has no {:.1} MiB left for `{label}` ({} MiB are in use): {e}. Use a smaller batch.stream_tokens or model.",
+                self.info.name,
+                size as f64 / 1048576.0,
+                self.buffer_bytes() >> 20
+            )));
+        }
+        self.bytes.fetch_add(size, Ordering::Relaxed);
+        self.count_created();
+        Ok(buffer)
+    }
+
+    /// Waits until the device has done everything submitted.
+    ///
+    /// # Errors
+    /// When the device does not answer in time or is lost.
+    pub fn wait(&self) -> Result<()> {
+        let poll = wgpu::PollType::Wait { submission_index: None, timeout: Some(TIMEOUT) };
+        self.device.poll(poll).map(|_| ()).map_err(|e| {
+            Error::Device(format!(
+                "{} did not answer for {} s ({e}); the device may be lost. Update its driver, or use fewer batch.stream_tokens.",
+                self.info.name,
+                TIMEOUT.as_secs()
+            ))
+        })
+    }
+
+    /// Reads a mappable buffer that a submitted copy has filled.
+    pub(crate) fn map_read(&self, buffer: &wgpu::Buffer, bytes: u64) -> Result<Vec<u8>> {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        buffer.map_async(wgpu::MapMode::Read, ..bytes, move |r| {
+            let _ = sender.send(r);
+        });
+        self.wait()?;
+        let lost =
+            |e: String| Error::Device(format!("cannot read results back from {}: {e}", self.info.name));
+        receiver.recv_timeout(TIMEOUT).map_err(|e| lost(e.to_string()))?.map_err(|e| lost(e.to_string()))?;
+        let data = buffer.get_mapped_range(..bytes).map_err(|e| lost(e.to_string()))?.to_vec();
+        buffer.unmap();
+        Ok(data)
+    }
+
+    /// Copies any buffer to the host through a staging buffer of its own (weights, checkpoints;
+    /// a step reads its outputs through buffers made beforehand).
+    pub(crate) fn read_buffer(&self, buffer: &wgpu::Buffer, bytes: u64) -> Result<Vec<u8>> {
+        let staging = self.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("read back"),
+            size: crate::plan::padded(bytes),
+            usage: wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::MAP_READ,
+            mapped_at_creation: false,
+        });
+        let mut encoder = self.device.create_command_encoder(&Default::default());
+        encoder.copy_buffer_to_buffer(buffer, 0, &staging, 0, crate::plan::padded(bytes));
+        self.queue.submit([encoder.finish()]);
+        self.map_read(&staging, bytes)
+    }
+
+    pub(crate) fn release(&self, bytes: u64) {
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,439 @@
+//! The static graph: variables, calls, the tape, and the derivative appended to the same graph.
+//!
+//! A [`Graph`] is an arena. Each operation in `ops` appends *calls* (one dispatch each) and one
+//! tape record with a backward closure. The order in which calls are pushed is the order in
+//! which they run, so [`Graph::backward`] walks the tape in reverse and appends gradient calls of
+//! the same kind. Nothing here knows wgpu.
+//!
+//! # Gradients
+//! The gradient of a parameter is persistent state: gradient kernels always *add* to it, and the
+//! optimizer zeroes it. The gradient of any other variable is a temporary: the first contribution
+//! writes it, later ones add to it (the kernels' `ACCUMULATE` constant). Because calls run in
+//! push order, adding in place is safe exactly when no other pending gradient is the same
+//! variable; [`Graph::grad_into`] checks that and copies otherwise.
+
+use crate::kernel::{Const, Pass, Target, Variant};
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+/// A variable of a [`Graph`]: an index, freely copied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Var(pub(crate) u32);
+
+impl Var {
+    /// Position in [`Graph::vars`].
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// Element type; both are four bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DType {
+    /// 32-bit float.
+    F32,
+    /// 32-bit unsigned integer (indices, positions, spans).
+    U32,
+}
+
+/// Where a variable's memory comes from and how long it lives.
+#[derive(Debug, Clone)]
+pub enum Role {
+    /// Written and read inside one run; the plan gives it a slot.
+    Temp,
+    /// Written by the host before a run; a buffer of its own.
+    Input,
+    /// Shared by name between programs and kept between runs (parameters, gradients, moments).
+    State,
+    /// Fixed values, uploaded once.
+    Constant(Arc<Vec<u8>>),
+}
+
+/// What is known of a variable.
+#[derive(Debug, Clone)]
+pub struct VarInfo {
+    /// For listings and errors; for state, the name it is shared under.
+    pub name: String,
+    /// Row-major shape.
+    pub shape: Vec<usize>,
+    /// Element type.
+    pub dtype: DType,
+    /// Memory and lifetime.
+    pub role: Role,
+    /// The host reads it after a run, so the plan keeps it to the end.
+    pub output: bool,
+    needs_grad: bool,
+    leaf: bool,
+}
+
+impl VarInfo {
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// True for a shape with a zero in it.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Size in bytes.
+    pub fn bytes(&self) -> u64 {
+        4 * self.len() as u64
+    }
+}
+
+/// One dispatch: bindings 0.. are `reads` in order, then `writes`.
+#[derive(Debug, Clone)]
+pub struct Call {
+    /// Operation, the shader folder.
+    pub op: &'static str,
+    /// Pass of the operation.
+    pub pass: &'static str,
+    /// The chosen kernel.
+    pub variant: &'static Variant,
+    /// Constants the source is specialised with.
+    pub constants: Vec<(&'static str, Const)>,
+    /// Variables bound read-only.
+    pub reads: Vec<Var>,
+    /// Variables bound read-write.
+    pub writes: Vec<Var>,
+    /// Workgroups along x, y, z.
+    pub grid: [u32; 3],
+}
+
+/// Where a gradient kernel writes: `accumulate` says whether it adds to what is there.
+#[derive(Debug, Clone, Copy)]
+pub struct Sink {
+    /// The gradient variable.
+    pub var: Var,
+    /// Add to the present value instead of overwriting it.
+    pub accumulate: bool,
+}
+
+type Backward = Box<dyn Fn(&mut Graph, &[Option<Var>])>;
+
+struct Record {
+    op: &'static str,
+    outputs: Vec<Var>,
+    backward: Option<Backward>,
+}
+
+/// Suffix of a parameter's gradient state.
+pub const GRAD: &str = ".grad";
+
+/// WebGPU's limit of workgroups per dimension.
+pub const MAX_GROUPS: u32 = 65_535;
+
+/// An arena of variables, calls and tape records.
+pub struct Graph {
+    target: Target,
+    vars: Vec<VarInfo>,
+    calls: Vec<Call>,
+    tape: Vec<Record>,
+    grads: HashMap<Var, Var>,
+    states: HashMap<String, Var>,
+}
+
+impl Graph {
+    /// An empty graph whose kernels are chosen for `target`.
+    pub fn new(target: &Target) -> Self {
+        Self {
+            target: target.clone(),
+            vars: Vec::new(),
+            calls: Vec::new(),
+            tape: Vec::new(),
+            grads: HashMap::new(),
+            states: HashMap::new(),
+        }
+    }
+
+    /// The adapter facts kernels are chosen by.
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// All variables; a [`Var`]'s index points in here.
+    pub fn vars(&self) -> &[VarInfo] {
+        &self.vars
+    }
+
+    /// All calls in the order they run.
+    pub fn calls(&self) -> &[Call] {
+        &self.calls
+    }
+
+    /// What is known of `var`.
+    pub fn info(&self, var: Var) -> &VarInfo {
+        &self.vars[var.index()]
+    }
+
+    /// Shape of `var`.
+    pub fn shape(&self, var: Var) -> &[usize] {
+        &self.info(var).shape
+    }
+
+    fn push(&mut self, name: &str, shape: &[usize], dtype: DType, role: Role) -> Var {
+        let var = Var(u32::try_from(self.vars.len()).expect("fewer than 2^32 variables"));
+        self.vars.push(VarInfo {
+            name: name.to_owned(),
+            shape: shape.to_vec(),
+            dtype,
+            role,
+            output: false,
+            needs_grad: false,
+            leaf: false,
+        });
+        var
+    }
+
+    /// A variable that lives inside one run.
+    pub fn temp(&mut self, name: &str, shape: &[usize]) -> Var {
+        self.push(name, shape, DType::F32, Role::Temp)
+    }
+
+    /// A variable the host writes before a run.
+    pub fn input(&mut self, name: &str, shape: &[usize], dtype: DType) -> Var {
+        self.push(name, shape, dtype, Role::Input)
+    }
+
+    /// An input that gradients are computed for (tests, and models with soft prompts).
+    pub fn input_with_grad(&mut self, name: &str, shape: &[usize]) -> Var {
+        let var = self.push(name, shape, DType::F32, Role::Input);
+        self.vars[var.index()].needs_grad = true;
+        self.vars[var.index()].leaf = true;
+        var
+    }
+
+    /// Fixed 32-bit floats, uploaded once.
+    ///
+    /// # Panics
+    /// When `values` does not fill `shape`.
+    #[track_caller]
+    pub fn constant(&mut self, name: &str, shape: &[usize], values: &[f32]) -> Var {
+        assert_eq!(shape.iter().product::<usize>(), values.len(), "constant {name}: shape {shape:?}");
+        let bytes = bytemuck::cast_slice(values).to_vec();
+        self.push(name, shape, DType::F32, Role::Constant(Arc::new(bytes)))
+    }
+
+    /// Persistent state shared by name between programs; asking twice gives the same variable.
+    ///
+    /// # Panics
+    /// When the name is known with another shape.
+    #[track_caller]
+    pub fn state(&mut self, name: &str, shape: &[usize]) -> Var {
+        if let Some(&var) = self.states.get(name) {
+            assert_eq!(self.shape(var), shape, "state {name} has another shape already");
+            return var;
+        }
+        let var = self.push(name, shape, DType::F32, Role::State);
+        self.states.insert(name.to_owned(), var);
+        var
+    }
+
+    /// A trainable parameter: state that gradients are computed for.
+    #[track_caller]
+    pub fn param(&mut self, name: &str, shape: &[usize]) -> Var {
+        let var = self.state(name, shape);
+        self.vars[var.index()].needs_grad = true;
+        self.vars[var.index()].leaf = true;
+        var
+    }
+
+    /// Keeps `var` until the end of the run so that the host can read it.
+    pub fn output(&mut self, var: Var) -> Var {
+        self.vars[var.index()].output = true;
+        var
+    }
+
+    /// True if a gradient of `var` is wanted.
+    pub fn needs_grad(&self, var: Var) -> bool {
+        self.info(var).needs_grad
+    }
+
+    /// Appends one dispatch of `pass`. `extent` counts the outputs along x, y, z in the units of
+    /// the variant's tile; a one-dimensional grid beyond 65,535 groups is folded into (x, y), and
+    /// such kernels compute `group = wid.x + wid.y * num_workgroups.x`.
+    ///
+    /// # Panics
+    /// When the grid is too large in y or z.
+    #[track_caller]
+    pub fn call(
+        &mut self,
+        pass: &'static Pass,
+        constants: &[(&'static str, Const)],
+        reads: &[Var],
+        writes: &[Var],
+        extent: [usize; 3],
+    ) {
+        let variant = pass.choose(&self.target);
+        let mut grid = [0u32; 3];
+        for axis in 0..3 {
+            let groups = extent[axis].div_ceil(variant.tile[axis] as usize);
+            grid[axis] = u32::try_from(groups).expect("fewer than 2^32 workgroups");
+        }
+        if grid[0] > MAX_GROUPS && extent[1] == 1 && extent[2] == 1 {
+            grid[1] = grid[0].div_ceil(MAX_GROUPS);
+            grid[0] = grid[0].div_ceil(grid[1]);
+        }
+        assert!(
+            grid.iter().all(|&n| n <= MAX_GROUPS),
+            "{}.{}: grid {grid:?} is beyond 65,535 workgroups per dimension",
+            pass.op,
+            pass.name
+        );
+        assert!(
+            reads.len() + writes.len() <= 8,
+            "{}.{}: WebGPU guarantees 8 storage buffers",
+            pass.op,
+            pass.name
+        );
+        for w in writes {
+            assert!(
+                !reads.contains(w) && writes.iter().filter(|x| *x == w).count() == 1,
+                "{}.{}: {} is bound twice, once for writing",
+                pass.op,
+                pass.name,
+                self.info(*w).name
+            );
+        }
+        if grid.contains(&0) {
+            return; // nothing to compute
+        }
+        self.calls.push(Call {
+            op: pass.op,
+            pass: pass.name,
+            variant,
+            constants: constants.to_vec(),
+            reads: reads.to_vec(),
+            writes: writes.to_vec(),
+            grid,
+        });
+    }
+
+    /// Puts an operation on the tape. Its outputs need a gradient if any of `inputs` does; the
+    /// closure receives the gradients of `outputs` (None where nothing depends on one) and appends
+    /// calls that write to [`Graph::grad_into`] of the inputs.
+    pub fn record(&mut self, op: &'static str, inputs: &[Var], outputs: &[Var], backward: Option<Backward>) {
+        if !inputs.iter().any(|&v| self.needs_grad(v)) {
+            return;
+        }
+        for &out in outputs {
+            self.vars[out.index()].needs_grad = true;
+        }
+        self.tape.push(Record { op, outputs: outputs.to_vec(), backward });
+    }
+
+    /// Where to put a contribution to the gradient of `var`; None if none is wanted.
+    pub fn grad_into(&mut self, var: Var) -> Option<Sink> {
+        if !self.needs_grad(var) {
+            return None;
+        }
+        if matches!(self.info(var).role, Role::State) {
+            let name = format!("{}{GRAD}", self.info(var).name);
+            let shape = self.shape(var).to_vec();
+            let grad = self.state(&name, &shape);
+            self.grads.insert(var, grad);
+            return Some(Sink { var: grad, accumulate: true });
+        }
+        let name = format!("d {}", self.info(var).name);
+        let shape = self.shape(var).to_vec();
+        let Some(&present) = self.grads.get(&var) else {
+            let grad = self.temp(&name, &shape);
+            self.grads.insert(var, grad);
+            return Some(Sink { var: grad, accumulate: false });
+        };
+        let shared = self.grads.iter().any(|(&other, &g)| other != var && g == present);
+        if shared {
+            let copy = self.temp(&name, &shape);
+            crate::ops::add::accumulate(self, present, Sink { var: copy, accumulate: false });
+            self.grads.insert(var, copy);
+            return Some(Sink { var: copy, accumulate: true });
+        }
+        Some(Sink { var: present, accumulate: true })
+    }
+
+    /// Passes `grad` on unchanged as a contribution to the gradient of `var`, without a copy
+    /// where that is safe.
+    pub fn grad_pass(&mut self, var: Var, grad: Var) {
+        let fresh = self.needs_grad(var)
+            && !self.grads.contains_key(&var)
+            && !matches!(self.info(var).role, Role::State);
+        if fresh {
+            self.grads.insert(var, grad);
+        } else if let Some(sink) = self.grad_into(var) {
+            crate::ops::add::accumulate(self, grad, sink);
+        }
+    }
+
+    /// Appends the derivative of the scalar `loss` (shape [1]) to the graph.
+    ///
+    /// # Panics
+    /// When `loss` is not a scalar, does not depend on anything that needs a gradient, or an
+    /// operation on the way has no backward.
+    #[track_caller]
+    pub fn backward(&mut self, loss: Var) {
+        assert_eq!(self.info(loss).len(), 1, "backward starts from a scalar, not {:?}", self.shape(loss));
+        let one = self.constant("one", &[1], &[1.0]);
+        self.backward_from(&[(loss, one)]);
+    }
+
+    /// Appends the derivative for given gradients of several variables: (variable, its gradient).
+    ///
+    /// # Panics
+    /// As [`Graph::backward`].
+    #[track_caller]
+    pub fn backward_from(&mut self, seeds: &[(Var, Var)]) {
+        for &(var, grad) in seeds {
+            assert!(self.needs_grad(var), "{} depends on nothing that needs a gradient", self.info(var).name);
+            self.grad_pass(var, grad);
+        }
+        let tape = std::mem::take(&mut self.tape);
+        for record in tape.iter().rev() {
+            let grads: Vec<_> = record.outputs.iter().map(|v| self.grads.get(v).copied()).collect();
+            if grads.iter().all(Option::is_none) {
+                continue;
+            }
+            let Some(backward) = &record.backward else {
+                panic!("operation `{}` has no backward", record.op);
+            };
+            backward(self, &grads);
+            // Consumed: from here on nobody reads these, so they may be added to in place.
+            for out in &record.outputs {
+                if !self.info(*out).leaf {
+                    self.grads.remove(out);
+                }
+            }
+        }
+    }
+
+    /// The gradient of a leaf (parameter or input) after [`Graph::backward`].
+    pub fn grad(&self, leaf: Var) -> Option<Var> {
+        self.grads.get(&leaf).copied()
+    }
+
+    /// The whole step: one line per dispatch with names and shapes.
+    pub fn listing(&self) -> String {
+        let mut text = String::new();
+        let name = |v: &Var| {
+            let info = self.info(*v);
+            let dims: Vec<_> = info.shape.iter().map(usize::to_string).collect();
+            format!("{}[{}]", info.name, dims.join(", "))
+        };
+        for (i, call) in self.calls.iter().enumerate() {
+            let writes: Vec<_> = call.writes.iter().map(name).collect();
+            let reads: Vec<_> = call.reads.iter().map(name).collect();
+            let [x, y, z] = call.grid;
+            let _ = writeln!(
+                text,
+                "{i:4} {:<28} {} <- {}   ({x} x {y} x {z}, {})",
+                format!("{}.{}", call.op, call.pass),
+                writes.join(", "),
+                reads.join(", "),
+                call.variant.path,
+            );
+        }
+        text
+    }
+}

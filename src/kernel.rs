@@ -1,0 +1,277 @@
+//! What a kernel is: a WGSL file, its variants, what they need, and how one is specialised.
+//!
+//! No wgpu in here: an operation chooses a variant and its constants while the graph is built,
+//! and `gpu` makes pipelines of the result.
+
+use std::collections::BTreeMap;
+
+/// The kind of adapter a graph is built for. It decides which of several correct kernels is the
+/// usual choice; every class can run every baseline kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// A CPU that implements Vulkan (lavapipe, SwiftShader): barriers and shared memory are slow.
+    Software,
+    /// A GPU that shares the CPU's memory.
+    Integrated,
+    /// A GPU with memory of its own.
+    Discrete,
+}
+
+/// Facts about the adapter that choose between kernel variants.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// Software, integrated or discrete.
+    pub class: Class,
+    /// The adapter can run subgroup operations.
+    pub subgroups: bool,
+    /// Bytes of workgroup memory a kernel may use.
+    pub workgroup_bytes: u32,
+    /// Invocations a workgroup may have.
+    pub invocations: u32,
+    /// Largest storage binding in bytes.
+    pub binding_bytes: u64,
+    /// Variants asked for by number: `softmax` or `matmul.nt` to 1, 2, …
+    pub pinned: BTreeMap<String, u32>,
+}
+
+impl Target {
+    /// WebGPU's default limits and nothing else: what every adapter can do.
+    pub fn baseline(class: Class) -> Self {
+        Self {
+            class,
+            subgroups: false,
+            workgroup_bytes: 16384,
+            invocations: 256,
+            binding_bytes: 128 << 20,
+            pinned: BTreeMap::new(),
+        }
+    }
+}
+
+/// What a variant needs beyond WebGPU's default limits.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Needs {
+    /// Subgroup operations.
+    pub subgroups: bool,
+    /// Invocations per workgroup, where more than 256.
+    pub invocations: u32,
+    /// Workgroup memory in bytes, where more than 16 KiB.
+    pub workgroup_bytes: u32,
+}
+
+impl Needs {
+    /// Nothing beyond WebGPU's defaults.
+    pub const NONE: Needs = Needs { subgroups: false, invocations: 0, workgroup_bytes: 0 };
+
+    fn met(&self, target: &Target) -> bool {
+        (!self.subgroups || target.subgroups)
+            && self.invocations <= target.invocations
+            && self.workgroup_bytes <= target.workgroup_bytes
+    }
+}
+
+/// One numbered WGSL file. All variants of a pass have the same bindings and the same meaning.
+#[derive(Debug)]
+pub struct Variant {
+    /// Path below `shaders/`, `softmax/forward_1_naive.wgsl`: pass, number, idea.
+    pub path: &'static str,
+    /// The file's text.
+    pub source: &'static str,
+    /// Optional capabilities it uses.
+    pub needs: Needs,
+    /// Outputs that one workgroup computes along x, y and z: the grid is extent / tile, rounded up.
+    pub tile: [u32; 3],
+    /// Adapter classes for which this is the usual choice. Of several the last in the table wins.
+    pub suits: &'static [Class],
+}
+
+/// Every class of adapter.
+pub const ANY: &[Class] = &[Class::Software, Class::Integrated, Class::Discrete];
+/// Adapters that are hardware.
+pub const HARDWARE: &[Class] = &[Class::Integrated, Class::Discrete];
+/// Software adapters.
+pub const SOFTWARE: &[Class] = &[Class::Software];
+
+impl Variant {
+    /// The number in the file name.
+    pub fn number(&self) -> u32 {
+        self.stem()
+            .split('_')
+            .find_map(|part| part.parse().ok())
+            .unwrap_or_else(|| panic!("shader file `{}` has no number in its name", self.path))
+    }
+
+    /// The idea in the file name: what follows the number.
+    pub fn idea(&self) -> &'static str {
+        let digits = format!("_{}_", self.number());
+        let at = self.stem().find(&digits).expect("number() found it");
+        &self.stem()[at + digits.len()..]
+    }
+
+    /// True if an adapter with these facts can run it.
+    pub fn needs_met(&self, target: &Target) -> bool {
+        self.needs.met(target)
+    }
+
+    fn stem(&self) -> &'static str {
+        let file = self.path.rsplit('/').next().unwrap_or(self.path);
+        file.trim_end_matches(".wgsl")
+    }
+}
+
+/// The variants of one pass of an operation, baseline first.
+#[derive(Debug)]
+pub struct Pass {
+    /// The operation: folder below `shaders/`.
+    pub op: &'static str,
+    /// The pass: `forward`, `backward`, `nt`, …
+    pub name: &'static str,
+    /// Numbered variants, the baseline first.
+    pub variants: &'static [Variant],
+}
+
+impl Pass {
+    /// The variant for `target`: the pinned one, else the last that suits its class and whose
+    /// needs are met, else the baseline.
+    ///
+    /// # Panics
+    /// When a pinned number does not exist; `ops::check_pins` reports that to users beforehand.
+    pub fn choose(&self, target: &Target) -> &'static Variant {
+        let full = format!("{}.{}", self.op, self.name);
+        if let Some(&n) = target.pinned.get(&full) {
+            return self.variants.iter().find(|v| v.number() == n).unwrap_or_else(|| {
+                panic!("kernel {full} has no variant {n}");
+            });
+        }
+        // `softmax=1` pins every pass that has a variant 1 and leaves the others alone.
+        if let Some(v) =
+            target.pinned.get(self.op).and_then(|&n| self.variants.iter().find(|v| v.number() == n))
+        {
+            return v;
+        }
+        self.variants
+            .iter()
+            .rfind(|v| v.suits.contains(&target.class) && v.needs.met(target))
+            .unwrap_or(&self.variants[0])
+    }
+}
+
+/// Declares a [`Variant`] from a file below `shaders/`.
+///
+/// `variant!("scale/forward_1_naive.wgsl", tile: [256, 1, 1])`, optionally followed by
+/// `suits: SOFTWARE` and `needs: Needs { .. }`.
+#[macro_export]
+macro_rules! variant {
+    ($path:literal, tile: $tile:expr) => {
+        $crate::variant!($path, tile: $tile, suits: $crate::kernel::ANY, needs: $crate::kernel::Needs::NONE)
+    };
+    ($path:literal, tile: $tile:expr, suits: $suits:expr) => {
+        $crate::variant!($path, tile: $tile, suits: $suits, needs: $crate::kernel::Needs::NONE)
+    };
+    ($path:literal, tile: $tile:expr, suits: $suits:expr, needs: $needs:expr) => {
+        $crate::kernel::Variant {
+            path: $path,
+            source: include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/", $path)),
+            needs: $needs,
+            tile: $tile,
+            suits: $suits,
+        }
+    };
+}
+
+/// The value of a WGSL `const`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Const {
+    /// A `u32`.
+    U32(u32),
+    /// An `f32`; must be finite.
+    F32(f32),
+    /// A `bool`.
+    Bool(bool),
+}
+
+impl From<u32> for Const {
+    fn from(v: u32) -> Self {
+        Self::U32(v)
+    }
+}
+impl From<usize> for Const {
+    fn from(v: usize) -> Self {
+        Self::U32(u32::try_from(v).expect("a shader constant fits 32 bits"))
+    }
+}
+impl From<f32> for Const {
+    fn from(v: f32) -> Self {
+        assert!(v.is_finite(), "WGSL has no literal for {v}");
+        Self::F32(v)
+    }
+}
+impl From<bool> for Const {
+    fn from(v: bool) -> Self {
+        Self::Bool(v)
+    }
+}
+
+impl std::fmt::Display for Const {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::U32(v) => write!(f, "{v}u"),
+            // Seventeen digits are more than an f32 has; `e` notation is valid WGSL for any value.
+            Self::F32(v) => write!(f, "{v:e}f"),
+            Self::Bool(v) => write!(f, "{v}"),
+        }
+    }
+}
+
+/// Rewrites the value of each named `const NAME: T = literal;` line of a WGSL source.
+///
+/// The file on disk stays valid WGSL with its default values; this is the only specialisation
+/// mechanism (`override` cannot size function-scope arrays, which register tiles need).
+///
+/// # Errors
+/// Names the first constant that the source does not declare on a line of its own.
+pub fn specialise(source: &str, constants: &[(&'static str, Const)]) -> Result<String, String> {
+    let mut lines: Vec<String> = source.lines().map(str::to_owned).collect();
+    for (name, value) in constants {
+        let head = format!("const {name}:");
+        let line = lines
+            .iter_mut()
+            .find(|line| line.starts_with(&head))
+            .ok_or_else(|| format!("no line `const {name}: … = …;` in the shader"))?;
+        let (declaration, rest) =
+            line.split_once('=').ok_or_else(|| format!("the line of const {name} has no `=`"))?;
+        let comment = rest.split_once(';').map_or("", |(_, tail)| tail);
+        *line = format!("{}= {value};{comment}", declaration);
+    }
+    Ok(lines.join("\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn specialise_rewrites_only_the_named_line() {
+        let wgsl = "const N: u32 = 1u; // rows\nconst EPS: f32 = 1e-5;\nfn f() -> u32 { return N; }";
+        let out = specialise(wgsl, &[("N", 7u32.into()), ("EPS", 0.25f32.into())]).unwrap();
+        assert_eq!(out, "const N: u32 = 7u; // rows\nconst EPS: f32 = 2.5e-1f;\nfn f() -> u32 { return N; }");
+    }
+
+    #[test]
+    fn an_unknown_constant_is_named() {
+        let err = specialise("const N: u32 = 1u;", &[("M", 2u32.into())]).unwrap_err();
+        assert!(err.contains("const M"), "{err}");
+    }
+
+    #[test]
+    fn number_and_idea_come_from_the_file_name() {
+        let v = Variant {
+            path: "matmul/nt_3_register_tile.wgsl",
+            source: "",
+            needs: Needs::NONE,
+            tile: [1, 1, 1],
+            suits: ANY,
+        };
+        assert_eq!((v.number(), v.idea()), (3, "register_tile"));
+    }
+}

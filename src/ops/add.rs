@@ -1,0 +1,88 @@
+//! `add`: y = a + b, elementwise, same shape (the residual stream).
+//!
+//! Backward: da = dy, db = dy. Both are passed on without a copy where that is safe; the
+//! `accumulate` pass is what [`Graph::grad_into`] falls back to where it is not.
+
+use crate::graph::{Graph, Sink, Var};
+use crate::kernel::Pass;
+use crate::ops::case::{Array, OpCase};
+use crate::variant;
+
+/// y = a + b, both of the same shape.
+///
+/// # Panics
+/// When the shapes differ.
+#[track_caller]
+pub fn add(g: &mut Graph, a: Var, b: Var) -> Var {
+    assert_eq!(g.shape(a), g.shape(b), "add: shapes differ");
+    let shape = g.shape(a).to_vec();
+    let n = g.info(a).len();
+    let y = g.temp("sum", &shape);
+    g.call(&FORWARD, &[("N", n.into())], &[a, b], &[y], [n, 1, 1]);
+    let backward = move |g: &mut Graph, d: &[Option<Var>]| {
+        let dy = d[0].expect("one output");
+        g.grad_pass(a, dy);
+        g.grad_pass(b, dy);
+    };
+    g.record("add", &[a, b], &[y], Some(Box::new(backward)));
+    y
+}
+
+/// Adds `x` to the sink, or copies it there.
+pub fn accumulate(g: &mut Graph, x: Var, sink: Sink) {
+    let n = g.info(x).len();
+    g.call(
+        &ACCUMULATE,
+        &[("N", n.into()), ("ACCUMULATE", sink.accumulate.into())],
+        &[x],
+        &[sink.var],
+        [n, 1, 1],
+    );
+}
+
+static FORWARD: Pass =
+    Pass { op: "add", name: "forward", variants: &[variant!("add/forward_1_naive.wgsl", tile: [256, 1, 1])] };
+
+static ACCUMULATE: Pass = Pass {
+    op: "add",
+    name: "accumulate",
+    variants: &[variant!("add/accumulate_1_naive.wgsl", tile: [256, 1, 1])],
+};
+
+static PASSES: &[&Pass] = &[&FORWARD, &ACCUMULATE];
+
+fn reference(_: &[usize], inputs: &[Array]) -> Vec<Vec<f64>> {
+    vec![inputs[0].f().iter().zip(inputs[1].f()).map(|(a, b)| a + b).collect()]
+}
+
+/// Shapes are [n].
+pub fn case() -> OpCase {
+    OpCase {
+        op: "add",
+        passes: PASSES,
+        shapes: &[&[1], &[255], &[256], &[257], &[1009]],
+        large: &[&[65_535 * 256 + 3]],
+        inputs: |s, rng| vec![Array::normal("a", s, rng), Array::normal("b", s, rng)],
+        build: |g, _, v| vec![add(g, v[0], v[1])],
+        reference,
+        tolerance: 1e-6,
+        differentiable: true,
+        flops: |s| s[0] as f64,
+        bytes: |s| 12.0 * s[0] as f64,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::ops::case::tests::{forward, gradient};
+
+    #[test]
+    fn add_forward() {
+        forward(&super::case());
+    }
+
+    #[test]
+    fn add_gradient() {
+        gradient(&super::case());
+    }
+}

@@ -1,0 +1,48 @@
+//! The operations: one file each, with formula, forward, derivative, kernels, reference and case.
+//! `README.md` in this folder says how an operation is laid out.
+
+pub mod add;
+pub mod case;
+
+use crate::kernel::{Pass, Target};
+use case::OpCase;
+
+/// Every operation's case, in alphabetical order. A test fails on a shader folder without one.
+pub fn cases() -> Vec<OpCase> {
+    vec![add::case()]
+}
+
+/// Every pass of every operation.
+pub fn passes() -> Vec<&'static Pass> {
+    cases().iter().flat_map(|c| c.passes.iter().copied()).collect()
+}
+
+/// Checks the kernels pinned by number against what exists.
+///
+/// # Errors
+/// Names every unknown operation, pass or number, with what there is.
+pub fn check_pins(target: &Target) -> crate::error::Result<()> {
+    let passes = passes();
+    let mut problems = Vec::new();
+    for (name, number) in &target.pinned {
+        let (op, pass) = name.split_once('.').map_or((name.as_str(), None), |(o, p)| (o, Some(p)));
+        let there: Vec<_> =
+            passes.iter().filter(|p| p.op == op && pass.is_none_or(|n| n == p.name)).collect();
+        if there.is_empty() {
+            problems.push(crate::error::Problem::new(
+                format!("--kernel {name}={number}"),
+                "there is no such operation or pass; `oddgrad doctor --kernels` lists them".to_owned(),
+            ));
+        } else if !there.iter().any(|p| p.variants.iter().any(|v| v.number() == *number)) {
+            let list: Vec<_> = there.iter().flat_map(|p| p.variants).map(|v| v.path).collect();
+            problems.push(crate::error::Problem::new(
+                format!("--kernel {name}={number}"),
+                format!("no variant has that number; there are: {}", list.join(", ")),
+            ));
+        }
+    }
+    if problems.is_empty() {
+        return Ok(());
+    }
+    Err(crate::error::Error::input("unknown kernels", problems))
+}

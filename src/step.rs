@@ -1,0 +1,404 @@
+//! A planned graph made real: buffers, bind groups and a flat list of dispatches to replay.
+//!
+//! Everything is created in [`Step::new`]; [`Step::write`], [`Step::run`] and [`Step::read`]
+//! create nothing ([`Gpu::created`] proves it in a test).
+
+use crate::error::{Error, Result};
+use crate::gpu::{Checks, Gpu};
+use crate::graph::{DType, Graph, Role, Var};
+use crate::plan::{Plan, Reuse, padded, plan};
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+
+/// Dispatches per submission: few enough for watchdogs, many enough to hide the cost of one.
+const PER_SUBMISSION: usize = 48;
+/// Bytes behind each buffer that nobody may write, when guards are on.
+const GUARD_BYTES: u64 = 256;
+/// What the guard zone and poisoned outputs hold: a NaN with a recognisable payload.
+pub const POISON: u32 = 0x7fc0_dead;
+
+/// A device buffer that is counted while it lives.
+struct Held {
+    buffer: wgpu::Buffer,
+    gpu: Rc<Gpu>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.gpu.release(self.buffer.size());
+    }
+}
+
+/// State buffers (parameters, gradients, moments) shared by name between programs.
+pub struct Store {
+    gpu: Rc<Gpu>,
+    buffers: RefCell<HashMap<String, (Rc<Held>, Vec<usize>)>>,
+}
+
+impl Store {
+    /// An empty store on `gpu`.
+    pub fn new(gpu: &Rc<Gpu>) -> Self {
+        Self { gpu: gpu.clone(), buffers: RefCell::default() }
+    }
+
+    fn get(&self, name: &str, shape: &[usize], extra: u64) -> Result<Rc<Held>> {
+        if let Some((held, known)) = self.buffers.borrow().get(name) {
+            assert_eq!(known, shape, "state {name} has another shape in another program");
+            return Ok(held.clone());
+        }
+        let bytes = 4 * shape.iter().product::<usize>() as u64 + extra;
+        // wgpu zero-fills new buffers: gradients and moments start at zero.
+        let held = Rc::new(Held { buffer: self.gpu.buffer(name, bytes, storage())?, gpu: self.gpu.clone() });
+        self.buffers.borrow_mut().insert(name.to_owned(), (held.clone(), shape.to_vec()));
+        Ok(held)
+    }
+
+    /// Writes values of a state variable, creating it with `shape` if it is new.
+    ///
+    /// # Errors
+    /// When the buffer does not fit the adapter.
+    ///
+    /// # Panics
+    /// When `values` does not fill `shape`.
+    pub fn write(&self, name: &str, shape: &[usize], values: &[f32]) -> Result<()> {
+        assert_eq!(shape.iter().product::<usize>(), values.len(), "state {name}");
+        let held = self.get(name, shape, 0)?;
+        self.gpu.queue.write_buffer(&held.buffer, 0, bytemuck::cast_slice(values));
+        Ok(())
+    }
+
+    /// Reads a state variable; None if no program or write has created it.
+    ///
+    /// # Errors
+    /// When the device is lost.
+    pub fn read(&self, name: &str) -> Result<Option<Vec<f32>>> {
+        let Some((held, shape)) = self.buffers.borrow().get(name).cloned() else {
+            return Ok(None);
+        };
+        let bytes = 4 * shape.iter().product::<usize>() as u64;
+        let data = self.gpu.read_buffer(&held.buffer, bytes)?;
+        Ok(Some(bytemuck::pod_collect_to_vec(&data)))
+    }
+
+    /// Names of all state variables, sorted.
+    pub fn names(&self) -> Vec<String> {
+        let mut names: Vec<_> = self.buffers.borrow().keys().cloned().collect();
+        names.sort();
+        names
+    }
+}
+
+fn storage() -> wgpu::BufferUsages {
+    wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST
+}
+
+/// How a step is made.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// Share memory between temporaries.
+    pub reuse: Reuse,
+    /// Fill temporaries with NaN before the first run and put guard zones behind every buffer, so
+    /// that an element a kernel forgets or oversteps is seen. For tests.
+    pub poison: bool,
+    /// Keep the driver's bounds checks in the shaders.
+    pub checks: Checks,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { reuse: Reuse::Slots, poison: false, checks: Checks::Off }
+    }
+}
+
+struct Dispatch {
+    pipeline: wgpu::ComputePipeline,
+    group: wgpu::BindGroup,
+    grid: [u32; 3],
+}
+
+/// A graph ready to run.
+pub struct Step {
+    gpu: Rc<Gpu>,
+    graph: Graph,
+    plan: Plan,
+    buffers: Vec<Option<Rc<Held>>>,
+    dispatches: Vec<Dispatch>,
+    staging: HashMap<Var, Held>,
+    options: Options,
+}
+
+impl Step {
+    /// Makes buffers, pipelines and bind groups for `graph`; state comes from `store`.
+    ///
+    /// # Errors
+    /// When memory or the adapter's limits do not suffice.
+    pub fn new(gpu: &Rc<Gpu>, graph: Graph, store: &Store) -> Result<Self> {
+        Self::with_options(gpu, graph, store, Options::default())
+    }
+
+    /// As [`Step::new`] with other [`Options`].
+    ///
+    /// # Errors
+    /// When memory or the adapter's limits do not suffice.
+    ///
+    /// # Panics
+    /// When a shader does not declare a constant its operation sets.
+    pub fn with_options(gpu: &Rc<Gpu>, graph: Graph, store: &Store, options: Options) -> Result<Self> {
+        let plan = plan(&graph, options.reuse);
+        let guard = if options.poison { GUARD_BYTES } else { 0 };
+        let hold = |label: &str, bytes: u64| -> Result<Rc<Held>> {
+            let buffer = gpu.buffer(label, padded(bytes) + guard, storage())?;
+            Ok(Rc::new(Held { buffer, gpu: gpu.clone() }))
+        };
+        let slots = plan
+            .slots
+            .iter()
+            .enumerate()
+            .map(|(i, &bytes)| hold(&format!("temporaries {i}"), bytes))
+            .collect::<Result<Vec<_>>>()?;
+        let mut buffers = Vec::with_capacity(graph.vars().len());
+        let mut staging = HashMap::new();
+        for (i, info) in graph.vars().iter().enumerate() {
+            let held = match &info.role {
+                Role::Temp => plan.slot_of[i].map(|slot| slots[slot].clone()),
+                Role::Input => Some(hold(&info.name, info.bytes())?),
+                Role::State => Some(store.get(&info.name, &info.shape, guard)?),
+                Role::Constant(bytes) => {
+                    let held = hold(&info.name, info.bytes())?;
+                    gpu.queue.write_buffer(&held.buffer, 0, bytes);
+                    Some(held)
+                }
+            };
+            if info.output {
+                let usage = wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::MAP_READ;
+                let buffer = gpu.buffer("read back", info.bytes() + guard, usage)?;
+                staging.insert(Var(i as u32), Held { buffer, gpu: gpu.clone() });
+            }
+            buffers.push(held);
+        }
+        let mut step =
+            Self { gpu: gpu.clone(), graph, plan, buffers, dispatches: Vec::new(), staging, options };
+        if options.poison {
+            step.poison();
+        }
+        step.dispatches = step.graph.calls().iter().map(|call| step.dispatch(call)).collect();
+        Ok(step)
+    }
+
+    fn dispatch(&self, call: &crate::graph::Call) -> Dispatch {
+        let compiled = self.gpu.pipeline(call, self.options.checks);
+        let entries: Vec<_> = call
+            .reads
+            .iter()
+            .chain(&call.writes)
+            .enumerate()
+            .map(|(i, &v)| wgpu::BindGroupEntry {
+                binding: i as u32,
+                resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                    buffer: &self.held(v).buffer,
+                    offset: 0,
+                    size: std::num::NonZeroU64::new(padded(self.graph.info(v).bytes())),
+                }),
+            })
+            .collect();
+        let group = self.gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
+            label: Some(call.variant.path),
+            layout: &compiled.layout,
+            entries: &entries,
+        });
+        self.gpu.count_created();
+        Dispatch { pipeline: compiled.pipeline, group, grid: call.grid }
+    }
+
+    fn held(&self, var: Var) -> &Held {
+        self.buffers[var.index()]
+            .as_ref()
+            .unwrap_or_else(|| panic!("no call names {}", self.graph.info(var).name))
+    }
+
+    /// The graph this step runs.
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// The memory plan this step was made by.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Submissions one run makes.
+    pub fn submissions(&self) -> usize {
+        self.dispatches.len().div_ceil(PER_SUBMISSION)
+    }
+
+    /// Writes an input of 32-bit floats.
+    ///
+    /// # Panics
+    /// When `var` is no float input or `values` has another length.
+    #[track_caller]
+    pub fn write(&self, var: Var, values: &[f32]) {
+        self.write_bytes(var, DType::F32, values.len(), bytemuck::cast_slice(values));
+    }
+
+    /// Writes an input of 32-bit unsigned integers.
+    ///
+    /// # Panics
+    /// When `var` is no integer input or `values` has another length.
+    #[track_caller]
+    pub fn write_u32(&self, var: Var, values: &[u32]) {
+        self.write_bytes(var, DType::U32, values.len(), bytemuck::cast_slice(values));
+    }
+
+    #[track_caller]
+    fn write_bytes(&self, var: Var, dtype: DType, len: usize, bytes: &[u8]) {
+        let info = self.graph.info(var);
+        assert!(matches!(info.role, Role::Input), "{} is not an input", info.name);
+        assert_eq!((info.dtype, info.len()), (dtype, len), "input {}", info.name);
+        self.gpu.queue.write_buffer(&self.held(var).buffer, 0, bytes);
+    }
+
+    /// Submits every dispatch in order. Returns at once; [`Step::read`] waits.
+    pub fn run(&self) {
+        for chunk in self.dispatches.chunks(PER_SUBMISSION) {
+            self.submit(chunk);
+        }
+    }
+
+    fn submit(&self, dispatches: &[Dispatch]) {
+        let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
+        {
+            let mut pass = encoder.begin_compute_pass(&Default::default());
+            for d in dispatches {
+                pass.set_pipeline(&d.pipeline);
+                pass.set_bind_group(0, &d.group, &[]);
+                pass.dispatch_workgroups(d.grid[0], d.grid[1], d.grid[2]);
+            }
+        }
+        self.gpu.queue.submit([encoder.finish()]);
+    }
+
+    /// Runs one call at a time and scans what each wrote; names the first call whose result holds
+    /// a NaN or an infinity. Slow: for finding out, not for training.
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`] with the call's listing line, or a lost device.
+    pub fn run_checked(&self) -> Result<()> {
+        for (i, (call, dispatch)) in self.graph.calls().iter().zip(&self.dispatches).enumerate() {
+            self.submit(std::slice::from_ref(dispatch));
+            for &var in &call.writes {
+                let info = self.graph.info(var);
+                let data: Vec<u32> = bytemuck::pod_collect_to_vec(
+                    &self.gpu.read_buffer(&self.held(var).buffer, info.bytes())?,
+                );
+                // By bits: compilers may assume that NaN does not exist.
+                let bad = data.iter().position(|b| b & 0x7f80_0000 == 0x7f80_0000);
+                if let (Some(at), DType::F32) = (bad, info.dtype) {
+                    let listing = self.graph.listing();
+                    let line = listing.lines().nth(i).unwrap_or_default();
+                    return Err(Error::NonFinite(format!(
+                        "element {at} of {} is {} after call\n{line}",
+                        info.name,
+                        f32::from_bits(data[at])
+                    )));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs one call at a time and waits for each: wall-clock seconds per call, for the step
+    /// benchmark.
+    ///
+    /// # Errors
+    /// When the device is lost.
+    pub fn run_timed(&self) -> Result<Vec<f64>> {
+        self.gpu.wait()?;
+        self.dispatches
+            .iter()
+            .map(|d| {
+                let start = std::time::Instant::now();
+                self.submit(std::slice::from_ref(d));
+                self.gpu.wait()?;
+                Ok(start.elapsed().as_secs_f64())
+            })
+            .collect()
+    }
+
+    /// Reads several outputs after the last run, waiting for it once.
+    ///
+    /// # Errors
+    /// When the device is lost.
+    ///
+    /// # Panics
+    /// When one was not marked with [`Graph::output`].
+    #[track_caller]
+    pub fn read_many(&self, vars: &[Var]) -> Result<Vec<Vec<f32>>> {
+        let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
+        for &var in vars {
+            let staging = self.staging(var);
+            encoder.copy_buffer_to_buffer(
+                &self.held(var).buffer,
+                0,
+                &staging.buffer,
+                0,
+                padded(self.graph.info(var).bytes()),
+            );
+        }
+        self.gpu.queue.submit([encoder.finish()]);
+        vars.iter()
+            .map(|&var| {
+                let data = self.gpu.map_read(&self.staging(var).buffer, self.graph.info(var).bytes())?;
+                Ok(bytemuck::pod_collect_to_vec(&data))
+            })
+            .collect()
+    }
+
+    /// Reads one output after the last run.
+    ///
+    /// # Errors
+    /// When the device is lost.
+    #[track_caller]
+    pub fn read(&self, var: Var) -> Result<Vec<f32>> {
+        Ok(self.read_many(&[var])?.remove(0))
+    }
+
+    #[track_caller]
+    fn staging(&self, var: Var) -> &Held {
+        self.staging
+            .get(&var)
+            .unwrap_or_else(|| panic!("{} is not marked as an output", self.graph.info(var).name))
+    }
+
+    fn poison(&self) {
+        for (i, info) in self.graph.vars().iter().enumerate() {
+            let Some(held) = &self.buffers[i] else { continue };
+            let words = (held.buffer.size() / 4) as usize;
+            let from = if matches!(info.role, Role::Temp) { 0 } else { padded(info.bytes()) / 4 };
+            let pattern = vec![POISON; words - from as usize];
+            self.gpu.queue.write_buffer(&held.buffer, 4 * from, bytemuck::cast_slice(&pattern));
+        }
+    }
+
+    /// Names variables whose guard zone was written (only with [`Options::poison`] and without
+    /// slot sharing).
+    ///
+    /// # Errors
+    /// When the device is lost.
+    pub fn broken_guards(&self) -> Result<Vec<String>> {
+        assert!(
+            self.options.poison && self.options.reuse == Reuse::None,
+            "guards need poison and no sharing"
+        );
+        let mut broken = Vec::new();
+        for (i, info) in self.graph.vars().iter().enumerate() {
+            let Some(held) = &self.buffers[i] else { continue };
+            let data: Vec<u32> =
+                bytemuck::pod_collect_to_vec(&self.gpu.read_buffer(&held.buffer, held.buffer.size())?);
+            if data[(padded(info.bytes()) / 4) as usize..].iter().any(|&w| w != POISON) {
+                broken.push(info.name.clone());
+            }
+        }
+        Ok(broken)
+    }
+}
