@@ -1,1 +1,5 @@
 //! The decoder: configuration, weights, graph, sampling.
+
+pub mod config;
+pub mod folder;
+pub mod weights;
