@@ -183,6 +183,12 @@ mod tests {
                 "tokenizer.json"
             ]
         );
+        let mode = |name: &str| fs::metadata(out.join(name)).unwrap().permissions();
+        assert_eq!(
+            mode("model.safetensors"),
+            mode("config.json"),
+            "weights are not more private than the rest"
+        );
         let loaded = ModelConfig::load(&out).unwrap();
         assert_eq!(loaded.parameters(), config.parameters());
         assert!(all_equal(&read_weights(&out, &loaded).unwrap(), &weights));
@@ -238,5 +244,29 @@ mod tests {
             .map(|e| e.unwrap().file_name())
             .collect();
         assert_eq!(names, ["fresh"]);
+    }
+
+    #[test]
+    fn places_where_no_folder_can_be() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        fs::write(&file, "x").unwrap();
+        let never =
+            |_: &Path| -> Result<()> { panic!("nothing is computed for a folder that cannot be") };
+        let under = write_folder(&file.join("model"), never)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            under.starts_with("cannot create") && under.contains("file"),
+            "{under}"
+        );
+        assert!(write_folder(&dir.path().join(".."), never).is_err());
+        assert!(
+            write_folder(&file, never)
+                .unwrap_err()
+                .to_string()
+                .contains("exists already")
+        );
+        assert_eq!(fs::read(&file).unwrap(), b"x");
     }
 }

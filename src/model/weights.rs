@@ -22,6 +22,15 @@ pub struct Tensor {
     pub data: Vec<f32>,
 }
 
+/// Values in double precision with a shape, row-major: what reference files hold.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tensor64 {
+    /// Dimensions, outermost first.
+    pub shape: Vec<usize>,
+    /// The values; as many as the product of `shape`.
+    pub data: Vec<f64>,
+}
+
 /// The number format of a weight file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dtype {
@@ -206,62 +215,44 @@ fn read_index(index: &Path) -> Result<BTreeMap<String, Vec<String>>> {
 
 /// Every tensor of one safetensors file, as `f32` (F64 is rounded; F16 and BF16 are exact).
 pub fn read_safetensors(path: &Path) -> Result<BTreeMap<String, Tensor>> {
-    let mut tensors = BTreeMap::new();
-    with_file(path, |file| {
-        let mut problems = Vec::new();
-        for (name, view) in file.tensors() {
-            match to_f64(&view).map(|v| v.into_iter().map(|x| x as f32).collect()) {
-                Some(data) => {
-                    tensors.insert(
-                        name,
-                        Tensor {
-                            shape: view.shape().to_vec(),
-                            data,
-                        },
-                    );
-                }
-                None => problems.push(unusable(path, &name, view.dtype())),
-            }
-        }
-        unreadable(path, problems)
-    })?;
-    Ok(tensors)
+    let single = |t: Tensor64| Tensor {
+        shape: t.shape,
+        data: t.data.into_iter().map(|x| x as f32).collect(),
+    };
+    let tensors = read_safetensors_f64(path)?;
+    Ok(tensors
+        .into_iter()
+        .map(|(name, t)| (name, single(t)))
+        .collect())
 }
 
-/// Every tensor of one safetensors file with its shape, as `f64`: floats of every width and
-/// integers (exact up to 2^53), as reference files hold them.
-pub fn read_safetensors_f64(path: &Path) -> Result<BTreeMap<String, (Vec<usize>, Vec<f64>)>> {
-    let mut tensors = BTreeMap::new();
+/// Every tensor of one safetensors file, as `f64`: floats of every width and integers (exact up
+/// to 2^53), as reference files hold them.
+pub fn read_safetensors_f64(path: &Path) -> Result<BTreeMap<String, Tensor64>> {
     with_file(path, |file| {
+        let mut tensors = BTreeMap::new();
         let mut problems = Vec::new();
         for (name, view) in file.tensors() {
             match to_f64(&view) {
                 Some(data) => {
-                    tensors.insert(name, (view.shape().to_vec(), data));
+                    let shape = view.shape().to_vec();
+                    tensors.insert(name, Tensor64 { shape, data });
                 }
-                None => problems.push(unusable(path, &name, view.dtype())),
+                None => problems.push(Problem::new(
+                    format!("{}: {name}", path.display()),
+                    format!("holds {:?}, which is not supported here", view.dtype()),
+                )),
             }
         }
-        unreadable(path, problems)
-    })?;
-    Ok(tensors)
-}
-
-fn unusable(path: &Path, name: &str, dtype: FileDtype) -> Problem {
-    Problem::new(
-        format!("{}: {name}", path.display()),
-        format!("holds {dtype:?}, which is not supported here"),
-    )
-}
-
-fn unreadable(path: &Path, problems: Vec<Problem>) -> Result<()> {
-    if problems.is_empty() {
-        return Ok(());
-    }
-    Err(Error::input(
-        format!("{} cannot be read", path.display()),
-        problems,
-    ))
+        if problems.is_empty() {
+            Ok(tensors)
+        } else {
+            Err(Error::input(
+                format!("{} cannot be read", path.display()),
+                problems,
+            ))
+        }
+    })
 }
 
 /// Reads the tensors of a weight file whose names `keep` accepts.
@@ -438,10 +429,20 @@ pub fn write_safetensors<'a>(
     let views = tensors
         .iter()
         .map(|(name, tensor)| (name.as_str(), Encoded { tensor, dtype }));
+    // The writer goes through a private temporary file, which would leave the weights readable to
+    // their owner only: an ordinary file in that place shows what the permissions should be.
+    let permissions = match std::fs::metadata(path) {
+        Ok(existing) => Ok(existing.permissions()),
+        Err(_) => File::create_new(path)
+            .and_then(|f| f.metadata())
+            .map(|m| m.permissions()),
+    }
+    .map_err(|e| Error::io("create", path, e))?;
     safetensors::serialize_to_file(views, Some(metadata), path).map_err(|e| match e {
         SafeTensorError::IoError(e) => Error::io("write", path, e),
         other => Error::file(path, format!("cannot be written: {other}")),
-    })
+    })?;
+    std::fs::set_permissions(path, permissions).map_err(|e| Error::io("write", path, e))
 }
 
 fn fits(x: f32, dtype: Dtype) -> bool {

@@ -100,8 +100,20 @@ fn known_bit_patterns() {
     assert_eq!(t["brain"].data, [2.5]);
     assert_eq!(t["double"].data, [0.1f32]);
     let t = read_safetensors_f64(&path).unwrap();
-    assert_eq!(t["double"], (vec![1], vec![0.1f64]));
-    assert_eq!(t["ids"], (vec![1, 2], vec![7.0, -1.0]));
+    assert_eq!(
+        t["double"],
+        Tensor64 {
+            shape: vec![1],
+            data: vec![0.1f64]
+        }
+    );
+    assert_eq!(
+        t["ids"],
+        Tensor64 {
+            shape: vec![1, 2],
+            data: vec![7.0, -1.0]
+        }
+    );
 
     write_raw(&path, &[("odd", FileDtype::U16, &[1], vec![0, 0])]);
     assert!(

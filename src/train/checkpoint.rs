@@ -294,10 +294,12 @@ pub fn list(run_folder: &Path) -> Result<Vec<(u64, PathBuf)>> {
             .into_owned();
         let digits = name.strip_prefix(PREFIX).unwrap_or_default();
         // "checkpoint-+1" and "checkpoint-best" are not ours.
-        if digits.len() >= 8 && digits.bytes().all(|b| b.is_ascii_digit()) && path.is_dir() {
-            if let Ok(step) = digits.parse() {
-                found.push((step, path));
-            }
+        if digits.len() >= 8
+            && digits.bytes().all(|b| b.is_ascii_digit())
+            && path.is_dir()
+            && let Ok(step) = digits.parse()
+        {
+            found.push((step, path));
         }
     }
     found.sort();
