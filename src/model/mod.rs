@@ -2,4 +2,5 @@
 
 pub mod config;
 pub mod folder;
+mod init;
 pub mod weights;

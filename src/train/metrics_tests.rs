@@ -222,7 +222,7 @@ fn trl_figures() {
 
 #[test]
 fn the_split_into_batches_changes_nothing() {
-    let rows: Vec<(f32, f32, f64)> = (0..13)
+    let mut rows: Vec<(f32, f32, f64)> = (0..13)
         .map(|i| {
             (
                 -0.1 - (i * 7 % 5) as f32,
@@ -231,6 +231,7 @@ fn the_split_into_batches_changes_nothing() {
             )
         })
         .collect();
+    rows[4].1 = -1e-8;
     let sum = |parts: &[usize]| {
         let mut total = StepMetrics::new(0.2);
         let mut rest = &rows[..];
@@ -248,6 +249,7 @@ fn the_split_into_batches_changes_nothing() {
         total
     };
     let whole = sum(&[13]);
+    assert_eq!((whole.pairs(), whole.floored()), (13, 1));
     for parts in [&[1, 12][..], &[6, 7], &[5, 5, 3]] {
         for ((name, a), (_, b)) in whole.values().iter().zip(sum(parts).values()) {
             assert!((a - b).abs() < 1e-12, "{name}: {a} {b}");

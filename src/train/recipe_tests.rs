@@ -143,6 +143,14 @@ fn keys_that_exclude_each_other() {
         (None, Some(9), 9)
     );
     assert_eq!((r.optim.warmup_steps, r.optim.warmup(9)), (None, 3));
+    // And the other way round.
+    let text = format!("{SMALL}[train]\nmax_steps = 2\n[optim]\nwarmup_ratio = 0.5\n");
+    let r = parse(&text, &["train.epochs=3", "optim.warmup_steps=4"]).unwrap();
+    assert_eq!((r.train.epochs, r.train.max_steps), (Some(3.0), None));
+    assert_eq!(
+        (r.optim.warmup_steps, r.optim.warmup_ratio),
+        (Some(4), None)
+    );
     let both = problems(&format!("{SMALL}[train]\nepochs = 2\nmax_steps = 3\n"), &[]);
     assert_eq!(
         both,
