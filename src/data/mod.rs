@@ -9,5 +9,11 @@
 //! Everything here runs on the CPU and knows nothing of graphs or devices. Whatever is wrong with
 //! what a user gives is reported with its file and line, all of it at once.
 
+pub mod bpe;
 pub mod example;
+mod files;
+mod messages;
 pub mod pack;
+pub mod rows;
+pub mod template;
+pub mod tokenize;
