@@ -10,6 +10,7 @@
 //! what a user gives is reported with its file and line, all of it at once.
 
 pub mod bpe;
+pub mod check;
 pub mod example;
 mod files;
 mod messages;
