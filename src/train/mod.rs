@@ -1,1 +1,3 @@
 //! Objectives, schedules, checkpoints, metrics and the training loop.
+
+pub mod report;
