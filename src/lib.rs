@@ -13,5 +13,6 @@
 
 pub mod data;
 pub mod error;
+mod files;
 pub mod model;
 pub mod train;

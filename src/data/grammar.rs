@@ -14,12 +14,12 @@ mod calls;
 mod crate_file;
 
 use std::collections::HashSet;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
 use crate::error::{Error, Result};
+use crate::files::write_atomically;
 
 /// What the user asks in every row, before the wrong sentence. Short: every row pays for it.
 pub const INSTRUCTION: &str = "Correct the sentence: ";
@@ -92,8 +92,8 @@ fn fetch_pairs_with(cache: &Path, cargo: &crate_file::Cargo) -> Result<GrammarPa
             )));
         }
     }
-    write_atomically(&train, &train_text)?;
-    write_atomically(&heldout, &heldout_text)?;
+    write_atomically(&train, train_text.as_bytes())?;
+    write_atomically(&heldout, heldout_text.as_bytes())?;
     Ok(summary(train, &train_text, heldout, &heldout_text))
 }
 
@@ -108,16 +108,6 @@ fn read_if_intact(path: &Path, expected: &str) -> Result<Option<String>> {
         return Ok(None);
     }
     Ok(String::from_utf8(bytes).ok())
-}
-
-/// A reader, or a run that is stopped half-way, sees the old file or the new one, never a part.
-fn write_atomically(path: &Path, text: &str) -> Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(folder)
-        .map_err(|e| Error::io("create a file in", folder, e))?;
-    file.write_all(text.as_bytes()).map_err(|e| Error::io("write", path, e))?;
-    file.persist(path).map_err(|e| Error::io("write", path, e.error))?;
-    Ok(())
 }
 
 fn summary(train: PathBuf, train_text: &str, heldout: PathBuf, heldout_text: &str) -> GrammarPairs {
@@ -185,7 +175,7 @@ impl Split {
         let is_heldout = |pair: &Pair| {
             let hash = blake3::hash(pair.source.as_bytes());
             let head: [u8; 8] = hash.as_bytes()[..8].try_into().expect("a hash has 32 bytes");
-            u64::from_le_bytes(head) % HELDOUT_ONE_IN == 0
+            u64::from_le_bytes(head).is_multiple_of(HELDOUT_ONE_IN)
         };
         let (heldout, mut train): (Vec<_>, Vec<_>) = pairs.into_iter().partition(is_heldout);
         // Two rules may test the same sentence. Such a row would show training what is held out.

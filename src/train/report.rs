@@ -7,11 +7,11 @@ mod chart;
 mod words;
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::Path;
 
-use crate::error::{Error, Result};
-use chart::{Chart, Hue, Line, Unit, thousands};
+use crate::error::Result;
+use crate::files::write_atomically;
+use chart::{Chart, Hue, Line, Unit, number, thousands};
 use words::{Side, escape, marked};
 
 /// Everything the page shows.
@@ -59,15 +59,7 @@ pub struct Sample {
 /// # Errors
 /// When the folder or the file cannot be written.
 pub fn write_report(path: &Path, report: &Report) -> Result<()> {
-    let folder = match path.parent() {
-        Some(folder) if folder != Path::new("") => folder,
-        _ => Path::new("."),
-    };
-    let mut file = tempfile::NamedTempFile::new_in(folder)
-        .map_err(|e| Error::io("create a file in", folder, e))?;
-    file.write_all(page(report).as_bytes()).map_err(|e| Error::io("write", path, e))?;
-    file.persist(path).map_err(|e| Error::io("write", path, e.error))?;
-    Ok(())
+    write_atomically(path, page(report).as_bytes())
 }
 
 /// A quantity of the held-out rows with its words.
@@ -101,7 +93,7 @@ impl Metric {
         match self.unit {
             Unit::Share => format!("{:.1} %", value * 100.0),
             Unit::Rate => thousands(value),
-            Unit::Number => format!("{value:.3}").replace('-', "\u{2212}"),
+            Unit::Number => number(value, 3),
         }
     }
 }
@@ -304,7 +296,8 @@ fn charts(runs: &[Run]) -> String {
 }
 
 fn figure(chart: &Chart, wide: bool) -> String {
-    let (class, size) = if wide { (" class=\"wide\"", (1120, 380)) } else { ("", (560, 320)) };
+    let height = if chart.unit == Unit::Rate { 240 } else { 380 };
+    let (class, size) = if wide { (" class=\"wide\"", (1120, height)) } else { ("", (560, 320)) };
     let show = Metric { key: "", name: "", unit: chart.unit };
     let keys = chart.lines.iter().map(|line| {
         let dash = if line.dashed { " stroke-dasharray=\"7 5\"" } else { "" };
@@ -336,7 +329,8 @@ fn samples(report: &Report) -> String {
     let name = |at: usize, otherwise: &str| {
         escape(report.runs.get(at).map_or(otherwise, |run| run.name.as_str()))
     };
-    let columns: [(String, fn(&Sample) -> &str); 3] = [
+    type Output = fn(&Sample) -> &str;
+    let columns: [(String, Output); 3] = [
         ("Base model".into(), |s| &s.base),
         (name(0, "ORPO"), |s| &s.orpo),
         (name(1, "Control"), |s| &s.control),
@@ -346,8 +340,8 @@ fn samples(report: &Report) -> String {
         format!("{name} {count}")
     });
     let mut html = format!(
-        "<h2>Corrections</h2>\n<p class=\"soft\">Held-out sentences, decoded greedily or as the \
-         facts below say. Exactly right, of {}: {}.</p>\n<div class=\"card\">\
+        "<h2>Corrections</h2>\n<p class=\"soft\">Held-out sentences; words in colour differ \
+         from the right sentence. Exactly right, of {}: {}.</p>\n<div class=\"card\">\
          <table class=\"samples\">\n<thead><tr><th>Sentence</th>",
         samples.len(),
         exact.join(", ")

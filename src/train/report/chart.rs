@@ -33,9 +33,9 @@ impl Hue {
     fn rgb(self) -> RGBColor {
         match self {
             Hue::Chosen => RGBColor(0x0B, 0x7A, 0x75),
-            Hue::Rejected => RGBColor(0xC2, 0x41, 0x0C),
+            Hue::Rejected => RGBColor(0xC0, 0x2D, 0x55),
             Hue::Main => RGBColor(0x33, 0x55, 0xC4),
-            Hue::Control => RGBColor(0x7A, 0x6F, 0x85),
+            Hue::Control => RGBColor(0xA8, 0x70, 0x1A),
         }
     }
 }
@@ -108,8 +108,8 @@ impl Chart {
         let mut chart = ChartBuilder::on(&root)
             .margin(6 * SCALE)
             .margin_right(18 * SCALE)
-            .x_label_area_size(38 * SCALE)
-            .y_label_area_size(58 * SCALE)
+            .x_label_area_size(42 * SCALE)
+            .y_label_area_size(66 * SCALE)
             .build_cartesian_2d(x.0..x.1, y.0..y.1)?;
         chart
             .configure_mesh()
@@ -119,17 +119,21 @@ impl Chart {
             .axis_style(INK.mix(0.5).stroke_width(SCALE))
             .x_labels(7)
             .y_labels(6)
-            .label_style(font(12))
-            .axis_desc_style(font(12))
+            .label_style(font(15))
+            .axis_desc_style(font(15))
             .x_desc("step")
             .y_desc(self.axis)
             .x_label_formatter(&|step| format!("{step:.0}"))
             .y_label_formatter(&|value| match self.unit {
                 Unit::Share => format!("{:.0} %", value * 100.0),
                 Unit::Rate => thousands(*value),
-                Unit::Number => format!("{value:.decimals$}").replace('-', "\u{2212}"),
+                Unit::Number => number(*value, decimals),
             })
             .draw()?;
+        if self.unit == Unit::Number && y.0 < 0.0 && y.1 > 0.0 {
+            let zero = INK.mix(0.5).stroke_width(SCALE);
+            chart.draw_series(LineSeries::new([(x.0, 0.0), (x.1, 0.0)], zero))?;
+        }
         for line in &self.lines {
             let points = thinned(&line.points);
             let colour = line.hue.rgb();
@@ -181,6 +185,13 @@ impl Chart {
 /// Enough decimals to tell the marks of an axis of this length apart.
 fn decimals(length: f64) -> usize {
     (1.3 - length.log10()).ceil().clamp(0.0, 8.0) as usize
+}
+
+/// A number with a real minus sign, and none before a zero.
+pub(super) fn number(value: f64, decimals: usize) -> String {
+    let text = format!("{:.decimals$}", value.abs());
+    let is_zero = text.chars().all(|c| c == '0' || c == '.');
+    if value < 0.0 && !is_zero { format!("\u{2212}{text}") } else { text }
 }
 
 /// A whole number with thin spaces between thousands.
@@ -267,6 +278,7 @@ mod tests {
         assert_eq!(thousands(1234567.4), "1\u{202F}234\u{202F}567");
         assert_eq!(thousands(-999.6), "\u{2212}1\u{202F}000");
         assert_eq!(thousands(-0.2), "0");
+        assert_eq!((number(-0.004, 2), number(-1.25, 1)), ("0.00".into(), "\u{2212}1.2".into()));
         assert_eq!((decimals(100.0), decimals(3.0), decimals(0.05)), (0, 1, 3));
     }
 }

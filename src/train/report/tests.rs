@@ -5,7 +5,7 @@ fn record(pairs: &[(&str, f64)]) -> BTreeMap<String, f64> {
 }
 
 /// A made-up run of 300 steps: noise that repeats, and curves of a plausible shape.
-fn run(name: &str, rejected_end: f64, speed: f64) -> Run {
+fn run(name: &str, ends: (f64, f64, f64), speed: f64) -> Run {
     let noise = |i: u32| (f64::from(i * 7919 % 101) / 101.0 - 0.5) * 0.3;
     let towards = |from: f64, to: f64, at: f64| to + (from - to) * (-at * 3.0).exp();
     let train = (0..300)
@@ -13,7 +13,7 @@ fn run(name: &str, rejected_end: f64, speed: f64) -> Run {
             let at = f64::from(i) / 300.0;
             record(&[
                 ("step", f64::from(i)),
-                ("loss", towards(3.1, 1.9, at) + noise(i)),
+                ("loss", towards(3.1, 0.8 - ends.0, at) + noise(i)),
                 ("tokens_per_second", speed + noise(i + 5) * 200.0),
             ])
         })
@@ -21,7 +21,7 @@ fn run(name: &str, rejected_end: f64, speed: f64) -> Run {
     let eval = (0..=10)
         .map(|i| {
             let at = f64::from(i) / 10.0;
-            let (chosen, rejected) = (towards(-1.6, -1.1, at), towards(-1.2, rejected_end, at));
+            let (chosen, rejected) = (towards(-1.6, ends.0, at), towards(-1.2, ends.1, at));
             record(&[
                 ("step", f64::from(i) * 30.0),
                 ("eval_loss", -chosen + 0.1),
@@ -29,7 +29,7 @@ fn run(name: &str, rejected_end: f64, speed: f64) -> Run {
                 ("eval_logps/chosen", chosen),
                 ("eval_logps/rejected", rejected),
                 ("eval_log_odds_chosen", chosen - rejected),
-                ("eval_rewards/accuracies", 0.2 + at * 0.5),
+                ("eval_rewards/accuracies", 0.2 + at * ends.2),
             ])
         })
         .collect();
@@ -86,7 +86,10 @@ fn report() -> Report {
     ];
     Report {
         title: "Learning to prefer the right sentence".into(),
-        runs: vec![run("ORPO", -1.5, 1400.0), run("SFT control", -0.9, 1350.0)],
+        runs: vec![
+            run("ORPO", (-1.1, -1.5, 0.5), 1400.0),
+            run("SFT control", (-1.0, -0.9, 0.1), 1350.0),
+        ],
         samples,
         facts: facts.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect(),
     }
