@@ -340,8 +340,8 @@ fn samples(report: &Report) -> String {
         format!("{name} {count}")
     });
     let mut html = format!(
-        "<h2>Corrections</h2>\n<p class=\"soft\">Held-out sentences; words in colour differ \
-         from the right sentence. Exactly right, of {}: {}.</p>\n<div class=\"card\">\
+        "<h2>Corrections</h2>\n<p class=\"soft\">Held-out sentences. Red words are not in the \
+         right sentence, green ones not in the given one. Exactly right, of {}: {}.</p>\n<div class=\"card\">\
          <table class=\"samples\">\n<thead><tr><th>Sentence</th>",
         samples.len(),
         exact.join(", ")
