@@ -18,3 +18,4 @@ pub mod pack;
 pub mod rows;
 pub mod template;
 pub mod tokenize;
+pub mod grammar;

@@ -5,3 +5,4 @@ pub mod metrics;
 pub mod recipe;
 pub mod schedule;
 mod settings;
+pub mod report;
