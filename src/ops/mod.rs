@@ -3,13 +3,14 @@
 
 pub mod add;
 pub mod case;
+pub mod matmul;
 
 use crate::kernel::{Pass, Target};
 use case::OpCase;
 
 /// Every operation's case, in alphabetical order. A test fails on a shader folder without one.
 pub fn cases() -> Vec<OpCase> {
-    vec![add::case()]
+    vec![add::case(), matmul::case()]
 }
 
 /// Every pass of every operation.
