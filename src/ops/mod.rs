@@ -3,13 +3,17 @@
 
 pub mod add;
 pub mod case;
+pub mod embedding;
+pub mod gather_index;
+pub mod gather_rows;
+pub mod matmul;
 
 use crate::kernel::{Pass, Target};
 use case::OpCase;
 
 /// Every operation's case, in alphabetical order. A test fails on a shader folder without one.
 pub fn cases() -> Vec<OpCase> {
-    vec![add::case()]
+    vec![add::case(), embedding::case(), gather_rows::case(), matmul::case()]
 }
 
 /// Every pass of every operation.

@@ -1,0 +1,88 @@
+//! `embedding`: y[t, :] = table[ids[t], :], a row of the table for each token id.
+//!
+//! Backward: $dTable_v = \sum_{t:\, ids_t = v} dy_t$; only rows of ids that occur are touched. It
+//! is [`super::gather_rows`] from a parameter and runs the same kernels.
+
+use crate::graph::{Graph, Var};
+use crate::ops::case::OpCase;
+use crate::ops::gather_index::GatherIndex;
+use crate::ops::gather_rows;
+
+/// y `[T, D]` = rows of `table` `[V, D]` named by `ids` `[T]` u32; `index` holds
+/// [`build_index`](super::gather_index::build_index) of the same ids.
+///
+/// # Panics
+/// When the table is no matrix, `ids` no vector, or the index is for another number of ids.
+#[track_caller]
+pub fn embedding(g: &mut Graph, table: Var, ids: Var, index: GatherIndex) -> Var {
+    assert!(
+        g.shape(table).len() == 2 && g.shape(ids).len() == 1,
+        "embedding: table is [V, D] and ids [T], not {:?} and {:?}",
+        g.shape(table),
+        g.shape(ids)
+    );
+    gather_rows::gather_rows(g, table, ids, index)
+}
+
+/// Shapes are `[V, T, D]`: rows of the table, ids, columns.
+pub fn case() -> OpCase {
+    OpCase {
+        op: "embedding",
+        passes: gather_rows::PASSES,
+        shapes: &[&[1, 1, 1], &[257, 31, 17], &[31, 257, 16], &[512, 64, 64]],
+        large: &[],
+        inputs: gather_rows::inputs,
+        build: |g, _, v| {
+            vec![embedding(g, v[0], v[1], GatherIndex { unique: v[2], offsets: v[3], list: v[4] })]
+        },
+        reference: gather_rows::reference,
+        tolerance: 1e-6,
+        differentiable: true,
+        flops: |_| 0.0,
+        bytes: |s| 8.0 * (s[1] * s[2]) as f64,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::DType;
+    use crate::ops::case::tests::{forward, gpu, gradient};
+    use crate::ops::gather_index::build_index;
+    use crate::step::{Step, Store};
+
+    #[test]
+    fn embedding_forward() {
+        forward(&case());
+    }
+
+    #[test]
+    fn embedding_gradient() {
+        gradient(&case());
+    }
+
+    #[test]
+    fn embedding_gradient_of_a_parameter_accumulates_over_runs() {
+        let gpu = gpu();
+        let store = Store::new(&gpu);
+        let mut g = Graph::new(gpu.target());
+        let table = g.param("embedding", &[4, 2]);
+        let ids = g.input("ids", &[3], DType::U32);
+        let index = GatherIndex::inputs(&mut g, "ids", 3, 3);
+        let y = embedding(&mut g, table, ids, index);
+        let dy = g.input("cotangent", &[3, 2], DType::F32);
+        g.backward_from(&[(y, dy)]);
+        let grad = g.output(g.grad(table).unwrap());
+        let step = Step::new(&gpu, g, &store).unwrap();
+        step.write(dy, &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+        for batch in [[3, 1, 3], [0, 0, 0]] {
+            let arrays = build_index(&batch, 3);
+            step.write_u32(ids, &batch);
+            step.write_u32(index.unique, &arrays.unique);
+            step.write_u32(index.offsets, &arrays.offsets);
+            step.write_u32(index.list, &arrays.list);
+            step.run();
+        }
+        assert_eq!(step.read(grad).unwrap(), [9.0, 12.0, 3.0, 4.0, 0.0, 0.0, 6.0, 8.0]);
+    }
+}

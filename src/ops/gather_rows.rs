@@ -1,0 +1,155 @@
+//! `gather_rows`: y[n, :] = x[rows[n], :], for example the hidden rows that some loss term scores.
+//!
+//! Backward: $dx_r = \sum_{n:\, rows_n = r} dy_n$, zero for rows nobody gathered. The sum walks an
+//! index built on the CPU ([`super::gather_index`]) in ascending order of n: no atomics, same bits
+//! on every run. A gradient that is not there yet is zeroed first, then the distinct rows are
+//! added to it.
+
+use crate::graph::{Graph, Var};
+use crate::kernel::Pass;
+use crate::ops::case::{Array, OpCase, TestRng};
+use crate::ops::gather_index::{GatherIndex, build_index};
+use crate::variant;
+use rand::RngExt;
+
+/// y `[N, D]` = rows of x `[R, D]` named by `rows` `[N]` u32; `index` holds
+/// [`build_index`] of the same rows.
+///
+/// # Panics
+/// When x is no matrix, `rows` no vector, or the index is for another number of rows.
+#[track_caller]
+pub fn gather_rows(g: &mut Graph, x: Var, rows: Var, index: GatherIndex) -> Var {
+    let (&[r, d], &[n]) = (g.shape(x), g.shape(rows)) else {
+        panic!("gather_rows: x is [R, D] and rows [N], not {:?} and {:?}", g.shape(x), g.shape(rows));
+    };
+    let &[slots] = g.shape(index.unique) else { panic!("gather_rows: unique is [slots]") };
+    assert_eq!(g.shape(index.offsets), [slots + 1], "gather_rows: offsets");
+    assert_eq!(g.shape(index.list), [n], "gather_rows: list");
+    let y = g.temp("rows", &[n, d]);
+    let constants = [("R", r.into()), ("N", n.into()), ("D", d.into())];
+    g.call(&FORWARD, &constants, &[x, rows], &[y], [n * d, 1, 1]);
+    let backward = move |g: &mut Graph, dys: &[Option<Var>]| {
+        let dy = dys[0].expect("one output");
+        let Some(sink) = g.grad_into(x) else { return };
+        if !sink.accumulate {
+            g.call(&FILL, &[("N", (r * d).into())], &[], &[sink.var], [r * d, 1, 1]);
+        }
+        let constants = [("R", r.into()), ("N", n.into()), ("D", d.into()), ("SLOTS", slots.into())];
+        let reads = [index.unique, index.offsets, index.list, dy];
+        g.call(&BACKWARD, &constants, &reads, &[sink.var], [slots * d, 1, 1]);
+    };
+    g.record("gather_rows", &[x], &[y], Some(Box::new(backward)));
+    y
+}
+
+static FORWARD: Pass = Pass {
+    op: "gather_rows",
+    name: "forward",
+    variants: &[variant!("gather_rows/forward_1_naive.wgsl", tile: [256, 1, 1])],
+};
+
+static FILL: Pass = Pass {
+    op: "gather_rows",
+    name: "fill",
+    variants: &[variant!("gather_rows/fill_1_naive.wgsl", tile: [256, 1, 1])],
+};
+
+static BACKWARD: Pass = Pass {
+    op: "gather_rows",
+    name: "backward",
+    variants: &[variant!("gather_rows/backward_1_naive.wgsl", tile: [256, 1, 1])],
+};
+
+pub(super) static PASSES: &[&Pass] = &[&FORWARD, &FILL, &BACKWARD];
+
+/// Inputs x, rows and the index, for shape `[R, N, D]`.
+pub(super) fn inputs(s: &[usize], rng: &mut TestRng) -> Vec<Array> {
+    let &[r, n, d] = s else { panic!("[R, N, D]") };
+    let x = Array::normal("x", &[r, d], rng);
+    // A third of the positions share one row, so ranges of every length occur.
+    let ids: Vec<u32> = (0..n).map(|i| if i % 3 == 1 { 0 } else { rng.random_range(0..r as u32) }).collect();
+    let slots = r.min(n);
+    let index = build_index(&ids, slots);
+    vec![
+        x,
+        Array::index("rows", &[n], ids),
+        Array::index("unique", &[slots], index.unique),
+        Array::index("offsets", &[slots + 1], index.offsets),
+        Array::index("list", &[n], index.list),
+    ]
+}
+
+pub(super) fn reference(s: &[usize], inputs: &[Array]) -> Vec<Vec<f64>> {
+    let d = s[2];
+    let x = inputs[0].f();
+    vec![inputs[1].u().iter().flat_map(|&r| x[r as usize * d..][..d].iter().copied()).collect()]
+}
+
+/// Shapes are `[R, N, D]`: rows of x, gathered rows, columns.
+pub fn case() -> OpCase {
+    OpCase {
+        op: "gather_rows",
+        passes: PASSES,
+        shapes: &[&[1, 1, 1], &[5, 9, 51], &[17, 5, 3], &[64, 8, 32], &[13, 101, 257], &[3, 4, 8192]],
+        large: &[&[1009, 2053, 8192]],
+        inputs,
+        build: |g, _, v| {
+            vec![gather_rows(g, v[0], v[1], GatherIndex { unique: v[2], offsets: v[3], list: v[4] })]
+        },
+        reference,
+        tolerance: 1e-6,
+        differentiable: true,
+        flops: |_| 0.0,
+        bytes: |s| 8.0 * (s[1] * s[2]) as f64,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::case::tests::{forward, gpu, gradient};
+    use crate::step::{Step, Store};
+
+    #[test]
+    fn gather_rows_forward() {
+        forward(&case());
+    }
+
+    #[test]
+    fn gather_rows_gradient() {
+        gradient(&case());
+    }
+
+    #[test]
+    fn gather_rows_gradient_of_a_temporary_counts_every_use() {
+        // x is used three times: twice gathered and once passed on, so two sinks accumulate.
+        let gpu = gpu();
+        let mut g = Graph::new(gpu.target());
+        let leaf = g.input_with_grad("leaf", &[3, 2]);
+        let x = crate::ops::add::add(&mut g, leaf, leaf);
+        let rows = g.input("rows", &[4], crate::graph::DType::U32);
+        let index = GatherIndex::inputs(&mut g, "rows", 4, 3);
+        let y = gather_rows(&mut g, x, rows, index);
+        let z = gather_rows(&mut g, x, rows, index);
+        let seeds: Vec<_> = [(y, 4), (z, 4), (x, 3)]
+            .map(|(v, n)| (v, g.input("cotangent", &[n, 2], crate::graph::DType::F32)))
+            .to_vec();
+        g.backward_from(&seeds);
+        let grad = g.grad(leaf).unwrap();
+        g.output(grad);
+        let step = Step::new(&gpu, g, &Store::new(&gpu)).unwrap();
+        let ids = [2, 0, 2, 2];
+        let arrays = build_index(&ids, 3);
+        step.write(leaf, &[0.0; 6]);
+        step.write_u32(rows, &ids);
+        step.write_u32(index.unique, &arrays.unique);
+        step.write_u32(index.offsets, &arrays.offsets);
+        step.write_u32(index.list, &arrays.list);
+        step.write(seeds[0].1, &[1.0, 10.0, 2.0, 20.0, 3.0, 30.0, 4.0, 40.0]);
+        step.write(seeds[1].1, &[1.0; 8]);
+        step.write(seeds[2].1, &[0.5; 6]);
+        step.run();
+        // Row 0: 2 + 1 + 0.5, row 1: 0.5, row 2: (1 + 3 + 4) + 3 + 0.5; twice, as x = 2 leaf.
+        assert_eq!(step.read(grad).unwrap(), [7.0, 43.0, 1.0, 1.0, 23.0, 167.0]);
+    }
+}

@@ -1,0 +1,359 @@
+//! `matmul`: matrix products, and the linear layer y = x Wᵀ + b made of them.
+//!
+//! $Y = X W^\top + \mathbf 1 b^\top$ with x `[M, K]`, W `[N, K]` (rows are outputs, as PyTorch's
+//! `nn.Linear` stores them) and b `[N]`.
+//! Backward: $dX = dY\,W$, $dW = dY^\top X$, $db_n = \sum_m dY_{mn}$.
+//!
+//! The three ways to multiply that these need are three passes: `nt` (forward), `nn` (dX) and
+//! `tn` (dW); `bias_backward` sums columns. `shaders/matmul/README.md` has the ladder of variants
+//! with what each one reached.
+
+use crate::graph::{Graph, Sink, Var};
+use crate::kernel::Pass;
+use crate::ops::case::{Array, OpCase};
+use crate::variant;
+
+/// Which operand of a product is stored transposed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// a `[M, K]`, b `[N, K]`: out = a bᵀ, the forward of a linear layer.
+    Nt,
+    /// a `[M, K]`, b `[K, N]`: out = a b, the gradient of a linear layer's input.
+    Nn,
+    /// a `[K, M]`, b `[K, N]`: out = aᵀ b, the gradient of a linear layer's weight.
+    Tn,
+}
+
+/// One matrix product, out`[M, N]` (+)= op(a) op(b) (+ bias`[N]`).
+///
+/// b may be a window of rows of a taller variable, and so may out; nothing outside the windows is
+/// read or written. The vocabulary of a language model is walked in chunks that way.
+#[derive(Debug, Clone, Copy)]
+pub struct Product {
+    /// Which operand is transposed.
+    pub form: Form,
+    /// Rows of the result.
+    pub m: usize,
+    /// Columns of the result.
+    pub n: usize,
+    /// Terms of each sum.
+    pub k: usize,
+    /// First row of b that is used.
+    pub b_start: usize,
+    /// First row of out that is written.
+    pub out_start: usize,
+}
+
+/// Appends one product and nothing to the tape. A bias goes with [`Form::Nt`] only.
+///
+/// # Panics
+/// When a shape does not fit, or a bias comes with another form.
+#[track_caller]
+pub fn product(g: &mut Graph, p: Product, a: Var, b: Var, bias: Option<Var>, out: Sink) {
+    let Product { form, m, n, k, b_start, out_start } = p;
+    let (a_shape, b_rows, b_columns) = match form {
+        Form::Nt => ([m, k], n, k),
+        Form::Nn => ([m, k], k, n),
+        Form::Tn => ([k, m], k, n),
+    };
+    assert_eq!(g.shape(a), a_shape, "matmul: a does not fit {p:?}");
+    let tall = |shape: &[usize], last: usize, columns: usize| {
+        shape.len() == 2 && shape[0] >= last && shape[1] == columns
+    };
+    assert!(
+        tall(g.shape(b), b_start + b_rows, b_columns),
+        "matmul: b of shape {:?} does not hold {p:?}",
+        g.shape(b)
+    );
+    assert!(
+        tall(g.shape(out.var), out_start + m, n),
+        "matmul: out of shape {:?} does not hold {p:?}",
+        g.shape(out.var)
+    );
+    let mut constants = vec![
+        ("M", m.into()),
+        ("N", n.into()),
+        ("K", k.into()),
+        ("B_START", b_start.into()),
+        ("OUT_START", out_start.into()),
+        ("ACCUMULATE", out.accumulate.into()),
+    ];
+    let mut reads = vec![a, b];
+    if form == Form::Nt {
+        constants.push(("BIAS", bias.is_some().into()));
+        // Bindings are fixed per pass, so without a bias b stands in and is not read as one.
+        reads.push(bias.unwrap_or(b));
+    }
+    if let Some(bias) = bias {
+        assert!(form == Form::Nt, "matmul: a bias goes with Nt, not {p:?}");
+        assert_eq!(g.shape(bias), [n], "matmul: bias does not fit {p:?}");
+    }
+    let pass = match form {
+        Form::Nt => &NT,
+        Form::Nn => &NN,
+        Form::Tn => &TN,
+    };
+    g.call(pass, &constants, &reads, &[out.var], [n, m, 1]);
+}
+
+impl Product {
+    /// A product of whole matrices.
+    pub fn whole(form: Form, m: usize, n: usize, k: usize) -> Self {
+        Self { form, m, n, k, b_start: 0, out_start: 0 }
+    }
+}
+
+/// y`[M, N]` = x`[M, K]` · weight`[N, K]`ᵀ + bias`[N]`.
+///
+/// # Panics
+/// When the shapes do not fit.
+#[track_caller]
+pub fn linear(g: &mut Graph, x: Var, weight: Var, bias: Option<Var>) -> Var {
+    let ([m, k], [n, inner]) = (matrix(g, "linear", x), matrix(g, "linear", weight));
+    assert_eq!(k, inner, "linear: x {:?} against weight {:?}", g.shape(x), g.shape(weight));
+    let y = g.temp("linear", &[m, n]);
+    product(g, Product::whole(Form::Nt, m, n, k), x, weight, bias, Sink { var: y, accumulate: false });
+    let backward = move |g: &mut Graph, d: &[Option<Var>]| {
+        let dy = d[0].expect("one output");
+        if let Some(dx) = g.grad_into(x) {
+            product(g, Product::whole(Form::Nn, m, k, n), dy, weight, None, dx);
+        }
+        if let Some(dw) = g.grad_into(weight) {
+            product(g, Product::whole(Form::Tn, n, k, m), dy, x, None, dw);
+        }
+        if let Some(db) = bias.and_then(|b| g.grad_into(b)) {
+            let constants = [("M", m.into()), ("N", n.into()), ("ACCUMULATE", db.accumulate.into())];
+            g.call(&BIAS_BACKWARD, &constants, &[dy], &[db.var], [n, 1, 1]);
+        }
+    };
+    let inputs: Vec<Var> = [x, weight].into_iter().chain(bias).collect();
+    g.record("linear", &inputs, &[y], Some(Box::new(backward)));
+    y
+}
+
+/// out`[M, N]` = a`[M, K]` · b`[K, N]`.
+///
+/// Backward: $dA = dC\,B^\top$, $dB = A^\top dC$.
+///
+/// # Panics
+/// When the shapes do not fit.
+#[track_caller]
+pub fn matmul(g: &mut Graph, a: Var, b: Var) -> Var {
+    let ([m, k], [inner, n]) = (matrix(g, "matmul", a), matrix(g, "matmul", b));
+    assert_eq!(k, inner, "matmul: a {:?} against b {:?}", g.shape(a), g.shape(b));
+    let c = g.temp("product", &[m, n]);
+    product(g, Product::whole(Form::Nn, m, n, k), a, b, None, Sink { var: c, accumulate: false });
+    let backward = move |g: &mut Graph, d: &[Option<Var>]| {
+        let dc = d[0].expect("one output");
+        if let Some(da) = g.grad_into(a) {
+            product(g, Product::whole(Form::Nt, m, k, n), dc, b, None, da);
+        }
+        if let Some(db) = g.grad_into(b) {
+            product(g, Product::whole(Form::Tn, k, n, m), a, dc, None, db);
+        }
+    };
+    g.record("matmul", &[a, b], &[c], Some(Box::new(backward)));
+    c
+}
+
+#[track_caller]
+fn matrix(g: &Graph, op: &str, var: Var) -> [usize; 2] {
+    let shape = g.shape(var);
+    assert_eq!(shape.len(), 2, "{op}: {} has shape {shape:?} and must be a matrix", g.info(var).name);
+    [shape[0], shape[1]]
+}
+
+static NT: Pass =
+    Pass { op: "matmul", name: "nt", variants: &[variant!("matmul/nt_1_naive.wgsl", tile: [8, 8, 1])] };
+
+static NN: Pass =
+    Pass { op: "matmul", name: "nn", variants: &[variant!("matmul/nn_1_naive.wgsl", tile: [8, 8, 1])] };
+
+static TN: Pass =
+    Pass { op: "matmul", name: "tn", variants: &[variant!("matmul/tn_1_naive.wgsl", tile: [8, 8, 1])] };
+
+static BIAS_BACKWARD: Pass = Pass {
+    op: "matmul",
+    name: "bias_backward",
+    variants: &[variant!("matmul/bias_backward_1_naive.wgsl", tile: [64, 1, 1])],
+};
+
+static PASSES: &[&Pass] = &[&NT, &NN, &TN, &BIAS_BACKWARD];
+
+/// Functions the case builds, the first number of its shapes.
+const LINEAR: usize = 0;
+const LINEAR_BIAS: usize = 1;
+const MATMUL: usize = 2;
+
+/// out`[m, n]` = sum over k of a(m, k) b(n, k), in f64.
+fn multiply(
+    [m, n, k]: [usize; 3],
+    a: impl Fn(usize, usize) -> f64,
+    b: impl Fn(usize, usize) -> f64,
+) -> Vec<f64> {
+    let mut out = Vec::with_capacity(m * n);
+    for i in 0..m {
+        for j in 0..n {
+            out.push((0..k).map(|l| a(i, l) * b(j, l)).sum());
+        }
+    }
+    out
+}
+
+fn reference(shape: &[usize], inputs: &[Array]) -> Vec<Vec<f64>> {
+    let (m, n, k) = (shape[1], shape[2], shape[3]);
+    let (a, b) = (inputs[0].f(), inputs[1].f());
+    if shape[0] == MATMUL {
+        return vec![multiply([m, n, k], |i, l| a[i * k + l], |j, l| b[l * n + j])];
+    }
+    let mut y = multiply([m, n, k], |i, l| a[i * k + l], |j, l| b[j * k + l]);
+    if let Some(bias) = inputs.get(2) {
+        for row in y.chunks_exact_mut(n) {
+            for (y, b) in row.iter_mut().zip(bias.f()) {
+                *y += b;
+            }
+        }
+    }
+    vec![y]
+}
+
+/// Shapes are [function, m, n, k]: 0 = linear, 1 = linear with bias, 2 = matmul.
+pub fn case() -> OpCase {
+    OpCase {
+        op: "matmul",
+        passes: PASSES,
+        shapes: &[
+            &[LINEAR, 1, 1, 1],
+            &[LINEAR, 7, 13, 3],
+            &[LINEAR_BIAS, 1, 9, 8],
+            &[LINEAR_BIAS, 9, 1, 17],
+            &[LINEAR_BIAS, 33, 31, 29],
+            &[LINEAR, 64, 64, 16],
+            &[LINEAR_BIAS, 65, 129, 63],
+            &[MATMUL, 1, 1, 1],
+            &[MATMUL, 8, 8, 8],
+            &[MATMUL, 63, 67, 65],
+            &[MATMUL, 17, 36, 12],
+        ],
+        large: &[],
+        inputs: |s, rng| {
+            let (m, n, k) = (s[1], s[2], s[3]);
+            let weight = if s[0] == MATMUL { [k, n] } else { [n, k] };
+            let mut inputs = vec![Array::normal("a", &[m, k], rng), Array::normal("b", &weight, rng)];
+            if s[0] == LINEAR_BIAS {
+                inputs.push(Array::normal("bias", &[n], rng));
+            }
+            inputs
+        },
+        build: |g, s, v| match s[0] {
+            MATMUL => vec![matmul(g, v[0], v[1])],
+            _ => vec![linear(g, v[0], v[1], v.get(2).copied())],
+        },
+        reference,
+        tolerance: 1e-6,
+        differentiable: true,
+        flops: |s| 2.0 * (s[1] * s[2] * s[3]) as f64,
+        bytes: |s| 4.0 * (s[1] * s[2] + s[1] * s[3] + s[2] * s[3]) as f64,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::case::TestRng;
+    use crate::ops::case::tests::{forward, gradient};
+
+    #[test]
+    fn matmul_forward() {
+        forward(&case());
+    }
+
+    #[test]
+    fn matmul_gradient() {
+        gradient(&case());
+    }
+
+    const FORMS: [Form; 3] = [Form::Nt, Form::Nn, Form::Tn];
+
+    /// Rows that b and out are taller than their windows, behind them.
+    const BEHIND: usize = 3;
+
+    /// Added to the form's number where the product is added to what is there.
+    const ADD: usize = 10;
+
+    /// Shapes are [form, m, n, k, b_start, out_start]. The windows lie inside taller
+    /// variables whose other rows are NaN (b) or must stay as they are (out).
+    fn windows() -> OpCase {
+        OpCase {
+            shapes: &[
+                &[ADD + 0, 1, 1, 1, 1, 1],
+                &[0, 17, 5, 12, 7, 3],
+                &[ADD + 0, 65, 33, 20, 2, 5],
+                &[ADD + 1, 1, 1, 1, 1, 1],
+                &[1, 17, 5, 12, 7, 3],
+                &[ADD + 1, 65, 33, 20, 2, 5],
+                &[ADD + 1, 16, 32, 64, 64, 32],
+                &[ADD + 2, 1, 1, 1, 1, 1],
+                &[2, 17, 5, 12, 7, 3],
+                &[ADD + 2, 65, 33, 20, 2, 5],
+                &[ADD + 2, 16, 32, 64, 64, 32],
+            ],
+            inputs: window_inputs,
+            build: |g, s, v| {
+                let out = g.temp("out", &g.shape(v[2]).to_vec());
+                crate::ops::add::accumulate(g, v[2], Sink { var: out, accumulate: false });
+                let p = Product {
+                    form: FORMS[s[0] % ADD],
+                    m: s[1],
+                    n: s[2],
+                    k: s[3],
+                    b_start: s[4],
+                    out_start: s[5],
+                };
+                product(g, p, v[0], v[1], None, Sink { var: out, accumulate: s[0] >= ADD });
+                vec![out]
+            },
+            reference: window_reference,
+            differentiable: false,
+            ..case()
+        }
+    }
+
+    fn window_inputs(s: &[usize], rng: &mut TestRng) -> Vec<Array> {
+        let (m, n, k, b_start, out_start) = (s[1], s[2], s[3], s[4], s[5]);
+        let (a, rows, columns) = match FORMS[s[0] % ADD] {
+            Form::Nt => ([m, k], n, k),
+            Form::Nn => ([m, k], k, n),
+            Form::Tn => ([k, m], k, n),
+        };
+        let tall = [b_start + rows + BEHIND, columns];
+        let mut b = Array::normal("b", &tall, rng).f().to_vec();
+        b[..b_start * columns].fill(f64::NAN);
+        b[(b_start + rows) * columns..].fill(f64::NAN);
+        vec![
+            Array::normal("a", &a, rng),
+            Array::fixed("b", &tall, b),
+            Array::normal("present", &[out_start + m + BEHIND, n], rng),
+        ]
+    }
+
+    fn window_reference(s: &[usize], inputs: &[Array]) -> Vec<Vec<f64>> {
+        let (m, n, k, start) = (s[1], s[2], s[3], s[4]);
+        let (a, b) = (inputs[0].f(), inputs[1].f());
+        let product = match FORMS[s[0] % ADD] {
+            Form::Nt => multiply([m, n, k], |i, l| a[i * k + l], |j, l| b[(start + j) * k + l]),
+            Form::Nn => multiply([m, n, k], |i, l| a[i * k + l], |j, l| b[(start + l) * n + j]),
+            Form::Tn => multiply([m, n, k], |i, l| a[l * m + i], |j, l| b[(start + l) * n + j]),
+        };
+        let mut out = inputs[2].f().to_vec();
+        for (o, p) in out[s[5] * n..].iter_mut().zip(product) {
+            *o = if s[0] >= ADD { *o + p } else { p };
+        }
+        vec![out]
+    }
+
+    #[test]
+    fn matmul_windows() {
+        forward(&windows());
+    }
+}
