@@ -10,15 +10,17 @@
 //! - [`data`]: rows, chat templates, tokens, the packed preference stream
 //! - [`model`]: the decoder, its configuration, weights and sampling
 //! - [`train`]: objectives, schedules, checkpoints, the training loop
+//! - [`bench`]: benchmarks
 //! - [`cli`]: parsing and printing only
 
+pub mod bench;
 pub mod cli;
 pub mod data;
 pub mod error;
+mod files;
 pub mod gpu;
 pub mod graph;
 pub mod kernel;
-mod files;
 pub mod model;
 pub mod ops;
 pub mod plan;

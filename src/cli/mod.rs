@@ -1,1 +1,107 @@
-//! Parsing and printing: one file a subcommand.
+//! Parsing and printing: one file a subcommand. Nothing is computed here.
+
+mod bench;
+mod display;
+mod doctor;
+mod generate;
+mod plan;
+mod tokenizer;
+mod train;
+mod verify;
+
+use crate::error::{Error, Problem, Result};
+use crate::gpu::{AdapterChoice, Backend, Gpu};
+use clap::{Args, Parser, Subcommand};
+use std::rc::Rc;
+
+/// Train small transformer language models with ORPO on any GPU.
+#[derive(Parser)]
+#[command(name = "oddgrad", version, about, propagate_version = true)]
+struct Cli {
+    #[command(flatten)]
+    device: DeviceArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Which adapter, and which kernels.
+#[derive(Args)]
+struct DeviceArgs {
+    /// Use this adapter: part of its name, or its index in `oddgrad doctor`.
+    #[arg(long, global = true, value_name = "NAME|INDEX")]
+    adapter: Option<String>,
+    /// Use only this backend.
+    #[arg(long, global = true, value_enum)]
+    backend: Option<Backend>,
+    /// Use this numbered kernel: `softmax=1` or `matmul.nt=2`; may be repeated.
+    #[arg(long, global = true, value_name = "OP=NUMBER")]
+    kernel: Vec<String>,
+}
+
+impl DeviceArgs {
+    fn choice(&self) -> Result<AdapterChoice> {
+        let mut choice = AdapterChoice {
+            adapter: self.adapter.clone(),
+            backend: self.backend,
+            ..AdapterChoice::default()
+        };
+        let mut problems = Vec::new();
+        for text in &self.kernel {
+            match text.split_once('=').and_then(|(op, n)| Some((op, n.parse().ok()?))) {
+                Some((op, number)) => {
+                    choice.kernels.insert(op.to_owned(), number);
+                }
+                None => problems.push(Problem::new(
+                    format!("--kernel {text}"),
+                    "write OP=NUMBER, as in softmax=1",
+                )),
+            }
+        }
+        if problems.is_empty() {
+            return Ok(choice);
+        }
+        Err(Error::input("unknown kernels", problems))
+    }
+
+    fn open(&self) -> Result<Rc<Gpu>> {
+        let gpu = Gpu::open(&self.choice()?)?;
+        crate::ops::check_pins(gpu.target())?;
+        Ok(Rc::new(gpu))
+    }
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Train a model as a recipe says.
+    Train(train::TrainArgs),
+    /// Compare this engine with reference values of PyTorch and TRL.
+    Verify(verify::VerifyArgs),
+    /// Show adapters, what they can do and what that is used for.
+    Doctor(doctor::DoctorArgs),
+    /// Say how much memory a recipe needs, before anything is allocated.
+    Plan(plan::PlanArgs),
+    /// Measure this adapter.
+    Bench(bench::BenchArgs),
+    /// Continue prompts with a model.
+    Generate(generate::GenerateArgs),
+    /// Train a byte-level BPE tokenizer on text.
+    Tokenizer(tokenizer::TokenizerArgs),
+}
+
+/// Parses the command line and runs it.
+///
+/// # Errors
+/// Whatever the command reports; `main` prints it and exits with 1.
+pub fn run() -> Result<()> {
+    let cli = Cli::parse();
+    let device = &cli.device;
+    match &cli.command {
+        Command::Train(args) => train::run(args, device),
+        Command::Verify(args) => verify::run(args, device),
+        Command::Doctor(args) => doctor::run(args, device),
+        Command::Plan(args) => plan::run(args, device),
+        Command::Bench(args) => bench::run(args, device),
+        Command::Generate(args) => generate::run(args, device),
+        Command::Tokenizer(args) => tokenizer::run(args),
+    }
+}

@@ -2,5 +2,7 @@
 
 pub mod config;
 pub mod folder;
+pub mod generate;
 mod init;
+pub mod transformer;
 pub mod weights;

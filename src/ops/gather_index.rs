@@ -30,6 +30,17 @@ impl GatherIndex {
     }
 }
 
+impl GatherIndex {
+    /// Uploads the index of the gathered rows `ids`.
+    pub fn write(&self, step: &crate::step::Step, ids: &[u32]) {
+        let slots = step.graph().info(self.unique).len();
+        let index = build_index(ids, slots);
+        step.write_u32(self.unique, &index.unique);
+        step.write_u32(self.offsets, &index.offsets);
+        step.write_u32(self.list, &index.list);
+    }
+}
+
 /// The values of a [`GatherIndex`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IndexArrays {

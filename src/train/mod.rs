@@ -1,8 +1,14 @@
 //! Objectives, schedules, checkpoints, metrics and the training loop.
 
 pub mod checkpoint;
+pub mod dataset;
+pub mod learner;
 pub mod metrics;
+pub mod objective;
 pub mod recipe;
+pub mod report;
+pub mod sampler;
 pub mod schedule;
 mod settings;
-pub mod report;
+pub mod trainer;
+pub mod verify;

@@ -1,0 +1,3 @@
+//! Benchmarks: the whole training step.
+
+pub mod step;

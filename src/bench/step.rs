@@ -1,0 +1,143 @@
+//! The training step as a benchmark: forward, backward and AdamW on full streams.
+
+use crate::data::example::{Example, Sequence};
+use crate::data::pack::{Capacity, footprint, pack};
+use crate::error::{Error, Result};
+use crate::gpu::Gpu;
+use crate::model::config::ModelConfig;
+use crate::model::weights::init_weights;
+use crate::train::learner::{Learner, memory_plan};
+use crate::train::objective::group_weights;
+use crate::train::recipe::{LossSettings, OptimSettings};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Instant;
+
+/// One operation's part of a step.
+#[derive(Debug)]
+pub struct OpTime {
+    /// Operation and pass.
+    pub name: String,
+    /// Dispatches per step.
+    pub dispatches: usize,
+    /// Wall-clock seconds of all of them, one at a time.
+    pub seconds: f64,
+}
+
+/// What `bench_step` found.
+#[derive(Debug)]
+pub struct StepBench {
+    /// Parameters of the model.
+    pub parameters: usize,
+    /// Stream tokens of a step that are not padding.
+    pub tokens: usize,
+    /// Seconds of each timed step, sorted.
+    pub seconds: Vec<f64>,
+    /// Their median.
+    pub median: f64,
+    /// Seconds the CPU spends encoding and submitting one step.
+    pub host: f64,
+    /// Dispatches of a step.
+    pub dispatches: usize,
+    /// Submissions of a step.
+    pub submissions: usize,
+    /// Bytes planned for all programs and state.
+    pub planned: u64,
+    /// Bytes of buffers alive, staging for read-back apart.
+    pub allocated: u64,
+    /// Operations, the slowest first.
+    pub per_op: Vec<OpTime>,
+    /// Every dispatch of forward and backward.
+    pub listing: String,
+}
+
+/// Preference pairs of made-up tokens with the proportions of the demo's (a prompt of 30 tokens,
+/// answers of about 20 that part in their middle), filling one stream.
+fn examples(tokens: usize, vocab: usize) -> Vec<Example> {
+    let mut rng = ChaCha8Rng::seed_from_u64(0);
+    let mut out = Vec::new();
+    let mut used = 0;
+    loop {
+        let shared: Vec<u32> = (0..40).map(|_| rng.random_range(0..vocab as u32)).collect();
+        let mut side = |n: usize| {
+            let mut ids = shared.clone();
+            ids.extend((0..n).map(|_| rng.random_range(0..vocab as u32)));
+            Sequence { ids, response_start: 30 }
+        };
+        let example = Example { row: out.len(), chosen: side(11), rejected: Some(side(10)) };
+        let size = footprint(&example).tokens;
+        if used + size > tokens {
+            return out;
+        }
+        used += size;
+        out.push(example);
+    }
+}
+
+/// Times `steps` training steps of the model in `folder` (weights drawn at random) on full
+/// streams of `tokens` tokens.
+///
+/// # Errors
+/// An unreadable model, a stream too small for one pair, a device without room.
+pub fn bench_step(gpu: &Rc<Gpu>, folder: &Path, tokens: usize, steps: usize) -> Result<StepBench> {
+    let config = ModelConfig::load(folder)?;
+    let examples = examples(tokens, config.vocab_size);
+    if examples.is_empty() || steps == 0 {
+        return Err(Error::Limit("the benchmark needs at least 61 tokens and one step".into()));
+    }
+    let capacity = Capacity { tokens, targets: tokens, pairs: examples.len() };
+    let before = gpu.buffer_bytes();
+    let mut learner =
+        Learner::new(gpu, &config, &init_weights(&config, 0), capacity, &OptimSettings::default())?;
+    let staging: u64 = learner.staging_bytes();
+    let allocated = gpu.buffer_bytes() - before - staging;
+    let stream = pack(&examples.iter().collect::<Vec<_>>(), capacity)?.remove(0);
+    let weights = group_weights(&[&stream], &LossSettings::default(), 1).remove(0);
+
+    let mut seconds = Vec::with_capacity(steps);
+    for i in 0..=steps {
+        let start = Instant::now();
+        learner.accumulate(&stream, &weights)?;
+        learner.update(1e-4)?;
+        if i > 0 {
+            seconds.push(start.elapsed().as_secs_f64());
+        }
+    }
+    seconds.sort_by(f64::total_cmp);
+    let start = Instant::now();
+    learner.micro_step().run();
+    learner.update_step().run();
+    let host = start.elapsed().as_secs_f64();
+    gpu.wait()?;
+
+    let mut per_op: Vec<OpTime> = Vec::new();
+    for step in [learner.micro_step(), learner.update_step()] {
+        for (call, time) in step.graph().calls().iter().zip(step.run_timed()?) {
+            let name = format!("{}.{}", call.op, call.pass);
+            match per_op.iter_mut().find(|o| o.name == name) {
+                Some(op) => {
+                    op.dispatches += 1;
+                    op.seconds += time;
+                }
+                None => per_op.push(OpTime { name, dispatches: 1, seconds: time }),
+            }
+        }
+    }
+    per_op.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
+    Ok(StepBench {
+        parameters: config.parameter_count(),
+        tokens: stream.used_tokens,
+        median: seconds[seconds.len() / 2],
+        seconds,
+        host,
+        dispatches: learner.micro_step().graph().calls().len()
+            + learner.update_step().graph().calls().len(),
+        submissions: learner.micro_step().submissions() + learner.update_step().submissions(),
+        planned: memory_plan(gpu.target(), &config, capacity).total(),
+        allocated,
+        per_op,
+        listing: learner.micro_step().graph().listing(),
+    })
+}

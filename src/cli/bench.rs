@@ -1,0 +1,77 @@
+//! `oddgrad bench step`
+
+use super::DeviceArgs;
+use crate::bench::step::{StepBench, bench_step};
+use crate::error::Result;
+use clap::{Args, Subcommand};
+use std::path::PathBuf;
+
+/// Arguments of `oddgrad bench`.
+#[derive(Args)]
+pub struct BenchArgs {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Forward, backward and AdamW of a model on full streams: tokens/s and time per operation.
+    Step(StepArgs),
+}
+
+#[derive(Args)]
+struct StepArgs {
+    /// A model folder (its config.json is enough).
+    #[arg(long, default_value = "models/nano")]
+    model: PathBuf,
+    /// Tokens of a stream.
+    #[arg(long, default_value_t = 1024)]
+    tokens: usize,
+    /// Timed steps after one warm-up.
+    #[arg(long, default_value_t = 10)]
+    steps: usize,
+    /// Print every dispatch.
+    #[arg(long)]
+    listing: bool,
+}
+
+pub(super) fn run(args: &BenchArgs, device: &DeviceArgs) -> Result<()> {
+    let What::Step(args) = &args.what;
+    let gpu = device.open()?;
+    let bench: StepBench = bench_step(&gpu, &args.model, args.tokens, args.steps)?;
+    println!("adapter            {}", gpu.describe());
+    println!("model              {} ({} parameters)", args.model.display(), bench.parameters);
+    println!(
+        "step               {:.1} ms median of {} ({:.1} .. {:.1})",
+        1e3 * bench.median,
+        bench.seconds.len(),
+        1e3 * bench.seconds[0],
+        1e3 * bench.seconds[bench.seconds.len() - 1]
+    );
+    println!("stream tokens/s    {:.0}", bench.tokens as f64 / bench.median);
+    println!("CPU per step       {:.2} ms of encoding and uploads", 1e3 * bench.host);
+    println!("dispatches         {}", bench.dispatches);
+    println!("submissions        {}", bench.submissions);
+    println!(
+        "planned bytes      {} ({:.2} MiB); allocated {}",
+        bench.planned,
+        bench.planned as f64 / 1048576.0,
+        bench.allocated
+    );
+    println!("\n{:<34} {:>10} {:>10} {:>8}", "operation", "dispatches", "ms", "%");
+    let sum: f64 = bench.per_op.iter().map(|o| o.seconds).sum();
+    for op in &bench.per_op {
+        println!(
+            "{:<34} {:>10} {:>10.2} {:>8.1}",
+            op.name,
+            op.dispatches,
+            1e3 * op.seconds,
+            100.0 * op.seconds / sum
+        );
+    }
+    println!("(one dispatch at a time, wall clock; the sum is {:.1} ms)", 1e3 * sum);
+    if args.listing {
+        print!("\n{}", bench.listing);
+    }
+    Ok(())
+}

@@ -1,0 +1,92 @@
+//! What a person sees of a run: a few lines at the start, a progress bar, evaluations.
+
+use crate::train::metrics::Record;
+use crate::train::trainer::Event;
+use indicatif::{ProgressBar, ProgressStyle};
+use std::io::IsTerminal;
+
+/// Shows the events of one run.
+pub(super) struct Display {
+    bar: Option<ProgressBar>,
+    name: String,
+    total: u64,
+}
+
+impl Display {
+    /// `name` stands in front of the lines where several runs follow each other.
+    pub(super) fn new(name: &str) -> Self {
+        Self { bar: None, name: name.to_owned(), total: 0 }
+    }
+
+    fn line(&self, text: &str) {
+        let text =
+            if self.name.is_empty() { text.to_owned() } else { format!("{:<8} {text}", self.name) };
+        match &self.bar {
+            Some(bar) if std::io::stderr().is_terminal() => bar.println(text),
+            _ => eprintln!("{text}"),
+        }
+    }
+
+    pub(super) fn show(&mut self, event: Event) {
+        match event {
+            Event::Plan(lines) => lines.iter().for_each(|l| eprintln!("{l}")),
+            Event::Begin { step, total } => {
+                let style =
+                    ProgressStyle::with_template("{prefix}{wide_bar} {pos}/{len} {msg} eta {eta}")
+                        .expect("the template is fixed");
+                let bar = ProgressBar::new(total).with_style(style).with_position(step);
+                bar.set_prefix(if self.name.is_empty() {
+                    String::new()
+                } else {
+                    format!("{} ", self.name)
+                });
+                self.bar = Some(bar);
+                self.total = total;
+            }
+            Event::Epoch(epoch, stats) => self.line(&format!("epoch {epoch}: {stats}")),
+            Event::Step(record) => self.step(record),
+            Event::Evaluated(record) => {
+                self.line(&format!("step {:>5}  held out: {}", record.step, figures(record)))
+            }
+            Event::Sampled { step, prompt, text } => {
+                self.line(&format!("step {step:>5}  {prompt} -> {text}"))
+            }
+            Event::Saved(folder) => self.line(&format!("saved {}", folder.display())),
+            Event::Note(text) => self.line(&text),
+        }
+    }
+
+    fn step(&self, record: &Record) {
+        let rate = record.get("tokens_per_second").unwrap_or(0.0);
+        let message = format!("{}  {rate:.0} tokens/s", figures(record));
+        if let Some(bar) = &self.bar {
+            bar.set_position(record.step);
+            bar.set_message(message.clone());
+        }
+        // Where there is no terminal a bar is invisible: a line now and then says it is alive.
+        let every = (self.total / 20).max(1);
+        if !std::io::stderr().is_terminal() && record.step % every == 0 {
+            self.line(&format!("step {:>5}/{}  {message}", record.step, self.total));
+        }
+    }
+
+    pub(super) fn finish(self) {
+        if let Some(bar) = self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// Loss, log odds ratio and accuracy of a record, as far as it has them.
+pub(super) fn figures(record: &Record) -> String {
+    let names = [
+        ("loss", "loss"),
+        ("log_odds_chosen", "log odds ratio"),
+        ("rewards/accuracies", "accuracy"),
+        ("logps/chosen", "chosen"),
+        ("logps/rejected", "rejected"),
+    ];
+    let shown =
+        names.iter().filter_map(|(key, name)| Some(format!("{name} {:.4}", record.get(key)?)));
+    shown.collect::<Vec<_>>().join("  ")
+}

@@ -1,0 +1,81 @@
+//! `oddgrad doctor`
+
+use super::DeviceArgs;
+use crate::error::Result;
+use crate::gpu::list_adapters;
+use clap::Args;
+
+/// Arguments of `oddgrad doctor`.
+#[derive(Args)]
+pub struct DoctorArgs {
+    /// List every kernel with its variants and the one chosen here.
+    #[arg(long)]
+    kernels: bool,
+}
+
+pub(super) fn run(args: &DoctorArgs, device: &DeviceArgs) -> Result<()> {
+    let adapters = list_adapters(device.backend);
+    println!("adapters");
+    for (i, adapter) in adapters.iter().enumerate() {
+        let info = adapter.get_info();
+        let limits = adapter.limits();
+        let features = adapter.features();
+        println!("  {i}: {} ({:?}, {:?})", info.name, info.device_type, info.backend);
+        println!("     driver               {} {}", info.driver, info.driver_info);
+        println!(
+            "     storage binding      {} MiB    largest tensor",
+            limits.max_storage_buffer_binding_size >> 20
+        );
+        println!("     buffer               {} MiB", limits.max_buffer_size >> 20);
+        println!(
+            "     workgroup memory     {} KiB    tiles of matmul and attention",
+            limits.max_compute_workgroup_storage_size >> 10
+        );
+        println!(
+            "     invocations          {}    per workgroup",
+            limits.max_compute_invocations_per_workgroup
+        );
+        let yes = |f| if features.contains(f) { "yes" } else { "no " };
+        println!(
+            "     subgroups            {}       {}..{} lanes; faster reductions and broadcasts",
+            yes(wgpu::Features::SUBGROUP),
+            info.subgroup_min_size,
+            info.subgroup_max_size
+        );
+        println!(
+            "     f16                  {}       not used yet",
+            yes(wgpu::Features::SHADER_F16)
+        );
+        println!(
+            "     timestamps           {}       not used yet",
+            yes(wgpu::Features::TIMESTAMP_QUERY)
+        );
+        println!(
+            "     cooperative matrix   {}       not used yet",
+            yes(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX)
+        );
+    }
+    let gpu = device.open()?;
+    println!("\nchosen: {}", gpu.describe());
+    if gpu.is_software() {
+        println!("  a software adapter: nothing else is there, so the CPU does the work");
+    }
+    if args.kernels {
+        println!(
+            "\nkernels (* = chosen for this adapter; --kernel OP=NUMBER or OP.PASS=NUMBER changes that)"
+        );
+        for pass in crate::ops::passes() {
+            let chosen = pass.choose(gpu.target()).number();
+            for v in pass.variants {
+                let mark = if v.number() == chosen { "*" } else { " " };
+                println!(
+                    "  {mark} {:<28} {} {}",
+                    format!("{}.{}", pass.op, pass.name),
+                    v.number(),
+                    v.idea()
+                );
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,46 @@
+//! `oddgrad plan recipe.toml`
+
+use super::DeviceArgs;
+use crate::error::Result;
+use crate::model::config::ModelConfig;
+use crate::train::learner::{memory_plan, micro_graph};
+use crate::train::{recipe, trainer};
+use clap::Args;
+use std::path::PathBuf;
+
+/// Arguments of `oddgrad plan`.
+#[derive(Args)]
+pub struct PlanArgs {
+    /// The recipe, a TOML file.
+    recipe: PathBuf,
+    /// Replace a setting of the recipe; may be repeated.
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Print every dispatch of forward and backward.
+    #[arg(long)]
+    listing: bool,
+}
+
+pub(super) fn run(args: &PlanArgs, device: &DeviceArgs) -> Result<()> {
+    let recipe = recipe::load(&args.recipe, &args.set)?;
+    let config = ModelConfig::load(&recipe.model)?;
+    let gpu = device.open()?;
+    let capacity = trainer::capacity(&recipe);
+    let plan = memory_plan(gpu.target(), &config, capacity);
+    let mib = |bytes: u64| format!("{:>10.2} MiB", bytes as f64 / 1048576.0);
+    println!("adapter                          {}", gpu.describe());
+    println!("parameters                       {:>10}", config.parameter_count());
+    println!("weights, gradients, moments      {}", mib(plan.state));
+    println!("forward and backward             {}", mib(plan.micro.temporaries()));
+    println!("  without sharing memory         {}", mib(plan.micro.unshared));
+    println!("evaluation                       {}", mib(plan.eval.temporaries()));
+    println!(
+        "inputs of all programs           {}",
+        mib(plan.micro.inputs + plan.eval.inputs + plan.update.inputs)
+    );
+    println!("total                            {}", mib(plan.total()));
+    if args.listing {
+        print!("\n{}", micro_graph(gpu.target(), &config, capacity, true).0.listing());
+    }
+    Ok(())
+}

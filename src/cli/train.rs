@@ -1,0 +1,38 @@
+//! `oddgrad train recipe.toml`
+
+use super::DeviceArgs;
+use super::display::Display;
+use crate::error::Result;
+use crate::train::{recipe, trainer};
+use clap::Args;
+use std::path::PathBuf;
+
+/// Arguments of `oddgrad train`.
+#[derive(Args)]
+pub struct TrainArgs {
+    /// The recipe, a TOML file.
+    recipe: PathBuf,
+    /// Replace a setting of the recipe: `--set optim.learning_rate=1e-4`; may be repeated.
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Go on without rows that cannot be used.
+    #[arg(long)]
+    skip_bad_rows: bool,
+    /// Go on from the newest checkpoint in the output folder.
+    #[arg(long)]
+    resume: bool,
+}
+
+pub(super) fn run(args: &TrainArgs, device: &DeviceArgs) -> Result<()> {
+    let mut set = args.set.clone();
+    if args.skip_bad_rows {
+        set.push("data.skip_bad_rows=true".into());
+    }
+    let recipe = recipe::load(&args.recipe, &set)?;
+    let gpu = device.open()?;
+    let mut display = Display::new("");
+    let outcome = trainer::train(&gpu, &recipe, args.resume, &mut |event| display.show(event))?;
+    display.finish();
+    println!("model      {}", outcome.model.display());
+    Ok(())
+}

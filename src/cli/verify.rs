@@ -1,0 +1,73 @@
+//! `oddgrad verify FOLDER…`
+
+use super::DeviceArgs;
+use crate::error::{Error, Problem, Result};
+use crate::train::verify::{Row, verify};
+use clap::Args;
+use std::path::PathBuf;
+
+/// Arguments of `oddgrad verify`.
+#[derive(Args)]
+pub struct VerifyArgs {
+    /// Folders with reference values: a model with golden.json, or a recorded run with log.json.
+    #[arg(required = true)]
+    folders: Vec<PathBuf>,
+    /// Multiply every bar by this.
+    #[arg(long, default_value_t = 1.0)]
+    tolerance: f64,
+    /// Print every gradient tensor, not only the worst one.
+    #[arg(long)]
+    all: bool,
+}
+
+pub(super) fn run(args: &VerifyArgs, device: &DeviceArgs) -> Result<()> {
+    if !(args.tolerance > 0.0 && args.tolerance.is_finite()) {
+        let problem = Problem::new("--tolerance", "must be a finite number above 0");
+        return Err(Error::input("cannot verify", vec![problem]));
+    }
+    let gpu = device.open()?;
+    println!("adapter {}\n", gpu.describe());
+    let mut failed = Vec::new();
+    for folder in &args.folders {
+        let rows = verify(&gpu, folder, args.tolerance)?;
+        println!("{}", folder.display());
+        println!("  {:<58} {:>8} {:>10} {:>10}", "compared", "values", "largest", "allowed");
+        let worst = worst_gradient(&rows);
+        for (i, row) in rows.iter().enumerate() {
+            if args.all || !row.passed() || !row.what.starts_with("gradient ") || Some(i) == worst {
+                print(row);
+            }
+            if !row.passed() {
+                failed.push(Problem::new(
+                    folder.display().to_string(),
+                    format!("{} is off by {:.1e}", row.what, row.difference),
+                ));
+            }
+        }
+        let gradients = rows.iter().filter(|r| r.what.starts_with("gradient ")).count();
+        if gradients > 0 && !args.all {
+            println!(
+                "  ({gradients} gradient tensors compared, the worst one shown; --all shows every one)"
+            );
+        }
+        println!();
+    }
+    if failed.is_empty() {
+        println!("everything within its bar");
+        return Ok(());
+    }
+    Err(Error::input(format!("{} comparisons failed", failed.len()), failed))
+}
+
+fn worst_gradient(rows: &[Row]) -> Option<usize> {
+    let gradients = rows.iter().enumerate().filter(|(_, r)| r.what.starts_with("gradient "));
+    gradients.max_by(|a, b| a.1.difference.total_cmp(&b.1.difference)).map(|(i, _)| i)
+}
+
+fn print(row: &Row) {
+    let verdict = if row.passed() { "" } else { "  FAILED" };
+    println!(
+        "  {:<58} {:>8} {:>10.1e} {:>10.1e}  {}{verdict}",
+        row.what, row.values, row.difference, row.bar, row.measure
+    );
+}

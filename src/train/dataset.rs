@@ -1,0 +1,166 @@
+//! From a recipe's files to examples, and the order they are trained in.
+
+use crate::data::example::Example;
+use crate::data::pack::{Capacity, PackStats, Stream, footprint, pack};
+use crate::data::rows::{ReadOptions, Source, read_preferences, read_texts};
+use crate::data::tokenize::{TokenizeOptions, Tokenizer};
+use crate::error::{Error, Problem, Result};
+use crate::train::recipe::{Objective, Recipe};
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+use std::path::PathBuf;
+
+/// The examples of one split with the places they came from.
+#[derive(Debug)]
+pub struct Dataset {
+    /// What is trained on.
+    pub examples: Vec<Example>,
+    /// Where each row ([`Example::row`]) came from.
+    pub sources: Vec<Source>,
+    /// What was read, cut, dropped and skipped, one line each.
+    pub notes: Vec<String>,
+}
+
+impl Dataset {
+    /// Reads and tokenizes `paths` as the recipe says.
+    ///
+    /// # Errors
+    /// Unreadable files and every unusable row at once.
+    pub fn load(recipe: &Recipe, tokenizer: &Tokenizer, paths: &[PathBuf]) -> Result<Self> {
+        let d = &recipe.data;
+        let options =
+            TokenizeOptions { max_length: d.max_length, over_length: d.over_length, eos: d.eos };
+        if recipe.objective == Objective::Lm {
+            return Self::load_texts(tokenizer, paths, &options);
+        }
+        let read = ReadOptions {
+            map: d.map.clone(),
+            skip_bad_rows: d.skip_bad_rows,
+            need_rejected: recipe.objective == Objective::Orpo,
+        };
+        let rows = read_preferences(paths, &read)?;
+        let tokenized = tokenizer.examples(&rows.rows, &options, d.skip_bad_rows)?;
+        let mut notes = vec![tokenized.counts.to_string()];
+        let skipped = rows.skipped.len() + tokenized.skipped.len();
+        if skipped > 0 {
+            notes.push(format!("{skipped} unusable rows skipped"));
+            notes.extend(
+                rows.skipped
+                    .iter()
+                    .chain(&tokenized.skipped)
+                    .take(5)
+                    .map(|p| format!("  {}: {}", p.place, p.what)),
+            );
+        }
+        let sources = rows.rows.iter().map(|r| r.source.clone()).collect();
+        Ok(Self { examples: tokenized.examples, sources, notes })
+    }
+
+    fn load_texts(
+        tokenizer: &Tokenizer,
+        paths: &[PathBuf],
+        options: &TokenizeOptions,
+    ) -> Result<Self> {
+        let texts = read_texts(paths)?;
+        let mut examples = Vec::new();
+        let mut problems = Vec::new();
+        for (row, (source, text)) in texts.iter().enumerate() {
+            match tokenizer.document(row, source, text, options) {
+                Ok(pieces) => examples.extend(pieces),
+                Err(problem) => problems.push(problem),
+            }
+        }
+        if !problems.is_empty() {
+            return Err(Error::input(
+                format!("{} documents cannot be used", problems.len()),
+                problems,
+            ));
+        }
+        let notes = vec![format!("{} documents, {} pieces", texts.len(), examples.len())];
+        Ok(Self { examples, sources: texts.into_iter().map(|(s, _)| s).collect(), notes })
+    }
+
+    /// Checks that every example fits the model and the stream.
+    ///
+    /// # Errors
+    /// Every example that does not, at once.
+    pub fn check(&self, vocab: usize, positions: usize, capacity: Capacity) -> Result<()> {
+        let mut problems = Vec::new();
+        for e in &self.examples {
+            let place = self.sources[e.row].to_string();
+            let size = footprint(e);
+            let longest = e.chosen.ids.len().max(e.rejected.as_ref().map_or(0, |r| r.ids.len()));
+            let sides = std::iter::once(&e.chosen).chain(&e.rejected);
+            if let Some(id) = sides.flat_map(|s| &s.ids).find(|&&id| id as usize >= vocab) {
+                problems.push(Problem::new(
+                    &place,
+                    format!("token id {id} is beyond the model's vocabulary of {vocab}"),
+                ));
+            }
+            if longest > positions {
+                let what = format!(
+                    "{longest} tokens, but the model has {positions} positions: lower data.max_length"
+                );
+                problems.push(Problem::new(&place, what));
+            }
+            if size.tokens > capacity.tokens || size.targets > capacity.targets {
+                let what = format!(
+                    "takes {} stream tokens, but a stream has {}: raise batch.stream_tokens or lower data.max_length",
+                    size.tokens, capacity.tokens
+                );
+                problems.push(Problem::new(&place, what));
+            }
+        }
+        if problems.is_empty() {
+            return Ok(());
+        }
+        Err(Error::input(format!("{} rows do not fit", problems.len()), problems))
+    }
+
+    /// The order of epoch `epoch`: a permutation that depends on the seed and the epoch only, so
+    /// a resumed run needs no generator state.
+    pub fn order(&self, seed: u64, epoch: u64) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..self.examples.len()).collect();
+        let mut key = [0u8; 32];
+        key[..8].copy_from_slice(&seed.to_le_bytes());
+        key[8..16].copy_from_slice(&epoch.to_le_bytes());
+        order.shuffle(&mut ChaCha8Rng::from_seed(key));
+        order
+    }
+
+    /// Packs the examples at `indices`.
+    ///
+    /// # Errors
+    /// When one does not fit `capacity`; [`Dataset::check`] finds that beforehand.
+    pub fn pack(&self, indices: &[usize], capacity: Capacity) -> Result<Vec<Stream>> {
+        let picked: Vec<&Example> = indices.iter().map(|&i| &self.examples[i]).collect();
+        pack(&picked, capacity)
+    }
+
+    /// What packing an epoch in this order saves against padded concatenation.
+    ///
+    /// # Errors
+    /// As [`Dataset::pack`].
+    pub fn stats(&self, order: &[usize], batch: usize, capacity: Capacity) -> Result<PackStats> {
+        let mut total = PackStats::default();
+        for indices in order.chunks(batch) {
+            let picked: Vec<&Example> = indices.iter().map(|&i| &self.examples[i]).collect();
+            total.add(&PackStats::new(&picked, &pack(&picked, capacity)?, batch));
+        }
+        Ok(total)
+    }
+
+    /// A hash of an order and of the tokens in it, so that a resume on other data is noticed.
+    pub fn order_hash(&self, order: &[usize]) -> String {
+        let mut hasher = blake3::Hasher::new();
+        for &i in order {
+            let e = &self.examples[i];
+            for side in std::iter::once(&e.chosen).chain(&e.rejected) {
+                hasher.update(&(side.response_start as u64).to_le_bytes());
+                hasher.update(bytemuck::cast_slice(&side.ids));
+            }
+        }
+        hasher.finalize().to_hex().to_string()
+    }
+}

@@ -1,0 +1,284 @@
+//! A model on a device with its three programs over the same parameters: `micro` (forward,
+//! backward, accumulate), `eval` (forward) and `update` (clip, AdamW).
+
+use crate::data::pack::{Capacity, Stream};
+use crate::error::{Error, Result};
+use crate::gpu::Gpu;
+use crate::graph::{DType, GRAD, Graph, Var};
+use crate::kernel::Target;
+use crate::model::config::{ModelConfig, ParameterSpec, decays};
+use crate::model::weights::Tensor;
+use crate::ops::adamw::{HYPER, adamw, hyper};
+use crate::ops::grad_norm::grad_norm;
+use crate::plan::{Plan, Reuse, plan};
+use crate::step::{Step, Store};
+use crate::train::objective::{Objective, Weights};
+use crate::train::recipe::OptimSettings;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+/// Suffixes of the optimizer's state.
+pub const FIRST_MOMENT: &str = ".m";
+/// Suffix of AdamW's second moment.
+pub const SECOND_MOMENT: &str = ".v";
+
+/// What one stream gave.
+#[derive(Debug, Clone)]
+pub struct StreamResult {
+    /// The stream's part of the step's loss.
+    pub loss: f32,
+    /// Log-probability of every target [N].
+    pub logp: Vec<f32>,
+    /// Mean log-probability of every sequence's response [2P].
+    pub mean_logp: Vec<f32>,
+    /// Per pair: L_OR, z, g_w, g_l [P, 4].
+    pub odds: Vec<f32>,
+}
+
+struct Program {
+    step: Step,
+    objective: Objective,
+}
+
+impl Program {
+    fn run(&self, stream: &Stream, weights: &Weights) -> Result<StreamResult> {
+        let o = &self.objective;
+        o.write(&self.step, stream, weights);
+        self.step.run();
+        let mut out = self.step.read_many(&[o.loss, o.logp, o.mean_logp, o.odds])?.into_iter();
+        let mut next = || out.next().expect("four outputs were read");
+        Ok(StreamResult { loss: next()[0], logp: next(), mean_logp: next(), odds: next() })
+    }
+}
+
+struct Update {
+    step: Step,
+    hyper: Var,
+    max_norm: Var,
+    norm: Var,
+}
+
+/// A model being trained.
+pub struct Learner {
+    /// The model's shape.
+    pub config: ModelConfig,
+    gpu: Rc<Gpu>,
+    store: Store,
+    micro: Program,
+    eval: Program,
+    update: Update,
+    optim: OptimSettings,
+    steps: u64,
+}
+
+/// Builds the forward (and, with `derivative`, the backward) pass for streams of `capacity`.
+pub fn micro_graph(
+    target: &Target,
+    config: &ModelConfig,
+    capacity: Capacity,
+    derivative: bool,
+) -> (Graph, Objective) {
+    let mut g = Graph::new(target);
+    let objective = Objective::declare(&mut g, config, capacity);
+    if derivative {
+        g.backward(objective.loss);
+    }
+    (g, objective)
+}
+
+/// Builds clip and AdamW over all parameters: graph, hyper-parameters, clip norm, norm output.
+fn update_graph(target: &Target, parameters: &[ParameterSpec]) -> (Graph, [Var; 3]) {
+    let mut g = Graph::new(target);
+    let hyper = g.input("hyper-parameters", &[HYPER], DType::F32);
+    let max_norm = g.input("max grad norm", &[1], DType::F32);
+    let grads: Vec<Var> =
+        parameters.iter().map(|p| g.state(&format!("{}{GRAD}", p.name), &p.shape)).collect();
+    let norm = grad_norm(&mut g, &grads, max_norm);
+    g.output(norm);
+    for (p, &grad) in parameters.iter().zip(&grads) {
+        let param = g.state(&p.name, &p.shape);
+        let m = g.state(&format!("{}{FIRST_MOMENT}", p.name), &p.shape);
+        let v = g.state(&format!("{}{SECOND_MOMENT}", p.name), &p.shape);
+        adamw(&mut g, param, grad, m, v, norm, hyper, decays(p.kind));
+    }
+    (g, [hyper, max_norm, norm])
+}
+
+/// Bytes a run needs on the device, known before anything is allocated.
+#[derive(Debug, Clone)]
+pub struct MemoryPlan {
+    /// Weights, gradients and both moments.
+    pub state: u64,
+    /// The plan of forward and backward.
+    pub micro: Plan,
+    /// The plan of evaluation.
+    pub eval: Plan,
+    /// The plan of clip and AdamW.
+    pub update: Plan,
+}
+
+impl MemoryPlan {
+    /// Everything together, read-back buffers apart.
+    pub fn total(&self) -> u64 {
+        let own = |p: &Plan| p.temporaries() + p.inputs;
+        self.state + own(&self.micro) + own(&self.eval) + own(&self.update)
+    }
+}
+
+/// Plans a run without a device.
+pub fn memory_plan(target: &Target, config: &ModelConfig, capacity: Capacity) -> MemoryPlan {
+    let parameters = config.parameters();
+    let (micro, _) = micro_graph(target, config, capacity, true);
+    let (eval, _) = micro_graph(target, config, capacity, false);
+    let (update, _) = update_graph(target, &parameters);
+    let values: u64 = parameters.iter().map(|p| p.shape.iter().product::<usize>() as u64).sum();
+    MemoryPlan {
+        state: 16 * values,
+        micro: plan(&micro, Reuse::Slots),
+        eval: plan(&eval, Reuse::Slots),
+        update: plan(&update, Reuse::Slots),
+    }
+}
+
+impl Learner {
+    /// Puts `weights` on the device and makes the programs.
+    ///
+    /// # Errors
+    /// When the adapter's memory or limits do not suffice.
+    pub fn new(
+        gpu: &Rc<Gpu>,
+        config: &ModelConfig,
+        weights: &BTreeMap<String, Tensor>,
+        capacity: Capacity,
+        optim: &OptimSettings,
+    ) -> Result<Self> {
+        let store = Store::new(gpu);
+        for (name, t) in weights {
+            store.write(name, &t.shape, &t.data)?;
+        }
+        let program = |derivative| -> Result<Program> {
+            let (graph, objective) = micro_graph(gpu.target(), config, capacity, derivative);
+            Ok(Program { step: Step::new(gpu, graph, &store)?, objective })
+        };
+        let micro = program(true)?;
+        let eval = program(false)?;
+        let (graph, [hyper, max_norm, norm]) = update_graph(gpu.target(), &config.parameters());
+        let update = Update { step: Step::new(gpu, graph, &store)?, hyper, max_norm, norm };
+        Ok(Self {
+            config: config.clone(),
+            gpu: gpu.clone(),
+            store,
+            micro,
+            eval,
+            update,
+            optim: optim.clone(),
+            steps: 0,
+        })
+    }
+
+    /// Forward and backward of one stream; gradients add up until [`Learner::update`].
+    ///
+    /// # Errors
+    /// When the device is lost.
+    pub fn accumulate(&self, stream: &Stream, weights: &Weights) -> Result<StreamResult> {
+        self.micro.run(stream, weights)
+    }
+
+    /// Forward only.
+    ///
+    /// # Errors
+    /// When the device is lost.
+    pub fn evaluate(&self, stream: &Stream, weights: &Weights) -> Result<StreamResult> {
+        self.eval.run(stream, weights)
+    }
+
+    /// Clips, steps AdamW and zeroes the gradients. Returns the norm before clipping. A norm that
+    /// is not finite leaves the parameters as they are.
+    ///
+    /// # Errors
+    /// When the device is lost.
+    pub fn update(&mut self, learning_rate: f64) -> Result<f32> {
+        let o = &self.optim;
+        self.steps += 1;
+        let u = &self.update;
+        u.step.write(
+            u.hyper,
+            &hyper(learning_rate, o.beta1, o.beta2, o.eps, o.weight_decay, self.steps),
+        );
+        u.step.write(u.max_norm, &[o.max_grad_norm as f32]);
+        u.step.run();
+        Ok(u.step.read(u.norm)?[0])
+    }
+
+    /// Optimizer steps done; AdamW's bias correction counts on it.
+    pub fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    /// The static sizes of its streams.
+    pub fn micro_capacity(&self) -> Capacity {
+        self.micro.objective.capacity()
+    }
+
+    /// The device.
+    pub fn gpu(&self) -> &Rc<Gpu> {
+        &self.gpu
+    }
+
+    /// Parameters, gradients and moments on the device.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The step program of forward and backward, for listings and benchmarks.
+    pub fn micro_step(&self) -> &Step {
+        &self.micro.step
+    }
+
+    /// The step program of clip and AdamW, for listings and benchmarks.
+    pub fn update_step(&self) -> &Step {
+        &self.update.step
+    }
+
+    /// Bytes of the buffers that results are read back through.
+    pub fn staging_bytes(&self) -> u64 {
+        [&self.micro.step, &self.eval.step, &self.update.step]
+            .iter()
+            .map(|s| s.staging_bytes())
+            .sum()
+    }
+
+    /// Reads one kind of state of every parameter: "" for the weights, [`GRAD`],
+    /// [`FIRST_MOMENT`] or [`SECOND_MOMENT`]. Names are the parameters'.
+    ///
+    /// # Errors
+    /// When the device is lost.
+    pub fn read_state(&self, suffix: &str) -> Result<BTreeMap<String, Tensor>> {
+        let read = |p: ParameterSpec| {
+            let data = self.store.read(&format!("{}{suffix}", p.name))?;
+            let data =
+                data.ok_or_else(|| Error::Device(format!("no state for {}{suffix}", p.name)))?;
+            Ok((p.name, Tensor { shape: p.shape, data }))
+        };
+        self.config.parameters().into_iter().map(read).collect()
+    }
+
+    /// Puts the optimizer back where a checkpoint left it.
+    ///
+    /// # Errors
+    /// When the adapter's memory does not suffice.
+    pub fn restore(
+        &mut self,
+        steps: u64,
+        m: &BTreeMap<String, Tensor>,
+        v: &BTreeMap<String, Tensor>,
+    ) -> Result<()> {
+        self.steps = steps;
+        for (suffix, tensors) in [(FIRST_MOMENT, m), (SECOND_MOMENT, v)] {
+            for (name, t) in tensors {
+                self.store.write(&format!("{name}{suffix}"), &t.shape, &t.data)?;
+            }
+        }
+        Ok(())
+    }
+}

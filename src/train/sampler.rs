@@ -1,0 +1,75 @@
+//! Fixed prompts, continued during training to see what the model has learnt.
+
+use crate::data::messages::Message;
+use crate::data::tokenize::Tokenizer;
+use crate::error::Result;
+use crate::gpu::Gpu;
+use crate::model::config::ModelConfig;
+use crate::model::generate::{Generator, Sampling};
+use crate::step::Store;
+use std::rc::Rc;
+
+/// Tokens of the stream that prompts are continued in.
+const STREAM: usize = 512;
+/// Prompts continued together at most.
+const TOGETHER: usize = 16;
+
+/// Prompts ready to be continued.
+pub struct Sampler {
+    generator: Generator,
+    tokenizer: Tokenizer,
+    prompts: Vec<Vec<u32>>,
+    stop: Vec<u32>,
+}
+
+impl Sampler {
+    /// Renders `prompts` (as a user's message where the model has a chat template) and makes the
+    /// program that continues them by up to `max_tokens`.
+    ///
+    /// # Errors
+    /// A template that refuses a prompt; memory or limits that do not suffice.
+    pub fn new(
+        gpu: &Rc<Gpu>,
+        store: &Store,
+        config: &ModelConfig,
+        tokenizer: Tokenizer,
+        prompts: &[String],
+        max_tokens: usize,
+    ) -> Result<Self> {
+        let prompts: Vec<Vec<u32>> =
+            prompts.iter().map(|p| encode_prompt(&tokenizer, p)).collect::<Result<_>>()?;
+        let longest = prompts.iter().map(Vec::len).max().unwrap_or(0) + max_tokens;
+        let generator = Generator::new(gpu, store, config, STREAM.max(longest), TOGETHER)?;
+        let stop = config.eos_ids.iter().copied().chain(tokenizer.eos()).collect();
+        Ok(Self { generator, tokenizer, prompts, stop })
+    }
+
+    /// Continues every prompt; one text each.
+    ///
+    /// # Errors
+    /// Prompts too long for the model; a lost device.
+    pub fn run(&self, sampling: &Sampling) -> Result<Vec<String>> {
+        let new = self.generator.generate(&self.prompts, &self.stop, sampling)?;
+        Ok(new.iter().map(|ids| self.tokenizer.decode(ids, true).trim().to_owned()).collect())
+    }
+}
+
+/// A prompt as the model expects it: rendered by the chat template if there is one, with the
+/// beginning-of-sequence token if the tokenizer has one and it is not there already.
+///
+/// # Errors
+/// When the template refuses the prompt.
+pub fn encode_prompt(tokenizer: &Tokenizer, prompt: &str) -> Result<Vec<u32>> {
+    let text = if tokenizer.has_template() {
+        tokenizer.render_prompt(&[Message::new("user", prompt)])?
+    } else {
+        prompt.to_owned()
+    };
+    let mut ids = tokenizer.encode(&text);
+    if let Some(bos) = tokenizer.bos()
+        && ids.first() != Some(&bos)
+    {
+        ids.insert(0, bos);
+    }
+    Ok(ids)
+}

@@ -1,0 +1,483 @@
+//! The training loop.
+
+use crate::data::pack::{Capacity, PackStats, Stream};
+use crate::data::tokenize::Tokenizer;
+use crate::error::{Error, Problem, Result};
+use crate::gpu::Gpu;
+use crate::model::config::ModelConfig;
+use crate::model::folder::save_model_folder;
+use crate::model::generate::Sampling;
+use crate::model::weights::{Dtype, has_weights, init_weights, read_weights};
+use crate::train::checkpoint::{self, Moments, TrainState};
+use crate::train::dataset::Dataset;
+use crate::train::learner::{FIRST_MOMENT, Learner, SECOND_MOMENT, StreamResult, memory_plan};
+use crate::train::metrics::{MetricsWriter, Record, Split, StepMetrics, truncate_after_step};
+use crate::train::objective::{Weights, group_weights, has_rejected, in_nll, weights};
+use crate::train::recipe::{Accumulation, NllReduction, Recipe};
+use crate::train::sampler::Sampler;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Instant;
+
+/// What happens during a run, for a display.
+pub enum Event<'a> {
+    /// Lines that describe the run, before anything is computed.
+    Plan(Vec<String>),
+    /// The run begins at this step of so many.
+    Begin {
+        /// Steps done before (a resumed run).
+        step: u64,
+        /// Steps of the whole run.
+        total: u64,
+    },
+    /// A new pass over the rows.
+    Epoch(u64, PackStats),
+    /// A step was done.
+    Step(&'a Record),
+    /// The held-out rows were evaluated.
+    Evaluated(&'a Record),
+    /// A prompt was continued.
+    Sampled {
+        /// Steps done.
+        step: u64,
+        /// The prompt as given in the recipe.
+        prompt: &'a str,
+        /// What the model made of it.
+        text: &'a str,
+    },
+    /// A checkpoint was written.
+    Saved(&'a Path),
+    /// Something worth a line.
+    Note(String),
+}
+
+/// What a finished run leaves.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The trained model, a Hugging Face folder.
+    pub model: PathBuf,
+    /// Steps done.
+    pub steps: u64,
+    /// The last evaluation.
+    pub eval: Option<Record>,
+}
+
+/// Name of the file of metrics in a run's folder.
+pub const METRICS: &str = "metrics.jsonl";
+/// Name of the trained model's folder in a run's folder.
+pub const MODEL: &str = "model";
+
+/// The static sizes of a recipe's streams.
+pub fn capacity(recipe: &Recipe) -> Capacity {
+    let tokens = recipe.batch.stream_tokens;
+    // An example has at least two tokens, and never more targets than tokens.
+    Capacity { tokens, targets: tokens, pairs: recipe.batch.size.min(tokens / 2).max(1) }
+}
+
+/// Evaluation streams with the weights that make their sum the loss of the whole set.
+struct Heldout {
+    streams: Vec<Stream>,
+    weights: Vec<Weights>,
+}
+
+struct Run<'a> {
+    recipe: &'a Recipe,
+    learner: Learner,
+    train: Dataset,
+    heldout: Option<Heldout>,
+    sampler: Option<Sampler>,
+    metrics: MetricsWriter,
+    state: TrainState,
+    total: u64,
+    capacity: Capacity,
+    on_event: &'a mut dyn FnMut(Event),
+}
+
+/// Runs a recipe to its end. With `resume`, goes on from the newest whole checkpoint in the
+/// output folder; without one it starts anew.
+///
+/// # Errors
+/// Everything the world can do wrong; nothing that exists is overwritten. A loss that is not
+/// finite stops the run before the parameters change.
+pub fn train(
+    gpu: &Rc<Gpu>,
+    recipe: &Recipe,
+    resume: bool,
+    on_event: &mut dyn FnMut(Event),
+) -> Result<Outcome> {
+    let output = &recipe.output;
+    let latest = if output.exists() {
+        if !resume {
+            return Err(Error::file(
+                output,
+                "exists already. Choose another `output`, remove it, or go on from its last checkpoint with --resume.",
+            ));
+        }
+        let latest = checkpoint::latest(output)?;
+        for p in &latest.skipped {
+            on_event(Event::Note(format!("{}: {}", p.place, p.what)));
+        }
+        latest.folder
+    } else {
+        None
+    };
+    let config = ModelConfig::load(&recipe.model)?;
+    let tokenizer = Tokenizer::from_folder(&recipe.model)?;
+    if tokenizer.vocab_size() > config.vocab_size {
+        return Err(Error::file(
+            &recipe.model,
+            format!(
+                "the tokenizer has {} ids, the embedding only {} rows; the two do not belong together",
+                tokenizer.vocab_size(),
+                config.vocab_size
+            ),
+        ));
+    }
+    let capacity = capacity(recipe);
+    let train = Dataset::load(recipe, &tokenizer, &recipe.data.train)?;
+    train.check(config.vocab_size, config.max_positions, capacity)?;
+    let eval = match recipe.data.eval.as_slice() {
+        [] => None,
+        paths => Some(Dataset::load(recipe, &tokenizer, paths)?),
+    };
+    if let Some(eval) = &eval {
+        eval.check(config.vocab_size, config.max_positions, capacity)?;
+    }
+    let heldout = match &eval {
+        None => None,
+        Some(eval) => {
+            let streams = eval.pack(&(0..eval.examples.len()).collect::<Vec<_>>(), capacity)?;
+            let weights = group_weights(&streams.iter().collect::<Vec<_>>(), &recipe.loss, 1);
+            Some(Heldout { streams, weights })
+        }
+    };
+    let per_epoch = train.examples.len().div_ceil(recipe.batch.size) as u64;
+    let total = recipe.train.total_steps(per_epoch);
+    on_event(Event::Plan(describe(gpu, recipe, &config, &train, eval.as_ref(), total, capacity)));
+
+    let restored = latest.as_deref().map(checkpoint::read).transpose()?;
+    let weights = match &restored {
+        Some(c) => c.weights.clone(),
+        None if has_weights(&recipe.model) => read_weights(&recipe.model, &config)?,
+        None => {
+            on_event(Event::Note(format!(
+                "{} has no weights: they are drawn at random from seed {}",
+                recipe.model.display(),
+                recipe.seed
+            )));
+            init_weights(&config, recipe.seed)
+        }
+    };
+    let mut learner = Learner::new(gpu, &config, &weights, capacity, &recipe.optim)?;
+    let fresh = TrainState {
+        step: 0,
+        epoch: 0,
+        batch_in_epoch: 0,
+        seed: recipe.seed,
+        rng_position: 0,
+        num_tokens: 0,
+        row_order_hash: String::new(),
+        recipe_hash: recipe.fingerprint(),
+    };
+    let state = match restored {
+        None => fresh,
+        Some(c) => {
+            check_resume(&c.state, &fresh, &train, latest.as_deref().unwrap_or(output))?;
+            learner.restore(c.state.step, &c.moments.m, &c.moments.v)?;
+            c.state
+        }
+    };
+    std::fs::create_dir_all(output).map_err(|e| Error::io("create", output, e))?;
+    let path = output.join("recipe.toml");
+    std::fs::write(&path, recipe.to_toml()).map_err(|e| Error::io("write", &path, e))?;
+    let path = output.join(METRICS);
+    if path.exists() {
+        truncate_after_step(&path, state.step)?;
+    }
+    let metrics = MetricsWriter::open(&path)?;
+    let sampler = match recipe.sample.every {
+        0 => None,
+        _ => Some(Sampler::new(
+            gpu,
+            learner.store(),
+            &config,
+            tokenizer,
+            &recipe.sample.prompts,
+            recipe.sample.max_tokens,
+        )?),
+    };
+    Run { recipe, learner, train, heldout, sampler, metrics, state, total, capacity, on_event }
+        .to_the_end(per_epoch)
+}
+
+/// A resumed run must be the same run.
+fn check_resume(
+    found: &TrainState,
+    fresh: &TrainState,
+    train: &Dataset,
+    place: &Path,
+) -> Result<()> {
+    let mut problems = Vec::new();
+    if found.recipe_hash != fresh.recipe_hash {
+        problems.push(Problem::new(
+            place.display().to_string(),
+            "was made by another recipe. Resume with the recipe.toml in the output folder, or start a new run.",
+        ));
+    }
+    let order = train.order(found.seed, found.epoch);
+    if found.row_order_hash != train.order_hash(&order) {
+        problems.push(Problem::new(
+            place.display().to_string(),
+            "was made on other rows or another tokenizer: resuming would not give the same model.",
+        ));
+    }
+    if problems.is_empty() {
+        return Ok(());
+    }
+    Err(Error::input("cannot resume", problems))
+}
+
+fn describe(
+    gpu: &Gpu,
+    recipe: &Recipe,
+    config: &ModelConfig,
+    train: &Dataset,
+    eval: Option<&Dataset>,
+    total: u64,
+    capacity: Capacity,
+) -> Vec<String> {
+    let memory = memory_plan(gpu.target(), config, capacity);
+    let loss = &recipe.loss;
+    let mib = |b: u64| b as f64 / 1048576.0;
+    let mut lines = vec![format!("adapter    {}", gpu.describe())];
+    if gpu.is_software() {
+        lines.push(
+            "           this is a software adapter: no GPU was found, the CPU does the work".into(),
+        );
+    }
+    lines.push(format!(
+        "model      {} ({} parameters, {} layers, vocabulary {})",
+        recipe.model.display(),
+        config.parameter_count(),
+        config.layers,
+        config.vocab_size
+    ));
+    lines.push(format!(
+        "loss       {:?}: lambda {}, NLL over {:?} per {:?}, accumulation {:?}",
+        recipe.objective, loss.lambda, loss.nll_scope, loss.nll_reduction, loss.accumulation
+    ));
+    lines.push(format!(
+        "memory     {:.1} MiB planned: {:.1} weights, gradients and moments, {:.1} for a stream of {} tokens",
+        mib(memory.total()),
+        mib(memory.state),
+        mib(memory.micro.temporaries()),
+        capacity.tokens
+    ));
+    lines.push(format!(
+        "train      {}; {total} steps of {} rows",
+        train.notes.join("; "),
+        recipe.batch.size
+    ));
+    if let Some(eval) = eval {
+        lines.push(format!("held out   {}", eval.notes.join("; ")));
+    }
+    lines
+}
+
+impl Run<'_> {
+    fn to_the_end(mut self, per_epoch: u64) -> Result<Outcome> {
+        let t = &self.recipe.train;
+        let mut last_eval = None;
+        (self.on_event)(Event::Begin { step: self.state.step, total: self.total });
+        if self.state.step == 0 && t.eval_at_start {
+            last_eval = self.evaluate(per_epoch)?;
+            self.sample()?;
+        }
+        let mut order = self.train.order(self.state.seed, self.state.epoch);
+        self.begin_epoch(&order)?;
+        while self.state.step < self.total {
+            if self.state.batch_in_epoch == per_epoch {
+                self.state.epoch += 1;
+                self.state.batch_in_epoch = 0;
+                order = self.train.order(self.state.seed, self.state.epoch);
+                self.begin_epoch(&order)?;
+            }
+            let from = self.state.batch_in_epoch as usize * self.recipe.batch.size;
+            let to = (from + self.recipe.batch.size).min(order.len());
+            let record = self.step(&order[from..to], per_epoch)?;
+            let step = self.state.step;
+            let due = |every: u64| every > 0 && step % every == 0;
+            if due(t.log_every) || step == self.total {
+                self.metrics.write(&record)?;
+            }
+            (self.on_event)(Event::Step(&record));
+            if due(t.eval_every) || step == self.total {
+                last_eval = self.evaluate(per_epoch)?.or(last_eval);
+            }
+            if due(self.recipe.sample.every) {
+                self.sample()?;
+            }
+            if due(t.save_every) || step == self.total {
+                self.save()?;
+            }
+        }
+        let model = self.recipe.output.join(MODEL);
+        // A run resumed after its end has it already.
+        if !model.exists() {
+            let weights = self.learner.read_state("")?;
+            save_model_folder(
+                &model,
+                Some(&self.recipe.model),
+                &self.learner.config,
+                &weights,
+                Dtype::F32,
+            )?;
+        }
+        Ok(Outcome { model, steps: self.state.step, eval: last_eval })
+    }
+
+    fn begin_epoch(&mut self, order: &[usize]) -> Result<()> {
+        self.state.row_order_hash = self.train.order_hash(order);
+        let stats = self.train.stats(order, self.recipe.batch.size, self.capacity)?;
+        (self.on_event)(Event::Epoch(self.state.epoch, stats));
+        Ok(())
+    }
+
+    fn step(&mut self, indices: &[usize], per_epoch: u64) -> Result<Record> {
+        let start = Instant::now();
+        let streams = self.train.pack(indices, self.capacity)?;
+        let weights = weights(&streams, &self.recipe.loss);
+        let mut sum = StepMetrics::new(self.recipe.loss.lambda);
+        let mut loss = 0.0;
+        for (stream, weights) in streams.iter().zip(&weights) {
+            let result = self.learner.accumulate(stream, weights)?;
+            self.check_finite(stream, &result)?;
+            add_metrics(&mut sum, self.recipe, stream, &result);
+            loss += f64::from(result.loss);
+        }
+        let rate = self.recipe.optim.learning_rate_at(self.state.step, self.total);
+        let norm = self.learner.update(rate)?;
+        if !norm.is_finite() {
+            return Err(self.not_finite(
+                "the gradient norm",
+                indices.iter().map(|&i| self.train.examples[i].row),
+            ));
+        }
+        let tokens: usize = streams.iter().map(|s| s.used_tokens).sum();
+        self.state.step += 1;
+        self.state.batch_in_epoch += 1;
+        self.state.num_tokens += tokens as u64;
+        let mut record = Record::new(Split::Train, self.state.step, self.epoch(per_epoch), &sum)
+            .with("grad_norm", f64::from(norm))
+            .with("learning_rate", rate)
+            .with("num_tokens", self.state.num_tokens as f64)
+            .with("tokens_per_second", tokens as f64 / start.elapsed().as_secs_f64());
+        if self.recipe.loss.accumulation == Accumulation::Trl {
+            // The sums say what exact accumulation would have; what was minimised is this.
+            record.values.iter_mut().filter(|(k, _)| k == "loss").for_each(|(_, v)| *v = loss);
+        }
+        Ok(record)
+    }
+
+    fn epoch(&self, per_epoch: u64) -> f64 {
+        self.state.epoch as f64 + self.state.batch_in_epoch as f64 / per_epoch as f64
+    }
+
+    fn check_finite(&self, stream: &Stream, result: &StreamResult) -> Result<()> {
+        if result.loss.is_finite() {
+            return Ok(());
+        }
+        let bad = |p: &usize| {
+            !(result.mean_logp[2 * p].is_finite() && result.mean_logp[2 * p + 1].is_finite())
+        };
+        let pairs: Vec<usize> = (0..stream.rows.len()).filter(bad).collect();
+        let all: Vec<usize> = (0..stream.rows.len()).collect();
+        let named = if pairs.is_empty() { &all } else { &pairs };
+        Err(self.not_finite("the loss", named.iter().map(|&p| stream.rows[p])))
+    }
+
+    fn not_finite(&self, what: &str, rows: impl Iterator<Item = usize>) -> Error {
+        let places: Vec<String> = rows.take(8).map(|r| self.train.sources[r].to_string()).collect();
+        Error::NonFinite(format!(
+            "{what} is not finite in step {} (rows {}). The run stopped; the last checkpoint in {} is untouched. \
+             Lower optim.learning_rate or look at these rows.",
+            self.state.step + 1,
+            places.join(", "),
+            self.recipe.output.display()
+        ))
+    }
+
+    fn evaluate(&mut self, per_epoch: u64) -> Result<Option<Record>> {
+        let Some(heldout) = &self.heldout else { return Ok(None) };
+        let start = Instant::now();
+        let mut sum = StepMetrics::new(self.recipe.loss.lambda);
+        let mut tokens = 0;
+        for (stream, weights) in heldout.streams.iter().zip(&heldout.weights) {
+            let result = self.learner.evaluate(stream, weights)?;
+            add_metrics(&mut sum, self.recipe, stream, &result);
+            tokens += stream.used_tokens;
+        }
+        let record = Record::new(Split::Eval, self.state.step, self.epoch(per_epoch), &sum)
+            .with("tokens_per_second", tokens as f64 / start.elapsed().as_secs_f64());
+        self.metrics.write(&record)?;
+        (self.on_event)(Event::Evaluated(&record));
+        Ok(Some(record))
+    }
+
+    fn sample(&mut self) -> Result<()> {
+        let Some(sampler) = &self.sampler else { return Ok(()) };
+        let texts = sampler.run(&Sampling {
+            max_tokens: self.recipe.sample.max_tokens,
+            temperature: 0.0,
+            seed: 0,
+        })?;
+        for (prompt, text) in self.recipe.sample.prompts.iter().zip(&texts) {
+            (self.on_event)(Event::Sampled { step: self.state.step, prompt, text });
+        }
+        Ok(())
+    }
+
+    fn save(&mut self) -> Result<()> {
+        let moments = Moments {
+            m: self.learner.read_state(FIRST_MOMENT)?,
+            v: self.learner.read_state(SECOND_MOMENT)?,
+        };
+        let weights = self.learner.read_state("")?;
+        let (output, source) = (&self.recipe.output, Some(self.recipe.model.as_path()));
+        let folder = checkpoint::write(
+            output,
+            &self.state,
+            source,
+            &self.learner.config,
+            &weights,
+            &moments,
+        )?;
+        checkpoint::prune(output, self.recipe.train.keep_checkpoints)?;
+        (self.on_event)(Event::Saved(&folder));
+        Ok(())
+    }
+}
+
+/// Adds one stream's pairs and NLL to the sums.
+fn add_metrics(sum: &mut StepMetrics, recipe: &Recipe, stream: &Stream, result: &StreamResult) {
+    for p in 0..stream.rows.len() {
+        if has_rejected(stream, p) {
+            sum.add_pair(result.mean_logp[2 * p], result.mean_logp[2 * p + 1]);
+        } else {
+            sum.add_single(result.mean_logp[2 * p]);
+        }
+    }
+    let mut per_pair = vec![(0.0f64, 0.0f64); stream.rows.len()];
+    for ((&kind, &pair), &logp) in stream.nll.iter().zip(&stream.nll_pair).zip(&result.logp) {
+        if in_nll(kind, recipe.loss.nll_scope) {
+            per_pair[pair as usize].0 -= f64::from(logp);
+            per_pair[pair as usize].1 += 1.0;
+        }
+    }
+    for (total, count) in per_pair {
+        match recipe.loss.nll_reduction {
+            NllReduction::Token => sum.add_nll(total, count),
+            NllReduction::Sequence => sum.add_nll(total / f64::max(count, 1.0), 1.0),
+        }
+    }
+}
