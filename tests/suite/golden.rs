@@ -1,0 +1,56 @@
+//! Logits, loss, every gradient and recorded training runs against PyTorch and TRL.
+
+use crate::{golden, gpu};
+use oddgrad::train::verify::verify;
+
+fn check(folder: &str) {
+    let rows = verify(&gpu(), &golden(folder), 1.0).unwrap();
+    assert!(!rows.is_empty());
+    for row in &rows {
+        eprintln!("{:<60} {:.1e} of {:.1e} {}", row.what, row.difference, row.bar, row.measure);
+    }
+    let failed: Vec<_> = rows.iter().filter(|r| !r.passed()).collect();
+    assert!(failed.is_empty(), "{failed:#?}");
+}
+
+#[test]
+fn llama_tied_agrees_with_pytorch() {
+    check("llama_tied");
+}
+
+#[test]
+fn llama_untied_agrees_with_pytorch() {
+    check("llama_untied");
+}
+
+#[test]
+fn llama_overfit_agrees_with_pytorch() {
+    check("llama_overfit");
+}
+
+#[test]
+fn recorded_run_with_linear_schedule_agrees_with_trl() {
+    check("train/llama_tied_plain_linear");
+}
+
+#[test]
+fn recorded_run_with_constant_rate_agrees_with_trl() {
+    check("train/llama_untied_plain_const");
+}
+
+#[test]
+fn a_wrong_reference_is_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(golden("llama_tied")).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), dir.path().join(entry.file_name())).unwrap();
+    }
+    let path = dir.path().join("golden.json");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let mut value: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let loss = value["float64"]["loss"].as_f64().unwrap();
+    value["float64"]["loss"] = (loss + 1e-4).into();
+    std::fs::write(&path, value.to_string()).unwrap();
+    let rows = verify(&gpu(), dir.path(), 1.0).unwrap();
+    assert_eq!(rows.iter().filter(|r| !r.passed()).map(|r| r.what.as_str()).collect::<Vec<_>>(), ["loss"]);
+}

@@ -1,0 +1,19 @@
+//! Tests across modules, in one binary: linking wgpu once is enough.
+
+mod engine;
+mod golden;
+mod shaders;
+mod training;
+
+use oddgrad::gpu::{AdapterChoice, Gpu};
+use std::rc::Rc;
+
+/// The adapter the tests run on. No adapter is never a pass.
+fn gpu() -> Rc<Gpu> {
+    Rc::new(Gpu::open(&AdapterChoice::default()).unwrap_or_else(|e| panic!("tests need an adapter: {e}")))
+}
+
+/// A file below `tests/golden`.
+fn golden(name: &str) -> std::path::PathBuf {
+    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
+}
