@@ -13,6 +13,7 @@ pub mod bpe;
 pub mod check;
 pub mod example;
 mod files;
+mod length;
 mod messages;
 pub mod pack;
 pub mod rows;

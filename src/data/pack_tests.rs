@@ -276,11 +276,11 @@ fn rows_that_do_not_fit_are_all_named() {
         .unwrap_err()
         .to_string();
     assert!(
-        text.contains("row 3: needs 9 tokens and 8 targets"),
+        text.contains("row 4: needs 9 tokens and 8 targets"),
         "{text}"
     );
     assert!(
-        text.contains("row 9:") && !text.contains("row 0:"),
+        text.contains("row 10:") && !text.contains("row 1:"),
         "{text}"
     );
     assert!(

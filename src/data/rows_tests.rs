@@ -251,7 +251,7 @@ fn all_problems_are_reported_at_once_or_skipped() {
     bytes.extend(b"{\"prompt\": \"\xff\"}\n{}\n");
     let path = write(folder.path(), "mixed.jsonl", bytes);
     let strict = ReadOptions::default();
-    let text = read_preferences(&[path.clone()], &strict)
+    let text = read_preferences(std::slice::from_ref(&path), &strict)
         .unwrap_err()
         .to_string();
     for part in [
@@ -493,7 +493,7 @@ fn parquet_rows_load() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("train-00000.parquet");
     write_parquet(&path);
-    let rows = read_preferences(&[path.clone()], &ReadOptions::default())
+    let rows = read_preferences(std::slice::from_ref(&path), &ReadOptions::default())
         .unwrap()
         .rows;
     assert_eq!(rows.len(), 2);

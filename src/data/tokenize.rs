@@ -14,13 +14,14 @@
 //! are dropped and counted.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::Path;
 
 use serde_json::Value;
 
 pub use super::bpe::{TrainedBpe, train_bpe};
 use super::example::{Example, Sequence};
+use super::length::Cut;
+pub use super::length::{Counts, OverLength};
 use super::messages::Message;
 use super::rows::{PreferenceRow, Source, Text};
 use super::template::ChatTemplate;
@@ -35,23 +36,6 @@ pub struct Tokenizer {
     pad: Option<u32>,
     vocab_size: usize,
     template: Option<ChatTemplate>,
-}
-
-/// What happens to a row that is longer than `max_length`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum OverLength {
-    /// The row is left out and counted.
-    #[default]
-    Drop,
-    /// The prompt is cut from the left, on both sides alike; BOS and the tokens that open the
-    /// answer (the generation prompt) are kept. A row that cannot be cut so is dropped.
-    TruncatePrompt,
-    /// The answer's end is cut, and with it its EOS. A row whose prompt leaves no room for an
-    /// answer is dropped.
-    TruncateResponse,
-    /// The row is a problem that stops the run.
-    Error,
 }
 
 /// When an end-of-sequence token is appended to an answer.
@@ -85,50 +69,6 @@ impl Default for TokenizeOptions {
             over_length: OverLength::Drop,
             eos: EosRule::Once,
         }
-    }
-}
-
-/// What tokenizing did to a set of rows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Counts {
-    /// Rows that became examples.
-    pub kept: usize,
-    /// Rows left out because a sequence is too long.
-    pub dropped: usize,
-    /// Rows left out because cutting made both sides equal.
-    pub became_identical: usize,
-    /// Rows whose prompt was cut.
-    pub truncated_prompt: usize,
-    /// Chosen sequences longer than `max_length`, before anything was cut or dropped.
-    pub long_chosen: usize,
-    /// Rejected sequences longer than `max_length`.
-    pub long_rejected: usize,
-    /// Chosen answers whose end was cut.
-    pub truncated_chosen: usize,
-    /// Rejected answers whose end was cut.
-    pub truncated_rejected: usize,
-}
-
-impl fmt::Display for Counts {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} rows kept", self.kept)?;
-        for (count, what) in [
-            (self.long_chosen, "chosen too long"),
-            (self.long_rejected, "rejected too long"),
-            (self.dropped, "rows dropped as too long"),
-            (
-                self.became_identical,
-                "rows dropped as both sides are equal once cut",
-            ),
-            (self.truncated_prompt, "prompts cut"),
-            (self.truncated_chosen, "chosen answers cut"),
-            (self.truncated_rejected, "rejected answers cut"),
-        ] {
-            if count > 0 {
-                write!(f, ", {count} {what}")?;
-            }
-        }
-        Ok(())
     }
 }
 
@@ -209,13 +149,16 @@ impl Tokenizer {
     }
 
     /// Token ids of a text. Nothing is added; special tokens written in the text are recognised.
+    /// A text the tokenizer cannot express (a word-level one without an unknown token) has none.
     pub fn encode(&self, text: &str) -> Vec<u32> {
-        // Encoding can only fail on a missing unknown token: the text then has no tokens at all,
-        // and the row is refused as empty.
-        self.inner
-            .encode_fast(text, false)
+        self.try_encode(text).unwrap_or_default()
+    }
+
+    fn try_encode(&self, text: &str) -> std::result::Result<Vec<u32>, String> {
+        let encoding = self.inner.encode_fast(text, false);
+        encoding
             .map(|encoding| encoding.get_ids().to_vec())
-            .unwrap_or_default()
+            .map_err(|e| format!("the tokenizer cannot express the text: {e}"))
     }
 
     /// The text of token ids; unknown ids are passed over.
@@ -326,12 +269,12 @@ impl Tokenizer {
     ) -> std::result::Result<Option<Example>, Problem> {
         let problem = |what: String| Problem::new(row.source.to_string(), what);
         let text = self.rendered(row).map_err(problem)?;
-        let prompt = self.encode(&text.prompt);
-        let mut sides = vec![self.sequence(&text.prompt, &prompt, &text.chosen, options.eos)];
-        sides.extend(
-            text.rejected
-                .map(|r| self.sequence(&text.prompt, &prompt, &r, options.eos)),
-        );
+        let prompt = self.try_encode(&text.prompt).map_err(problem)?;
+        let mut sides = Vec::with_capacity(2);
+        for answer in std::iter::once(&text.chosen).chain(&text.rejected) {
+            let side = self.sequence(&text.prompt, &prompt, answer, options.eos);
+            sides.push(side.map_err(problem)?);
+        }
         for (side, name) in sides.iter().zip(["chosen", "rejected"]) {
             if side.ids.len() <= side.response_start.max(1) {
                 return Err(problem(format!("{name} has no token that could be learnt")));
@@ -341,9 +284,10 @@ impl Tokenizer {
             return Err(problem("chosen and rejected are the same tokens".into()));
         }
         let cut = Cut {
-            tokenizer: self,
-            opening: &text.opening,
-            options,
+            max_length: options.max_length,
+            over_length: options.over_length,
+            bos: self.bos,
+            opening: self.encode(&text.opening).len(),
         };
         let fits = cut.apply(&mut sides, counts).map_err(problem)?;
         if !fits {
@@ -427,8 +371,14 @@ impl Tokenizer {
     }
 
     /// Ids of `prompt + answer` with BOS and EOS, and where the answer starts.
-    fn sequence(&self, prompt: &str, prompt_ids: &[u32], answer: &str, eos: EosRule) -> Sequence {
-        let mut ids = self.encode(&format!("{prompt}{answer}"));
+    fn sequence(
+        &self,
+        prompt: &str,
+        prompt_ids: &[u32],
+        answer: &str,
+        eos: EosRule,
+    ) -> std::result::Result<Sequence, String> {
+        let mut ids = self.try_encode(&format!("{prompt}{answer}"))?;
         let mut response_start = ids
             .iter()
             .zip(prompt_ids)
@@ -441,10 +391,10 @@ impl Tokenizer {
             response_start += 1;
         }
         self.end(&mut ids, response_start, eos);
-        Sequence {
+        Ok(Sequence {
             ids,
             response_start,
-        }
+        })
     }
 
     /// Appends EOS unless `ids[start..]` ends with it already.
@@ -483,7 +433,7 @@ impl Tokenizer {
             Text::Plain(text) => text.clone(),
             Text::Messages(list) => self.render(list, false).map_err(problem)?,
         };
-        let mut ids = self.encode(&text);
+        let mut ids = self.try_encode(&text).map_err(problem)?;
         if ids.is_empty() {
             return Err(problem("the document is empty".into()));
         }
@@ -558,97 +508,6 @@ fn shared(a: &str, b: &str) -> usize {
         .take_while(|(x, y)| x == y)
         .map(|(x, _)| x.len_utf8())
         .sum()
-}
-
-/// Brings one row within `max_length`.
-struct Cut<'a> {
-    tokenizer: &'a Tokenizer,
-    opening: &'a str,
-    options: &'a TokenizeOptions,
-}
-
-impl Cut<'_> {
-    /// Cuts the sides in place; false if the row is to be dropped.
-    fn apply(
-        &self,
-        sides: &mut [Sequence],
-        counts: &mut Counts,
-    ) -> std::result::Result<bool, String> {
-        let most = self.options.max_length;
-        let over: Vec<usize> = sides
-            .iter()
-            .map(|s| s.ids.len().saturating_sub(most))
-            .collect();
-        counts.long_chosen += usize::from(over[0] > 0);
-        counts.long_rejected += usize::from(over.get(1).is_some_and(|&n| n > 0));
-        let worst = over.iter().copied().max().unwrap_or(0);
-        if worst == 0 {
-            return Ok(true);
-        }
-        let cut = match self.options.over_length {
-            OverLength::Error => {
-                let lengths: Vec<String> = sides
-                    .iter()
-                    .zip(["chosen", "rejected"])
-                    .map(|(s, name)| format!("{name} has {} tokens", s.ids.len()))
-                    .collect();
-                return Err(format!(
-                    "{}, max_length is {most}; raise it or set over_length to drop, \
-                     truncate-prompt or truncate-response",
-                    lengths.join(", ")
-                ));
-            }
-            OverLength::Drop => false,
-            OverLength::TruncatePrompt => self.prompt(sides, worst),
-            OverLength::TruncateResponse => self.response(sides),
-        };
-        if !cut {
-            counts.dropped += 1;
-            return Ok(false);
-        }
-        if sides.len() == 2 && sides[0].ids == sides[1].ids {
-            counts.became_identical += 1;
-            return Ok(false);
-        }
-        if self.options.over_length == OverLength::TruncatePrompt {
-            counts.truncated_prompt += 1;
-        } else {
-            counts.truncated_chosen += usize::from(over[0] > 0);
-            counts.truncated_rejected += usize::from(over.get(1).is_some_and(|&n| n > 0));
-        }
-        Ok(true)
-    }
-
-    /// Takes `n` tokens off the left of both prompts, behind BOS.
-    fn prompt(&self, sides: &mut [Sequence], n: usize) -> bool {
-        // At least one prompt token stays to predict the answer's first one.
-        let opening = self.tokenizer.encode(self.opening).len().max(1);
-        let keeps = |side: &Sequence| {
-            let bos = usize::from(self.tokenizer.bos.is_some_and(|bos| side.ids[0] == bos));
-            (bos, side.response_start >= bos + n + opening)
-        };
-        if !sides.iter().all(|side| keeps(side).1) {
-            return false;
-        }
-        for side in sides {
-            let bos = keeps(side).0;
-            side.ids.drain(bos..bos + n);
-            side.response_start -= n;
-        }
-        true
-    }
-
-    /// Cuts the end of each answer that is too long.
-    fn response(&self, sides: &mut [Sequence]) -> bool {
-        let most = self.options.max_length;
-        if sides.iter().any(|side| side.response_start.max(1) >= most) {
-            return false;
-        }
-        for side in sides {
-            side.ids.truncate(most);
-        }
-        true
-    }
 }
 
 fn read_json(path: &Path) -> Result<Option<Value>> {
