@@ -3,8 +3,8 @@
 use std::fmt;
 
 use super::example::{Example, Sequence};
+use super::length::Counts;
 use super::pack::{footprint, shared_prefix};
-use super::tokenize::Counts;
 use crate::error::{Error, Problem, Result};
 
 /// Figures about a set of examples, for the lines printed before a run.

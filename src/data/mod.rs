@@ -15,6 +15,8 @@ pub mod example;
 mod files;
 pub mod grammar;
 pub mod messages;
+mod length;
+mod messages;
 pub mod pack;
 pub mod rows;
 pub mod template;

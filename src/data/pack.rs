@@ -127,7 +127,7 @@ pub fn shared_prefix(chosen: &[u32], rejected: &[u32]) -> usize {
 ///
 /// The result depends on nothing but the arguments: equal lengths keep their order, streams come
 /// in the order they were opened. An example that does not fit an empty stream is an error that
-/// names its row; all of them are named at once.
+/// names its row (1-based); all of them are named at once.
 pub fn pack(examples: &[&Example], capacity: Capacity) -> Result<Vec<Stream>> {
     let sizes: Vec<Footprint> = examples.iter().map(|e| footprint(e)).collect();
     let problems: Vec<Problem> = examples
@@ -182,7 +182,7 @@ fn too_large(example: &Example, size: &Footprint, capacity: Capacity) -> Problem
             size.tokens, size.targets, capacity.tokens, capacity.targets
         )
     };
-    Problem::new(format!("row {}", example.row), what)
+    Problem::new(format!("row {}", example.row + 1), what)
 }
 
 /// What is left of a stream's capacity.

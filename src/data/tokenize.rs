@@ -14,13 +14,14 @@
 //! are dropped and counted.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::Path;
 
 use serde_json::Value;
 
 pub use super::bpe::{TrainedBpe, train_bpe};
 use super::example::{Example, Sequence};
+use super::length::Cut;
+pub use super::length::{Counts, OverLength};
 use super::messages::Message;
 use super::rows::{PreferenceRow, Source, Text};
 use super::template::ChatTemplate;
@@ -35,23 +36,6 @@ pub struct Tokenizer {
     pad: Option<u32>,
     vocab_size: usize,
     template: Option<ChatTemplate>,
-}
-
-/// What happens to a row that is longer than `max_length`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum OverLength {
-    /// The row is left out and counted.
-    #[default]
-    Drop,
-    /// The prompt is cut from the left, on both sides alike; BOS and the tokens that open the
-    /// answer (the generation prompt) are kept. A row that cannot be cut so is dropped.
-    TruncatePrompt,
-    /// The answer's end is cut, and with it its EOS. A row whose prompt leaves no room for an
-    /// answer is dropped.
-    TruncateResponse,
-    /// The row is a problem that stops the run.
-    Error,
 }
 
 /// When an end-of-sequence token is appended to an answer.
@@ -193,13 +177,16 @@ impl Tokenizer {
     }
 
     /// Token ids of a text. Nothing is added; special tokens written in the text are recognised.
+    /// A text the tokenizer cannot express (a word-level one without an unknown token) has none.
     pub fn encode(&self, text: &str) -> Vec<u32> {
-        // Encoding can only fail on a missing unknown token: the text then has no tokens at all,
-        // and the row is refused as empty.
-        self.inner
-            .encode_fast(text, false)
+        self.try_encode(text).unwrap_or_default()
+    }
+
+    fn try_encode(&self, text: &str) -> std::result::Result<Vec<u32>, String> {
+        let encoding = self.inner.encode_fast(text, false);
+        encoding
             .map(|encoding| encoding.get_ids().to_vec())
-            .unwrap_or_default()
+            .map_err(|e| format!("the tokenizer cannot express the text: {e}"))
     }
 
     /// The text of token ids; unknown ids are passed over.
@@ -307,6 +294,12 @@ impl Tokenizer {
         let prompt = self.encode(&text.prompt);
         let mut sides = vec![self.sequence(&text.prompt, &prompt, &text.chosen, options.eos)];
         sides.extend(text.rejected.map(|r| self.sequence(&text.prompt, &prompt, &r, options.eos)));
+        let prompt = self.try_encode(&text.prompt).map_err(problem)?;
+        let mut sides = Vec::with_capacity(2);
+        for answer in std::iter::once(&text.chosen).chain(&text.rejected) {
+            let side = self.sequence(&text.prompt, &prompt, answer, options.eos);
+            sides.push(side.map_err(problem)?);
+        }
         for (side, name) in sides.iter().zip(["chosen", "rejected"]) {
             if side.ids.len() <= side.response_start.max(1) {
                 return Err(problem(format!("{name} has no token that could be learnt")));
@@ -316,6 +309,12 @@ impl Tokenizer {
             return Err(problem("chosen and rejected are the same tokens".into()));
         }
         let cut = Cut { tokenizer: self, opening: &text.opening, options };
+        let cut = Cut {
+            max_length: options.max_length,
+            over_length: options.over_length,
+            bos: self.bos,
+            opening: self.encode(&text.opening).len(),
+        };
         let fits = cut.apply(&mut sides, counts).map_err(problem)?;
         if !fits {
             return Ok(None);
@@ -378,6 +377,19 @@ impl Tokenizer {
     fn sequence(&self, prompt: &str, prompt_ids: &[u32], answer: &str, eos: EosRule) -> Sequence {
         let mut ids = self.encode(&format!("{prompt}{answer}"));
         let mut response_start = ids.iter().zip(prompt_ids).take_while(|(a, b)| a == b).count();
+    fn sequence(
+        &self,
+        prompt: &str,
+        prompt_ids: &[u32],
+        answer: &str,
+        eos: EosRule,
+    ) -> std::result::Result<Sequence, String> {
+        let mut ids = self.try_encode(&format!("{prompt}{answer}"))?;
+        let mut response_start = ids
+            .iter()
+            .zip(prompt_ids)
+            .take_while(|(a, b)| a == b)
+            .count();
         if let Some(bos) = self.bos
             && ids.first() != Some(&bos)
         {
@@ -386,6 +398,10 @@ impl Tokenizer {
         }
         self.end(&mut ids, response_start, eos);
         Sequence { ids, response_start }
+        Ok(Sequence {
+            ids,
+            response_start,
+        })
     }
 
     /// Appends EOS unless `ids[start..]` ends with it already.
@@ -424,7 +440,7 @@ impl Tokenizer {
             Text::Plain(text) => text.clone(),
             Text::Messages(list) => self.render(list, false).map_err(problem)?,
         };
-        let mut ids = self.encode(&text);
+        let mut ids = self.try_encode(&text).map_err(problem)?;
         if ids.is_empty() {
             return Err(problem("the document is empty".into()));
         }
