@@ -3,13 +3,16 @@
 
 pub mod add;
 pub mod case;
+pub mod rms_norm;
+pub mod rope;
+pub mod silu_mul;
 
 use crate::kernel::{Pass, Target};
 use case::OpCase;
 
 /// Every operation's case, in alphabetical order. A test fails on a shader folder without one.
 pub fn cases() -> Vec<OpCase> {
-    vec![add::case()]
+    vec![add::case(), rms_norm::case(), rope::case(), silu_mul::case()]
 }
 
 /// Every pass of every operation.
