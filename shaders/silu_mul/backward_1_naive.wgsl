@@ -23,13 +23,13 @@ fn main(
     if i >= N {
         return;
     }
-    let z = gate[i];
-    // Both from a bounded exp, so that neither loses its digits where it is small.
-    let e = exp(clamp(-z, -80.0, 80.0));
+    // Bounded, because exp may give anything once it overflows; both slopes are 0 below -80.
+    let z = clamp(gate[i], -80.0, 80.0);
+    let e = exp(-z);
     let s = 1.0 / (1.0 + e); // sigmoid(z)
-    let t = e / (1.0 + e); // 1 - sigmoid(z)
+    let t = e / (1.0 + e); // 1 - sigmoid(z), without losing the digits of a small difference
     var slope_gate = dy[i] * up[i] * s * (1.0 + z * t);
-    var slope_up = dy[i] * z * s;
+    var slope_up = dy[i] * max(gate[i], -80.0) * s;
     if ACCUMULATE_GATE {
         slope_gate += d_gate[i];
     }

@@ -18,7 +18,7 @@ fn main(
     if i >= N {
         return;
     }
-    let z = gate[i];
-    // Bounded, because exp may give anything once it overflows.
-    y[i] = z / (1.0 + exp(min(-z, 80.0))) * up[i];
+    // Bounded, because exp may give anything once it overflows; silu is 0 below -80.
+    let z = max(gate[i], -80.0);
+    y[i] = z / (1.0 + exp(-min(z, 80.0))) * up[i];
 }

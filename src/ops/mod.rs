@@ -3,16 +3,31 @@
 
 pub mod add;
 pub mod case;
+pub mod gelu;
+pub mod layer_norm;
+pub mod relu;
 pub mod rms_norm;
 pub mod rope;
+pub mod scale;
 pub mod silu_mul;
+pub mod softmax;
 
 use crate::kernel::{Pass, Target};
 use case::OpCase;
 
 /// Every operation's case, in alphabetical order. A test fails on a shader folder without one.
 pub fn cases() -> Vec<OpCase> {
-    vec![add::case(), rms_norm::case(), rope::case(), silu_mul::case()]
+    vec![
+        add::case(),
+        gelu::case(),
+        layer_norm::case(),
+        relu::case(),
+        rms_norm::case(),
+        rope::case(),
+        scale::case(),
+        silu_mul::case(),
+        softmax::case(),
+    ]
 }
 
 /// Every pass of every operation.
