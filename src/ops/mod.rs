@@ -7,6 +7,14 @@ pub mod embedding;
 pub mod gather_index;
 pub mod gather_rows;
 pub mod matmul;
+pub mod gelu;
+pub mod layer_norm;
+pub mod relu;
+pub mod rms_norm;
+pub mod rope;
+pub mod scale;
+pub mod silu_mul;
+pub mod softmax;
 
 use crate::kernel::{Pass, Target};
 use case::OpCase;
@@ -14,6 +22,17 @@ use case::OpCase;
 /// Every operation's case, in alphabetical order. A test fails on a shader folder without one.
 pub fn cases() -> Vec<OpCase> {
     vec![add::case(), embedding::case(), gather_rows::case(), matmul::case()]
+    vec![
+        add::case(),
+        gelu::case(),
+        layer_norm::case(),
+        relu::case(),
+        rms_norm::case(),
+        rope::case(),
+        scale::case(),
+        silu_mul::case(),
+        softmax::case(),
+    ]
 }
 
 /// Every pass of every operation.

@@ -1,0 +1,47 @@
+// layer_norm, forward: mean = sum(x) / D, inverse_deviation = 1 / sqrt(sum((x - mean)^2) / D + EPS),
+// y = (x - mean) * inverse_deviation * weight + bias; one invocation per row.
+// Grid: ceil(T / 64) groups, folded into (x, y) beyond 65,535.
+// Needs: nothing beyond WebGPU's default limits.
+
+const T: u32 = 1u; // rows
+const D: u32 = 1u; // columns
+const EPS: f32 = 1e-5; // keeps constant rows finite
+
+@group(0) @binding(0) var<storage, read> x: array<f32>; // [T, D]
+@group(0) @binding(1) var<storage, read> weight: array<f32>; // [D]
+@group(0) @binding(2) var<storage, read> bias: array<f32>; // [D]
+@group(0) @binding(3) var<storage, read_write> y: array<f32>; // [T, D]
+@group(0) @binding(4) var<storage, read_write> mean: array<f32>; // [T]
+@group(0) @binding(5) var<storage, read_write> inverse_deviation: array<f32>; // [T]
+
+@compute @workgroup_size(64)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let row = (group.x + group.y * groups.x) * 64u + lane;
+    if row >= T {
+        return;
+    }
+    let start = row * D;
+    var sum = 0.0;
+    for (var j = 0u; j < D; j++) {
+        sum += x[start + j];
+    }
+    let center = sum / f32(D);
+    // A second pass over the row: the difference of mean(x^2) and mean(x)^2 would lose the digits
+    // of a row far from zero.
+    var squares = 0.0;
+    for (var j = 0u; j < D; j++) {
+        let off = x[start + j] - center;
+        squares += off * off;
+    }
+    // Not inverseSqrt: drivers may approximate it more coarsely than the quotient.
+    let inverse = 1.0 / sqrt(squares / f32(D) + EPS);
+    for (var j = 0u; j < D; j++) {
+        y[start + j] = (x[start + j] - center) * inverse * weight[j] + bias[j];
+    }
+    mean[row] = center;
+    inverse_deviation[row] = inverse;
+}

@@ -1,0 +1,37 @@
+// rms_norm, forward: inverse_rms = 1 / sqrt(mean(x^2) + EPS), y = x * inverse_rms * weight;
+// one invocation per row.
+// Grid: ceil(T / 64) groups, folded into (x, y) beyond 65,535.
+// Needs: nothing beyond WebGPU's default limits.
+
+const T: u32 = 1u; // rows
+const D: u32 = 1u; // columns
+const EPS: f32 = 1e-5; // keeps rows of zeros finite
+
+@group(0) @binding(0) var<storage, read> x: array<f32>; // [T, D]
+@group(0) @binding(1) var<storage, read> weight: array<f32>; // [D]
+@group(0) @binding(2) var<storage, read_write> y: array<f32>; // [T, D]
+@group(0) @binding(3) var<storage, read_write> inverse_rms: array<f32>; // [T]
+
+@compute @workgroup_size(64)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let row = (group.x + group.y * groups.x) * 64u + lane;
+    if row >= T {
+        return;
+    }
+    let start = row * D;
+    var squares = 0.0;
+    for (var j = 0u; j < D; j++) {
+        let value = x[start + j];
+        squares += value * value;
+    }
+    // Not inverseSqrt: drivers may approximate it more coarsely than the quotient.
+    let inverse = 1.0 / sqrt(squares / f32(D) + EPS);
+    for (var j = 0u; j < D; j++) {
+        y[start + j] = x[start + j] * inverse * weight[j];
+    }
+    inverse_rms[row] = inverse;
+}

@@ -1,0 +1,51 @@
+// rms_norm, gradient of the input: with n = x * inverse_rms and h = dy * weight,
+// dx = inverse_rms * (h - n * mean(h * n)); one workgroup per row.
+// Grid: T groups, folded into (x, y) beyond 65,535.
+// Needs: nothing beyond WebGPU's default limits (256 bytes of workgroup memory).
+
+const T: u32 = 1u; // rows
+const D: u32 = 1u; // columns
+const ACCUMULATE: bool = false; // add to dx instead of overwriting it
+
+@group(0) @binding(0) var<storage, read> x: array<f32>; // [T, D]
+@group(0) @binding(1) var<storage, read> weight: array<f32>; // [D]
+@group(0) @binding(2) var<storage, read> inverse_rms: array<f32>; // [T]
+@group(0) @binding(3) var<storage, read> dy: array<f32>; // [T, D]
+@group(0) @binding(4) var<storage, read_write> dx: array<f32>; // [T, D]
+
+var<workgroup> sums: array<f32, 64>;
+
+@compute @workgroup_size(64)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let row = group.x + group.y * groups.x;
+    if row >= T {
+        return; // the whole group: the barriers below stay uniform
+    }
+    let start = row * D;
+    let inverse = inverse_rms[row];
+    var sum = 0.0;
+    for (var j = lane; j < D; j += 64u) {
+        sum += dy[start + j] * weight[j] * x[start + j];
+    }
+    sums[lane] = sum;
+    workgroupBarrier();
+    for (var stride = 32u; stride > 0u; stride /= 2u) {
+        if lane < stride {
+            sums[lane] += sums[lane + stride];
+        }
+        workgroupBarrier();
+    }
+    let mean = sums[0] * inverse / f32(D);
+    for (var j = lane; j < D; j += 64u) {
+        let i = start + j;
+        var slope = inverse * (dy[i] * weight[j] - x[i] * inverse * mean);
+        if ACCUMULATE {
+            slope += dx[i];
+        }
+        dx[i] = slope;
+    }
+}

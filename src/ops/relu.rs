@@ -1,0 +1,82 @@
+//! `relu`: y = max(x, 0).
+//!
+//! $$ y_i = \max(x_i, 0), \qquad dx_i = \begin{cases} dy_i & y_i > 0 \\ 0 & \text{else} \end{cases} $$
+//!
+//! Source: Nair and Hinton, Rectified Linear Units Improve Restricted Boltzmann Machines, 2010.
+
+use crate::graph::{Graph, Var};
+use crate::kernel::Pass;
+use crate::ops::case::{Array, OpCase};
+use crate::variant;
+
+/// max(`x`, 0), elementwise. The gradient at 0 is 0.
+#[track_caller]
+pub fn relu(g: &mut Graph, x: Var) -> Var {
+    let shape = g.shape(x).to_vec();
+    let n = g.info(x).len();
+    let y = g.temp("relu", &shape);
+    g.call(&FORWARD, &[("N", n.into())], &[x], &[y], [n, 1, 1]);
+    let backward = move |g: &mut Graph, grads: &[Option<Var>]| {
+        let dy = grads[0].expect("one output");
+        if let Some(dx) = g.grad_into(x) {
+            let constants = [("N", n.into()), ("ACCUMULATE", dx.accumulate.into())];
+            g.call(&BACKWARD, &constants, &[y, dy], &[dx.var], [n, 1, 1]);
+        }
+    };
+    g.record("relu", &[x], &[y], Some(Box::new(backward)));
+    y
+}
+
+static FORWARD: Pass = Pass {
+    op: "relu",
+    name: "forward",
+    variants: &[variant!("relu/forward_1_naive.wgsl", tile: [256, 1, 1])],
+};
+
+static BACKWARD: Pass = Pass {
+    op: "relu",
+    name: "backward",
+    variants: &[variant!("relu/backward_1_naive.wgsl", tile: [256, 1, 1])],
+};
+
+static PASSES: &[&Pass] = &[&FORWARD, &BACKWARD];
+
+fn reference(_: &[usize], inputs: &[Array]) -> Vec<Vec<f64>> {
+    vec![inputs[0].f().iter().map(|x| x.max(0.0)).collect()]
+}
+
+/// Shapes are [n].
+pub fn case() -> OpCase {
+    OpCase {
+        op: "relu",
+        passes: PASSES,
+        shapes: &[&[1], &[255], &[256], &[257], &[1009]],
+        large: &[&[65_535 * 256 + 3]],
+        inputs: |s, rng| {
+            // Away from the kink, where a difference quotient has no meaning.
+            let x = Array::normal("x", s, rng);
+            vec![Array::float("x", s, x.f().iter().map(|v| v + 0.01f64.copysign(*v)).collect())]
+        },
+        build: |g, _, v| vec![relu(g, v[0])],
+        reference,
+        tolerance: 1e-6,
+        differentiable: true,
+        flops: |s| s[0] as f64,
+        bytes: |s| 8.0 * s[0] as f64,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::ops::case::tests::{forward, gradient};
+
+    #[test]
+    fn relu_forward() {
+        forward(&super::case());
+    }
+
+    #[test]
+    fn relu_gradient() {
+        gradient(&super::case());
+    }
+}

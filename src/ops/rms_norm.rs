@@ -1,0 +1,155 @@
+//! `rms_norm`: each row divided by its root mean square and scaled by a weight per column.
+//!
+//! $$ y_{tj} = \hat x_{tj} w_j, \qquad \hat x_{tj} = r_t x_{tj}, \qquad
+//!    r_t = \Bigl(\tfrac1D \sum_k x_{tk}^2 + \varepsilon\Bigr)^{-1/2} $$
+//!
+//! Backward, with $h = dy \cdot w$:
+//!
+//! $$ dx_{tj} = r_t \Bigl(h_{tj} - \hat x_{tj} \tfrac1D \sum_k h_{tk} \hat x_{tk}\Bigr), \qquad
+//!    dw_j = \sum_t dy_{tj} \hat x_{tj} $$
+//!
+//! Source: Zhang and Sennrich, Root Mean Square Layer Normalization, arXiv:1910.07467.
+
+use crate::graph::{Graph, Sink, Var};
+use crate::kernel::{HARDWARE, Pass};
+use crate::ops::case::{Array, OpCase};
+use crate::variant;
+
+/// Rows that one invocation of the weight's gradient adds up; the blocks are added after that.
+pub(crate) const ROWS: usize = 64;
+
+/// Normalises each row of `x` `[T, D]` by its root mean square and multiplies by `weight` `[D]`.
+///
+/// # Panics
+/// When the shapes do not fit or `eps` is not finite.
+#[track_caller]
+pub fn rms_norm(g: &mut Graph, x: Var, weight: Var, eps: f32) -> Var {
+    let &[t, d] = g.shape(x) else { panic!("rms_norm: x is [T, D], not {:?}", g.shape(x)) };
+    assert_eq!(g.shape(weight), [d], "rms_norm: weight does not fit x {:?}", g.shape(x));
+    let y = g.temp("rms_norm", &[t, d]);
+    let inverse_rms = g.temp("inverse_rms", &[t]);
+    let size = [("T", t.into()), ("D", d.into())];
+    let constants = [size[0], size[1], ("EPS", eps.into())];
+    g.call(&FORWARD, &constants, &[x, weight], &[y, inverse_rms], [t, 1, 1]);
+    let backward = move |g: &mut Graph, grads: &[Option<Var>]| {
+        let dy = grads[0].expect("one output");
+        if let Some(dx) = g.grad_into(x) {
+            let constants = [size[0], size[1], ("ACCUMULATE", dx.accumulate.into())];
+            g.call(&INPUT, &constants, &[x, weight, inverse_rms, dy], &[dx.var], [t, 1, 1]);
+        }
+        if let Some(dw) = g.grad_into(weight) {
+            let part = block_sink(g, dw, t, d);
+            let accumulate = ("ACCUMULATE", part.accumulate.into());
+            let constants = [size[0], size[1], ("ROWS", ROWS.into()), accumulate];
+            g.call(&WEIGHT, &constants, &[x, inverse_rms, dy], &[part.var], [t.div_ceil(ROWS) * d, 1, 1]);
+            add_blocks(g, part, dw, t, d);
+        }
+    };
+    g.record("rms_norm", &[x, weight], &[y], Some(Box::new(backward)));
+    y
+}
+
+/// Where the sums over blocks of [`ROWS`] of `t` rows of width `d` go: straight to `total` if one
+/// block holds every row.
+pub(crate) fn block_sink(g: &mut Graph, total: Sink, t: usize, d: usize) -> Sink {
+    if t <= ROWS {
+        return total;
+    }
+    Sink { var: g.temp("block_sum", &[t.div_ceil(ROWS), d]), accumulate: false }
+}
+
+/// Adds the sums over blocks to `total`, if [`block_sink`] did not put them there.
+pub(crate) fn add_blocks(g: &mut Graph, part: Sink, total: Sink, t: usize, d: usize) {
+    if part.var != total.var {
+        let size = [("BLOCKS", t.div_ceil(ROWS).into()), ("D", d.into())];
+        let constants = [size[0], size[1], ("ACCUMULATE", total.accumulate.into())];
+        g.call(&BLOCKS, &constants, &[part.var], &[total.var], [d, 1, 1]);
+    }
+}
+
+static FORWARD: Pass = Pass {
+    op: "rms_norm",
+    name: "forward",
+    variants: &[
+        variant!("rms_norm/forward_1_naive.wgsl", tile: [64, 1, 1]),
+        variant!("rms_norm/forward_2_workgroup_row.wgsl", tile: [1, 1, 1], suits: HARDWARE),
+    ],
+};
+
+static INPUT: Pass = Pass {
+    op: "rms_norm",
+    name: "input",
+    variants: &[
+        variant!("rms_norm/input_1_naive.wgsl", tile: [64, 1, 1]),
+        variant!("rms_norm/input_2_workgroup_row.wgsl", tile: [1, 1, 1], suits: HARDWARE),
+    ],
+};
+
+static WEIGHT: Pass = Pass {
+    op: "rms_norm",
+    name: "weight",
+    variants: &[variant!("rms_norm/weight_1_naive.wgsl", tile: [256, 1, 1])],
+};
+
+static BLOCKS: Pass = Pass {
+    op: "rms_norm",
+    name: "blocks",
+    variants: &[variant!("rms_norm/blocks_1_naive.wgsl", tile: [64, 1, 1])],
+};
+
+static PASSES: &[&Pass] = &[&FORWARD, &INPUT, &WEIGHT, &BLOCKS];
+
+/// An epsilon that changes the result of rows of ordinary size, so that leaving it out is seen.
+const EPS: f32 = 0.05;
+
+fn reference(s: &[usize], inputs: &[Array]) -> Vec<Vec<f64>> {
+    let (x, w) = (inputs[0].f(), inputs[1].f());
+    let mut y = Vec::with_capacity(x.len());
+    for row in x.chunks(s[1]) {
+        let square = row.iter().map(|v| v * v).sum::<f64>() / s[1] as f64;
+        let rms = (square + f64::from(EPS)).sqrt();
+        y.extend(row.iter().zip(w).map(|(v, w)| v / rms * w));
+    }
+    vec![y]
+}
+
+/// Shapes are [T, D].
+pub fn case() -> OpCase {
+    OpCase {
+        op: "rms_norm",
+        passes: PASSES,
+        shapes: &[&[1, 1], &[1, 257], &[3, 1009], &[63, 64], &[64, 63], &[65, 65], &[131, 7]],
+        large: &[&[65_537, 3]],
+        inputs: |s, rng| vec![Array::normal("x", s, rng), Array::normal("weight", &s[1..], rng)],
+        build: |g, _, v| vec![rms_norm(g, v[0], v[1], EPS)],
+        reference,
+        tolerance: 1e-6,
+        differentiable: true,
+        flops: |s| 4.0 * (s[0] * s[1]) as f64,
+        bytes: |s| 4.0 * (2 * s[0] * s[1] + s[0] + s[1]) as f64,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::ops::case::OpCase;
+    use crate::ops::case::tests::{forward, gradient};
+
+    #[test]
+    fn rms_norm_forward() {
+        forward(&super::case());
+    }
+
+    #[test]
+    fn rms_norm_gradient() {
+        gradient(&super::case());
+    }
+
+    /// More than 65,535 groups of 64 rows, with the adapter's usual kernel only: one workgroup for
+    /// each of four million rows takes a software adapter too long.
+    #[test]
+    fn rms_norm_folds_its_grid() {
+        let base = super::case();
+        forward(&OpCase { passes: &[], shapes: &[], large: &[&[65_535 * 64 + 3, 1]], ..base });
+    }
+}

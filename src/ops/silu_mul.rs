@@ -1,0 +1,152 @@
+//! `silu_mul`: y = silu(gate) * up, the middle of a SwiGLU layer.
+//!
+//! $$ y = z\,\sigma(z)\,u, \qquad \sigma(z) = \frac{1}{1 + e^{-z}} $$
+//!
+//! Backward:
+//!
+//! $$ dz = dy\,u\,\sigma(z)\,\bigl(1 + z\,(1 - \sigma(z))\bigr), \qquad du = dy\,z\,\sigma(z) $$
+//!
+//! Source: Shazeer, GLU Variants Improve Transformer, arXiv:2002.05202.
+
+use crate::graph::{Graph, Sink, Var};
+use crate::kernel::Pass;
+use crate::ops::case::{Array, OpCase};
+use crate::variant;
+
+/// silu(`gate`) * `up`, elementwise, both of the same shape (`[T, F]` in a model).
+///
+/// # Panics
+/// When the shapes differ or both are the same variable.
+#[track_caller]
+pub fn silu_mul(g: &mut Graph, gate: Var, up: Var) -> Var {
+    assert_eq!(g.shape(gate), g.shape(up), "silu_mul: shapes of gate and up differ");
+    assert_ne!(gate, up, "silu_mul: gate and up are the same variable");
+    let shape = g.shape(gate).to_vec();
+    let n = g.info(gate).len();
+    let y = g.temp("silu_mul", &shape);
+    g.call(&FORWARD, &[("N", n.into())], &[gate, up], &[y], [n, 1, 1]);
+    let backward = move |g: &mut Graph, grads: &[Option<Var>]| {
+        let dy = grads[0].expect("one output");
+        // Only one may want a gradient; the kernel writes both, so the other is thrown away.
+        let discard = |g: &mut Graph| Sink { var: g.temp("discarded", &shape), accumulate: false };
+        let d_gate = g.grad_into(gate).unwrap_or_else(|| discard(g));
+        let d_up = g.grad_into(up).unwrap_or_else(|| discard(g));
+        let constants = [
+            ("N", n.into()),
+            ("ACCUMULATE_GATE", d_gate.accumulate.into()),
+            ("ACCUMULATE_UP", d_up.accumulate.into()),
+        ];
+        g.call(&BACKWARD, &constants, &[gate, up, dy], &[d_gate.var, d_up.var], [n, 1, 1]);
+    };
+    g.record("silu_mul", &[gate, up], &[y], Some(Box::new(backward)));
+    y
+}
+
+static FORWARD: Pass = Pass {
+    op: "silu_mul",
+    name: "forward",
+    variants: &[variant!("silu_mul/forward_1_naive.wgsl", tile: [256, 1, 1])],
+};
+
+static BACKWARD: Pass = Pass {
+    op: "silu_mul",
+    name: "backward",
+    variants: &[variant!("silu_mul/backward_1_naive.wgsl", tile: [256, 1, 1])],
+};
+
+static PASSES: &[&Pass] = &[&FORWARD, &BACKWARD];
+
+fn reference(_: &[usize], inputs: &[Array]) -> Vec<Vec<f64>> {
+    let silu = |z: f64| z / (1.0 + (-z).exp());
+    vec![inputs[0].f().iter().zip(inputs[1].f()).map(|(&z, u)| silu(z) * u).collect()]
+}
+
+/// Shapes are [n].
+pub fn case() -> OpCase {
+    OpCase {
+        op: "silu_mul",
+        passes: PASSES,
+        shapes: &[&[1], &[255], &[256], &[257], &[1009]],
+        large: &[&[65_535 * 256 + 3]],
+        inputs: |s, rng| vec![Array::normal("gate", s, rng), Array::normal("up", s, rng)],
+        build: |g, _, v| vec![silu_mul(g, v[0], v[1])],
+        reference,
+        tolerance: 1e-6,
+        differentiable: true,
+        flops: |s| 5.0 * s[0] as f64,
+        bytes: |s| 12.0 * s[0] as f64,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::silu_mul;
+    use crate::graph::{DType, Graph};
+    use crate::ops::case::OpCase;
+    use crate::ops::case::tests::{forward, gpu, gradient};
+    use crate::step::{Step, Store};
+
+    #[test]
+    fn silu_mul_forward() {
+        forward(&super::case());
+    }
+
+    #[test]
+    fn silu_mul_gradient() {
+        gradient(&super::case());
+    }
+
+    /// Both sinks hold something already, or only one of them does: the flags are separate.
+    #[test]
+    fn silu_mul_gradient_adds_to_each_sink_on_its_own() {
+        let base = super::case();
+        gradient(&OpCase {
+            build: |g, _, v| {
+                let y = silu_mul(g, v[0], v[1]);
+                let z = silu_mul(g, v[1], y);
+                vec![crate::ops::add::add(g, y, z)]
+            },
+            reference: |_, inputs| {
+                let silu = |z: f64| z / (1.0 + (-z).exp());
+                let pair = |(&a, &b): (&f64, &f64)| {
+                    let y = silu(a) * b;
+                    y + silu(b) * y
+                };
+                vec![inputs[0].f().iter().zip(inputs[1].f()).map(pair).collect()]
+            },
+            shapes: &[&[1], &[257]],
+            ..base
+        });
+    }
+
+    /// Gates whose exponential overflows give 0 or the gate itself, and finite gradients; a
+    /// frozen `up` is left alone.
+    #[test]
+    fn silu_mul_of_huge_gates_is_finite() {
+        let gpu = gpu();
+        let gates = [-3e38f32, -1e4, -100.0, 0.0, 100.0, 1e4, 3e38];
+        let mut g = Graph::new(gpu.target());
+        let gate = g.input_with_grad("gate", &[7]);
+        let up = g.input("up", &[7], DType::F32);
+        let seed = g.input("seed", &[7], DType::F32);
+        let y = silu_mul(&mut g, gate, up);
+        g.output(y);
+        g.backward_from(&[(y, seed)]);
+        let d_gate = g.grad(gate).expect("gate wants a gradient");
+        assert!(g.grad(up).is_none());
+        g.output(d_gate);
+        let step = Step::new(&gpu, g, &Store::new(&gpu)).unwrap();
+        step.write(gate, &gates);
+        step.write(up, &[1.0; 7]);
+        step.write(seed, &[1.0; 7]);
+        step.run();
+        let y = step.read(y).unwrap();
+        let d = step.read(d_gate).unwrap();
+        for (i, &z) in gates.iter().enumerate() {
+            let (want, slope) = if z == 0.0 { (0.0, 0.5) } else { (z.max(0.0), f32::from(z > 0.0)) };
+            let near = |got: f32, want: f32| (got - want).abs() <= 1e-6 * want.abs().max(1.0);
+            assert!(near(y[i], want), "silu({z}) = {}", y[i]);
+            assert!(near(d[i], slope), "slope at {z} is {}", d[i]);
+        }
+    }
+}
