@@ -7,13 +7,14 @@ pub mod embedding;
 pub mod gather_index;
 pub mod gather_rows;
 pub mod matmul;
+pub mod token_logp;
 
 use crate::kernel::{Pass, Target};
 use case::OpCase;
 
 /// Every operation's case, in alphabetical order. A test fails on a shader folder without one.
 pub fn cases() -> Vec<OpCase> {
-    vec![add::case(), embedding::case(), gather_rows::case(), matmul::case()]
+    vec![add::case(), embedding::case(), gather_rows::case(), matmul::case(), token_logp::case()]
 }
 
 /// Every pass of every operation.
