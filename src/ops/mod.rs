@@ -7,6 +7,8 @@ pub mod embedding;
 pub mod gather_index;
 pub mod gather_rows;
 pub mod matmul;
+pub mod nll;
+pub mod segment_mean;
 pub mod token_logp;
 
 use crate::kernel::{Pass, Target};
@@ -14,7 +16,15 @@ use case::OpCase;
 
 /// Every operation's case, in alphabetical order. A test fails on a shader folder without one.
 pub fn cases() -> Vec<OpCase> {
-    vec![add::case(), embedding::case(), gather_rows::case(), matmul::case(), token_logp::case()]
+    vec![
+        add::case(),
+        embedding::case(),
+        gather_rows::case(),
+        matmul::case(),
+        nll::case(),
+        segment_mean::case(),
+        token_logp::case(),
+    ]
 }
 
 /// Every pass of every operation.
