@@ -15,6 +15,9 @@ pub mod rope;
 pub mod scale;
 pub mod silu_mul;
 pub mod softmax;
+pub mod nll;
+pub mod segment_mean;
+pub mod token_logp;
 
 use crate::kernel::{Pass, Target};
 use case::OpCase;
@@ -32,6 +35,14 @@ pub fn cases() -> Vec<OpCase> {
         scale::case(),
         silu_mul::case(),
         softmax::case(),
+    vec![
+        add::case(),
+        embedding::case(),
+        gather_rows::case(),
+        matmul::case(),
+        nll::case(),
+        segment_mean::case(),
+        token_logp::case(),
     ]
 }
 

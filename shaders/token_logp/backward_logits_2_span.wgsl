@@ -1,0 +1,37 @@
+// token_logp, backward_logits: as 1_naive, one invocation per 64 columns of a row, so that what
+// belongs to the row is read and divided once per 64 elements: loads are what a software adapter is
+// short of.
+//     d logits[n, c] = dlogp[n] * ([c is the target] - softmax(n)[c]), in place
+// Grid: ceil(C / 64) x ceil(N / 8) groups.
+// Needs: nothing beyond WebGPU's default limits.
+
+const N: u32 = 1u; // rows
+const C: u32 = 1u; // vocabulary rows in this chunk
+
+@group(0) @binding(0) var<storage, read> targets: array<u32>; // [N]
+@group(0) @binding(1) var<storage, read> state: array<f32>; // [N, 3]: m, s, t
+@group(0) @binding(2) var<storage, read> start: array<f32>; // [1], first vocabulary row of the chunk
+@group(0) @binding(3) var<storage, read> dlogp: array<f32>; // [N]
+@group(0) @binding(4) var<storage, read_write> logits: array<f32>; // [N, C], in and out
+
+@compute @workgroup_size(8)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let n = group.y * 8u + lane;
+    if n >= N {
+        return;
+    }
+    let largest = state[3u * n];
+    let others = state[3u * n + 1u];
+    let scale = dlogp[n] / (others + exp(state[3u * n + 2u] - largest));
+    // Wraps to a huge number where the target lies before the chunk.
+    let target_at = targets[n] - u32(start[0]);
+    let row = n * C;
+    let end = min(group.x * 64u + 64u, C);
+    for (var c = group.x * 64u; c < end; c++) {
+        let softmax = exp(logits[row + c] - largest);
+        logits[row + c] = scale * select(-softmax, others, c == target_at);
+    }
+}
