@@ -16,7 +16,6 @@ mod files;
 pub mod grammar;
 pub mod messages;
 mod length;
-mod messages;
 pub mod pack;
 pub mod rows;
 pub mod template;

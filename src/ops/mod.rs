@@ -6,17 +6,17 @@ pub mod case;
 pub mod embedding;
 pub mod gather_index;
 pub mod gather_rows;
-pub mod matmul;
 pub mod gelu;
 pub mod layer_norm;
+pub mod matmul;
+pub mod nll;
 pub mod relu;
 pub mod rms_norm;
 pub mod rope;
 pub mod scale;
+pub mod segment_mean;
 pub mod silu_mul;
 pub mod softmax;
-pub mod nll;
-pub mod segment_mean;
 pub mod token_logp;
 
 use crate::kernel::{Pass, Target};
@@ -24,24 +24,21 @@ use case::OpCase;
 
 /// Every operation's case, in alphabetical order. A test fails on a shader folder without one.
 pub fn cases() -> Vec<OpCase> {
-    vec![add::case(), embedding::case(), gather_rows::case(), matmul::case()]
-    vec![
-        add::case(),
-        gelu::case(),
-        layer_norm::case(),
-        relu::case(),
-        rms_norm::case(),
-        rope::case(),
-        scale::case(),
-        silu_mul::case(),
-        softmax::case(),
     vec![
         add::case(),
         embedding::case(),
         gather_rows::case(),
+        gelu::case(),
+        layer_norm::case(),
         matmul::case(),
         nll::case(),
+        relu::case(),
+        rms_norm::case(),
+        rope::case(),
+        scale::case(),
         segment_mean::case(),
+        silu_mul::case(),
+        softmax::case(),
         token_logp::case(),
     ]
 }
