@@ -3,6 +3,8 @@
 
 pub mod add;
 pub mod case;
+#[cfg(test)]
+mod fan_out;
 pub mod gelu;
 pub mod layer_norm;
 pub mod relu;
