@@ -45,11 +45,12 @@ pub struct Lengths {
 
 /// Checks examples against each other and against the model that is to learn from them.
 ///
-/// `vocab_size` is the tokenizer's (largest id + 1), `vocab_rows` the rows of the embedding.
+/// `place` names a source row for messages; `vocab_size` is the tokenizer's (largest id + 1), `vocab_rows` the rows of the embedding.
 /// Errors, all at once: no examples; a vocabulary larger than the embedding; ids beyond it; a side
 /// without a token to learn; sides that are the same tokens.
 pub fn check(
     examples: &[Example],
+    place: impl Fn(usize) -> String,
     vocab_size: usize,
     vocab_rows: usize,
     counts: &Counts,
@@ -63,7 +64,7 @@ pub fn check(
         problems.push(Problem::new("tokenizer.json", what));
     }
     for example in examples {
-        let place = || format!("row {}", example.row + 1);
+        let place = || place(example.row);
         for (name, side) in sides(example) {
             if side.ids.len() <= side.response_start.max(1) {
                 problems.push(Problem::new(
@@ -176,6 +177,10 @@ impl fmt::Display for DataReport {
 mod tests {
     use super::*;
 
+    fn row(index: usize) -> String {
+        format!("row {}", index + 1)
+    }
+
     fn example(
         row: usize,
         chosen: &[u32],
@@ -205,7 +210,7 @@ mod tests {
             dropped: 1,
             ..Counts::default()
         };
-        let report = check(&examples, 8, 8, &counts).unwrap();
+        let report = check(&examples, row, 8, 8, &counts).unwrap();
         assert_eq!((report.pairs, report.singles), (2, 1));
         assert_eq!((report.tokens, report.shared_tokens), (18, 3));
         assert_eq!(
@@ -251,7 +256,7 @@ mod tests {
             example(4, &[1, 2], Some(&[1, 2]), 1),
             example(5, &[1, 2], Some(&[1]), 1),
         ];
-        let text = check(&examples, 9, 8, &Counts::default())
+        let text = check(&examples, row, 9, 8, &Counts::default())
             .unwrap_err()
             .to_string();
         for part in [
@@ -262,6 +267,6 @@ mod tests {
         ] {
             assert!(text.contains(part), "{text}");
         }
-        assert!(check(&examples[..0], 8, 8, &Counts::default()).is_err());
+        assert!(check(&examples[..0], row, 8, 8, &Counts::default()).is_err());
     }
 }

@@ -18,6 +18,8 @@ pub mod segment_mean;
 pub mod silu_mul;
 pub mod softmax;
 pub mod token_logp;
+#[cfg(test)]
+mod fan_out;
 
 use crate::kernel::{Pass, Target};
 use case::OpCase;

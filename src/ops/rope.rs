@@ -27,8 +27,12 @@ use rand::RngExt;
 #[track_caller]
 pub fn rope(g: &mut Graph, x: Var, position: Var, table: Var, head_dim: usize) -> Var {
     let &[t, width] = g.shape(x) else { panic!("rope: x is [T, H * head_dim], not {:?}", g.shape(x)) };
-    assert!(head_dim > 0 && head_dim % 2 == 0, "rope: head_dim {head_dim} is not even");
-    assert!(width % head_dim == 0, "rope: x {:?} is no whole number of heads of {head_dim}", g.shape(x));
+    assert!(head_dim > 0 && head_dim.is_multiple_of(2), "rope: head_dim {head_dim} is not even");
+    assert!(
+        width.is_multiple_of(head_dim),
+        "rope: x {:?} is no whole number of heads of {head_dim}",
+        g.shape(x)
+    );
     assert_eq!(g.shape(position), [t], "rope: position does not fit x {:?}", g.shape(x));
     assert_eq!(g.info(position).dtype, DType::U32, "rope: position holds u32");
     let &[positions, half, 2] = g.shape(table) else {

@@ -3,8 +3,10 @@
 use crate::data::example::Example;
 use crate::data::pack::{Capacity, PackStats, Stream, footprint, pack};
 use crate::data::rows::{ReadOptions, Source, read_preferences, read_texts};
-use crate::data::tokenize::{TokenizeOptions, Tokenizer};
+use crate::data::check::{DataReport, check};
+use crate::data::tokenize::{Counts, TokenizeOptions, Tokenizer};
 use crate::error::{Error, Problem, Result};
+use crate::model::config::ModelConfig;
 use crate::train::recipe::{Objective, Recipe};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
@@ -18,8 +20,10 @@ pub struct Dataset {
     pub examples: Vec<Example>,
     /// Where each row ([`Example::row`]) came from.
     pub sources: Vec<Source>,
-    /// What was read, cut, dropped and skipped, one line each.
-    pub notes: Vec<String>,
+    /// What was cut or dropped for its length.
+    pub counts: Counts,
+    /// Rows that were skipped because they cannot be used.
+    pub skipped: Vec<Problem>,
 }
 
 impl Dataset {
@@ -41,20 +45,10 @@ impl Dataset {
         };
         let rows = read_preferences(paths, &read)?;
         let tokenized = tokenizer.examples(&rows.rows, &options, d.skip_bad_rows)?;
-        let mut notes = vec![tokenized.counts.to_string()];
-        let skipped = rows.skipped.len() + tokenized.skipped.len();
-        if skipped > 0 {
-            notes.push(format!("{skipped} unusable rows skipped"));
-            notes.extend(
-                rows.skipped
-                    .iter()
-                    .chain(&tokenized.skipped)
-                    .take(5)
-                    .map(|p| format!("  {}: {}", p.place, p.what)),
-            );
-        }
+        let mut skipped = rows.skipped;
+        skipped.extend(tokenized.skipped);
         let sources = rows.rows.iter().map(|r| r.source.clone()).collect();
-        Ok(Self { examples: tokenized.examples, sources, notes })
+        Ok(Self { examples: tokenized.examples, sources, counts: tokenized.counts, skipped })
     }
 
     fn load_texts(
@@ -77,43 +71,39 @@ impl Dataset {
                 problems,
             ));
         }
-        let notes = vec![format!("{} documents, {} pieces", texts.len(), examples.len())];
-        Ok(Self { examples, sources: texts.into_iter().map(|(s, _)| s).collect(), notes })
+        let counts = Counts { kept: texts.len(), ..Counts::default() };
+        let sources = texts.into_iter().map(|(source, _)| source).collect();
+        Ok(Self { examples, sources, counts, skipped: Vec::new() })
     }
 
-    /// Checks that every example fits the model and the stream.
+    /// Checks the examples against the tokenizer, the model and the stream.
     ///
     /// # Errors
-    /// Every example that does not, at once.
-    pub fn check(&self, vocab: usize, positions: usize, capacity: Capacity) -> Result<()> {
+    /// Everything that does not fit, at once, by file and line.
+    pub fn check(&self, tokenizer: &Tokenizer, model: &ModelConfig, capacity: Capacity) -> Result<DataReport> {
+        let place = |row: usize| self.sources[row].to_string();
+        let report = check(&self.examples, place, tokenizer.vocab_size(), model.vocab_size, &self.counts)?;
         let mut problems = Vec::new();
         for e in &self.examples {
-            let place = self.sources[e.row].to_string();
             let size = footprint(e);
             let longest = e.chosen.ids.len().max(e.rejected.as_ref().map_or(0, |r| r.ids.len()));
-            let sides = std::iter::once(&e.chosen).chain(&e.rejected);
-            if let Some(id) = sides.flat_map(|s| &s.ids).find(|&&id| id as usize >= vocab) {
-                problems.push(Problem::new(
-                    &place,
-                    format!("token id {id} is beyond the model's vocabulary of {vocab}"),
-                ));
-            }
-            if longest > positions {
+            if longest > model.max_positions {
                 let what = format!(
-                    "{longest} tokens, but the model has {positions} positions: lower data.max_length"
+                    "{longest} tokens, but the model has {} positions: lower data.max_length",
+                    model.max_positions
                 );
-                problems.push(Problem::new(&place, what));
+                problems.push(Problem::new(place(e.row), what));
             }
             if size.tokens > capacity.tokens || size.targets > capacity.targets {
                 let what = format!(
                     "takes {} stream tokens, but a stream has {}: raise batch.stream_tokens or lower data.max_length",
                     size.tokens, capacity.tokens
                 );
-                problems.push(Problem::new(&place, what));
+                problems.push(Problem::new(place(e.row), what));
             }
         }
         if problems.is_empty() {
-            return Ok(());
+            return Ok(report);
         }
         Err(Error::input(format!("{} rows do not fit", problems.len()), problems))
     }

@@ -138,6 +138,17 @@ pub struct LossSettings {
     pub accumulation: Accumulation,
 }
 
+impl Default for LossSettings {
+    fn default() -> Self {
+        Self {
+            lambda: 0.1,
+            nll_scope: NllScope::PromptAndResponse,
+            nll_reduction: NllReduction::Token,
+            accumulation: Accumulation::Exact,
+        }
+    }
+}
+
 /// AdamW and its learning rate.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct OptimSettings {
@@ -161,6 +172,22 @@ pub struct OptimSettings {
     /// Share of all steps that is warm-up; excludes `warmup_steps`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub warmup_ratio: Option<f64>,
+}
+
+impl Default for OptimSettings {
+    fn default() -> Self {
+        Self {
+            learning_rate: 1e-3,
+            beta1: 0.9,
+            beta2: 0.999,
+            eps: 1e-8,
+            weight_decay: 0.0,
+            max_grad_norm: 1.0,
+            schedule: Schedule::Linear,
+            warmup_steps: Some(0),
+            warmup_ratio: None,
+        }
+    }
 }
 
 impl OptimSettings {
@@ -384,15 +411,16 @@ fn read_loss(s: &mut Settings, objective: Objective) -> LossSettings {
     if objective != Objective::Orpo && lambda.is_some_and(|l| l != 0.0) {
         s.problem("loss.lambda", "must be 0 or absent unless objective is \"orpo\"");
     }
-    let default = if objective == Objective::Orpo { 0.1 } else { 0.0 };
+    let default = LossSettings::default();
+    let default_lambda = if objective == Objective::Orpo { default.lambda } else { 0.0 };
     use {Accumulation::*, NllReduction::*, NllScope::*};
     LossSettings {
-        lambda: lambda.unwrap_or(default),
+        lambda: lambda.unwrap_or(default_lambda),
         nll_scope: s
             .choice("loss.nll_scope", &[PromptAndResponse, Response])
-            .unwrap_or(PromptAndResponse),
-        nll_reduction: s.choice("loss.nll_reduction", &[Token, Sequence]).unwrap_or(Token),
-        accumulation: s.choice("loss.accumulation", &[Exact, Trl]).unwrap_or(Exact),
+            .unwrap_or(default.nll_scope),
+        nll_reduction: s.choice("loss.nll_reduction", &[Token, Sequence]).unwrap_or(default.nll_reduction),
+        accumulation: s.choice("loss.accumulation", &[Exact, Trl]).unwrap_or(default.accumulation),
     }
 }
 
@@ -400,28 +428,29 @@ fn read_optim(s: &mut Settings) -> OptimSettings {
     // A beta that rounds to 1 in f32 would divide by zero in the bias correction.
     let beta = |x: f64| x >= 0.0 && (x as f32) < 1.0;
     const BETA: &str = "from 0 to below 1";
+    let default = OptimSettings::default();
     let mut optim = OptimSettings {
         learning_rate: s
             .number("optim.learning_rate", NOT_NEGATIVE, |x| x >= 0.0 && single(x))
-            .unwrap_or(1e-3),
-        beta1: s.number("optim.beta1", BETA, beta).unwrap_or(0.9),
-        beta2: s.number("optim.beta2", BETA, beta).unwrap_or(0.999),
+            .unwrap_or(default.learning_rate),
+        beta1: s.number("optim.beta1", BETA, beta).unwrap_or(default.beta1),
+        beta2: s.number("optim.beta2", BETA, beta).unwrap_or(default.beta2),
         eps: s
             .number("optim.eps", "a positive number that f32 can hold", |x| {
                 x >= f64::from(f32::MIN_POSITIVE) && single(x)
             })
-            .unwrap_or(1e-8),
+            .unwrap_or(default.eps),
         weight_decay: s
             .number("optim.weight_decay", NOT_NEGATIVE, |x| x >= 0.0 && single(x))
-            .unwrap_or(0.0),
+            .unwrap_or(default.weight_decay),
         max_grad_norm: s
             .number("optim.max_grad_norm", "a positive number; 1e30 for no clipping", |x| {
                 x > 0.0 && single(x)
             })
-            .unwrap_or(1.0),
+            .unwrap_or(default.max_grad_norm),
         schedule: s
             .choice("optim.schedule", &[Schedule::Linear, Schedule::Cosine, Schedule::Constant])
-            .unwrap_or(Schedule::Linear),
+            .unwrap_or(default.schedule),
         warmup_steps: s.whole("optim.warmup_steps", 0, u64::MAX),
         warmup_ratio: s.number("optim.warmup_ratio", "from 0 to 1", |x| (0.0..=1.0).contains(&x)),
     };

@@ -232,9 +232,10 @@ fn verify_model(gpu: &Rc<Gpu>, folder: &Path) -> Result<Vec<Row>> {
     let expected = read_safetensors_f64(&gradients_path)?;
     let got = learner.read_state(GRAD)?;
     for (name, tensor) in &got {
-        let (_, want) = expected
+        let want = &expected
             .get(name)
-            .ok_or_else(|| Error::file(&gradients_path, format!("has no gradient of {name}")))?;
+            .ok_or_else(|| Error::file(&gradients_path, format!("has no gradient of {name}")))?
+            .data;
         if want.len() != tensor.data.len() {
             return Err(Error::file(
                 &gradients_path,
@@ -269,9 +270,9 @@ fn verify_logits(
     let tensor = |name: &str| {
         golden.get(name).ok_or_else(|| Error::file(&path, format!("has no tensor {name}")))
     };
-    let (shape, want_logits) = tensor("logits")?;
-    let (_, want_logp) = tensor("token_logps")?;
-    let [_, width, vocab] = shape[..] else {
+    let want_logits = &tensor("logits")?.data;
+    let want_logp = &tensor("token_logps")?.data;
+    let [_, width, vocab] = tensor("logits")?.shape[..] else {
         return Err(Error::file(&path, "logits must have the shape [rows, tokens, vocabulary]"));
     };
     // Rows 0..B are chosen, B..2B rejected; every token is a target of its own sequence.
