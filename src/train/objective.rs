@@ -177,3 +177,81 @@ pub fn group_weights(streams: &[&Stream], loss: &LossSettings, parts: usize) -> 
 pub fn has_rejected(s: &Stream, p: usize) -> bool {
     s.seq_offset[2 * p + 2] > s.seq_offset[2 * p + 1]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::example::{Example, Sequence};
+    use crate::data::pack::pack;
+    use crate::train::metrics::log_odds;
+
+    /// The golden batch of the contract: per-token log-probs of two pairs. Token ids are indices
+    /// into this list, so that a target's log-prob is found by its id; 0 opens every sequence.
+    const LOGP: [f64; 16] = [
+        0.0, -2.0, -1.0, -0.5, -0.25, -0.75, -1.0, -2.0, // pair 0: prompt, chosen, rejected
+        -3.0, -1.5, -0.2, -0.4, -0.6, -0.8, 0.0, 0.0, // pair 1
+    ];
+
+    fn batch() -> Vec<Example> {
+        let sequence = |ids: &[u32], response_start| Sequence { ids: ids.to_vec(), response_start };
+        vec![
+            Example {
+                row: 0,
+                chosen: sequence(&[0, 1, 2, 3, 4, 5], 3),
+                rejected: Some(sequence(&[0, 1, 2, 6, 7], 3)),
+            },
+            Example {
+                row: 1,
+                chosen: sequence(&[0, 8, 9], 2),
+                rejected: Some(sequence(&[0, 8, 10, 11, 12, 13], 2)),
+            },
+        ]
+    }
+
+    /// The loss of streams under `settings`, in f64 on the CPU.
+    fn loss(streams: &[Stream], settings: &LossSettings) -> f64 {
+        let mut total = 0.0;
+        for (s, w) in streams.iter().zip(weights(streams, settings)) {
+            let logp: Vec<f64> = s.target_id.iter().map(|&id| LOGP[id as usize]).collect();
+            total -= logp.iter().zip(&w.nll).map(|(l, &w)| l * f64::from(w)).sum::<f64>();
+            let mean = |q: usize| {
+                let list = &s.seq_target[s.seq_offset[q] as usize..s.seq_offset[q + 1] as usize];
+                list.iter().map(|&t| logp[t as usize]).sum::<f64>() / list.len() as f64
+            };
+            for p in 0..s.rows.len() {
+                total += f64::from(w.pair[p]) * log_odds(mean(2 * p), mean(2 * p + 1)).loss;
+            }
+        }
+        total
+    }
+
+    fn streams(tokens: usize) -> Vec<Stream> {
+        let capacity = Capacity { tokens, targets: 20, pairs: 3 };
+        pack(&batch().iter().collect::<Vec<_>>(), capacity).unwrap()
+    }
+
+    #[test]
+    fn golden_batch_has_the_contracts_totals() {
+        let totals = [
+            (NllScope::PromptAndResponse, NllReduction::Token, 1.386813691),
+            (NllScope::Response, NllReduction::Token, 0.851099405),
+            (NllScope::Response, NllReduction::Sequence, 1.101099405),
+        ];
+        for (nll_scope, nll_reduction, want) in totals {
+            let settings = LossSettings { nll_scope, nll_reduction, ..LossSettings::default() };
+            for tokens in [8, 20] {
+                let got = loss(&streams(tokens), &settings);
+                assert!((got - want).abs() < 1e-6, "{nll_scope:?} {nll_reduction:?}: {got}");
+            }
+        }
+    }
+
+    #[test]
+    fn averaging_micro_batch_means_changes_the_objective() {
+        let two = streams(8);
+        assert_eq!(two.len(), 2);
+        let settings = LossSettings { accumulation: Accumulation::Trl, ..LossSettings::default() };
+        let got = loss(&two, &settings);
+        assert!((got - 1.676099405).abs() < 1e-6, "{got}");
+    }
+}

@@ -123,26 +123,14 @@ pub fn train(
     };
     let config = ModelConfig::load(&recipe.model)?;
     let tokenizer = Tokenizer::from_folder(&recipe.model)?;
-    if tokenizer.vocab_size() > config.vocab_size {
-        return Err(Error::file(
-            &recipe.model,
-            format!(
-                "the tokenizer has {} ids, the embedding only {} rows; the two do not belong together",
-                tokenizer.vocab_size(),
-                config.vocab_size
-            ),
-        ));
-    }
     let capacity = capacity(recipe);
     let train = Dataset::load(recipe, &tokenizer, &recipe.data.train)?;
-    train.check(config.vocab_size, config.max_positions, capacity)?;
+    let report = train.check(&tokenizer, &config, capacity)?;
     let eval = match recipe.data.eval.as_slice() {
         [] => None,
         paths => Some(Dataset::load(recipe, &tokenizer, paths)?),
     };
-    if let Some(eval) = &eval {
-        eval.check(config.vocab_size, config.max_positions, capacity)?;
-    }
+    let eval_report = eval.as_ref().map(|e| e.check(&tokenizer, &config, capacity)).transpose()?;
     let heldout = match &eval {
         None => None,
         Some(eval) => {
@@ -153,7 +141,19 @@ pub fn train(
     };
     let per_epoch = train.examples.len().div_ceil(recipe.batch.size) as u64;
     let total = recipe.train.total_steps(per_epoch);
-    on_event(Event::Plan(describe(gpu, recipe, &config, &train, eval.as_ref(), total, capacity)));
+    let mut lines = describe(gpu, recipe, &config, capacity);
+    lines.push(format!("train      {report}"));
+    lines.extend(eval_report.map(|r| format!("held out   {r}")));
+    let size = recipe.batch.size;
+    lines.push(format!("steps      {total} of {size} rows, {per_epoch} to a pass over the rows"));
+    for (dataset, name) in [(Some(&train), "train"), (eval.as_ref(), "held-out")] {
+        let skipped = dataset.map_or(&[][..], |d| &d.skipped);
+        if !skipped.is_empty() {
+            lines.push(format!("skipped    {} unusable {name} rows, for example", skipped.len()));
+            lines.extend(skipped.iter().take(5).map(|p| format!("           {}: {}", p.place, p.what)));
+        }
+    }
+    on_event(Event::Plan(lines));
 
     let restored = latest.as_deref().map(checkpoint::read).transpose()?;
     let weights = match &restored {
@@ -237,15 +237,7 @@ fn check_resume(
     Err(Error::input("cannot resume", problems))
 }
 
-fn describe(
-    gpu: &Gpu,
-    recipe: &Recipe,
-    config: &ModelConfig,
-    train: &Dataset,
-    eval: Option<&Dataset>,
-    total: u64,
-    capacity: Capacity,
-) -> Vec<String> {
+fn describe(gpu: &Gpu, recipe: &Recipe, config: &ModelConfig, capacity: Capacity) -> Vec<String> {
     let memory = memory_plan(gpu.target(), config, capacity);
     let loss = &recipe.loss;
     let mib = |b: u64| b as f64 / 1048576.0;
@@ -273,14 +265,6 @@ fn describe(
         mib(memory.micro.temporaries()),
         capacity.tokens
     ));
-    lines.push(format!(
-        "train      {}; {total} steps of {} rows",
-        train.notes.join("; "),
-        recipe.batch.size
-    ));
-    if let Some(eval) = eval {
-        lines.push(format!("held out   {}", eval.notes.join("; ")));
-    }
     lines
 }
 

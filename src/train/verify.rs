@@ -14,7 +14,7 @@ use crate::graph::{GRAD, Graph};
 use crate::model::config::ModelConfig;
 use crate::model::transformer::{HeadRows, StreamInputs, decoder, logits};
 use crate::model::weights::{read_safetensors_f64, read_weights};
-use crate::step::{Step, Store};
+use crate::step::Step;
 use crate::train::learner::{Learner, StreamResult};
 use crate::train::objective::{Weights, group_weights};
 use crate::train::recipe::{Accumulation, LossSettings, NllReduction, NllScope, OptimSettings};
