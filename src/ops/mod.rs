@@ -8,6 +8,7 @@ pub mod gather_index;
 pub mod gather_rows;
 pub mod matmul;
 pub mod nll;
+pub mod odds_ratio;
 pub mod segment_mean;
 pub mod token_logp;
 
@@ -22,6 +23,7 @@ pub fn cases() -> Vec<OpCase> {
         gather_rows::case(),
         matmul::case(),
         nll::case(),
+        odds_ratio::case(),
         segment_mean::case(),
         token_logp::case(),
     ]
