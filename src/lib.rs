@@ -18,6 +18,7 @@ pub mod error;
 pub mod gpu;
 pub mod graph;
 pub mod kernel;
+mod files;
 pub mod model;
 pub mod ops;
 pub mod plan;

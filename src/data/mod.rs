@@ -1,3 +1,21 @@
 //! From files of preference rows to the packed stream a micro-batch is.
+//!
+//! ```text
+//! files -> rows::read_preferences -> PreferenceRow -> tokenize::Tokenizer::examples -> Example
+//!                                                        (template::ChatTemplate)
+//!       -> check::check -> DataReport;   pack::pack -> Stream (one micro-batch)
+//! ```
+//!
+//! Everything here runs on the CPU and knows nothing of graphs or devices. Whatever is wrong with
+//! what a user gives is reported with its file and line, all of it at once.
 
+pub mod bpe;
+pub mod check;
 pub mod example;
+mod files;
+mod messages;
+pub mod pack;
+pub mod rows;
+pub mod template;
+pub mod tokenize;
+pub mod grammar;

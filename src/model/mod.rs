@@ -1,1 +1,6 @@
 //! The decoder: configuration, weights, graph, sampling.
+
+pub mod config;
+pub mod folder;
+mod init;
+pub mod weights;

@@ -1,1 +1,8 @@
 //! Objectives, schedules, checkpoints, metrics and the training loop.
+
+pub mod checkpoint;
+pub mod metrics;
+pub mod recipe;
+pub mod schedule;
+mod settings;
+pub mod report;

@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Every check of the project: formatting, lints, doc tests, tests. Installs what is missing.
+# Arguments go to the test runner: scripts/test.sh softmax
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source scripts/setup.sh
+
+ensure_vulkan
+ensure_c_compiler
+ensure_rust
+ensure_component fmt rustfmt
+ensure_component clippy clippy
+nextest=yes
+ensure_nextest || nextest=no
+
+say "== formatting"
+cargo fmt --check
+say "== lints"
+cargo clippy --locked --all-targets -- -D warnings
+say "== doc tests"
+cargo test --locked --doc --quiet
+
+# Last, so that the runner's own summary ends the output.
+say "== tests"
+if [ "$nextest" = yes ]; then
+    cargo nextest run --locked "$@"
+else
+    say "cargo nextest could not be installed: running the tests with cargo test."
+    cargo test --locked --all-targets "$@"
+fi

@@ -1,0 +1,666 @@
+//! From rows to token ids: templates, special tokens, where the answer starts, over-length rows.
+//!
+//! The rules, for a row whose rendered prompt is `p` and whose rendered answer is `a`:
+//!
+//! 1. `full = encode(p + a)`, never `encode(p) + encode(a)`: the model must see the tokens that
+//!    the text really has.
+//! 2. The answer starts where `full` first leaves `encode(p)`. If a token merges across the
+//!    prompt's end, that token is the answer's first: the split moves one token to the left.
+//! 3. BOS in front if the tokenizer has one and it is not there; EOS behind by [`EosRule`].
+//! 4. Rows longer than `max_length` by [`OverLength`].
+//!
+//! With [`EosRule::Trl`] and [`OverLength::TruncateResponse`] the ids and labels are TRL's, but
+//! for rows whose prompt alone fills `max_length`: TRL keeps them without any answer, here they
+//! are dropped and counted.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+
+use serde_json::Value;
+
+pub use super::bpe::{TrainedBpe, train_bpe};
+use super::example::{Example, Sequence};
+use super::messages::Message;
+use super::rows::{PreferenceRow, Source, Text};
+use super::template::ChatTemplate;
+use crate::error::{Error, Problem, Result};
+
+/// A model's tokenizer with its special tokens and chat template.
+#[derive(Debug)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    bos: Option<u32>,
+    eos: Option<u32>,
+    pad: Option<u32>,
+    vocab_size: usize,
+    template: Option<ChatTemplate>,
+}
+
+/// What happens to a row that is longer than `max_length`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OverLength {
+    /// The row is left out and counted.
+    #[default]
+    Drop,
+    /// The prompt is cut from the left, on both sides alike; BOS and the tokens that open the
+    /// answer (the generation prompt) are kept. A row that cannot be cut so is dropped.
+    TruncatePrompt,
+    /// The answer's end is cut, and with it its EOS. A row whose prompt leaves no room for an
+    /// answer is dropped.
+    TruncateResponse,
+    /// The row is a problem that stops the run.
+    Error,
+}
+
+/// When an end-of-sequence token is appended to an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EosRule {
+    /// Unless the answer ends with it already; white space that a template writes behind it is
+    /// cut, so the sequence ends with its EOS.
+    #[default]
+    Once,
+    /// As TRL does: unless the very last token is EOS. Templates that end with a line break get a
+    /// second EOS behind it.
+    Trl,
+}
+
+/// How rows become examples.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TokenizeOptions {
+    /// Longest sequence in tokens, prompt and answer together, BOS and EOS included.
+    pub max_length: usize,
+    /// What happens to longer ones.
+    pub over_length: OverLength,
+    /// When EOS is appended.
+    pub eos: EosRule,
+}
+
+impl Default for TokenizeOptions {
+    fn default() -> Self {
+        Self {
+            max_length: 1024,
+            over_length: OverLength::Drop,
+            eos: EosRule::Once,
+        }
+    }
+}
+
+/// What tokenizing did to a set of rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Rows that became examples.
+    pub kept: usize,
+    /// Rows left out because a sequence is too long.
+    pub dropped: usize,
+    /// Rows left out because cutting made both sides equal.
+    pub became_identical: usize,
+    /// Rows whose prompt was cut.
+    pub truncated_prompt: usize,
+    /// Chosen sequences longer than `max_length`, before anything was cut or dropped.
+    pub long_chosen: usize,
+    /// Rejected sequences longer than `max_length`.
+    pub long_rejected: usize,
+    /// Chosen answers whose end was cut.
+    pub truncated_chosen: usize,
+    /// Rejected answers whose end was cut.
+    pub truncated_rejected: usize,
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} rows kept", self.kept)?;
+        for (count, what) in [
+            (self.long_chosen, "chosen too long"),
+            (self.long_rejected, "rejected too long"),
+            (self.dropped, "rows dropped as too long"),
+            (
+                self.became_identical,
+                "rows dropped as both sides are equal once cut",
+            ),
+            (self.truncated_prompt, "prompts cut"),
+            (self.truncated_chosen, "chosen answers cut"),
+            (self.truncated_rejected, "rejected answers cut"),
+        ] {
+            if count > 0 {
+                write!(f, ", {count} {what}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The examples of a set of rows, with what was left out.
+#[derive(Debug, Clone)]
+pub struct Examples {
+    /// In the order of the rows; `Example::row` is the row's index.
+    pub examples: Vec<Example>,
+    /// What was cut or dropped for its length.
+    pub counts: Counts,
+    /// Rows refused for another reason; empty unless bad rows are skipped.
+    pub skipped: Vec<Problem>,
+}
+
+/// The two sides of a row as text.
+struct Rendered {
+    prompt: String,
+    chosen: String,
+    rejected: Option<String>,
+    /// The text that opens the answer, at the prompt's end.
+    opening: String,
+}
+
+impl Tokenizer {
+    /// Loads `tokenizer.json` and, if there, `tokenizer_config.json` and `chat_template.jinja`.
+    ///
+    /// Special tokens are named in `tokenizer_config.json` (as text or as an added-token object);
+    /// older folders name them in `special_tokens_map.json`, and where neither names BOS or EOS
+    /// the ids of `config.json` count.
+    pub fn from_folder(folder: &Path) -> Result<Self> {
+        let path = folder.join("tokenizer.json");
+        let bytes = std::fs::read(&path).map_err(|e| Error::io("read", &path, e))?;
+        let mut inner = tokenizers::Tokenizer::from_bytes(&bytes)
+            .map_err(|e| Error::file(&path, format!("not a tokenizer: {e}")))?;
+        // Lengths are our business: a stored truncation would cut rows without a word.
+        inner.with_padding(None);
+        inner
+            .with_truncation(None)
+            .map_err(|e| Error::file(&path, e.to_string()))?;
+
+        let config_path = folder.join("tokenizer_config.json");
+        let config = read_json(&config_path)?.unwrap_or(Value::Null);
+        let map = read_json(&folder.join("special_tokens_map.json"))?.unwrap_or(Value::Null);
+        let mut special = BTreeMap::new();
+        for key in ["bos_token", "eos_token", "pad_token", "unk_token"] {
+            let named = config.get(key).or_else(|| map.get(key));
+            let text = named.and_then(|v| v.as_str().or_else(|| v.get("content")?.as_str()));
+            if let Some(text) = text {
+                if key != "unk_token" && inner.token_to_id(text).is_none() {
+                    let what = format!("{key} is {text:?}, which tokenizer.json does not know");
+                    return Err(Error::file(&config_path, what));
+                }
+                special.insert(key.to_owned(), text.to_owned());
+            }
+        }
+        if !special.contains_key("bos_token") && !special.contains_key("eos_token") {
+            let model = read_json(&folder.join("config.json"))?.unwrap_or(Value::Null);
+            for (key, id_key) in [("bos_token", "bos_token_id"), ("eos_token", "eos_token_id")] {
+                let id = model.get(id_key);
+                let id = id.and_then(|v| v.as_u64().or_else(|| v.get(0)?.as_u64()));
+                let token = id.and_then(|id| inner.id_to_token(u32::try_from(id).ok()?));
+                special.extend(token.map(|token| (key.to_owned(), token)));
+            }
+        }
+        let id = |key: &str| inner.token_to_id(special.get(key)?);
+        let (bos, eos, pad) = (id("bos_token"), id("eos_token"), id("pad_token"));
+        let largest = inner.get_vocab(true).into_values().max();
+        let vocab_size = largest.map_or(0, |id| id as usize + 1);
+        let template = ChatTemplate::from_folder(folder, &config, special)?;
+        Ok(Self {
+            inner,
+            bos,
+            eos,
+            pad,
+            vocab_size,
+            template,
+        })
+    }
+
+    /// Token ids of a text. Nothing is added; special tokens written in the text are recognised.
+    pub fn encode(&self, text: &str) -> Vec<u32> {
+        // Encoding can only fail on a missing unknown token: the text then has no tokens at all,
+        // and the row is refused as empty.
+        self.inner
+            .encode_fast(text, false)
+            .map(|encoding| encoding.get_ids().to_vec())
+            .unwrap_or_default()
+    }
+
+    /// The text of token ids; unknown ids are passed over.
+    pub fn decode(&self, ids: &[u32], skip_special: bool) -> String {
+        self.inner.decode(ids, skip_special).unwrap_or_default()
+    }
+
+    /// Largest id + 1: what an embedding must have rows for.
+    pub fn vocab_size(&self) -> usize {
+        self.vocab_size
+    }
+
+    /// Beginning-of-sequence token, if the tokenizer has one.
+    pub fn bos(&self) -> Option<u32> {
+        self.bos
+    }
+
+    /// End-of-sequence token.
+    pub fn eos(&self) -> Option<u32> {
+        self.eos
+    }
+
+    /// Padding token. Nothing here asks for it: padding is by length, never by token.
+    pub fn pad(&self) -> Option<u32> {
+        self.pad
+    }
+
+    /// Whether the model has a chat template.
+    pub fn has_template(&self) -> bool {
+        self.template.is_some()
+    }
+
+    /// Renders a conversation up to where the assistant would begin.
+    pub fn render_prompt(&self, messages: &[Message]) -> Result<String> {
+        self.render(messages, true).map_err(|e| {
+            Error::input(
+                "the conversation cannot be rendered",
+                vec![Problem::new("chat template", e)],
+            )
+        })
+    }
+
+    fn render(&self, messages: &[Message], prompt: bool) -> std::result::Result<String, String> {
+        match &self.template {
+            Some(template) => template.render(messages, prompt),
+            None => Err(
+                "the row is a conversation and the model has no chat template; add \
+                         chat_template.jinja to the model folder, or use rows of plain text"
+                    .into(),
+            ),
+        }
+    }
+
+    /// The example of one row; None if `over_length` drops it.
+    pub fn example(
+        &self,
+        row_index: usize,
+        row: &PreferenceRow,
+        options: &TokenizeOptions,
+    ) -> std::result::Result<Option<Example>, Problem> {
+        self.counted(row_index, row, options, &mut Counts::default())
+    }
+
+    /// The examples of all rows with the counts of what was cut or dropped.
+    ///
+    /// Errors: every row that cannot be used, all at once, unless `skip_bad_rows`; no row left.
+    pub fn examples(
+        &self,
+        rows: &[PreferenceRow],
+        options: &TokenizeOptions,
+        skip_bad_rows: bool,
+    ) -> Result<Examples> {
+        let mut counts = Counts::default();
+        let mut examples = Vec::with_capacity(rows.len());
+        let mut skipped = Vec::new();
+        for (index, row) in rows.iter().enumerate() {
+            match self.counted(index, row, options, &mut counts) {
+                Ok(example) => examples.extend(example),
+                Err(problem) => skipped.push(problem),
+            }
+        }
+        if !skipped.is_empty() && !skip_bad_rows {
+            let summary = format!(
+                "{} of {} rows cannot be used (mend them, or go on without them: --skip-bad-rows)",
+                skipped.len(),
+                rows.len()
+            );
+            return Err(Error::input(summary, skipped));
+        }
+        if examples.is_empty() {
+            let summary = format!("no row is left to train on ({counts}); raise max_length?");
+            return Err(Error::input(summary, skipped));
+        }
+        Ok(Examples {
+            examples,
+            counts,
+            skipped,
+        })
+    }
+
+    /// [`Tokenizer::example`] that adds to `counts`.
+    fn counted(
+        &self,
+        row_index: usize,
+        row: &PreferenceRow,
+        options: &TokenizeOptions,
+        counts: &mut Counts,
+    ) -> std::result::Result<Option<Example>, Problem> {
+        let problem = |what: String| Problem::new(row.source.to_string(), what);
+        let text = self.rendered(row).map_err(problem)?;
+        let prompt = self.encode(&text.prompt);
+        let mut sides = vec![self.sequence(&text.prompt, &prompt, &text.chosen, options.eos)];
+        sides.extend(
+            text.rejected
+                .map(|r| self.sequence(&text.prompt, &prompt, &r, options.eos)),
+        );
+        for (side, name) in sides.iter().zip(["chosen", "rejected"]) {
+            if side.ids.len() <= side.response_start.max(1) {
+                return Err(problem(format!("{name} has no token that could be learnt")));
+            }
+        }
+        if sides.len() == 2 && sides[0].ids == sides[1].ids {
+            return Err(problem("chosen and rejected are the same tokens".into()));
+        }
+        let cut = Cut {
+            tokenizer: self,
+            opening: &text.opening,
+            options,
+        };
+        let fits = cut.apply(&mut sides, counts).map_err(problem)?;
+        if !fits {
+            return Ok(None);
+        }
+        counts.kept += 1;
+        let mut sides = sides.into_iter();
+        let Some(chosen) = sides.next() else {
+            return Ok(None);
+        };
+        Ok(Some(Example {
+            row: row_index,
+            chosen,
+            rejected: sides.next(),
+        }))
+    }
+
+    /// The texts of a row, by the chat template if it is a conversation.
+    fn rendered(&self, row: &PreferenceRow) -> std::result::Result<Rendered, String> {
+        let conversation = |prompt: &[Message], answer: &Text| match answer {
+            Text::Messages(list) => {
+                let all: Vec<Message> = prompt.iter().chain(list).cloned().collect();
+                self.render(&all, false)
+            }
+            Text::Plain(_) => Err("the prompt is a conversation, an answer is plain text".into()),
+        };
+        let plain = |answer: &Text| match answer {
+            Text::Plain(text) => Ok(text.clone()),
+            Text::Messages(_) => {
+                Err("the prompt is plain text, an answer a conversation".to_owned())
+            }
+        };
+        let (mut text, whole) = match &row.prompt {
+            Text::Plain(prompt) => {
+                let chosen = plain(&row.chosen)?;
+                let rejected = row.rejected.as_ref().map(plain).transpose()?;
+                (
+                    Rendered {
+                        prompt: prompt.clone(),
+                        chosen,
+                        rejected,
+                        opening: String::new(),
+                    },
+                    None,
+                )
+            }
+            Text::Messages(prompt) => {
+                let chosen = conversation(prompt, &row.chosen)?;
+                let rejected = row
+                    .rejected
+                    .as_ref()
+                    .map(|r| conversation(prompt, r))
+                    .transpose()?;
+                let rendered = self.render(prompt, true)?;
+                let without = self.render(prompt, false)?;
+                let opening = rendered
+                    .strip_prefix(&without)
+                    .unwrap_or_default()
+                    .to_owned();
+                let text = Rendered {
+                    prompt: rendered,
+                    chosen,
+                    rejected,
+                    opening,
+                };
+                (text, prompt.last())
+            }
+        };
+        if let Some(last) = whole {
+            text.split_whole(last)?;
+        }
+        for (name, side) in [
+            ("chosen", Some(&text.chosen)),
+            ("rejected", text.rejected.as_ref()),
+        ] {
+            if side.is_some_and(|side| side.trim().is_empty()) {
+                return Err(format!("{name} is empty after the chat template"));
+            }
+        }
+        Ok(text)
+    }
+
+    /// Ids of `prompt + answer` with BOS and EOS, and where the answer starts.
+    fn sequence(&self, prompt: &str, prompt_ids: &[u32], answer: &str, eos: EosRule) -> Sequence {
+        let mut ids = self.encode(&format!("{prompt}{answer}"));
+        let mut response_start = ids
+            .iter()
+            .zip(prompt_ids)
+            .take_while(|(a, b)| a == b)
+            .count();
+        if let Some(bos) = self.bos
+            && ids.first() != Some(&bos)
+        {
+            ids.insert(0, bos);
+            response_start += 1;
+        }
+        self.end(&mut ids, response_start, eos);
+        Sequence {
+            ids,
+            response_start,
+        }
+    }
+
+    /// Appends EOS unless `ids[start..]` ends with it already.
+    fn end(&self, ids: &mut Vec<u32>, start: usize, rule: EosRule) {
+        let Some(eos) = self.eos else { return };
+        if rule == EosRule::Once {
+            let blank = |id: u32| {
+                let text = self.decode(&[id], false);
+                id != eos && !text.is_empty() && text.trim().is_empty()
+            };
+            let answer = &ids[start.min(ids.len())..];
+            let trailing = answer.iter().rev().take_while(|&&id| blank(id)).count();
+            let end = ids.len() - trailing;
+            if end > start && ids[end - 1] == eos {
+                ids.truncate(end);
+                return;
+            }
+        }
+        if ids.len() <= start || ids.last() != Some(&eos) {
+            ids.push(eos);
+        }
+    }
+
+    /// A document for language modelling as examples of at most `max_length` tokens, each token
+    /// but the first predicted exactly once: the last token of a piece begins the next. EOS ends
+    /// the document. Conversations are rendered by the chat template.
+    pub fn document(
+        &self,
+        row_index: usize,
+        source: &Source,
+        text: &Text,
+        options: &TokenizeOptions,
+    ) -> std::result::Result<Vec<Example>, Problem> {
+        let problem = |what: String| Problem::new(source.to_string(), what);
+        let text = match text {
+            Text::Plain(text) => text.clone(),
+            Text::Messages(list) => self.render(list, false).map_err(problem)?,
+        };
+        let mut ids = self.encode(&text);
+        if ids.is_empty() {
+            return Err(problem("the document is empty".into()));
+        }
+        if let Some(bos) = self.bos
+            && ids[0] != bos
+        {
+            ids.insert(0, bos);
+        }
+        self.end(&mut ids, 0, options.eos);
+        if options.max_length < 2 {
+            return Err(problem("max_length must be at least 2".into()));
+        }
+        let step = options.max_length - 1;
+        let starts = (0..ids.len().saturating_sub(1)).step_by(step);
+        Ok(starts
+            .map(|start| {
+                let piece = ids[start..ids.len().min(start + options.max_length)].to_vec();
+                let chosen = Sequence {
+                    ids: piece,
+                    response_start: 1,
+                };
+                Example {
+                    row: row_index,
+                    chosen,
+                    rejected: None,
+                }
+            })
+            .collect())
+    }
+}
+
+impl Rendered {
+    /// Takes the prompt off the two rendered conversations. A template may open the answer in
+    /// another way than its generation prompt says, so the prompt is what all three share.
+    fn split_whole(&mut self, last: &Message) -> std::result::Result<(), String> {
+        let mut common = shared(&self.prompt, &self.chosen);
+        if let Some(rejected) = &self.rejected {
+            common = common.min(shared(&self.prompt, rejected));
+        }
+        // The answer must not reach back into the question.
+        let asked = last.content.trim();
+        let question = &self.prompt[..self.prompt.len() - self.opening.len()];
+        let end = match question.rfind(asked) {
+            Some(start) if !asked.is_empty() => start + asked.len(),
+            _ => 0,
+        };
+        if common < end {
+            return Err(
+                "the chat template renders the prompt differently once an answer follows, \
+                        so it cannot be told where the answer starts"
+                    .into(),
+            );
+        }
+        let kept = self
+            .opening
+            .len()
+            .saturating_sub(self.prompt.len() - common);
+        self.opening.truncate(kept);
+        self.prompt.truncate(common);
+        self.chosen.drain(..common);
+        if let Some(rejected) = &mut self.rejected {
+            rejected.drain(..common);
+        }
+        Ok(())
+    }
+}
+
+/// Length in bytes of the common prefix of two texts, at a character boundary.
+fn shared(a: &str, b: &str) -> usize {
+    a.chars()
+        .zip(b.chars())
+        .take_while(|(x, y)| x == y)
+        .map(|(x, _)| x.len_utf8())
+        .sum()
+}
+
+/// Brings one row within `max_length`.
+struct Cut<'a> {
+    tokenizer: &'a Tokenizer,
+    opening: &'a str,
+    options: &'a TokenizeOptions,
+}
+
+impl Cut<'_> {
+    /// Cuts the sides in place; false if the row is to be dropped.
+    fn apply(
+        &self,
+        sides: &mut [Sequence],
+        counts: &mut Counts,
+    ) -> std::result::Result<bool, String> {
+        let most = self.options.max_length;
+        let over: Vec<usize> = sides
+            .iter()
+            .map(|s| s.ids.len().saturating_sub(most))
+            .collect();
+        counts.long_chosen += usize::from(over[0] > 0);
+        counts.long_rejected += usize::from(over.get(1).is_some_and(|&n| n > 0));
+        let worst = over.iter().copied().max().unwrap_or(0);
+        if worst == 0 {
+            return Ok(true);
+        }
+        let cut = match self.options.over_length {
+            OverLength::Error => {
+                let lengths: Vec<String> = sides
+                    .iter()
+                    .zip(["chosen", "rejected"])
+                    .map(|(s, name)| format!("{name} has {} tokens", s.ids.len()))
+                    .collect();
+                return Err(format!(
+                    "{}, max_length is {most}; raise it or set over_length to drop, \
+                     truncate-prompt or truncate-response",
+                    lengths.join(", ")
+                ));
+            }
+            OverLength::Drop => false,
+            OverLength::TruncatePrompt => self.prompt(sides, worst),
+            OverLength::TruncateResponse => self.response(sides),
+        };
+        if !cut {
+            counts.dropped += 1;
+            return Ok(false);
+        }
+        if sides.len() == 2 && sides[0].ids == sides[1].ids {
+            counts.became_identical += 1;
+            return Ok(false);
+        }
+        if self.options.over_length == OverLength::TruncatePrompt {
+            counts.truncated_prompt += 1;
+        } else {
+            counts.truncated_chosen += usize::from(over[0] > 0);
+            counts.truncated_rejected += usize::from(over.get(1).is_some_and(|&n| n > 0));
+        }
+        Ok(true)
+    }
+
+    /// Takes `n` tokens off the left of both prompts, behind BOS.
+    fn prompt(&self, sides: &mut [Sequence], n: usize) -> bool {
+        // At least one prompt token stays to predict the answer's first one.
+        let opening = self.tokenizer.encode(self.opening).len().max(1);
+        let keeps = |side: &Sequence| {
+            let bos = usize::from(self.tokenizer.bos.is_some_and(|bos| side.ids[0] == bos));
+            (bos, side.response_start >= bos + n + opening)
+        };
+        if !sides.iter().all(|side| keeps(side).1) {
+            return false;
+        }
+        for side in sides {
+            let bos = keeps(side).0;
+            side.ids.drain(bos..bos + n);
+            side.response_start -= n;
+        }
+        true
+    }
+
+    /// Cuts the end of each answer that is too long.
+    fn response(&self, sides: &mut [Sequence]) -> bool {
+        let most = self.options.max_length;
+        if sides.iter().any(|side| side.response_start.max(1) >= most) {
+            return false;
+        }
+        for side in sides {
+            side.ids.truncate(most);
+        }
+        true
+    }
+}
+
+fn read_json(path: &Path) -> Result<Option<Value>> {
+    match std::fs::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(|e| Error::file(path, format!("not JSON: {e}"))),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::io("read", path, e)),
+    }
+}
+
+#[cfg(test)]
+#[path = "tokenize_tests.rs"]
+mod tests;

@@ -1,0 +1,51 @@
+//! Files written whole or not at all.
+
+use std::io::Write;
+use std::path::Path;
+
+use crate::error::{Error, Result};
+
+/// Writes `bytes` to `path`: a reader, or a run that is stopped half-way, sees the old file or the
+/// new one, never a part.
+pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
+    let folder = match path.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    };
+    let mut builder = tempfile::Builder::new();
+    // Temporary files are private to their owner; this one becomes an ordinary file, for whom the
+    // user's own mask decides.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let mut file =
+        builder.tempfile_in(folder).map_err(|e| Error::io("create a file in", folder, e))?;
+    file.write_all(bytes).map_err(|e| Error::io("write", path, e))?;
+    file.persist(path).map_err(|e| Error::io("write", path, e.error))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_replace_what_is_there_and_leave_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.txt");
+        write_atomically(&path, b"first").unwrap();
+        write_atomically(&path, b"2").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"2");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+        let plain = folder.path().join("plain.txt");
+        std::fs::write(&plain, b"").unwrap();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions();
+        assert_eq!(mode(&path), mode(&plain));
+    }
+
+    #[test]
+    fn files_name_the_folder_they_cannot_write_to() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = write_atomically(&folder.path().join("absent/a.txt"), b"").unwrap_err();
+        assert!(error.to_string().contains("absent"), "{error}");
+    }
+}

@@ -1,0 +1,272 @@
+//! Folders that appear whole or not at all: model folders and checkpoints.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::config::ModelConfig;
+use super::weights::{Dtype, Tensor, write_weights};
+use crate::error::{Error, Result};
+
+/// Files that make a model usable and that training does not change.
+pub const SIDE_FILES: [&str; 8] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "generation_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+];
+
+/// The ending of a folder that is still being written; what a killed process leaves behind.
+pub const PARTIAL: &str = ".partial";
+
+/// Where `write_folder` prepares `destination`: a hidden sibling, so that the final rename stays
+/// on one file system.
+pub fn partial_sibling(destination: &Path) -> PathBuf {
+    let name = destination
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy();
+    destination.with_file_name(format!(".{name}{PARTIAL}"))
+}
+
+/// Creates `destination` with what `fill` puts into it, atomically: `fill` works in a temporary
+/// sibling, which is flushed to disk and renamed. An existing destination is refused; after an
+/// error nothing is left behind. What an earlier, killed attempt at the same folder left is
+/// removed first.
+pub fn write_folder(destination: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    if destination.file_name().is_none() {
+        return Err(Error::file(
+            destination,
+            "is not a folder that can be created; name a new one",
+        ));
+    }
+    if fs::symlink_metadata(destination).is_ok() {
+        return Err(Error::file(
+            destination,
+            "exists already; name another folder or move this one away",
+        ));
+    }
+    if let Some(parent) = destination.parent().filter(|p| !p.as_os_str().is_empty()) {
+        fs::create_dir_all(parent).map_err(|e| Error::io("create", parent, e))?;
+    }
+    let partial = partial_sibling(destination);
+    if fs::symlink_metadata(&partial).is_ok() {
+        fs::remove_dir_all(&partial).map_err(|e| Error::io("remove", &partial, e))?;
+    }
+    fs::create_dir(&partial).map_err(|e| Error::io("create", &partial, e))?;
+    let result = fill(&partial)
+        .and_then(|()| sync_folder(&partial))
+        .and_then(|()| {
+            fs::rename(&partial, destination).map_err(|e| Error::io("create", destination, e))
+        });
+    if result.is_err() {
+        // The first error is the one worth telling.
+        let _ = fs::remove_dir_all(&partial);
+        return result;
+    }
+    let parent = destination
+        .parent()
+        .filter(|p| !p.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    sync_directory(parent)
+}
+
+/// Flushes every file of a flat folder, then the folder itself.
+fn sync_folder(folder: &Path) -> Result<()> {
+    for entry in fs::read_dir(folder).map_err(|e| Error::io("read", folder, e))? {
+        let path = entry.map_err(|e| Error::io("read", folder, e))?.path();
+        // Windows flushes only through a handle that may write.
+        let file = fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(&path)
+            .map_err(|e| Error::io("write", &path, e))?;
+        file.sync_all().map_err(|e| Error::io("write", &path, e))?;
+    }
+    sync_directory(folder)
+}
+
+#[cfg(unix)]
+fn sync_directory(folder: &Path) -> Result<()> {
+    fs::File::open(folder)
+        .and_then(|f| f.sync_all())
+        .map_err(|e| Error::io("write", folder, e))
+}
+
+/// Only Unix can flush a directory entry on its own.
+#[cfg(not(unix))]
+fn sync_directory(_folder: &Path) -> Result<()> {
+    Ok(())
+}
+
+/// Writes text to a file in a folder under construction.
+pub fn write_text(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text).map_err(|e| Error::io("write", path, e))
+}
+
+/// Writes `config.json`, `model.safetensors` and the side files of `source` (tokenizer, chat
+/// template, generation settings, as far as they are there) into an existing folder.
+pub fn fill_model_folder<'a>(
+    folder: &Path,
+    source: Option<&Path>,
+    config: &ModelConfig,
+    tensors: impl IntoIterator<Item = (&'a String, &'a Tensor)>,
+    dtype: Dtype,
+) -> Result<()> {
+    let mut json = config.to_json();
+    json["dtype"] = dtype.hf_name().into();
+    json["torch_dtype"] = dtype.hf_name().into();
+    write_text(&folder.join("config.json"), &format!("{json:#}\n"))?;
+    write_weights(folder, tensors, dtype)?;
+    let Some(source) = source else { return Ok(()) };
+    for name in SIDE_FILES {
+        let from = source.join(name);
+        if from.is_file() {
+            // The bytes only: a read-only original must not make a read-only copy.
+            let bytes = fs::read(&from).map_err(|e| Error::io("read", &from, e))?;
+            let to = folder.join(name);
+            fs::write(&to, bytes).map_err(|e| Error::io("write", &to, e))?;
+        }
+    }
+    Ok(())
+}
+
+/// Saves a model folder that transformers loads: see [`fill_model_folder`] and [`write_folder`].
+///
+/// # Errors
+/// An existing `destination`, values that `dtype` cannot hold, and anything the disk refuses.
+pub fn save_model_folder<'a>(
+    destination: &Path,
+    source: Option<&Path>,
+    config: &ModelConfig,
+    tensors: impl IntoIterator<Item = (&'a String, &'a Tensor)>,
+    dtype: Dtype,
+) -> Result<()> {
+    write_folder(destination, |folder| {
+        fill_model_folder(folder, source, config, tensors, dtype)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::weights::tests::{all_equal, tiny};
+    use crate::model::weights::{init_weights, read_weights};
+
+    #[test]
+    fn a_saved_model_loads_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let source = dir.path().join("source");
+        fs::create_dir(&source).unwrap();
+        fs::write(source.join("tokenizer.json"), "{}").unwrap();
+        fs::write(source.join("chat_template.jinja"), "x").unwrap();
+        fs::write(source.join("notes.txt"), "not a model file").unwrap();
+        let config = tiny(true);
+        let weights = init_weights(&config, 1);
+        let out = dir.path().join("deep/er/model");
+        save_model_folder(&out, Some(&source), &config, &weights, Dtype::F32).unwrap();
+
+        let mut names: Vec<_> = fs::read_dir(&out)
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        assert_eq!(
+            names,
+            [
+                "chat_template.jinja",
+                "config.json",
+                "model.safetensors",
+                "tokenizer.json"
+            ]
+        );
+        let mode = |name: &str| fs::metadata(out.join(name)).unwrap().permissions();
+        assert_eq!(
+            mode("model.safetensors"),
+            mode("config.json"),
+            "weights are not more private than the rest"
+        );
+        let loaded = ModelConfig::load(&out).unwrap();
+        assert_eq!(loaded.parameters(), config.parameters());
+        assert!(all_equal(&read_weights(&out, &loaded).unwrap(), &weights));
+        assert_eq!(
+            fs::read_dir(out.parent().unwrap()).unwrap().count(),
+            1,
+            "nothing temporary is left"
+        );
+
+        let again = save_model_folder(&out, None, &config, &weights, Dtype::F32).unwrap_err();
+        assert!(again.to_string().contains("exists already"), "{again}");
+        assert!(
+            out.join("tokenizer.json").exists(),
+            "the existing folder is untouched"
+        );
+    }
+
+    #[test]
+    fn the_written_dtype_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = tiny(true);
+        let out = dir.path().join("half");
+        save_model_folder(&out, None, &config, &init_weights(&config, 1), Dtype::Bf16).unwrap();
+        let text = fs::read_to_string(out.join("config.json")).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(
+            (&json["dtype"], &json["torch_dtype"]),
+            (&"bfloat16".into(), &"bfloat16".into())
+        );
+    }
+
+    #[test]
+    fn a_failure_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("model");
+        let error = write_folder(&out, |folder| {
+            write_text(&folder.join("half"), "written")?;
+            Err(Error::file(folder, "stopped"))
+        });
+        assert!(error.is_err());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn leftovers_of_a_killed_process_are_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("model");
+        fs::create_dir(partial_sibling(&out)).unwrap();
+        fs::write(partial_sibling(&out).join("stale"), "x").unwrap();
+        write_folder(&out, |folder| write_text(&folder.join("fresh"), "y")).unwrap();
+        let names: Vec<_> = fs::read_dir(&out)
+            .unwrap()
+            .map(|e| e.unwrap().file_name())
+            .collect();
+        assert_eq!(names, ["fresh"]);
+    }
+
+    #[test]
+    fn places_where_no_folder_can_be() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        fs::write(&file, "x").unwrap();
+        let never =
+            |_: &Path| -> Result<()> { panic!("nothing is computed for a folder that cannot be") };
+        let under = write_folder(&file.join("model"), never)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            under.starts_with("cannot create") && under.contains("file"),
+            "{under}"
+        );
+        assert!(write_folder(&dir.path().join(".."), never).is_err());
+        assert!(
+            write_folder(&file, never)
+                .unwrap_err()
+                .to_string()
+                .contains("exists already")
+        );
+        assert_eq!(fs::read(&file).unwrap(), b"x");
+    }
+}

@@ -1,0 +1,335 @@
+//! Checkpoints: everything a run needs to go on, in a folder that is also a loadable model.
+//!
+//! ```text
+//! runs/first/checkpoint-00000050/
+//!   config.json  model.safetensors  tokenizer.json  …   the model, as transformers reads it
+//!   optimizer.safetensors    adam_m.NAME and adam_v.NAME for every parameter NAME, f32
+//!   state.json               where the run stands, and the blake3 hash of each file above
+//! ```
+//!
+//! The folder appears by a rename after everything in it is on disk, and the hashes in
+//! `state.json` tell a torn or edited file from a whole one.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Problem, Result};
+use crate::model::config::ModelConfig;
+use crate::model::folder::{PARTIAL, fill_model_folder, partial_sibling, write_folder, write_text};
+use crate::model::weights::{Dtype, Tensor, read_safetensors, read_weights, write_safetensors};
+
+const PREFIX: &str = "checkpoint-";
+const FORMAT: u32 = 1;
+
+/// Where a run stands: what is needed to go on as if it had never stopped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrainState {
+    /// Optimizer steps done.
+    pub step: u64,
+    /// Passes over the rows finished.
+    pub epoch: u64,
+    /// Optimizer steps done within the current pass.
+    pub batch_in_epoch: u64,
+    /// Seed of the run.
+    pub seed: u64,
+    /// Words drawn so far from the run's random generator.
+    pub rng_position: u64,
+    /// Stream tokens processed so far.
+    pub num_tokens: u64,
+    /// Hash of the current pass's row order, so that changed data is noticed.
+    pub row_order_hash: String,
+    /// [`Recipe::fingerprint`](super::recipe::Recipe::fingerprint) of the run.
+    pub recipe_hash: String,
+}
+
+/// Adam's moments by parameter name, in the shapes of the parameters.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Moments {
+    /// Running mean of the gradient.
+    pub m: BTreeMap<String, Tensor>,
+    /// Running mean of its square.
+    pub v: BTreeMap<String, Tensor>,
+}
+
+/// A checkpoint read back.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Checkpoint {
+    /// Where the run stood.
+    pub state: TrainState,
+    /// The model's shape.
+    pub config: ModelConfig,
+    /// The weights by Hugging Face name.
+    pub weights: BTreeMap<String, Tensor>,
+    /// The optimizer's moments.
+    pub moments: Moments,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StateFile {
+    format: u32,
+    state: TrainState,
+    /// blake3 by file name.
+    files: BTreeMap<String, String>,
+}
+
+/// The folder of the checkpoint after `step` optimizer steps.
+pub fn folder_of(run_folder: &Path, step: u64) -> PathBuf {
+    run_folder.join(format!("{PREFIX}{step:08}"))
+}
+
+/// Writes the checkpoint of `state.step` into the run's folder and returns its own. `source` is
+/// the model folder whose tokenizer and templates go along. Weights are written in f32, so that a
+/// resumed run has the same bits.
+///
+/// # Errors
+/// An existing checkpoint of that step, weights or moments that are not finite, a full disk;
+/// nothing half-written stays behind.
+pub fn write(
+    run_folder: &Path,
+    state: &TrainState,
+    source: Option<&Path>,
+    config: &ModelConfig,
+    weights: &BTreeMap<String, Tensor>,
+    moments: &Moments,
+) -> Result<PathBuf> {
+    let destination = folder_of(run_folder, state.step);
+    write_folder(&destination, |folder| {
+        fill_model_folder(folder, source, config, weights, Dtype::F32)?;
+        let keys: Vec<(String, &Tensor)> = moments
+            .m
+            .iter()
+            .map(|(name, tensor)| (format!("adam_m.{name}"), tensor))
+            .chain(
+                moments
+                    .v
+                    .iter()
+                    .map(|(name, tensor)| (format!("adam_v.{name}"), tensor)),
+            )
+            .collect();
+        let path = folder.join("optimizer.safetensors");
+        write_safetensors(
+            &path,
+            keys.iter().map(|(name, tensor)| (name, *tensor)),
+            Dtype::F32,
+        )?;
+        let mut files = BTreeMap::new();
+        for entry in fs::read_dir(folder).map_err(|e| Error::io("read", folder, e))? {
+            let path = entry.map_err(|e| Error::io("read", folder, e))?.path();
+            let name = path
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
+            files.insert(name, hash_file(&path)?);
+        }
+        let file = StateFile {
+            format: FORMAT,
+            state: state.clone(),
+            files,
+        };
+        let text = serde_json::to_string_pretty(&file).expect("a state is JSON");
+        write_text(&folder.join("state.json"), &(text + "\n"))
+    })?;
+    Ok(destination)
+}
+
+/// Reads a checkpoint whole and checks it: hashes, weights against the configuration, moments
+/// against the weights.
+pub fn read(folder: &Path) -> Result<Checkpoint> {
+    let state = verify(folder)?;
+    let config = ModelConfig::load(folder)?;
+    let weights = read_weights(folder, &config)?;
+    let path = folder.join("optimizer.safetensors");
+    let mut moments = Moments::default();
+    let mut problems = Vec::new();
+    for (key, tensor) in read_safetensors(&path)? {
+        if let Some(name) = key.strip_prefix("adam_m.") {
+            moments.m.insert(name.to_string(), tensor);
+        } else if let Some(name) = key.strip_prefix("adam_v.") {
+            moments.v.insert(name.to_string(), tensor);
+        } else {
+            problems.push(Problem::new(
+                format!("{}: {key}", path.display()),
+                "is not a moment of Adam",
+            ));
+        }
+    }
+    for (prefix, found) in [("adam_m", &moments.m), ("adam_v", &moments.v)] {
+        let place = |name: &str| format!("{}: {prefix}.{name}", path.display());
+        for (name, weight) in &weights {
+            match found.get(name) {
+                None => problems.push(Problem::new(place(name), "is missing")),
+                Some(t) if t.shape != weight.shape => problems.push(Problem::new(
+                    place(name),
+                    format!(
+                        "has shape {:?}, but its parameter {:?}",
+                        t.shape, weight.shape
+                    ),
+                )),
+                Some(_) => {}
+            }
+        }
+        for name in found.keys().filter(|name| !weights.contains_key(*name)) {
+            problems.push(Problem::new(place(name), "belongs to no parameter"));
+        }
+    }
+    if !problems.is_empty() {
+        return Err(Error::input(
+            format!("{} cannot be resumed from", folder.display()),
+            problems,
+        ));
+    }
+    Ok(Checkpoint {
+        state,
+        config,
+        weights,
+        moments,
+    })
+}
+
+/// Reads the state of a checkpoint and compares every file with its hash.
+pub fn verify(folder: &Path) -> Result<TrainState> {
+    let path = folder.join("state.json");
+    let text = fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
+    let file: StateFile = serde_json::from_str(&text)
+        .map_err(|e| Error::file(&path, format!("is not the state of a checkpoint: {e}")))?;
+    if file.format != FORMAT {
+        return Err(Error::file(
+            &path,
+            format!("has format {}, this version reads {FORMAT}", file.format),
+        ));
+    }
+    let mut problems = Vec::new();
+    for needed in ["config.json", "model.safetensors", "optimizer.safetensors"] {
+        if !file.files.contains_key(needed) {
+            problems.push(Problem::new(
+                format!("{}: {needed}", path.display()),
+                "has no hash",
+            ));
+        }
+    }
+    for (name, hash) in &file.files {
+        let place = folder.join(name).display().to_string();
+        // The names come from a file: they must not lead out of the folder.
+        if Path::new(name).file_name() != Some(name.as_ref()) {
+            problems.push(Problem::new(
+                place,
+                "is not the name of a file in the checkpoint",
+            ));
+            continue;
+        }
+        match hash_file(&folder.join(name)) {
+            Ok(found) if found == *hash => {}
+            Ok(_) => problems.push(Problem::new(
+                place,
+                "is torn or was changed after it was saved",
+            )),
+            Err(error) => problems.push(Problem::new(place, error.to_string())),
+        }
+    }
+    if problems.is_empty() {
+        Ok(file.state)
+    } else {
+        Err(Error::input(
+            format!("the checkpoint {} is damaged", folder.display()),
+            problems,
+        ))
+    }
+}
+
+fn hash_file(path: &Path) -> Result<String> {
+    let mut file = fs::File::open(path).map_err(|e| Error::io("read", path, e))?;
+    let mut hasher = blake3::Hasher::new();
+    std::io::copy(&mut file, &mut hasher).map_err(|e| Error::io("read", path, e))?;
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+/// The newest checkpoint of a run that is whole, and why newer ones were passed over.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Latest {
+    /// The checkpoint's folder, if there is one.
+    pub folder: Option<PathBuf>,
+    /// Damaged newer ones, for telling the user.
+    pub skipped: Vec<Problem>,
+}
+
+/// Looks for the newest whole checkpoint of a run. Folders still being written have another name
+/// and are never seen.
+pub fn latest(run_folder: &Path) -> Result<Latest> {
+    let mut skipped = Vec::new();
+    for (_, folder) in list(run_folder)?.into_iter().rev() {
+        match verify(&folder) {
+            Ok(_) => {
+                return Ok(Latest {
+                    folder: Some(folder),
+                    skipped,
+                });
+            }
+            Err(error) => {
+                skipped.push(Problem::new(
+                    folder.display().to_string(),
+                    format!("passed over: {error}"),
+                ));
+            }
+        }
+    }
+    Ok(Latest {
+        folder: None,
+        skipped,
+    })
+}
+
+/// Checkpoints of a run by step, oldest first, whole or not.
+pub fn list(run_folder: &Path) -> Result<Vec<(u64, PathBuf)>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(run_folder).map_err(|e| Error::io("read", run_folder, e))? {
+        let path = entry.map_err(|e| Error::io("read", run_folder, e))?.path();
+        let name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        let digits = name.strip_prefix(PREFIX).unwrap_or_default();
+        // "checkpoint-+1" and "checkpoint-best" are not ours.
+        if digits.len() >= 8
+            && digits.bytes().all(|b| b.is_ascii_digit())
+            && path.is_dir()
+            && let Ok(step) = digits.parse()
+        {
+            found.push((step, path));
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Deletes all but the `keep` newest checkpoints (at least one stays), and what a killed process
+/// left half-written. Call it after a checkpoint was written.
+pub fn prune(run_folder: &Path, keep: usize) -> Result<()> {
+    let all = list(run_folder)?;
+    let old = all.len().saturating_sub(keep.max(1));
+    for (_, folder) in &all[..old] {
+        // Renamed first: a deletion that stops half-way must not look like a checkpoint.
+        let doomed = partial_sibling(folder);
+        fs::rename(folder, &doomed).map_err(|e| Error::io("remove", folder, e))?;
+    }
+    for entry in fs::read_dir(run_folder).map_err(|e| Error::io("read", run_folder, e))? {
+        let path = entry.map_err(|e| Error::io("read", run_folder, e))?.path();
+        let name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        if name.starts_with(&format!(".{PREFIX}")) && name.ends_with(PARTIAL) && path.is_dir() {
+            fs::remove_dir_all(&path).map_err(|e| Error::io("remove", &path, e))?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "checkpoint_tests.rs"]
+mod tests;

@@ -1,0 +1,533 @@
+//! The recipe of a run: one TOML file that says what is trained, on what and how.
+//!
+//! ```toml
+//! objective = "orpo"            # orpo | sft | lm
+//! model = "models/nano"         # Hugging Face folder; without weights in it, made from `seed`
+//! output = "runs/first"
+//! seed = 0
+//!
+//! [data]
+//! train = ["pairs.jsonl"]       # files or folders; one may stand without brackets
+//! eval = []                     # held-out rows
+//! max_length = 1024             # tokens of one sequence
+//! over_length = "drop"          # drop | truncate-prompt | truncate-response | error
+//! eos = "once"                  # once | trl
+//! skip_bad_rows = false
+//! map = {}                      # columns by another name: { chosen = "good" }
+//!
+//! [loss]
+//! lambda = 0.1                  # weight of the odds-ratio loss; always 0 for sft and lm
+//! nll_scope = "prompt+response" # prompt+response | response
+//! nll_reduction = "token"       # token | sequence
+//! accumulation = "exact"        # exact | trl
+//!
+//! [optim]
+//! learning_rate = 1e-3
+//! beta1 = 0.9
+//! beta2 = 0.999
+//! eps = 1e-8
+//! weight_decay = 0.0
+//! max_grad_norm = 1.0           # 1e30 for no clipping
+//! schedule = "linear"           # linear | cosine | constant
+//! warmup_steps = 0              # or warmup_ratio = 0.1
+//!
+//! [batch]
+//! size = 16                     # rows of one optimizer step
+//! stream_tokens = 1024          # length of the stream of one micro-batch
+//!
+//! [train]
+//! epochs = 1.0                  # or max_steps = 500
+//! eval_every = 50               # steps; 0 = never
+//! eval_at_start = true
+//! save_every = 100              # steps; 0 = only at the end
+//! log_every = 1
+//! keep_checkpoints = 2
+//!
+//! [sample]
+//! every = 0                     # steps; 0 = never
+//! prompts = []
+//! max_tokens = 64
+//! ```
+//!
+//! Only `model`, `output` and `data.train` have no default. **Relative paths are relative to the
+//! current directory**, not to the recipe.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::schedule::Schedule;
+use super::settings::Settings;
+use crate::error::{Error, Problem, Result};
+
+/// What the loss is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Objective {
+    /// NLL of the chosen answer plus lambda times the odds-ratio loss.
+    Orpo,
+    /// The same with lambda 0: the rejected answers are only measured.
+    Sft,
+    /// Next-token prediction on plain text.
+    Lm,
+}
+
+/// What happens to a sequence longer than `max_length`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OverLength {
+    /// The row is left out and counted.
+    Drop,
+    /// The prompt loses tokens from the left.
+    TruncatePrompt,
+    /// The response loses tokens from the right.
+    TruncateResponse,
+    /// The run does not start.
+    Error,
+}
+
+/// When the end-of-sequence token is appended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EosRule {
+    /// If the answer does not end with it already, white space after it ignored.
+    Once,
+    /// If the very last token is another one, as TRL does it.
+    Trl,
+}
+
+/// Which tokens of the chosen sequence the NLL counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NllScope {
+    /// All predicted tokens (the paper's code and TRL).
+    #[serde(rename = "prompt+response")]
+    PromptAndResponse,
+    /// The response only.
+    #[serde(rename = "response")]
+    Response,
+}
+
+/// How the NLL is averaged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NllReduction {
+    /// Over all tokens of the optimizer step.
+    Token,
+    /// Over the tokens of each sequence, then over sequences.
+    Sequence,
+}
+
+/// How micro-batches become one optimizer step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Accumulation {
+    /// As one big batch would.
+    Exact,
+    /// The mean of micro-batch means, which changes the objective.
+    Trl,
+}
+
+/// Rows and how they become tokens.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct DataSettings {
+    /// Files or folders of training rows.
+    pub train: Vec<PathBuf>,
+    /// Files or folders of held-out rows; may be empty.
+    pub eval: Vec<PathBuf>,
+    /// Longest sequence in tokens (prompt and one answer).
+    pub max_length: usize,
+    /// What happens beyond that.
+    pub over_length: OverLength,
+    /// When the end-of-sequence token is appended.
+    pub eos: EosRule,
+    /// Go on without unusable rows instead of stopping.
+    pub skip_bad_rows: bool,
+    /// Our column name -> the file's.
+    pub map: BTreeMap<String, String>,
+}
+
+/// The loss.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct LossSettings {
+    /// Weight of the odds-ratio loss; 0 for `sft` and `lm`.
+    pub lambda: f64,
+    /// Tokens the NLL counts.
+    pub nll_scope: NllScope,
+    /// How the NLL is averaged.
+    pub nll_reduction: NllReduction,
+    /// How micro-batches add up.
+    pub accumulation: Accumulation,
+}
+
+/// AdamW and its learning rate.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct OptimSettings {
+    /// Peak learning rate.
+    pub learning_rate: f64,
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Decoupled weight decay of matrices and embeddings.
+    pub weight_decay: f64,
+    /// Gradients are scaled down to this global norm.
+    pub max_grad_norm: f64,
+    /// Shape of the learning rate after warm-up.
+    pub schedule: Schedule,
+    /// Steps of warm-up; excludes `warmup_ratio`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warmup_steps: Option<u64>,
+    /// Share of all steps that is warm-up; excludes `warmup_steps`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warmup_ratio: Option<f64>,
+}
+
+impl OptimSettings {
+    /// Warm-up steps of a run of `total` steps; a share is rounded up, as transformers does.
+    pub fn warmup(&self, total: u64) -> u64 {
+        match (self.warmup_steps, self.warmup_ratio) {
+            (Some(steps), _) => steps,
+            (None, Some(ratio)) => (total as f64 * ratio).ceil() as u64,
+            (None, None) => 0,
+        }
+    }
+
+    /// The learning rate of the 0-based `step` of `total`.
+    pub fn learning_rate_at(&self, step: u64, total: u64) -> f64 {
+        self.schedule
+            .learning_rate(self.learning_rate, step, self.warmup(total), total)
+    }
+}
+
+/// How much is computed at a time.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct BatchSettings {
+    /// B: rows of one optimizer step.
+    pub size: usize,
+    /// T: tokens of one micro-batch's stream.
+    pub stream_tokens: usize,
+}
+
+/// How long, and what happens on the way.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TrainSettings {
+    /// Passes over the rows; excludes `max_steps`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub epochs: Option<f64>,
+    /// Optimizer steps; excludes `epochs`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_steps: Option<u64>,
+    /// Steps between evaluations; 0 = never.
+    pub eval_every: u64,
+    /// Evaluate before the first step too.
+    pub eval_at_start: bool,
+    /// Steps between checkpoints; 0 = only at the end.
+    pub save_every: u64,
+    /// Steps between lines of the log.
+    pub log_every: u64,
+    /// How many checkpoints stay; the newest ones.
+    pub keep_checkpoints: usize,
+}
+
+impl TrainSettings {
+    /// Optimizer steps of the run: `max_steps`, or the epochs rounded up to whole steps.
+    pub fn total_steps(&self, steps_per_epoch: u64) -> u64 {
+        match self.max_steps {
+            Some(steps) => steps,
+            None => ((self.epochs.unwrap_or(1.0) * steps_per_epoch as f64).ceil() as u64).max(1),
+        }
+    }
+}
+
+/// Texts generated during training.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct SampleSettings {
+    /// Steps between samples; 0 = never.
+    pub every: u64,
+    /// What is continued.
+    pub prompts: Vec<String>,
+    /// Longest continuation in tokens.
+    pub max_tokens: usize,
+}
+
+/// Everything a run is made of; written beside it by [`Recipe::to_toml`].
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Recipe {
+    /// What the loss is made of.
+    pub objective: Objective,
+    /// Hugging Face folder of the model.
+    pub model: PathBuf,
+    /// Folder of the run; must not exist yet, except to resume.
+    pub output: PathBuf,
+    /// Seed of the row order and of fresh weights.
+    pub seed: u64,
+    /// Rows.
+    pub data: DataSettings,
+    /// Loss.
+    pub loss: LossSettings,
+    /// Optimizer.
+    pub optim: OptimSettings,
+    /// Batch.
+    pub batch: BatchSettings,
+    /// Length and intervals.
+    pub train: TrainSettings,
+    /// Samples.
+    pub sample: SampleSettings,
+}
+
+/// Reads a recipe; `overrides` are `dotted.key=value` from the command line and win over the file
+/// (also where the two exclude each other: `train.max_steps=20` removes the file's `epochs`).
+///
+/// # Errors
+/// An unreadable file, invalid TOML, and, all at once: unknown keys (with a suggestion), wrong
+/// types, values out of range, missing keys.
+pub fn load(path: &Path, overrides: &[String]) -> Result<Recipe> {
+    let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
+    Recipe::parse(&path.display().to_string(), &text, overrides)
+}
+
+impl Recipe {
+    /// Reads a recipe from text; `place` names it in messages. See [`load`].
+    pub fn parse(place: &str, text: &str, overrides: &[String]) -> Result<Self> {
+        let table = toml::from_str::<toml::Table>(text).map_err(|e| {
+            Error::file(
+                place,
+                format!("is not valid TOML: {}", e.to_string().trim_end()),
+            )
+        })?;
+        const TABLES: [&str; 1] = ["data.map"];
+        let mut settings = Settings::new(place, table, &TABLES);
+        for text in overrides {
+            settings.set(text, &TABLES);
+        }
+        settings.exclusive("train.epochs", "train.max_steps");
+        settings.exclusive("optim.warmup_steps", "optim.warmup_ratio");
+        let recipe = read(&mut settings);
+        let problems: Vec<Problem> = settings.finish();
+        if problems.is_empty() {
+            Ok(recipe)
+        } else {
+            Err(Error::input("the recipe cannot be used", problems))
+        }
+    }
+
+    /// The resolved recipe as TOML; [`Recipe::parse`] reads the same recipe back.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("settings are TOML values")
+    }
+
+    /// A hash of what decides the weights: everything but the output folder and the intervals of
+    /// evaluating, saving, logging and sampling. A run resumes only under the same one.
+    pub fn fingerprint(&self) -> String {
+        let mut copy = self.clone();
+        copy.output = PathBuf::new();
+        copy.data.eval.clear();
+        copy.sample = SampleSettings {
+            every: 0,
+            prompts: Vec::new(),
+            max_tokens: 1,
+        };
+        let TrainSettings {
+            epochs, max_steps, ..
+        } = copy.train;
+        copy.train = TrainSettings {
+            epochs,
+            max_steps,
+            eval_every: 0,
+            eval_at_start: false,
+            save_every: 0,
+            log_every: 0,
+            keep_checkpoints: 0,
+        };
+        blake3::hash(copy.to_toml().as_bytes()).to_hex().to_string()
+    }
+}
+
+/// The GPU computes in f32: a value that becomes infinite there is out of range here.
+fn single(x: f64) -> bool {
+    (x as f32).is_finite()
+}
+
+const POSITIVE: &str = "a positive number";
+const NOT_NEGATIVE: &str = "a number, 0 or larger";
+
+fn read(s: &mut Settings) -> Recipe {
+    let objective = s
+        .choice(
+            "objective",
+            &[Objective::Orpo, Objective::Sft, Objective::Lm],
+        )
+        .unwrap_or(Objective::Orpo);
+    let mut path = |key: &str, what: &str| {
+        if !s.is_set(key) {
+            s.problem(key, format!("is missing; name {what}"));
+        }
+        PathBuf::from(s.text(key).unwrap_or_default())
+    };
+    let model = path("model", "a Hugging Face model folder");
+    let output = path("output", "a folder for the run that does not exist yet");
+    let seed = s.whole("seed", 0, u64::MAX).unwrap_or(0);
+    let data = read_data(s);
+    let loss = read_loss(s, objective);
+    let optim = read_optim(s);
+    let batch = BatchSettings {
+        size: s.whole("batch.size", 1, 1 << 24).unwrap_or(16) as usize,
+        stream_tokens: s.whole("batch.stream_tokens", 2, 1 << 24).unwrap_or(1024) as usize,
+    };
+    let train = read_train(s);
+    let sample = SampleSettings {
+        every: s.whole("sample.every", 0, u64::MAX).unwrap_or(0),
+        prompts: s.texts("sample.prompts"),
+        max_tokens: s.whole("sample.max_tokens", 1, 1 << 24).unwrap_or(64) as usize,
+    };
+    if sample.every > 0 && sample.prompts.is_empty() {
+        s.problem(
+            "sample.every",
+            "is set, but sample.prompts is empty; add a prompt or set it to 0",
+        );
+    }
+    Recipe {
+        objective,
+        model,
+        output,
+        seed,
+        data,
+        loss,
+        optim,
+        batch,
+        train,
+        sample,
+    }
+}
+
+fn read_data(s: &mut Settings) -> DataSettings {
+    let given = s.is_set("data.train");
+    let train: Vec<PathBuf> = s
+        .texts("data.train")
+        .into_iter()
+        .map(PathBuf::from)
+        .collect();
+    if !given {
+        s.problem("data.train", "is missing; name a file or folder of rows");
+    } else if train.is_empty() {
+        s.problem("data.train", "names no file; name a file or folder of rows");
+    }
+    use OverLength::{Drop, Error, TruncatePrompt, TruncateResponse};
+    DataSettings {
+        train,
+        eval: s
+            .texts("data.eval")
+            .into_iter()
+            .map(PathBuf::from)
+            .collect(),
+        max_length: s.whole("data.max_length", 2, 1 << 24).unwrap_or(1024) as usize,
+        over_length: s
+            .choice(
+                "data.over_length",
+                &[Drop, TruncatePrompt, TruncateResponse, Error],
+            )
+            .unwrap_or(Drop),
+        eos: s
+            .choice("data.eos", &[EosRule::Once, EosRule::Trl])
+            .unwrap_or(EosRule::Once),
+        skip_bad_rows: s.flag("data.skip_bad_rows").unwrap_or(false),
+        map: s.strings_by_name("data.map"),
+    }
+}
+
+fn read_loss(s: &mut Settings, objective: Objective) -> LossSettings {
+    let lambda = s.number("loss.lambda", NOT_NEGATIVE, |x| x >= 0.0 && single(x));
+    if objective != Objective::Orpo && lambda.is_some_and(|l| l != 0.0) {
+        s.problem(
+            "loss.lambda",
+            "must be 0 or absent unless objective is \"orpo\"",
+        );
+    }
+    let default = if objective == Objective::Orpo {
+        0.1
+    } else {
+        0.0
+    };
+    use {Accumulation::*, NllReduction::*, NllScope::*};
+    LossSettings {
+        lambda: lambda.unwrap_or(default),
+        nll_scope: s
+            .choice("loss.nll_scope", &[PromptAndResponse, Response])
+            .unwrap_or(PromptAndResponse),
+        nll_reduction: s
+            .choice("loss.nll_reduction", &[Token, Sequence])
+            .unwrap_or(Token),
+        accumulation: s
+            .choice("loss.accumulation", &[Exact, Trl])
+            .unwrap_or(Exact),
+    }
+}
+
+fn read_optim(s: &mut Settings) -> OptimSettings {
+    // A beta that rounds to 1 in f32 would divide by zero in the bias correction.
+    let beta = |x: f64| x >= 0.0 && (x as f32) < 1.0;
+    const BETA: &str = "from 0 to below 1";
+    let mut optim = OptimSettings {
+        learning_rate: s
+            .number("optim.learning_rate", NOT_NEGATIVE, |x| {
+                x >= 0.0 && single(x)
+            })
+            .unwrap_or(1e-3),
+        beta1: s.number("optim.beta1", BETA, beta).unwrap_or(0.9),
+        beta2: s.number("optim.beta2", BETA, beta).unwrap_or(0.999),
+        eps: s
+            .number("optim.eps", "a positive number that f32 can hold", |x| {
+                x >= f64::from(f32::MIN_POSITIVE) && single(x)
+            })
+            .unwrap_or(1e-8),
+        weight_decay: s
+            .number("optim.weight_decay", NOT_NEGATIVE, |x| {
+                x >= 0.0 && single(x)
+            })
+            .unwrap_or(0.0),
+        max_grad_norm: s
+            .number(
+                "optim.max_grad_norm",
+                "a positive number; 1e30 for no clipping",
+                |x| x > 0.0 && single(x),
+            )
+            .unwrap_or(1.0),
+        schedule: s
+            .choice(
+                "optim.schedule",
+                &[Schedule::Linear, Schedule::Cosine, Schedule::Constant],
+            )
+            .unwrap_or(Schedule::Linear),
+        warmup_steps: s.whole("optim.warmup_steps", 0, u64::MAX),
+        warmup_ratio: s.number("optim.warmup_ratio", "from 0 to 1", |x| {
+            (0.0..=1.0).contains(&x)
+        }),
+    };
+    if optim.warmup_ratio.is_none() {
+        optim.warmup_steps.get_or_insert(0);
+    }
+    optim
+}
+
+fn read_train(s: &mut Settings) -> TrainSettings {
+    let mut train = TrainSettings {
+        epochs: s.number("train.epochs", POSITIVE, |x| x > 0.0 && single(x)),
+        max_steps: s.whole("train.max_steps", 1, u64::MAX),
+        eval_every: s.whole("train.eval_every", 0, u64::MAX).unwrap_or(50),
+        eval_at_start: s.flag("train.eval_at_start").unwrap_or(true),
+        save_every: s.whole("train.save_every", 0, u64::MAX).unwrap_or(100),
+        log_every: s.whole("train.log_every", 1, u64::MAX).unwrap_or(1),
+        keep_checkpoints: s.whole("train.keep_checkpoints", 1, 1 << 24).unwrap_or(2) as usize,
+    };
+    if train.max_steps.is_none() {
+        train.epochs.get_or_insert(1.0);
+    }
+    train
+}
+
+#[cfg(test)]
+#[path = "recipe_tests.rs"]
+mod tests;

@@ -1,0 +1,439 @@
+//! The report of a run beside its control: one HTML file that opens offline.
+//!
+//! Curves are SVG inside the page, the style sheet too; nothing is loaded from anywhere. Figures
+//! are printed as they were recorded: every sentence about them is derived from them.
+
+mod chart;
+mod words;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use crate::error::Result;
+use crate::files::write_atomically;
+use chart::{Chart, Hue, Line, Unit, number, thousands};
+use words::{Side, escape, marked};
+
+/// Everything the page shows.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Report {
+    /// The page's headline.
+    pub title: String,
+    /// The run the page is about (solid lines), then those it is compared with (dashed lines).
+    pub runs: Vec<Run>,
+    /// Corrections before and after training.
+    pub samples: Vec<Sample>,
+    /// Names and values for "About this run": adapter, driver, command, recipe, date. Values of
+    /// several lines are set as they are.
+    pub facts: Vec<(String, String)>,
+}
+
+/// The records of one training run, with TRL's keys, as `metrics.jsonl` holds them.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Run {
+    /// What the run is called on the page: "ORPO", "SFT control".
+    pub name: String,
+    /// Training records: `step`, `loss`, `tokens_per_second` and more.
+    pub train: Vec<BTreeMap<String, f64>>,
+    /// Records of the held-out rows: `step`, `eval_loss`, `eval_logps/chosen` and more.
+    pub eval: Vec<BTreeMap<String, f64>>,
+}
+
+/// One sentence before and after training.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Sample {
+    /// The sentence to correct.
+    pub wrong: String,
+    /// What the base model makes of it.
+    pub base: String,
+    /// What the model trained with ORPO makes of it.
+    pub orpo: String,
+    /// What the control makes of it.
+    pub control: String,
+    /// The expected correction.
+    pub right: String,
+}
+
+/// Writes the page to `path`, replacing what is there only when the whole page is on the disk.
+///
+/// # Errors
+/// When the folder or the file cannot be written.
+pub fn write_report(path: &Path, report: &Report) -> Result<()> {
+    write_atomically(path, page(report).as_bytes())
+}
+
+/// A quantity of the held-out rows with its words.
+struct Metric {
+    key: &'static str,
+    name: &'static str,
+    unit: Unit,
+}
+
+const CHOSEN: Metric =
+    Metric { key: "eval_logps/chosen", name: "Log-prob of the right sentence", unit: Unit::Number };
+const REJECTED: Metric = Metric {
+    key: "eval_logps/rejected",
+    name: "Log-prob of the wrong sentence",
+    unit: Unit::Number,
+};
+const LOG_ODDS: Metric =
+    Metric { key: "eval_log_odds_chosen", name: "Log odds ratio", unit: Unit::Number };
+const ACCURACY: Metric = Metric {
+    key: "eval_rewards/accuracies",
+    name: "Prefers the right sentence",
+    unit: Unit::Share,
+};
+const NLL: Metric =
+    Metric { key: "eval_nll_loss", name: "Loss on the right sentence (NLL)", unit: Unit::Number };
+const EVAL_LOSS: Metric =
+    Metric { key: "eval_loss", name: "Loss, the whole objective", unit: Unit::Number };
+
+impl Metric {
+    fn show(&self, value: f64) -> String {
+        match self.unit {
+            Unit::Share => format!("{:.1} %", value * 100.0),
+            Unit::Rate => thousands(value),
+            Unit::Number => number(value, 3),
+        }
+    }
+}
+
+/// (step, value) of every record that has a finite value under `key`, by rising step.
+fn series(records: &[BTreeMap<String, f64>], key: &str) -> Vec<(f64, f64)> {
+    let mut points: Vec<(f64, f64)> = records
+        .iter()
+        .filter_map(|record| Some((*record.get("step")?, *record.get(key)?)))
+        .filter(|(step, value)| step.is_finite() && value.is_finite())
+        .collect();
+    points.sort_by(|a, b| a.0.total_cmp(&b.0));
+    points
+}
+
+/// First and last value of a metric on the held-out rows.
+fn ends(run: &Run, metric: &Metric) -> Option<(f64, f64)> {
+    let points = series(&run.eval, metric.key);
+    Some((points.first()?.1, points.last()?.1))
+}
+
+fn page(report: &Report) -> String {
+    let title = escape(&report.title);
+    let style = include_str!("report/style.css");
+    let mut html = format!(
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <title>{title}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n\
+         <h1>{title}</h1>\n"
+    );
+    html.push_str(&lead(&report.runs));
+    html.push_str(&tiles(&report.runs));
+    html.push_str(&charts(&report.runs));
+    html.push_str(&samples(report));
+    html.push_str(&figures(&report.runs));
+    html.push_str(&facts(&report.facts));
+    html.push_str("</main>\n</body>\n</html>\n");
+    html
+}
+
+/// What the figures say, in one sentence a run.
+fn lead(runs: &[Run]) -> String {
+    let moved = |(first, last): (f64, f64)| match last - first {
+        change if change > 0.0005 => "rose",
+        change if change < -0.0005 => "fell",
+        _ => "stayed",
+    };
+    let mut html = String::new();
+    for run in runs {
+        if let (Some(chosen), Some(rejected)) = (ends(run, &CHOSEN), ends(run, &REJECTED)) {
+            html.push_str(&format!(
+                "<p><strong>{}</strong>: on held-out rows the log-prob of the right sentence {} by \
+                 {:.3}, that of the wrong one {} by {:.3}.</p>\n",
+                escape(&run.name),
+                moved(chosen),
+                (chosen.1 - chosen.0).abs(),
+                moved(rejected),
+                (rejected.1 - rejected.0).abs(),
+            ));
+        }
+    }
+    html
+}
+
+fn tiles(runs: &[Run]) -> String {
+    let Some((main, others)) = runs.split_first() else { return String::new() };
+    let mut html = String::new();
+    for metric in [&ACCURACY, &LOG_ODDS, &CHOSEN, &REJECTED] {
+        let Some((first, last)) = ends(main, metric) else { continue };
+        html.push_str(&format!(
+            "<div class=\"tile\"><div class=\"name\">{}</div>\n<div class=\"value\">\
+             <span class=\"from\">{} \u{2192}</span> {}</div>\n",
+            metric.name,
+            metric.show(first),
+            metric.show(last)
+        ));
+        for run in others {
+            if let Some((first, last)) = ends(run, metric) {
+                html.push_str(&format!(
+                    "<div class=\"other\">{}: {} \u{2192} {}</div>\n",
+                    escape(&run.name),
+                    metric.show(first),
+                    metric.show(last)
+                ));
+            }
+        }
+        html.push_str("</div>\n");
+    }
+    match html.is_empty() {
+        true => html,
+        false => format!(
+            "<div class=\"tiles\">\n{html}</div>\n<p class=\"soft\">Held-out rows, before \u{2192} \
+             after training; the large figures are {}.</p>\n",
+            escape(&main.name)
+        ),
+    }
+}
+
+/// Lines of one quantity, one a run: the first run solid, the others dashed.
+fn lines(
+    runs: &[Run],
+    of: impl Fn(&Run) -> Vec<(f64, f64)>,
+    label: &str,
+    hue: Option<Hue>,
+) -> Vec<Line> {
+    let mut lines = Vec::new();
+    for (at, run) in runs.iter().enumerate() {
+        let points = of(run);
+        if !points.is_empty() {
+            lines.push(Line {
+                label: if label.is_empty() {
+                    run.name.clone()
+                } else {
+                    format!("{}, {label}", run.name)
+                },
+                hue: hue.unwrap_or(if at == 0 { Hue::Main } else { Hue::Control }),
+                dashed: at > 0,
+                points,
+            });
+        }
+    }
+    lines
+}
+
+fn charts(runs: &[Run]) -> String {
+    let heldout = |key: &'static str| move |run: &Run| series(&run.eval, key);
+    let trained = |key: &'static str| move |run: &Run| series(&run.train, key);
+    let has_nll = runs.iter().all(|run| !series(&run.eval, NLL.key).is_empty());
+    let loss = if has_nll { &NLL } else { &EVAL_LOSS };
+    let mut log_probs = lines(runs, heldout(CHOSEN.key), "right sentence", Some(Hue::Chosen));
+    log_probs.extend(lines(runs, heldout(REJECTED.key), "wrong sentence", Some(Hue::Rejected)));
+    let all = [
+        Chart {
+            title: "Right and wrong sentences, held out",
+            note:
+                "Mean log-prob per response token. Imitation alone lifts both kinds of sentence; \
+                   a preference shows where the two colours part."
+                    .into(),
+            axis: "log-prob per token",
+            unit: Unit::Number,
+            smooth: false,
+            lines: log_probs,
+        },
+        Chart {
+            title: "Log odds ratio, held out",
+            note: "How much likelier the right sentence is than the wrong one; above zero it is \
+                   preferred."
+                .into(),
+            axis: "log odds ratio",
+            unit: Unit::Number,
+            smooth: false,
+            lines: lines(runs, heldout(LOG_ODDS.key), "", None),
+        },
+        Chart {
+            title: "Preference accuracy, held out",
+            note: "Share of pairs in which the right sentence has the higher log-prob.".into(),
+            axis: "accuracy",
+            unit: Unit::Share,
+            smooth: false,
+            lines: lines(runs, heldout(ACCURACY.key), "", None),
+        },
+        Chart {
+            title: "Training loss",
+            note:
+                "Each run's own objective: ORPO adds its odds-ratio term to the loss of the right \
+                   sentence. Faint: every step; strong: running mean."
+                    .into(),
+            axis: "loss",
+            unit: Unit::Number,
+            smooth: true,
+            lines: lines(runs, trained("loss"), "", None),
+        },
+        Chart {
+            title: "Loss, held out",
+            note: format!("{}; lower is better.", loss.name),
+            axis: "loss",
+            unit: Unit::Number,
+            smooth: false,
+            lines: lines(runs, heldout(loss.key), "", None),
+        },
+        Chart {
+            title: "Speed",
+            note: "Tokens of the packed stream per second, on the adapter named below.".into(),
+            axis: "tokens/s",
+            unit: Unit::Rate,
+            smooth: true,
+            lines: lines(runs, trained("tokens_per_second"), "", None),
+        },
+    ];
+    let drawn: Vec<&Chart> = all.iter().filter(|chart| !chart.lines.is_empty()).collect();
+    if drawn.is_empty() {
+        return "<p class=\"soft\">No records, so no curves.</p>\n".into();
+    }
+    // The first chart is wide; an odd one at the end would leave a hole beside it.
+    let figures = drawn.iter().enumerate().map(|(at, chart)| {
+        let wide = at == 0 || (at + 1 == drawn.len() && at % 2 == 1);
+        figure(chart, wide)
+    });
+    format!("<h2>Curves</h2>\n<div class=\"charts\">\n{}</div>\n", figures.collect::<String>())
+}
+
+fn figure(chart: &Chart, wide: bool) -> String {
+    let height = if chart.unit == Unit::Rate { 240 } else { 380 };
+    let (class, size) = if wide { (" class=\"wide\"", (1120, height)) } else { ("", (560, 320)) };
+    let show = Metric { key: "", name: "", unit: chart.unit };
+    let keys = chart.lines.iter().map(|line| {
+        let dash = if line.dashed { " stroke-dasharray=\"7 5\"" } else { "" };
+        let (first, last) = (line.points[0].1, line.points[line.points.len() - 1].1);
+        format!(
+            "<li><svg viewBox=\"0 0 34 10\" aria-hidden=\"true\"><line x1=\"0\" y1=\"5\" x2=\"34\" \
+             y2=\"5\" style=\"stroke:var(--{})\"{dash}/></svg>{} <b>{} \u{2192} {}</b></li>\n",
+            line.hue.name(),
+            escape(&line.label),
+            show.show(first),
+            show.show(last)
+        )
+    });
+    format!(
+        "<figure{class}>\n<figcaption><h3>{}</h3><p>{}</p></figcaption>\n<ul class=\"legend\">\n{}\
+         </ul>\n<div class=\"plot\">{}</div>\n</figure>\n",
+        chart.title,
+        chart.note,
+        keys.collect::<String>(),
+        chart.svg(size)
+    )
+}
+
+fn samples(report: &Report) -> String {
+    let samples = &report.samples;
+    if samples.is_empty() {
+        return String::new();
+    }
+    let name = |at: usize, otherwise: &str| {
+        escape(report.runs.get(at).map_or(otherwise, |run| run.name.as_str()))
+    };
+    type Output = fn(&Sample) -> &str;
+    let columns: [(String, Output); 3] = [
+        ("Base model".into(), |s| &s.base),
+        (name(0, "ORPO"), |s| &s.orpo),
+        (name(1, "Control"), |s| &s.control),
+    ];
+    let exact = columns.each_ref().map(|(name, output)| {
+        let count = samples.iter().filter(|s| output(s).trim() == s.right.trim()).count();
+        format!("{name} {count}")
+    });
+    let mut html = format!(
+        "<h2>Corrections</h2>\n<p class=\"soft\">Held-out sentences. Red words are not in the \
+         right sentence, green ones not in the given one. Exactly right, of {}: {}.</p>\n<div class=\"card\">\
+         <table class=\"samples\">\n<thead><tr><th>Sentence</th>",
+        samples.len(),
+        exact.join(", ")
+    );
+    for (name, _) in &columns {
+        html.push_str(&format!("<th>{name}</th>"));
+    }
+    html.push_str("<th>Right</th></tr></thead>\n<tbody>\n");
+    for sample in samples {
+        let wrong = marked(&sample.wrong, &sample.right, Side::Wrong);
+        html.push_str(&format!("<tr><td data-label=\"Sentence\"><div>{wrong}</div></td>"));
+        for (name, output) in &columns {
+            html.push_str(&output_cell(name, output(sample), sample));
+        }
+        let right = marked(&sample.right, &sample.wrong, Side::Right);
+        html.push_str(&format!("<td data-label=\"Right\"><div>{right}</div></td></tr>\n"));
+    }
+    html.push_str("</tbody>\n</table></div>\n");
+    html
+}
+
+fn output_cell(column: &str, output: &str, sample: &Sample) -> String {
+    let (text, tag) = if output.trim().is_empty() {
+        (String::new(), "<span class=\"tag\">no answer</span>")
+    } else if output.trim() == sample.right.trim() {
+        let text = marked(output, &sample.wrong, Side::Right);
+        (text, "<span class=\"tag good\">\u{2713} right</span>")
+    } else if output.trim() == sample.wrong.trim() {
+        (marked(output, &sample.right, Side::Wrong), "<span class=\"tag\">copied</span>")
+    } else {
+        (marked(output, &sample.right, Side::Wrong), "<span class=\"tag\">something else</span>")
+    };
+    format!("<td data-label=\"{column}\"><div>{text}{tag}</div></td>")
+}
+
+fn figures(runs: &[Run]) -> String {
+    let mut rows = String::new();
+    for metric in [&CHOSEN, &REJECTED, &LOG_ODDS, &ACCURACY, &NLL, &EVAL_LOSS] {
+        let cells: Vec<_> = runs.iter().map(|run| ends(run, metric)).collect();
+        if cells.iter().all(Option::is_none) {
+            continue;
+        }
+        rows.push_str(&format!("<tr><th scope=\"row\">{}</th>", metric.name));
+        for cell in cells {
+            let text = cell.map_or("\u{2013}".into(), |(first, last)| {
+                format!("{} \u{2192} {}", metric.show(first), metric.show(last))
+            });
+            rows.push_str(&format!("<td>{text}</td>"));
+        }
+        rows.push_str("</tr>\n");
+    }
+    let speed = |run: &Run| {
+        let mut rates: Vec<f64> =
+            series(&run.train, "tokens_per_second").iter().map(|p| p.1).collect();
+        rates.sort_by(f64::total_cmp);
+        rates.get(rates.len() / 2).copied()
+    };
+    if runs.iter().any(|run| speed(run).is_some()) {
+        rows.push_str("<tr><th scope=\"row\">Tokens per second, median</th>");
+        for run in runs {
+            let text = speed(run).map_or("\u{2013}".into(), thousands);
+            rows.push_str(&format!("<td>{text}</td>"));
+        }
+        rows.push_str("</tr>\n");
+    }
+    if rows.is_empty() {
+        return rows;
+    }
+    let names = runs.iter().map(|run| format!("<th>{}</th>", escape(&run.name)));
+    format!(
+        "<h2>Figures</h2>\n<p class=\"soft\">Held-out rows, first \u{2192} last evaluation.</p>\n\
+         <div class=\"card\"><table class=\"figures\">\n<thead><tr><th></th>{}</tr></thead>\n<tbody>\n\
+         {rows}</tbody>\n</table></div>\n",
+        names.collect::<String>()
+    )
+}
+
+fn facts(facts: &[(String, String)]) -> String {
+    if facts.is_empty() {
+        return String::new();
+    }
+    let mut html = String::from("<h2>About this run</h2>\n<div class=\"card\"><dl>\n");
+    for (name, value) in facts {
+        let value = match value.trim_end() {
+            text if text.contains('\n') => format!("<pre>{}</pre>", escape(text)),
+            text => escape(text),
+        };
+        html.push_str(&format!("<dt>{}</dt><dd>{value}</dd>\n", escape(name)));
+    }
+    html.push_str("</dl></div>\n");
+    html
+}
+
+#[cfg(test)]
+mod tests;
