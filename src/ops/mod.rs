@@ -2,6 +2,7 @@
 //! `README.md` in this folder says how an operation is laid out.
 
 pub mod add;
+pub mod attention;
 pub mod case;
 
 use crate::kernel::{Pass, Target};
@@ -9,7 +10,7 @@ use case::OpCase;
 
 /// Every operation's case, in alphabetical order. A test fails on a shader folder without one.
 pub fn cases() -> Vec<OpCase> {
-    vec![add::case()]
+    vec![add::case(), attention::case()]
 }
 
 /// Every pass of every operation.
