@@ -3,6 +3,7 @@
 
 pub mod adamw;
 pub mod add;
+pub mod attention;
 pub mod case;
 pub mod embedding;
 pub mod gather_index;
@@ -32,6 +33,7 @@ pub fn cases() -> Vec<OpCase> {
     vec![
         adamw::case(),
         add::case(),
+        attention::case(),
         embedding::case(),
         gather_rows::case(),
         gelu::case(),
