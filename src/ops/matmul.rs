@@ -183,24 +183,6 @@ fn matrix(g: &Graph, op: &str, var: Var) -> [usize; 2] {
     [shape[0], shape[1]]
 }
 
-<<<<<<< HEAD
-static NT: Pass = Pass {
-    op: "matmul",
-    name: "nt",
-    variants: &[variant!("matmul/nt_1_naive.wgsl", tile: [8, 8, 1])],
-};
-
-static NN: Pass = Pass {
-    op: "matmul",
-    name: "nn",
-    variants: &[variant!("matmul/nn_1_naive.wgsl", tile: [8, 8, 1])],
-};
-
-static TN: Pass = Pass {
-    op: "matmul",
-    name: "tn",
-    variants: &[variant!("matmul/tn_1_naive.wgsl", tile: [8, 8, 1])],
-=======
 const SUBGROUPS: Needs = Needs { subgroups: true, ..Needs::NONE };
 
 static NT: Pass = Pass {
@@ -278,7 +260,6 @@ static TN_ODD: Pass = Pass {
         variant!("matmul/tn_4_invocation_tile.wgsl", tile: [64, 8, 1], suits: SOFTWARE),
         variant!("matmul/tn_5_subgroup_tile.wgsl", tile: [64, 16, 1], suits: SOFTWARE, needs: SUBGROUPS),
     ],
->>>>>>> matmul
 };
 
 static BIAS_BACKWARD: Pass = Pass {
