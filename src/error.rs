@@ -20,10 +20,7 @@ pub struct Problem {
 impl Problem {
     /// A problem at `place`.
     pub fn new(place: impl Into<String>, what: impl Into<String>) -> Self {
-        Self {
-            place: place.into(),
-            what: what.into(),
-        }
+        Self { place: place.into(), what: what.into() }
     }
 }
 
@@ -88,26 +85,16 @@ pub enum Error {
 impl Error {
     /// An input/output error with its path and what was tried.
     pub fn io(action: &'static str, path: impl AsRef<Path>, source: std::io::Error) -> Self {
-        Self::Io {
-            action,
-            path: path.as_ref().to_path_buf(),
-            source,
-        }
+        Self::Io { action, path: path.as_ref().to_path_buf(), source }
     }
 
     /// A file with unusable contents.
     pub fn file(path: impl AsRef<Path>, problem: impl Into<String>) -> Self {
-        Self::File {
-            path: path.as_ref().to_path_buf(),
-            problem: problem.into(),
-        }
+        Self::File { path: path.as_ref().to_path_buf(), problem: problem.into() }
     }
 
     /// Several problems under one summary line.
     pub fn input(summary: impl Into<String>, problems: Vec<Problem>) -> Self {
-        Self::Input {
-            summary: summary.into(),
-            problems,
-        }
+        Self::Input { summary: summary.into(), problems }
     }
 }

@@ -212,7 +212,11 @@ impl Graph {
     /// When `values` does not fill `shape`.
     #[track_caller]
     pub fn constant(&mut self, name: &str, shape: &[usize], values: &[f32]) -> Var {
-        assert_eq!(shape.iter().product::<usize>(), values.len(), "constant {name}: shape {shape:?}");
+        assert_eq!(
+            shape.iter().product::<usize>(),
+            values.len(),
+            "constant {name}: shape {shape:?}"
+        );
         let bytes = bytemuck::cast_slice(values).to_vec();
         self.push(name, shape, DType::F32, Role::Constant(Arc::new(bytes)))
     }
@@ -315,7 +319,13 @@ impl Graph {
     /// Puts an operation on the tape. Its outputs need a gradient if any of `inputs` does; the
     /// closure receives the gradients of `outputs` (None where nothing depends on one) and appends
     /// calls that write to [`Graph::grad_into`] of the inputs.
-    pub fn record(&mut self, op: &'static str, inputs: &[Var], outputs: &[Var], backward: Option<Backward>) {
+    pub fn record(
+        &mut self,
+        op: &'static str,
+        inputs: &[Var],
+        outputs: &[Var],
+        backward: Option<Backward>,
+    ) {
         if !inputs.iter().any(|&v| self.needs_grad(v)) {
             return;
         }
@@ -374,7 +384,12 @@ impl Graph {
     /// operation on the way has no backward.
     #[track_caller]
     pub fn backward(&mut self, loss: Var) {
-        assert_eq!(self.info(loss).len(), 1, "backward starts from a scalar, not {:?}", self.shape(loss));
+        assert_eq!(
+            self.info(loss).len(),
+            1,
+            "backward starts from a scalar, not {:?}",
+            self.shape(loss)
+        );
         let one = self.constant("one", &[1], &[1.0]);
         self.backward_from(&[(loss, one)]);
     }
@@ -386,7 +401,11 @@ impl Graph {
     #[track_caller]
     pub fn backward_from(&mut self, seeds: &[(Var, Var)]) {
         for &(var, grad) in seeds {
-            assert!(self.needs_grad(var), "{} depends on nothing that needs a gradient", self.info(var).name);
+            assert!(
+                self.needs_grad(var),
+                "{} depends on nothing that needs a gradient",
+                self.info(var).name
+            );
             self.grad_pass(var, grad);
         }
         let tape = std::mem::take(&mut self.tape);

@@ -252,9 +252,13 @@ mod tests {
 
     #[test]
     fn specialise_rewrites_only_the_named_line() {
-        let wgsl = "const N: u32 = 1u; // rows\nconst EPS: f32 = 1e-5;\nfn f() -> u32 { return N; }";
+        let wgsl =
+            "const N: u32 = 1u; // rows\nconst EPS: f32 = 1e-5;\nfn f() -> u32 { return N; }";
         let out = specialise(wgsl, &[("N", 7u32.into()), ("EPS", 0.25f32.into())]).unwrap();
-        assert_eq!(out, "const N: u32 = 7u; // rows\nconst EPS: f32 = 2.5e-1f;\nfn f() -> u32 { return N; }");
+        assert_eq!(
+            out,
+            "const N: u32 = 7u; // rows\nconst EPS: f32 = 2.5e-1f;\nfn f() -> u32 { return N; }"
+        );
     }
 
     #[test]

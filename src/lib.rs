@@ -15,10 +15,10 @@
 pub mod cli;
 pub mod data;
 pub mod error;
+mod files;
 pub mod gpu;
 pub mod graph;
 pub mod kernel;
-mod files;
 pub mod model;
 pub mod ops;
 pub mod plan;

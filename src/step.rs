@@ -49,7 +49,10 @@ impl Store {
         }
         let bytes = 4 * shape.iter().product::<usize>() as u64 + extra;
         // wgpu zero-fills new buffers: gradients and moments start at zero.
-        let held = Rc::new(Held { buffer: self.gpu.buffer(name, bytes, storage())?, gpu: self.gpu.clone() });
+        let held = Rc::new(Held {
+            buffer: self.gpu.buffer(name, bytes, storage())?,
+            gpu: self.gpu.clone(),
+        });
         self.buffers.borrow_mut().insert(name.to_owned(), (held.clone(), shape.to_vec()));
         Ok(held)
     }
@@ -144,7 +147,12 @@ impl Step {
     ///
     /// # Panics
     /// When a shader does not declare a constant its operation sets.
-    pub fn with_options(gpu: &Rc<Gpu>, graph: Graph, store: &Store, options: Options) -> Result<Self> {
+    pub fn with_options(
+        gpu: &Rc<Gpu>,
+        graph: Graph,
+        store: &Store,
+        options: Options,
+    ) -> Result<Self> {
         let plan = plan(&graph, options.reuse);
         let guard = if options.poison { GUARD_BYTES } else { 0 };
         let hold = |label: &str, bytes: u64| -> Result<Rc<Held>> {
@@ -177,8 +185,15 @@ impl Step {
             }
             buffers.push(held);
         }
-        let mut step =
-            Self { gpu: gpu.clone(), graph, plan, buffers, dispatches: Vec::new(), staging, options };
+        let mut step = Self {
+            gpu: gpu.clone(),
+            graph,
+            plan,
+            buffers,
+            dispatches: Vec::new(),
+            staging,
+            options,
+        };
         if options.poison {
             step.poison();
         }
@@ -348,7 +363,8 @@ impl Step {
         self.gpu.queue.submit([encoder.finish()]);
         vars.iter()
             .map(|&var| {
-                let data = self.gpu.map_read(&self.staging(var).buffer, self.graph.info(var).bytes())?;
+                let data =
+                    self.gpu.map_read(&self.staging(var).buffer, self.graph.info(var).bytes())?;
                 Ok(bytemuck::pod_collect_to_vec(&data))
             })
             .collect()
@@ -393,8 +409,9 @@ impl Step {
         let mut broken = Vec::new();
         for (i, info) in self.graph.vars().iter().enumerate() {
             let Some(held) = &self.buffers[i] else { continue };
-            let data: Vec<u32> =
-                bytemuck::pod_collect_to_vec(&self.gpu.read_buffer(&held.buffer, held.buffer.size())?);
+            let data: Vec<u32> = bytemuck::pod_collect_to_vec(
+                &self.gpu.read_buffer(&held.buffer, held.buffer.size())?,
+            );
             if data[(padded(info.bytes()) / 4) as usize..].iter().any(|&w| w != POISON) {
                 broken.push(info.name.clone());
             }

@@ -17,10 +17,7 @@ pub struct Message {
 impl Message {
     /// A message of `role`.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self {
-            role: role.into(),
-            content: content.into(),
-        }
+        Self { role: role.into(), content: content.into() }
     }
 }
 
@@ -36,16 +33,9 @@ pub(super) fn from_values(values: &[Value]) -> Result<Vec<Message>, String> {
 
 fn message(value: &Value) -> Result<Message, String> {
     let Value::Object(map) = value else {
-        return Err(format!(
-            "{} is no message; it needs \"role\" and \"content\"",
-            kind(value)
-        ));
+        return Err(format!("{} is no message; it needs \"role\" and \"content\"", kind(value)));
     };
-    let first = |names: [&str; 2]| {
-        names
-            .iter()
-            .find_map(|n| map.get(*n).filter(|v| !v.is_null()))
-    };
+    let first = |names: [&str; 2]| names.iter().find_map(|n| map.get(*n).filter(|v| !v.is_null()));
     let role = match first(["role", "from"]) {
         Some(Value::String(role)) => known_role(role)?,
         Some(other) => return Err(format!("its role is {}, not text", kind(other))),
@@ -54,10 +44,8 @@ fn message(value: &Value) -> Result<Message, String> {
     match first(["content", "value"]) {
         Some(Value::String(text)) => Ok(Message::new(role, text.clone())),
         Some(Value::Array(parts)) => {
-            let text: Option<String> = parts
-                .iter()
-                .map(|part| part.get("text").and_then(Value::as_str))
-                .collect();
+            let text: Option<String> =
+                parts.iter().map(|part| part.get("text").and_then(Value::as_str)).collect();
             text.map(|text| Message::new(role, text))
                 .ok_or_else(|| "its content has parts that are not text".into())
         }
@@ -74,9 +62,7 @@ fn known_role(role: &str) -> Result<&'static str, String> {
         "developer" => "developer",
         "tool" | "function" | "observation" | "ipython" => "tool",
         _ => {
-            return Err(format!(
-                "role \"{role}\" is unknown (system, user, assistant, tool)"
-            ));
+            return Err(format!("role \"{role}\" is unknown (system, user, assistant, tool)"));
         }
     })
 }
@@ -94,15 +80,8 @@ pub(super) fn check_order(list: &[Message]) -> Result<(), String> {
             _ => matches!(before, "assistant" | "tool"),
         };
         if !follows {
-            let place = if i == 0 {
-                "at the start".into()
-            } else {
-                format!("after {before}")
-            };
-            return Err(format!(
-                "roles are out of order: message {} is {role} {place}",
-                i + 1
-            ));
+            let place = if i == 0 { "at the start".into() } else { format!("after {before}") };
+            return Err(format!("roles are out of order: message {} is {role} {place}", i + 1));
         }
         before = role;
     }
@@ -111,24 +90,16 @@ pub(super) fn check_order(list: &[Message]) -> Result<(), String> {
 
 /// Whether `answer` is an answer to `prompt`: begun and ended by the assistant.
 pub(super) fn check_answer(prompt: &[Message], answer: &[Message]) -> Result<(), String> {
-    let last = answer
-        .last()
-        .or(prompt.last())
-        .map_or("nothing", |m| m.role.as_str());
+    let last = answer.last().or(prompt.last()).map_or("nothing", |m| m.role.as_str());
     if last != "assistant" {
-        return Err(format!(
-            "the last message is {last}'s, it must be the assistant's"
-        ));
+        return Err(format!("the last message is {last}'s, it must be the assistant's"));
     }
     if prompt.is_empty() {
         return Err("there is no message in front of the answer".into());
     }
     match answer.first() {
         Some(first) if first.role == "assistant" => Ok(()),
-        Some(first) => Err(format!(
-            "the answer begins with a message of {}",
-            first.role
-        )),
+        Some(first) => Err(format!("the answer begins with a message of {}", first.role)),
         None => Err("there is no answer".into()),
     }
 }
@@ -153,17 +124,9 @@ pub(super) fn split_common(
         }
     }
     let most = chosen.len().min(rejected.len()) - 1;
-    let common = chosen
-        .iter()
-        .zip(&*rejected)
-        .take(most)
-        .take_while(|(a, b)| a == b)
-        .count();
-    let asks = |list: &[Message]| {
-        list[common..]
-            .iter()
-            .any(|m| m.role != "assistant" && m.role != "tool")
-    };
+    let common = chosen.iter().zip(&*rejected).take(most).take_while(|(a, b)| a == b).count();
+    let asks =
+        |list: &[Message]| list[common..].iter().any(|m| m.role != "assistant" && m.role != "tool");
     if asks(chosen) || asks(rejected) {
         return Err(format!(
             "the prompts differ: the two conversations part at message {}, before the last answer",
@@ -188,17 +151,11 @@ pub(super) fn split_transcripts(
     }
     // The marker is ASCII: found within the common bytes it ends on a character boundary of both.
     let common = match rejected {
-        Some(rejected) => chosen
-            .bytes()
-            .zip(rejected.bytes())
-            .take_while(|(a, b)| a == b)
-            .count(),
+        Some(rejected) => chosen.bytes().zip(rejected.bytes()).take_while(|(a, b)| a == b).count(),
         None => chosen.len(),
     };
     let within = &chosen.as_bytes()[..common];
-    let found = within
-        .windows(ASSISTANT.len())
-        .rposition(|window| window == ASSISTANT.as_bytes());
+    let found = within.windows(ASSISTANT.len()).rposition(|window| window == ASSISTANT.as_bytes());
     let cut = match found {
         Some(start) => start + ASSISTANT.len(),
         None => {

@@ -80,11 +80,7 @@ pub struct TokenizeOptions {
 
 impl Default for TokenizeOptions {
     fn default() -> Self {
-        Self {
-            max_length: 1024,
-            over_length: OverLength::Drop,
-            eos: EosRule::Once,
-        }
+        Self { max_length: 1024, over_length: OverLength::Drop, eos: EosRule::Once }
     }
 }
 
@@ -116,10 +112,7 @@ impl fmt::Display for Counts {
             (self.long_chosen, "chosen too long"),
             (self.long_rejected, "rejected too long"),
             (self.dropped, "rows dropped as too long"),
-            (
-                self.became_identical,
-                "rows dropped as both sides are equal once cut",
-            ),
+            (self.became_identical, "rows dropped as both sides are equal once cut"),
             (self.truncated_prompt, "prompts cut"),
             (self.truncated_chosen, "chosen answers cut"),
             (self.truncated_rejected, "rejected answers cut"),
@@ -165,9 +158,7 @@ impl Tokenizer {
             .map_err(|e| Error::file(&path, format!("not a tokenizer: {e}")))?;
         // Lengths are our business: a stored truncation would cut rows without a word.
         inner.with_padding(None);
-        inner
-            .with_truncation(None)
-            .map_err(|e| Error::file(&path, e.to_string()))?;
+        inner.with_truncation(None).map_err(|e| Error::file(&path, e.to_string()))?;
 
         let config_path = folder.join("tokenizer_config.json");
         let config = read_json(&config_path)?.unwrap_or(Value::Null);
@@ -198,14 +189,7 @@ impl Tokenizer {
         let largest = inner.get_vocab(true).into_values().max();
         let vocab_size = largest.map_or(0, |id| id as usize + 1);
         let template = ChatTemplate::from_folder(folder, &config, special)?;
-        Ok(Self {
-            inner,
-            bos,
-            eos,
-            pad,
-            vocab_size,
-            template,
-        })
+        Ok(Self { inner, bos, eos, pad, vocab_size, template })
     }
 
     /// Token ids of a text. Nothing is added; special tokens written in the text are recognised.
@@ -261,11 +245,9 @@ impl Tokenizer {
     fn render(&self, messages: &[Message], prompt: bool) -> std::result::Result<String, String> {
         match &self.template {
             Some(template) => template.render(messages, prompt),
-            None => Err(
-                "the row is a conversation and the model has no chat template; add \
+            None => Err("the row is a conversation and the model has no chat template; add \
                          chat_template.jinja to the model folder, or use rows of plain text"
-                    .into(),
-            ),
+                .into()),
         }
     }
 
@@ -309,11 +291,7 @@ impl Tokenizer {
             let summary = format!("no row is left to train on ({counts}); raise max_length?");
             return Err(Error::input(summary, skipped));
         }
-        Ok(Examples {
-            examples,
-            counts,
-            skipped,
-        })
+        Ok(Examples { examples, counts, skipped })
     }
 
     /// [`Tokenizer::example`] that adds to `counts`.
@@ -328,10 +306,7 @@ impl Tokenizer {
         let text = self.rendered(row).map_err(problem)?;
         let prompt = self.encode(&text.prompt);
         let mut sides = vec![self.sequence(&text.prompt, &prompt, &text.chosen, options.eos)];
-        sides.extend(
-            text.rejected
-                .map(|r| self.sequence(&text.prompt, &prompt, &r, options.eos)),
-        );
+        sides.extend(text.rejected.map(|r| self.sequence(&text.prompt, &prompt, &r, options.eos)));
         for (side, name) in sides.iter().zip(["chosen", "rejected"]) {
             if side.ids.len() <= side.response_start.max(1) {
                 return Err(problem(format!("{name} has no token that could be learnt")));
@@ -340,11 +315,7 @@ impl Tokenizer {
         if sides.len() == 2 && sides[0].ids == sides[1].ids {
             return Err(problem("chosen and rejected are the same tokens".into()));
         }
-        let cut = Cut {
-            tokenizer: self,
-            opening: &text.opening,
-            options,
-        };
+        let cut = Cut { tokenizer: self, opening: &text.opening, options };
         let fits = cut.apply(&mut sides, counts).map_err(problem)?;
         if !fits {
             return Ok(None);
@@ -354,11 +325,7 @@ impl Tokenizer {
         let Some(chosen) = sides.next() else {
             return Ok(None);
         };
-        Ok(Some(Example {
-            row: row_index,
-            chosen,
-            rejected: sides.next(),
-        }))
+        Ok(Some(Example { row: row_index, chosen, rejected: sides.next() }))
     }
 
     /// The texts of a row, by the chat template if it is a conversation.
@@ -381,44 +348,25 @@ impl Tokenizer {
                 let chosen = plain(&row.chosen)?;
                 let rejected = row.rejected.as_ref().map(plain).transpose()?;
                 (
-                    Rendered {
-                        prompt: prompt.clone(),
-                        chosen,
-                        rejected,
-                        opening: String::new(),
-                    },
+                    Rendered { prompt: prompt.clone(), chosen, rejected, opening: String::new() },
                     None,
                 )
             }
             Text::Messages(prompt) => {
                 let chosen = conversation(prompt, &row.chosen)?;
-                let rejected = row
-                    .rejected
-                    .as_ref()
-                    .map(|r| conversation(prompt, r))
-                    .transpose()?;
+                let rejected =
+                    row.rejected.as_ref().map(|r| conversation(prompt, r)).transpose()?;
                 let rendered = self.render(prompt, true)?;
                 let without = self.render(prompt, false)?;
-                let opening = rendered
-                    .strip_prefix(&without)
-                    .unwrap_or_default()
-                    .to_owned();
-                let text = Rendered {
-                    prompt: rendered,
-                    chosen,
-                    rejected,
-                    opening,
-                };
+                let opening = rendered.strip_prefix(&without).unwrap_or_default().to_owned();
+                let text = Rendered { prompt: rendered, chosen, rejected, opening };
                 (text, prompt.last())
             }
         };
         if let Some(last) = whole {
             text.split_whole(last)?;
         }
-        for (name, side) in [
-            ("chosen", Some(&text.chosen)),
-            ("rejected", text.rejected.as_ref()),
-        ] {
+        for (name, side) in [("chosen", Some(&text.chosen)), ("rejected", text.rejected.as_ref())] {
             if side.is_some_and(|side| side.trim().is_empty()) {
                 return Err(format!("{name} is empty after the chat template"));
             }
@@ -429,11 +377,7 @@ impl Tokenizer {
     /// Ids of `prompt + answer` with BOS and EOS, and where the answer starts.
     fn sequence(&self, prompt: &str, prompt_ids: &[u32], answer: &str, eos: EosRule) -> Sequence {
         let mut ids = self.encode(&format!("{prompt}{answer}"));
-        let mut response_start = ids
-            .iter()
-            .zip(prompt_ids)
-            .take_while(|(a, b)| a == b)
-            .count();
+        let mut response_start = ids.iter().zip(prompt_ids).take_while(|(a, b)| a == b).count();
         if let Some(bos) = self.bos
             && ids.first() != Some(&bos)
         {
@@ -441,10 +385,7 @@ impl Tokenizer {
             response_start += 1;
         }
         self.end(&mut ids, response_start, eos);
-        Sequence {
-            ids,
-            response_start,
-        }
+        Sequence { ids, response_start }
     }
 
     /// Appends EOS unless `ids[start..]` ends with it already.
@@ -501,15 +442,8 @@ impl Tokenizer {
         Ok(starts
             .map(|start| {
                 let piece = ids[start..ids.len().min(start + options.max_length)].to_vec();
-                let chosen = Sequence {
-                    ids: piece,
-                    response_start: 1,
-                };
-                Example {
-                    row: row_index,
-                    chosen,
-                    rejected: None,
-                }
+                let chosen = Sequence { ids: piece, response_start: 1 };
+                Example { row: row_index, chosen, rejected: None }
             })
             .collect())
     }
@@ -537,10 +471,7 @@ impl Rendered {
                     .into(),
             );
         }
-        let kept = self
-            .opening
-            .len()
-            .saturating_sub(self.prompt.len() - common);
+        let kept = self.opening.len().saturating_sub(self.prompt.len() - common);
         self.opening.truncate(kept);
         self.prompt.truncate(common);
         self.chosen.drain(..common);
@@ -553,11 +484,7 @@ impl Rendered {
 
 /// Length in bytes of the common prefix of two texts, at a character boundary.
 fn shared(a: &str, b: &str) -> usize {
-    a.chars()
-        .zip(b.chars())
-        .take_while(|(x, y)| x == y)
-        .map(|(x, _)| x.len_utf8())
-        .sum()
+    a.chars().zip(b.chars()).take_while(|(x, y)| x == y).map(|(x, _)| x.len_utf8()).sum()
 }
 
 /// Brings one row within `max_length`.
@@ -575,10 +502,7 @@ impl Cut<'_> {
         counts: &mut Counts,
     ) -> std::result::Result<bool, String> {
         let most = self.options.max_length;
-        let over: Vec<usize> = sides
-            .iter()
-            .map(|s| s.ids.len().saturating_sub(most))
-            .collect();
+        let over: Vec<usize> = sides.iter().map(|s| s.ids.len().saturating_sub(most)).collect();
         counts.long_chosen += usize::from(over[0] > 0);
         counts.long_rejected += usize::from(over.get(1).is_some_and(|&n| n > 0));
         let worst = over.iter().copied().max().unwrap_or(0);

@@ -55,7 +55,9 @@ pub fn list_adapters(backend: Option<Backend>) -> Vec<wgpu::Adapter> {
     let instance = wgpu::Instance::new(desc);
     pollster::block_on(instance.enumerate_adapters(backends(backend)))
         .into_iter()
-        .filter(|a| a.get_downlevel_capabilities().flags.contains(wgpu::DownlevelFlags::COMPUTE_SHADERS))
+        .filter(|a| {
+            a.get_downlevel_capabilities().flags.contains(wgpu::DownlevelFlags::COMPUTE_SHADERS)
+        })
         .collect()
 }
 
@@ -92,8 +94,12 @@ pub(super) fn choose(choice: &AdapterChoice) -> Result<wgpu::Adapter> {
     match found {
         Some(index) => Ok(adapters.swap_remove(index)),
         None => {
-            let names: Vec<_> = infos.iter().enumerate().map(|(i, a)| format!("{i}: {}", a.name)).collect();
-            Err(Error::Adapter(format!("no adapter matches `{wanted}`. There are: {}.", names.join("; "))))
+            let names: Vec<_> =
+                infos.iter().enumerate().map(|(i, a)| format!("{i}: {}", a.name)).collect();
+            Err(Error::Adapter(format!(
+                "no adapter matches `{wanted}`. There are: {}.",
+                names.join("; ")
+            )))
         }
     }
 }

@@ -36,7 +36,8 @@ impl Gpu {
     pub fn open(choice: &AdapterChoice) -> Result<Self> {
         let adapter = adapter::choose(choice)?;
         let info = adapter.get_info();
-        let features = adapter.features() & (wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY);
+        let features =
+            adapter.features() & (wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY);
         let limits = adapter.limits();
         let request = wgpu::DeviceDescriptor {
             label: Some("oddgrad"),
@@ -44,12 +45,13 @@ impl Gpu {
             required_limits: limits.clone(),
             ..Default::default()
         };
-        let (device, queue) = pollster::block_on(adapter.request_device(&request)).map_err(|e| {
-            Error::Device(format!(
-                "cannot open {}: {e}. Try another adapter: `oddgrad doctor` lists them.",
-                info.name
-            ))
-        })?;
+        let (device, queue) =
+            pollster::block_on(adapter.request_device(&request)).map_err(|e| {
+                Error::Device(format!(
+                    "cannot open {}: {e}. Try another adapter: `oddgrad doctor` lists them.",
+                    info.name
+                ))
+            })?;
         let target = Target {
             class: adapter::class(&info),
             subgroups: features.contains(wgpu::Features::SUBGROUP),
@@ -114,7 +116,12 @@ impl Gpu {
     ///
     /// # Errors
     /// When `bytes` is beyond what the adapter can bind, or memory ran out.
-    pub(crate) fn buffer(&self, label: &str, bytes: u64, usage: wgpu::BufferUsages) -> Result<wgpu::Buffer> {
+    pub(crate) fn buffer(
+        &self,
+        label: &str,
+        bytes: u64,
+        usage: wgpu::BufferUsages,
+    ) -> Result<wgpu::Buffer> {
         let size = crate::plan::padded(bytes);
         if size > self.target.binding_bytes {
             return Err(Error::Limit(format!(
@@ -166,9 +173,13 @@ impl Gpu {
             let _ = sender.send(r);
         });
         self.wait()?;
-        let lost =
-            |e: String| Error::Device(format!("cannot read results back from {}: {e}", self.info.name));
-        receiver.recv_timeout(TIMEOUT).map_err(|e| lost(e.to_string()))?.map_err(|e| lost(e.to_string()))?;
+        let lost = |e: String| {
+            Error::Device(format!("cannot read results back from {}: {e}", self.info.name))
+        };
+        receiver
+            .recv_timeout(TIMEOUT)
+            .map_err(|e| lost(e.to_string()))?
+            .map_err(|e| lost(e.to_string()))?;
         let data = buffer.get_mapped_range(..bytes).map_err(|e| lost(e.to_string()))?.to_vec();
         buffer.unmap();
         Ok(data)

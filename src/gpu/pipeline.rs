@@ -44,7 +44,8 @@ impl Gpu {
             // awkward shapes, NaN-filled outputs and guard zones, so no access is out of bounds
             // and every loop ends.
             Checks::Off => unsafe {
-                self.device.create_shader_module_trusted(desc, wgpu::ShaderRuntimeChecks::unchecked())
+                self.device
+                    .create_shader_module_trusted(desc, wgpu::ShaderRuntimeChecks::unchecked())
             },
         };
         let entry = |binding: usize, read_only: bool| wgpu::BindGroupLayoutEntry {

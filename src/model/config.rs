@@ -147,16 +147,9 @@ impl ModelConfig {
     /// Reads the parsed `config.json`; `place` names it in messages.
     pub fn from_json(place: &str, value: &Value) -> Result<Self> {
         let Value::Object(map) = value else {
-            return Err(Error::input(
-                SUMMARY,
-                vec![Problem::new(place, "is not a JSON object")],
-            ));
+            return Err(Error::input(SUMMARY, vec![Problem::new(place, "is not a JSON object")]));
         };
-        let mut keys = Keys {
-            place,
-            map: map.clone(),
-            problems: Vec::new(),
-        };
+        let mut keys = Keys { place, map: map.clone(), problems: Vec::new() };
         // Another family's file uses other names: to list those as missing would help nobody.
         if let Some(Value::String(other)) = map.get("model_type")
             && !Family::ALL.iter().any(|f| f.model_type() == other)
@@ -198,10 +191,7 @@ impl ModelConfig {
             ("hidden_act", json!("silu")),
             ("rope_theta", json!(self.rope_theta)),
             ("rope_scaling", Value::Null),
-            (
-                "rope_parameters",
-                json!({"rope_theta": self.rope_theta, "rope_type": "default"}),
-            ),
+            ("rope_parameters", json!({"rope_theta": self.rope_theta, "rope_type": "default"})),
             ("tie_word_embeddings", json!(self.tied)),
             ("initializer_range", json!(self.initializer_range)),
             ("bos_token_id", json!(self.bos_id)),
@@ -232,57 +222,29 @@ impl ModelConfig {
     pub fn parameters(&self) -> Vec<ParameterSpec> {
         let mut list = Vec::new();
         let mut add = |name: String, shape: &[usize], kind| {
-            list.push(ParameterSpec {
-                name,
-                shape: shape.to_vec(),
-                kind,
-            });
+            list.push(ParameterSpec { name, shape: shape.to_vec(), kind });
         };
         let (d, f) = (self.hidden_size, self.intermediate_size);
         let (q, kv) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
-        add(
-            "model.embed_tokens.weight".into(),
-            &[self.vocab_size, d],
-            ParameterKind::Embedding,
-        );
+        add("model.embed_tokens.weight".into(), &[self.vocab_size, d], ParameterKind::Embedding);
         for layer in 0..self.layers {
             let at = |name: &str| format!("model.layers.{layer}.{name}");
             for (name, out) in [("q_proj", q), ("k_proj", kv), ("v_proj", kv)] {
-                add(
-                    at(&format!("self_attn.{name}.weight")),
-                    &[out, d],
-                    ParameterKind::Linear,
-                );
+                add(at(&format!("self_attn.{name}.weight")), &[out, d], ParameterKind::Linear);
                 if self.qkv_bias {
-                    add(
-                        at(&format!("self_attn.{name}.bias")),
-                        &[out],
-                        ParameterKind::Bias,
-                    );
+                    add(at(&format!("self_attn.{name}.bias")), &[out], ParameterKind::Bias);
                 }
             }
-            add(
-                at("self_attn.o_proj.weight"),
-                &[d, q],
-                ParameterKind::Linear,
-            );
+            add(at("self_attn.o_proj.weight"), &[d, q], ParameterKind::Linear);
             add(at("mlp.gate_proj.weight"), &[f, d], ParameterKind::Linear);
             add(at("mlp.up_proj.weight"), &[f, d], ParameterKind::Linear);
             add(at("mlp.down_proj.weight"), &[d, f], ParameterKind::Linear);
             add(at("input_layernorm.weight"), &[d], ParameterKind::Norm);
-            add(
-                at("post_attention_layernorm.weight"),
-                &[d],
-                ParameterKind::Norm,
-            );
+            add(at("post_attention_layernorm.weight"), &[d], ParameterKind::Norm);
         }
         add("model.norm.weight".into(), &[d], ParameterKind::Norm);
         if !self.tied {
-            add(
-                "lm_head.weight".into(),
-                &[self.vocab_size, d],
-                ParameterKind::Linear,
-            );
+            add("lm_head.weight".into(), &[self.vocab_size, d], ParameterKind::Linear);
         }
         list
     }
@@ -296,14 +258,9 @@ impl ModelConfig {
 fn read(keys: &mut Keys) -> ModelConfig {
     let model_type = keys.take("model_type");
     let model_type = model_type.as_ref().and_then(Value::as_str);
-    let family = Family::ALL
-        .into_iter()
-        .find(|f| Some(f.model_type()) == model_type);
+    let family = Family::ALL.into_iter().find(|f| Some(f.model_type()) == model_type);
     let family = family.unwrap_or_else(|| {
-        keys.problem(
-            "model_type",
-            "is missing; llama, mistral and qwen2 are supported",
-        );
+        keys.problem("model_type", "is missing; llama, mistral and qwen2 are supported");
         Family::Llama
     });
     let vocab_size = keys.size("vocab_size");
@@ -345,10 +302,7 @@ fn read(keys: &mut Keys) -> ModelConfig {
         );
     }
     if !head_dim.is_multiple_of(2) {
-        keys.problem(
-            "head_dim",
-            format!("is {head_dim}; rotary positions need an even one"),
-        );
+        keys.problem("head_dim", format!("is {head_dim}; rotary positions need an even one"));
     }
     let rms_norm_eps = keys.positive("rms_norm_eps", 1e-6);
     let initializer_range = keys.positive("initializer_range", 0.02);
@@ -358,10 +312,8 @@ fn read(keys: &mut Keys) -> ModelConfig {
 
     let bos_id = keys.ids("bos_token_id", vocab_size).first().copied();
     let eos_ids = keys.ids("eos_token_id", vocab_size);
-    let pad_id = keys
-        .take("pad_token_id")
-        .and_then(|v| v.as_u64())
-        .and_then(|v| u32::try_from(v).ok());
+    let pad_id =
+        keys.take("pad_token_id").and_then(|v| v.as_u64()).and_then(|v| u32::try_from(v).ok());
     ModelConfig {
         family,
         vocab_size,
@@ -431,10 +383,7 @@ fn read_rope(keys: &mut Keys) -> f64 {
     };
     for (place, other) in &found[1..] {
         if *other != theta {
-            keys.problem(
-                place,
-                format!("is {other} but {first} is {theta}; remove one of them"),
-            );
+            keys.problem(place, format!("is {other} but {first} is {theta}; remove one of them"));
         }
     }
     if !(theta > 0.0 && theta.is_finite()) {
@@ -449,10 +398,7 @@ fn refuse_unhandled(keys: &mut Keys, family: Family, max_positions: usize) {
         && value != "silu"
         && value != "swish"
     {
-        keys.problem(
-            "hidden_act",
-            format!("is {value}; only \"silu\" is supported"),
-        );
+        keys.problem("hidden_act", format!("is {value}; only \"silu\" is supported"));
     }
     for (key, harmless) in [
         ("attention_bias", json!(false)),
@@ -480,34 +426,22 @@ fn refuse_unhandled(keys: &mut Keys, family: Family, max_positions: usize) {
             _ => *value == harmless,
         };
         if !same {
-            let meant = if harmless.is_null() {
-                "null".into()
-            } else {
-                harmless.to_string()
-            };
-            keys.problem(
-                key,
-                format!("is {value}, which is not supported; only {meant} is"),
-            );
+            let meant = if harmless.is_null() { "null".into() } else { harmless.to_string() };
+            keys.problem(key, format!("is {value}, which is not supported; only {meant} is"));
         }
     }
     if let Some(Value::Array(types)) = keys.map.get("layer_types")
         && let Some(other) = types.iter().find(|t| *t != "full_attention")
     {
-        keys.problem(
-            "layer_types",
-            format!("has {other}; only \"full_attention\" is supported"),
-        );
+        keys.problem("layer_types", format!("has {other}; only \"full_attention\" is supported"));
     }
     // A window no shorter than the context never cuts anything off; Qwen2 names one and then
     // switches it off.
     let window = keys.map.get("sliding_window").and_then(Value::as_f64);
     let switched = match family {
-        Family::Qwen2 => keys
-            .map
-            .get("use_sliding_window")
-            .and_then(Value::as_bool)
-            .unwrap_or(false),
+        Family::Qwen2 => {
+            keys.map.get("use_sliding_window").and_then(Value::as_bool).unwrap_or(false)
+        }
         _ => true,
     };
     if let Some(window) = window
@@ -530,8 +464,7 @@ struct Keys<'a> {
 
 impl Keys<'_> {
     fn problem(&mut self, key: &str, what: impl Into<String>) {
-        self.problems
-            .push(Problem::new(format!("{}: {key}", self.place), what));
+        self.problems.push(Problem::new(format!("{}: {key}", self.place), what));
     }
 
     fn take(&mut self, key: &str) -> Option<Value> {

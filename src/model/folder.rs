@@ -25,10 +25,7 @@ pub const PARTIAL: &str = ".partial";
 /// Where `write_folder` prepares `destination`: a hidden sibling, so that the final rename stays
 /// on one file system.
 pub fn partial_sibling(destination: &Path) -> PathBuf {
-    let name = destination
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy();
+    let name = destination.file_name().unwrap_or_default().to_string_lossy();
     destination.with_file_name(format!(".{name}{PARTIAL}"))
 }
 
@@ -57,20 +54,16 @@ pub fn write_folder(destination: &Path, fill: impl FnOnce(&Path) -> Result<()>) 
         fs::remove_dir_all(&partial).map_err(|e| Error::io("remove", &partial, e))?;
     }
     fs::create_dir(&partial).map_err(|e| Error::io("create", &partial, e))?;
-    let result = fill(&partial)
-        .and_then(|()| sync_folder(&partial))
-        .and_then(|()| {
-            fs::rename(&partial, destination).map_err(|e| Error::io("create", destination, e))
-        });
+    let result = fill(&partial).and_then(|()| sync_folder(&partial)).and_then(|()| {
+        fs::rename(&partial, destination).map_err(|e| Error::io("create", destination, e))
+    });
     if result.is_err() {
         // The first error is the one worth telling.
         let _ = fs::remove_dir_all(&partial);
         return result;
     }
-    let parent = destination
-        .parent()
-        .filter(|p| !p.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
+    let parent =
+        destination.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     sync_directory(parent)
 }
 
@@ -91,9 +84,7 @@ fn sync_folder(folder: &Path) -> Result<()> {
 
 #[cfg(unix)]
 fn sync_directory(folder: &Path) -> Result<()> {
-    fs::File::open(folder)
-        .and_then(|f| f.sync_all())
-        .map_err(|e| Error::io("write", folder, e))
+    fs::File::open(folder).and_then(|f| f.sync_all()).map_err(|e| Error::io("write", folder, e))
 }
 
 /// Only Unix can flush a directory entry on its own.
@@ -145,9 +136,7 @@ pub fn save_model_folder<'a>(
     tensors: impl IntoIterator<Item = (&'a String, &'a Tensor)>,
     dtype: Dtype,
 ) -> Result<()> {
-    write_folder(destination, |folder| {
-        fill_model_folder(folder, source, config, tensors, dtype)
-    })
+    write_folder(destination, |folder| fill_model_folder(folder, source, config, tensors, dtype))
 }
 
 #[cfg(test)]
@@ -176,12 +165,7 @@ mod tests {
         names.sort();
         assert_eq!(
             names,
-            [
-                "chat_template.jinja",
-                "config.json",
-                "model.safetensors",
-                "tokenizer.json"
-            ]
+            ["chat_template.jinja", "config.json", "model.safetensors", "tokenizer.json"]
         );
         let mode = |name: &str| fs::metadata(out.join(name)).unwrap().permissions();
         assert_eq!(
@@ -200,10 +184,7 @@ mod tests {
 
         let again = save_model_folder(&out, None, &config, &weights, Dtype::F32).unwrap_err();
         assert!(again.to_string().contains("exists already"), "{again}");
-        assert!(
-            out.join("tokenizer.json").exists(),
-            "the existing folder is untouched"
-        );
+        assert!(out.join("tokenizer.json").exists(), "the existing folder is untouched");
     }
 
     #[test]
@@ -239,10 +220,7 @@ mod tests {
         fs::create_dir(partial_sibling(&out)).unwrap();
         fs::write(partial_sibling(&out).join("stale"), "x").unwrap();
         write_folder(&out, |folder| write_text(&folder.join("fresh"), "y")).unwrap();
-        let names: Vec<_> = fs::read_dir(&out)
-            .unwrap()
-            .map(|e| e.unwrap().file_name())
-            .collect();
+        let names: Vec<_> = fs::read_dir(&out).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert_eq!(names, ["fresh"]);
     }
 
@@ -253,20 +231,10 @@ mod tests {
         fs::write(&file, "x").unwrap();
         let never =
             |_: &Path| -> Result<()> { panic!("nothing is computed for a folder that cannot be") };
-        let under = write_folder(&file.join("model"), never)
-            .unwrap_err()
-            .to_string();
-        assert!(
-            under.starts_with("cannot create") && under.contains("file"),
-            "{under}"
-        );
+        let under = write_folder(&file.join("model"), never).unwrap_err().to_string();
+        assert!(under.starts_with("cannot create") && under.contains("file"), "{under}");
         assert!(write_folder(&dir.path().join(".."), never).is_err());
-        assert!(
-            write_folder(&file, never)
-                .unwrap_err()
-                .to_string()
-                .contains("exists already")
-        );
+        assert!(write_folder(&file, never).unwrap_err().to_string().contains("exists already"));
         assert_eq!(fs::read(&file).unwrap(), b"x");
     }
 }

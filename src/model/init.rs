@@ -28,13 +28,7 @@ pub fn init_weights(config: &ModelConfig, seed: u64) -> BTreeMap<String, Tensor>
                 normal(seed, &spec.name, std, spec.len())
             }
         };
-        tensors.insert(
-            spec.name,
-            Tensor {
-                shape: spec.shape,
-                data,
-            },
-        );
+        tensors.insert(spec.name, Tensor { shape: spec.shape, data });
     }
     tensors
 }

@@ -83,17 +83,9 @@ pub fn read_weights(folder: &Path, config: &ModelConfig) -> Result<BTreeMap<Stri
     } else if index.exists() {
         for (shard, names) in read_index(&index)? {
             let path = folder.join(&shard);
-            read_into(
-                &path,
-                &|name| names.iter().any(|n| n == name),
-                &mut tensors,
-                &mut problems,
-            )?;
+            read_into(&path, &|name| names.iter().any(|n| n == name), &mut tensors, &mut problems)?;
             for name in names.iter().filter(|n| !tensors.contains_key(*n)) {
-                if !problems
-                    .iter()
-                    .any(|p: &Problem| p.place.ends_with(&format!(": {name}")))
-                {
+                if !problems.iter().any(|p: &Problem| p.place.ends_with(&format!(": {name}"))) {
                     problems.push(Problem::new(
                         format!("{}: {name}", path.display()),
                         format!("is not in this shard, though {} says so", index.display()),
@@ -113,10 +105,7 @@ pub fn read_weights(folder: &Path, config: &ModelConfig) -> Result<BTreeMap<Stri
         Ok(tensors)
     } else {
         Err(Error::input(
-            format!(
-                "the weights in {} cannot be used with its config.json",
-                folder.display()
-            ),
+            format!("the weights in {} cannot be used with its config.json", folder.display()),
             problems,
         ))
     }
@@ -131,16 +120,11 @@ fn check(
 ) {
     // A tensor that could not be read has its problem already.
     let told: Vec<String> = problems.iter().map(|p| p.place.clone()).collect();
-    let told = |name: &str| {
-        told.iter()
-            .any(|place| place.ends_with(&format!(": {name}")))
-    };
+    let told = |name: &str| told.iter().any(|place| place.ends_with(&format!(": {name}")));
     let place = |name: &str| format!("{}: {name}", folder.display());
     if config.tied
         && let Some(head) = tensors.remove("lm_head.weight")
-        && tensors
-            .get("model.embed_tokens.weight")
-            .is_some_and(|embedding| *embedding != head)
+        && tensors.get("model.embed_tokens.weight").is_some_and(|embedding| *embedding != head)
     {
         problems.push(Problem::new(
             place("lm_head.weight"),
@@ -156,10 +140,7 @@ fn check(
             None if told(&spec.name) => {}
             None => problems.push(Problem::new(
                 place(&spec.name),
-                format!(
-                    "is missing; the configuration asks for shape {:?}",
-                    spec.shape
-                ),
+                format!("is missing; the configuration asks for shape {:?}", spec.shape),
             )),
             Some(tensor) if tensor.shape != spec.shape => problems.push(Problem::new(
                 place(&spec.name),
@@ -172,16 +153,10 @@ fn check(
         }
     }
     let wanted: std::collections::BTreeSet<&str> = wanted.iter().map(|s| s.name.as_str()).collect();
-    for (name, tensor) in tensors
-        .iter()
-        .filter(|(name, _)| !wanted.contains(name.as_str()))
-    {
+    for (name, tensor) in tensors.iter().filter(|(name, _)| !wanted.contains(name.as_str())) {
         problems.push(Problem::new(
             place(name),
-            format!(
-                "with shape {:?} has no place in the configuration's model",
-                tensor.shape
-            ),
+            format!("with shape {:?} has no place in the configuration's model", tensor.shape),
         ));
     }
 }
@@ -204,10 +179,7 @@ fn read_index(index: &Path) -> Result<BTreeMap<String, Vec<String>>> {
                 format!("puts {name} into {shard}, which is not the name of a file beside it"),
             ));
         }
-        shards
-            .entry(file.to_string())
-            .or_default()
-            .push(name.clone());
+        shards.entry(file.to_string()).or_default().push(name.clone());
     }
     Ok(shards)
 }
@@ -219,10 +191,7 @@ pub fn read_safetensors(path: &Path) -> Result<BTreeMap<String, Tensor>> {
         data: t.data.into_iter().map(|x| x as f32).collect(),
     };
     let tensors = read_safetensors_f64(path)?;
-    Ok(tensors
-        .into_iter()
-        .map(|(name, t)| (name, single(t)))
-        .collect())
+    Ok(tensors.into_iter().map(|(name, t)| (name, single(t))).collect())
 }
 
 /// Every tensor of one safetensors file, as `f64`: floats of every width and integers (exact up
@@ -246,10 +215,7 @@ pub fn read_safetensors_f64(path: &Path) -> Result<BTreeMap<String, Tensor64>> {
         if problems.is_empty() {
             Ok(tensors)
         } else {
-            Err(Error::input(
-                format!("{} cannot be read", path.display()),
-                problems,
-            ))
+            Err(Error::input(format!("{} cannot be read", path.display()), problems))
         }
     })
 }
@@ -270,12 +236,12 @@ fn read_into(
             let bytes = view.data();
             let data: Vec<f32> = match view.dtype() {
                 FileDtype::F32 => words::<4>(bytes).map(f32::from_le_bytes).collect(),
-                FileDtype::F16 => words::<2>(bytes)
-                    .map(|b| f16::from_le_bytes(b).to_f32())
-                    .collect(),
-                FileDtype::BF16 => words::<2>(bytes)
-                    .map(|b| bf16::from_le_bytes(b).to_f32())
-                    .collect(),
+                FileDtype::F16 => {
+                    words::<2>(bytes).map(|b| f16::from_le_bytes(b).to_f32()).collect()
+                }
+                FileDtype::BF16 => {
+                    words::<2>(bytes).map(|b| bf16::from_le_bytes(b).to_f32()).collect()
+                }
                 other => {
                     problems.push(Problem::new(
                         place(),
@@ -291,13 +257,7 @@ fn read_into(
                     format!("has {bad} values that are not finite, the first at index {at}; the file is damaged or its training diverged"),
                 ));
             }
-            tensors.insert(
-                name,
-                Tensor {
-                    shape: view.shape().to_vec(),
-                    data,
-                },
-            );
+            tensors.insert(name, Tensor { shape: view.shape().to_vec(), data });
         }
         Ok(())
     })
@@ -311,21 +271,11 @@ fn to_f64(view: &TensorView) -> Option<Vec<f64>> {
     let bytes = view.data();
     Some(match view.dtype() {
         FileDtype::F64 => words::<8>(bytes).map(f64::from_le_bytes).collect(),
-        FileDtype::F32 => words::<4>(bytes)
-            .map(|b| f64::from(f32::from_le_bytes(b)))
-            .collect(),
-        FileDtype::F16 => words::<2>(bytes)
-            .map(|b| f16::from_le_bytes(b).to_f64())
-            .collect(),
-        FileDtype::BF16 => words::<2>(bytes)
-            .map(|b| bf16::from_le_bytes(b).to_f64())
-            .collect(),
-        FileDtype::I64 => words::<8>(bytes)
-            .map(|b| i64::from_le_bytes(b) as f64)
-            .collect(),
-        FileDtype::I32 => words::<4>(bytes)
-            .map(|b| f64::from(i32::from_le_bytes(b)))
-            .collect(),
+        FileDtype::F32 => words::<4>(bytes).map(|b| f64::from(f32::from_le_bytes(b))).collect(),
+        FileDtype::F16 => words::<2>(bytes).map(|b| f16::from_le_bytes(b).to_f64()).collect(),
+        FileDtype::BF16 => words::<2>(bytes).map(|b| bf16::from_le_bytes(b).to_f64()).collect(),
+        FileDtype::I64 => words::<8>(bytes).map(|b| i64::from_le_bytes(b) as f64).collect(),
+        FileDtype::I32 => words::<4>(bytes).map(|b| f64::from(i32::from_le_bytes(b))).collect(),
         FileDtype::U8 | FileDtype::BOOL => bytes.iter().map(|&b| f64::from(b)).collect(),
         _ => return None,
     })
@@ -336,10 +286,7 @@ fn with_file<R>(path: &Path, read: impl FnOnce(&SafeTensors) -> Result<R>) -> Re
     let file = File::open(path).map_err(|e| Error::io("read", path, e))?;
     let meta = file.metadata().map_err(|e| Error::io("read", path, e))?;
     if meta.is_dir() {
-        return Err(Error::file(
-            path,
-            "is a folder; a safetensors file was expected",
-        ));
+        return Err(Error::file(path, "is a folder; a safetensors file was expected"));
     }
     if meta.len() == 0 {
         return Err(Error::file(path, "is empty; copy or download it again"));
@@ -414,10 +361,7 @@ pub fn write_safetensors<'a>(
         if bad > 0 {
             problems.push(Problem::new(
                 format!("{}: {name}", path.display()),
-                format!(
-                    "has {bad} values that are not finite as {}",
-                    dtype.hf_name()
-                ),
+                format!("has {bad} values that are not finite as {}", dtype.hf_name()),
             ));
         }
     }
@@ -425,16 +369,12 @@ pub fn write_safetensors<'a>(
         return Err(Error::input("these weights are not written", problems));
     }
     let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
-    let views = tensors
-        .iter()
-        .map(|(name, tensor)| (name.as_str(), Encoded { tensor, dtype }));
+    let views = tensors.iter().map(|(name, tensor)| (name.as_str(), Encoded { tensor, dtype }));
     // The writer goes through a private temporary file, which would leave the weights readable to
     // their owner only: an ordinary file in that place shows what the permissions should be.
     let permissions = match std::fs::metadata(path) {
         Ok(existing) => Ok(existing.permissions()),
-        Err(_) => File::create_new(path)
-            .and_then(|f| f.metadata())
-            .map(|m| m.permissions()),
+        Err(_) => File::create_new(path).and_then(|f| f.metadata()).map(|m| m.permissions()),
     }
     .map_err(|e| Error::io("create", path, e))?;
     safetensors::serialize_to_file(views, Some(metadata), path).map_err(|e| match e {
@@ -471,12 +411,8 @@ impl View for Encoded<'_> {
         let values = self.tensor.data.iter();
         Cow::Owned(match self.dtype {
             Dtype::F32 => values.flat_map(|x| x.to_le_bytes()).collect(),
-            Dtype::F16 => values
-                .flat_map(|x| f16::from_f32(*x).to_le_bytes())
-                .collect(),
-            Dtype::Bf16 => values
-                .flat_map(|x| bf16::from_f32(*x).to_le_bytes())
-                .collect(),
+            Dtype::F16 => values.flat_map(|x| f16::from_f32(*x).to_le_bytes()).collect(),
+            Dtype::Bf16 => values.flat_map(|x| bf16::from_f32(*x).to_le_bytes()).collect(),
         })
     }
 

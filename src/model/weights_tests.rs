@@ -35,10 +35,9 @@ fn write_raw(path: &Path, tensors: &[(&str, FileDtype, &[usize], Vec<u8>)]) {
 
 fn problems(error: Error) -> Vec<String> {
     match error {
-        Error::Input { problems, .. } => problems
-            .into_iter()
-            .map(|p| format!("{}: {}", p.place, p.what))
-            .collect(),
+        Error::Input { problems, .. } => {
+            problems.into_iter().map(|p| format!("{}: {}", p.place, p.what)).collect()
+        }
         other => panic!("expected a list of problems, got: {other}"),
     }
 }
@@ -47,11 +46,9 @@ fn problems(error: Error) -> Vec<String> {
 fn every_dtype_comes_back() {
     let config = tiny(false);
     let weights = init_weights(&config, 3);
-    for (dtype, relative) in [
-        (Dtype::F32, 0.0),
-        (Dtype::F16, 2f32.powi(-11)),
-        (Dtype::Bf16, 2f32.powi(-8)),
-    ] {
+    for (dtype, relative) in
+        [(Dtype::F32, 0.0), (Dtype::F16, 2f32.powi(-11)), (Dtype::Bf16, 2f32.powi(-8))]
+    {
         let dir = tempfile::tempdir().unwrap();
         write_weights(dir.path(), &weights, dtype).unwrap();
         let back = read_weights(dir.path(), &config).unwrap();
@@ -81,12 +78,7 @@ fn known_bit_patterns() {
         &[
             ("half", FileDtype::F16, &[2], vec![0x00, 0x3c, 0x00, 0xc1]),
             ("brain", FileDtype::BF16, &[1], vec![0x20, 0x40]),
-            (
-                "double",
-                FileDtype::F64,
-                &[1],
-                0.1f64.to_le_bytes().to_vec(),
-            ),
+            ("double", FileDtype::F64, &[1], 0.1f64.to_le_bytes().to_vec()),
             (
                 "ids",
                 FileDtype::I64,
@@ -100,28 +92,11 @@ fn known_bit_patterns() {
     assert_eq!(t["brain"].data, [2.5]);
     assert_eq!(t["double"].data, [0.1f32]);
     let t = read_safetensors_f64(&path).unwrap();
-    assert_eq!(
-        t["double"],
-        Tensor64 {
-            shape: vec![1],
-            data: vec![0.1f64]
-        }
-    );
-    assert_eq!(
-        t["ids"],
-        Tensor64 {
-            shape: vec![1, 2],
-            data: vec![7.0, -1.0]
-        }
-    );
+    assert_eq!(t["double"], Tensor64 { shape: vec![1], data: vec![0.1f64] });
+    assert_eq!(t["ids"], Tensor64 { shape: vec![1, 2], data: vec![7.0, -1.0] });
 
     write_raw(&path, &[("odd", FileDtype::U16, &[1], vec![0, 0])]);
-    assert!(
-        read_safetensors(&path)
-            .unwrap_err()
-            .to_string()
-            .contains("odd: holds U16")
-    );
+    assert!(read_safetensors(&path).unwrap_err().to_string().contains("odd: holds U16"));
 }
 
 #[test]
@@ -145,32 +120,18 @@ fn shards() {
     }
     let index = dir.path().join("model.safetensors.index.json");
     let write_index = |map: &serde_json::Map<String, serde_json::Value>| {
-        fs::write(
-            &index,
-            json!({"metadata": {}, "weight_map": map}).to_string(),
-        )
-        .unwrap();
+        fs::write(&index, json!({"metadata": {}, "weight_map": map}).to_string()).unwrap();
     };
     write_index(&map);
-    assert!(all_equal(
-        &read_weights(dir.path(), &config).unwrap(),
-        &weights
-    ));
+    assert!(all_equal(&read_weights(dir.path(), &config).unwrap(), &weights));
 
     let shard_of_norm = map["model.norm.weight"].clone();
-    let other = if shard_of_norm.as_str().unwrap().contains("00001-of") {
-        2
-    } else {
-        1
-    };
+    let other = if shard_of_norm.as_str().unwrap().contains("00001-of") { 2 } else { 1 };
     map["model.norm.weight"] = json!(format!("model-0000{other}-of-00002.safetensors"));
     write_index(&map);
     let found = problems(read_weights(dir.path(), &config).unwrap_err());
     assert_eq!(found.len(), 1, "{found:?}");
-    assert!(
-        found[0].contains("model.norm.weight: is not in this shard"),
-        "{found:?}"
-    );
+    assert!(found[0].contains("model.norm.weight: is not in this shard"), "{found:?}");
 
     map["model.norm.weight"] = json!("../elsewhere.safetensors");
     write_index(&map);
@@ -183,10 +144,7 @@ fn shards() {
     map["model.norm.weight"] = json!("model-00009-of-00002.safetensors");
     write_index(&map);
     assert!(
-        read_weights(dir.path(), &config)
-            .unwrap_err()
-            .to_string()
-            .contains("model-00009-of-00002")
+        read_weights(dir.path(), &config).unwrap_err().to_string().contains("model-00009-of-00002")
     );
 }
 
@@ -196,40 +154,20 @@ fn wrong_tensors_are_named_at_once() {
     let mut weights = init_weights(&config, 3);
     let dir = tempfile::tempdir().unwrap();
     weights.remove("model.norm.weight");
-    weights.insert(
-        "model.extra".into(),
-        Tensor {
-            shape: vec![2],
-            data: vec![0.0; 2],
-        },
-    );
+    weights.insert("model.extra".into(), Tensor { shape: vec![2], data: vec![0.0; 2] });
     weights.insert(
         "model.layers.0.self_attn.rotary_emb.inv_freq".into(),
-        Tensor {
-            shape: vec![1],
-            data: vec![1.0],
-        },
+        Tensor { shape: vec![1], data: vec![1.0] },
     );
     weights.insert(
         "model.layers.0.mlp.up_proj.weight".into(),
-        Tensor {
-            shape: vec![8, 12],
-            data: vec![0.0; 96],
-        },
+        Tensor { shape: vec![8, 12], data: vec![0.0; 96] },
     );
     write_weights(dir.path(), &weights, Dtype::F32).unwrap();
     let found = problems(read_weights(dir.path(), &config).unwrap_err());
     assert_eq!(found.len(), 3, "{found:#?}");
-    assert!(
-        found
-            .iter()
-            .any(|p| p.contains("model.norm.weight: is missing") && p.contains("[8]"))
-    );
-    assert!(
-        found
-            .iter()
-            .any(|p| p.contains("model.extra: with shape [2] has no place"))
-    );
+    assert!(found.iter().any(|p| p.contains("model.norm.weight: is missing") && p.contains("[8]")));
+    assert!(found.iter().any(|p| p.contains("model.extra: with shape [2] has no place")));
     assert!(
         found
             .iter()
@@ -244,10 +182,7 @@ fn values_that_are_not_finite() {
     let dir = tempfile::tempdir().unwrap();
     weights.get_mut("model.norm.weight").unwrap().data[5] = 1e6;
     let refused = problems(write_weights(dir.path(), &weights, Dtype::F16).unwrap_err());
-    assert!(
-        refused[0].contains("model.norm.weight: has 1 values"),
-        "{refused:?}"
-    );
+    assert!(refused[0].contains("model.norm.weight: has 1 values"), "{refused:?}");
     assert!(!dir.path().join("model.safetensors").exists());
     write_weights(dir.path(), &weights, Dtype::Bf16).unwrap();
 
@@ -281,23 +216,13 @@ fn a_tied_model_with_a_head() {
     let config = tiny(true);
     let mut weights = init_weights(&config, 3);
     let dir = tempfile::tempdir().unwrap();
-    weights.insert(
-        "lm_head.weight".into(),
-        weights["model.embed_tokens.weight"].clone(),
-    );
+    weights.insert("lm_head.weight".into(), weights["model.embed_tokens.weight"].clone());
     write_weights(dir.path(), &weights, Dtype::F32).unwrap();
-    assert!(
-        !read_weights(dir.path(), &config)
-            .unwrap()
-            .contains_key("lm_head.weight")
-    );
+    assert!(!read_weights(dir.path(), &config).unwrap().contains_key("lm_head.weight"));
     weights.get_mut("lm_head.weight").unwrap().data[0] += 1.0;
     write_weights(dir.path(), &weights, Dtype::F32).unwrap();
     let found = problems(read_weights(dir.path(), &config).unwrap_err());
-    assert!(
-        found.len() == 1 && found[0].contains("tie_word_embeddings"),
-        "{found:?}"
-    );
+    assert!(found.len() == 1 && found[0].contains("tie_word_embeddings"), "{found:?}");
 }
 
 #[test]
@@ -315,23 +240,14 @@ fn damaged_and_foreign_files() {
     for cut in [1, 7, 8, 100, whole.len() / 2, whole.len() - 1] {
         fs::write(&path, &whole[..cut]).unwrap();
         let m = message();
-        assert!(
-            m.contains("truncated") && m.contains("model.safetensors"),
-            "{cut}: {m}"
-        );
+        assert!(m.contains("truncated") && m.contains("model.safetensors"), "{cut}: {m}");
     }
     for (bytes, word) in [
-        (
-            &b"version https://git-lfs.github.com/spec/v1\noid"[..],
-            "git lfs pull",
-        ),
+        (&b"version https://git-lfs.github.com/spec/v1\noid"[..], "git lfs pull"),
         (b"PK\x03\x04 archive of a PyTorch model", "PyTorch"),
         (b"GGUF\x03\x00\x00\x00\x00\x00", "GGUF"),
         (b"", "is empty"),
-        (
-            b"\x02\x00\x00\x00\x00\x00\x00\x00[]",
-            "not a usable safetensors",
-        ),
+        (b"\x02\x00\x00\x00\x00\x00\x00\x00[]", "not a usable safetensors"),
     ] {
         fs::write(&path, bytes).unwrap();
         assert!(message().contains(word), "{word}: {}", message());
@@ -339,48 +255,27 @@ fn damaged_and_foreign_files() {
     fs::remove_file(&path).unwrap();
     fs::create_dir(&path).unwrap();
     assert!(message().contains("is a folder"), "{}", message());
-    let absent = read_safetensors(&dir.path().join("absent"))
-        .unwrap_err()
-        .to_string();
-    assert!(
-        absent.starts_with("cannot read") && absent.contains("absent"),
-        "{absent}"
-    );
+    let absent = read_safetensors(&dir.path().join("absent")).unwrap_err().to_string();
+    assert!(absent.starts_with("cannot read") && absent.contains("absent"), "{absent}");
 }
 
 #[test]
 fn initial_weights() {
     let mut config = tiny(false);
-    (
-        config.vocab_size,
-        config.hidden_size,
-        config.initializer_range,
-    ) = (2000, 64, 0.05);
+    (config.vocab_size, config.hidden_size, config.initializer_range) = (2000, 64, 0.05);
     config.intermediate_size = 640;
     let weights = init_weights(&config, 3);
     let std = |name: &str| {
         let t = &weights[name].data;
         let mean = t.iter().map(|&x| f64::from(x)).sum::<f64>() / t.len() as f64;
-        let var = t
-            .iter()
-            .map(|&x| (f64::from(x) - mean).powi(2))
-            .sum::<f64>()
-            / t.len() as f64;
+        let var = t.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / t.len() as f64;
         (mean, var.sqrt())
     };
     let (mean, dev) = std("model.embed_tokens.weight");
-    assert!(
-        mean.abs() < 5e-4 && (dev - 0.05).abs() < 5e-4,
-        "{mean} {dev}"
-    );
+    assert!(mean.abs() < 5e-4 && (dev - 0.05).abs() < 5e-4, "{mean} {dev}");
     let (_, dev) = std("model.layers.1.mlp.down_proj.weight");
     assert!((dev - 0.025).abs() < 5e-4, "{dev}");
-    assert!(
-        weights["model.layers.0.input_layernorm.weight"]
-            .data
-            .iter()
-            .all(|&x| x == 1.0)
-    );
+    assert!(weights["model.layers.0.input_layernorm.weight"].data.iter().all(|&x| x == 1.0));
     // The share beyond two standard deviations is what makes it normal and not merely spread.
     let embedding = &weights["model.embed_tokens.weight"].data;
     let far = embedding.iter().filter(|x| x.abs() > 0.1).count() as f64 / embedding.len() as f64;
@@ -389,14 +284,8 @@ fn initial_weights() {
     assert!(all_equal(&weights, &init_weights(&config, 3)));
     let other = init_weights(&config, 4);
     assert_ne!(other["lm_head.weight"], weights["lm_head.weight"]);
-    assert_ne!(
-        weights["lm_head.weight"],
-        weights["model.embed_tokens.weight"]
-    );
+    assert_ne!(weights["lm_head.weight"], weights["model.embed_tokens.weight"]);
     // A deeper model starts with the same embedding.
     config.layers = 3;
-    assert_eq!(
-        init_weights(&config, 3)["lm_head.weight"],
-        weights["lm_head.weight"]
-    );
+    assert_eq!(init_weights(&config, 3)["lm_head.weight"], weights["lm_head.weight"]);
 }

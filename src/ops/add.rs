@@ -40,8 +40,11 @@ pub fn accumulate(g: &mut Graph, x: Var, sink: Sink) {
     );
 }
 
-static FORWARD: Pass =
-    Pass { op: "add", name: "forward", variants: &[variant!("add/forward_1_naive.wgsl", tile: [256, 1, 1])] };
+static FORWARD: Pass = Pass {
+    op: "add",
+    name: "forward",
+    variants: &[variant!("add/forward_1_naive.wgsl", tile: [256, 1, 1])],
+};
 
 static ACCUMULATE: Pass = Pass {
     op: "add",

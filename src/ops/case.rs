@@ -168,7 +168,8 @@ fn upload(step: &Step, vars: &[Var], inputs: &[Array]) {
     }
 }
 
-const POISONED: Options = Options { reuse: Reuse::None, poison: true, checks: crate::gpu::Checks::Off };
+const POISONED: Options =
+    Options { reuse: Reuse::None, poison: true, checks: crate::gpu::Checks::Off };
 
 fn compare(what: &str, got: &[f32], want: &[f64], tolerance: f64) {
     assert_eq!(got.len(), want.len(), "{what}: length");
@@ -206,12 +207,21 @@ pub fn check_forward(gpu: &Rc<Gpu>, case: &OpCase) -> Result<()> {
             step.run();
             assert_eq!(outputs.len(), want.len(), "{}: outputs", case.op);
             for (&out, want) in outputs.iter().zip(&want) {
-                let what =
-                    format!("{} {shape:?} {:?} {}", case.op, target.pinned, step.graph().info(out).name);
+                let what = format!(
+                    "{} {shape:?} {:?} {}",
+                    case.op,
+                    target.pinned,
+                    step.graph().info(out).name
+                );
                 compare(&what, &step.read(out)?, want, case.tolerance);
             }
             let broken = step.broken_guards()?;
-            assert!(broken.is_empty(), "{} {shape:?} {:?} wrote beyond {broken:?}", case.op, target.pinned);
+            assert!(
+                broken.is_empty(),
+                "{} {shape:?} {:?} wrote beyond {broken:?}",
+                case.op,
+                target.pinned
+            );
         }
     }
     Ok(())
@@ -237,7 +247,12 @@ pub fn check_gradient(gpu: &Rc<Gpu>, case: &OpCase) -> Result<()> {
             value.iter().map(|v| v.iter().map(|_| normal(rng)).collect()).collect();
         let objective = |inputs: &[Array]| -> f64 {
             let value = (case.reference)(shape, inputs);
-            value.iter().flatten().zip(cotangents.iter().flatten()).map(|(v, &c)| v * f64::from(c)).sum()
+            value
+                .iter()
+                .flatten()
+                .zip(cotangents.iter().flatten())
+                .map(|(v, &c)| v * f64::from(c))
+                .sum()
         };
         let mut checks: Vec<(usize, Vec<usize>, Vec<f64>)> = Vec::new();
         for (which, a) in inputs.iter().enumerate() {
@@ -259,7 +274,8 @@ pub fn check_gradient(gpu: &Rc<Gpu>, case: &OpCase) -> Result<()> {
                         objective(&moved)
                     };
                     // Fourth order: the error is h^4, far below single precision.
-                    (8.0 * (at_offset(h) - at_offset(-h)) - (at_offset(2.0 * h) - at_offset(-2.0 * h)))
+                    (8.0 * (at_offset(h) - at_offset(-h))
+                        - (at_offset(2.0 * h) - at_offset(-2.0 * h)))
                         / (12.0 * h)
                 })
                 .collect();
@@ -288,7 +304,8 @@ pub fn check_gradient(gpu: &Rc<Gpu>, case: &OpCase) -> Result<()> {
             }
             step.run();
             for (which, at, slope) in &checks {
-                let what = format!("{} {shape:?} {:?} d {}", case.op, target.pinned, inputs[*which].name);
+                let what =
+                    format!("{} {shape:?} {:?} d {}", case.op, target.pinned, inputs[*which].name);
                 let grad = grads[*which].unwrap_or_else(|| panic!("{what}: no gradient arrived"));
                 let all = step.read(grad)?;
                 let got: Vec<f32> = at.iter().map(|&i| all[i]).collect();
@@ -310,7 +327,10 @@ pub(crate) mod tests {
 
     /// The adapter tests run on. No adapter is never a pass.
     pub(crate) fn gpu() -> Rc<Gpu> {
-        Rc::new(Gpu::open(&AdapterChoice::default()).unwrap_or_else(|e| panic!("tests need an adapter: {e}")))
+        Rc::new(
+            Gpu::open(&AdapterChoice::default())
+                .unwrap_or_else(|e| panic!("tests need an adapter: {e}")),
+        )
     }
 
     /// Forward test of a case.

@@ -20,7 +20,11 @@ use rand::RngExt;
 #[track_caller]
 pub fn gather_rows(g: &mut Graph, x: Var, rows: Var, index: GatherIndex) -> Var {
     let (&[r, d], &[n]) = (g.shape(x), g.shape(rows)) else {
-        panic!("gather_rows: x is [R, D] and rows [N], not {:?} and {:?}", g.shape(x), g.shape(rows));
+        panic!(
+            "gather_rows: x is [R, D] and rows [N], not {:?} and {:?}",
+            g.shape(x),
+            g.shape(rows)
+        );
     };
     let &[slots] = g.shape(index.unique) else { panic!("gather_rows: unique is [slots]") };
     assert_eq!(g.shape(index.offsets), [slots + 1], "gather_rows: offsets");
@@ -34,7 +38,8 @@ pub fn gather_rows(g: &mut Graph, x: Var, rows: Var, index: GatherIndex) -> Var 
         if !sink.accumulate {
             g.call(&FILL, &[("N", (r * d).into())], &[], &[sink.var], [r * d, 1, 1]);
         }
-        let constants = [("R", r.into()), ("N", n.into()), ("D", d.into()), ("SLOTS", slots.into())];
+        let constants =
+            [("R", r.into()), ("N", n.into()), ("D", d.into()), ("SLOTS", slots.into())];
         let reads = [index.unique, index.offsets, index.list, dy];
         g.call(&BACKWARD, &constants, &reads, &[sink.var], [slots * d, 1, 1]);
     };
@@ -67,7 +72,8 @@ pub(super) fn inputs(s: &[usize], rng: &mut TestRng) -> Vec<Array> {
     let &[r, n, d] = s else { panic!("[R, N, D]") };
     let x = Array::normal("x", &[r, d], rng);
     // A third of the positions share one row, so ranges of every length occur.
-    let ids: Vec<u32> = (0..n).map(|i| if i % 3 == 1 { 0 } else { rng.random_range(0..r as u32) }).collect();
+    let ids: Vec<u32> =
+        (0..n).map(|i| if i % 3 == 1 { 0 } else { rng.random_range(0..r as u32) }).collect();
     let slots = r.min(n);
     let index = build_index(&ids, slots);
     vec![
@@ -90,11 +96,23 @@ pub fn case() -> OpCase {
     OpCase {
         op: "gather_rows",
         passes: PASSES,
-        shapes: &[&[1, 1, 1], &[5, 9, 51], &[17, 5, 3], &[64, 8, 32], &[13, 101, 257], &[3, 4, 8192]],
+        shapes: &[
+            &[1, 1, 1],
+            &[5, 9, 51],
+            &[17, 5, 3],
+            &[64, 8, 32],
+            &[13, 101, 257],
+            &[3, 4, 8192],
+        ],
         large: &[&[1009, 2053, 8192]],
         inputs,
         build: |g, _, v| {
-            vec![gather_rows(g, v[0], v[1], GatherIndex { unique: v[2], offsets: v[3], list: v[4] })]
+            vec![gather_rows(
+                g,
+                v[0],
+                v[1],
+                GatherIndex { unique: v[2], offsets: v[3], list: v[4] },
+            )]
         },
         reference,
         tolerance: 1e-6,

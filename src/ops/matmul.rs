@@ -112,7 +112,14 @@ pub fn linear(g: &mut Graph, x: Var, weight: Var, bias: Option<Var>) -> Var {
     let ([m, k], [n, inner]) = (matrix(g, "linear", x), matrix(g, "linear", weight));
     assert_eq!(k, inner, "linear: x {:?} against weight {:?}", g.shape(x), g.shape(weight));
     let y = g.temp("linear", &[m, n]);
-    product(g, Product::whole(Form::Nt, m, n, k), x, weight, bias, Sink { var: y, accumulate: false });
+    product(
+        g,
+        Product::whole(Form::Nt, m, n, k),
+        x,
+        weight,
+        bias,
+        Sink { var: y, accumulate: false },
+    );
     let backward = move |g: &mut Graph, d: &[Option<Var>]| {
         let dy = d[0].expect("one output");
         if let Some(dx) = g.grad_into(x) {
@@ -122,7 +129,8 @@ pub fn linear(g: &mut Graph, x: Var, weight: Var, bias: Option<Var>) -> Var {
             product(g, Product::whole(Form::Tn, n, k, m), dy, x, None, dw);
         }
         if let Some(db) = bias.and_then(|b| g.grad_into(b)) {
-            let constants = [("M", m.into()), ("N", n.into()), ("ACCUMULATE", db.accumulate.into())];
+            let constants =
+                [("M", m.into()), ("N", n.into()), ("ACCUMULATE", db.accumulate.into())];
             g.call(&BIAS_BACKWARD, &constants, &[dy], &[db.var], [n, 1, 1]);
         }
     };
@@ -159,18 +167,32 @@ pub fn matmul(g: &mut Graph, a: Var, b: Var) -> Var {
 #[track_caller]
 fn matrix(g: &Graph, op: &str, var: Var) -> [usize; 2] {
     let shape = g.shape(var);
-    assert_eq!(shape.len(), 2, "{op}: {} has shape {shape:?} and must be a matrix", g.info(var).name);
+    assert_eq!(
+        shape.len(),
+        2,
+        "{op}: {} has shape {shape:?} and must be a matrix",
+        g.info(var).name
+    );
     [shape[0], shape[1]]
 }
 
-static NT: Pass =
-    Pass { op: "matmul", name: "nt", variants: &[variant!("matmul/nt_1_naive.wgsl", tile: [8, 8, 1])] };
+static NT: Pass = Pass {
+    op: "matmul",
+    name: "nt",
+    variants: &[variant!("matmul/nt_1_naive.wgsl", tile: [8, 8, 1])],
+};
 
-static NN: Pass =
-    Pass { op: "matmul", name: "nn", variants: &[variant!("matmul/nn_1_naive.wgsl", tile: [8, 8, 1])] };
+static NN: Pass = Pass {
+    op: "matmul",
+    name: "nn",
+    variants: &[variant!("matmul/nn_1_naive.wgsl", tile: [8, 8, 1])],
+};
 
-static TN: Pass =
-    Pass { op: "matmul", name: "tn", variants: &[variant!("matmul/tn_1_naive.wgsl", tile: [8, 8, 1])] };
+static TN: Pass = Pass {
+    op: "matmul",
+    name: "tn",
+    variants: &[variant!("matmul/tn_1_naive.wgsl", tile: [8, 8, 1])],
+};
 
 static BIAS_BACKWARD: Pass = Pass {
     op: "matmul",
@@ -239,7 +261,8 @@ pub fn case() -> OpCase {
         inputs: |s, rng| {
             let (m, n, k) = (s[1], s[2], s[3]);
             let weight = if s[0] == MATMUL { [k, n] } else { [n, k] };
-            let mut inputs = vec![Array::normal("a", &[m, k], rng), Array::normal("b", &weight, rng)];
+            let mut inputs =
+                vec![Array::normal("a", &[m, k], rng), Array::normal("b", &weight, rng)];
             if s[0] == LINEAR_BIAS {
                 inputs.push(Array::normal("bias", &[n], rng));
             }

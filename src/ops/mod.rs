@@ -52,7 +52,8 @@ pub fn check_pins(target: &Target) -> crate::error::Result<()> {
         if there.is_empty() {
             problems.push(crate::error::Problem::new(
                 format!("--kernel {name}={number}"),
-                "there is no such operation or pass; `oddgrad doctor --kernels` lists them".to_owned(),
+                "there is no such operation or pass; `oddgrad doctor --kernels` lists them"
+                    .to_owned(),
             ));
         } else if !there.iter().any(|p| p.variants.iter().any(|v| v.number() == *number)) {
             let list: Vec<_> = there.iter().flat_map(|p| p.variants).map(|v| v.path).collect();

@@ -102,34 +102,17 @@ pub fn write(
             .m
             .iter()
             .map(|(name, tensor)| (format!("adam_m.{name}"), tensor))
-            .chain(
-                moments
-                    .v
-                    .iter()
-                    .map(|(name, tensor)| (format!("adam_v.{name}"), tensor)),
-            )
+            .chain(moments.v.iter().map(|(name, tensor)| (format!("adam_v.{name}"), tensor)))
             .collect();
         let path = folder.join("optimizer.safetensors");
-        write_safetensors(
-            &path,
-            keys.iter().map(|(name, tensor)| (name, *tensor)),
-            Dtype::F32,
-        )?;
+        write_safetensors(&path, keys.iter().map(|(name, tensor)| (name, *tensor)), Dtype::F32)?;
         let mut files = BTreeMap::new();
         for entry in fs::read_dir(folder).map_err(|e| Error::io("read", folder, e))? {
             let path = entry.map_err(|e| Error::io("read", folder, e))?.path();
-            let name = path
-                .file_name()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             files.insert(name, hash_file(&path)?);
         }
-        let file = StateFile {
-            format: FORMAT,
-            state: state.clone(),
-            files,
-        };
+        let file = StateFile { format: FORMAT, state: state.clone(), files };
         let text = serde_json::to_string_pretty(&file).expect("a state is JSON");
         write_text(&folder.join("state.json"), &(text + "\n"))
     })?;
@@ -164,10 +147,7 @@ pub fn read(folder: &Path) -> Result<Checkpoint> {
                 None => problems.push(Problem::new(place(name), "is missing")),
                 Some(t) if t.shape != weight.shape => problems.push(Problem::new(
                     place(name),
-                    format!(
-                        "has shape {:?}, but its parameter {:?}",
-                        t.shape, weight.shape
-                    ),
+                    format!("has shape {:?}, but its parameter {:?}", t.shape, weight.shape),
                 )),
                 Some(_) => {}
             }
@@ -177,17 +157,9 @@ pub fn read(folder: &Path) -> Result<Checkpoint> {
         }
     }
     if !problems.is_empty() {
-        return Err(Error::input(
-            format!("{} cannot be resumed from", folder.display()),
-            problems,
-        ));
+        return Err(Error::input(format!("{} cannot be resumed from", folder.display()), problems));
     }
-    Ok(Checkpoint {
-        state,
-        config,
-        weights,
-        moments,
-    })
+    Ok(Checkpoint { state, config, weights, moments })
 }
 
 /// Reads the state of a checkpoint and compares every file with its hash.
@@ -205,38 +177,28 @@ pub fn verify(folder: &Path) -> Result<TrainState> {
     let mut problems = Vec::new();
     for needed in ["config.json", "model.safetensors", "optimizer.safetensors"] {
         if !file.files.contains_key(needed) {
-            problems.push(Problem::new(
-                format!("{}: {needed}", path.display()),
-                "has no hash",
-            ));
+            problems.push(Problem::new(format!("{}: {needed}", path.display()), "has no hash"));
         }
     }
     for (name, hash) in &file.files {
         let place = folder.join(name).display().to_string();
         // The names come from a file: they must not lead out of the folder.
         if Path::new(name).file_name() != Some(name.as_ref()) {
-            problems.push(Problem::new(
-                place,
-                "is not the name of a file in the checkpoint",
-            ));
+            problems.push(Problem::new(place, "is not the name of a file in the checkpoint"));
             continue;
         }
         match hash_file(&folder.join(name)) {
             Ok(found) if found == *hash => {}
-            Ok(_) => problems.push(Problem::new(
-                place,
-                "is torn or was changed after it was saved",
-            )),
+            Ok(_) => {
+                problems.push(Problem::new(place, "is torn or was changed after it was saved"))
+            }
             Err(error) => problems.push(Problem::new(place, error.to_string())),
         }
     }
     if problems.is_empty() {
         Ok(file.state)
     } else {
-        Err(Error::input(
-            format!("the checkpoint {} is damaged", folder.display()),
-            problems,
-        ))
+        Err(Error::input(format!("the checkpoint {} is damaged", folder.display()), problems))
     }
 }
 
@@ -263,10 +225,7 @@ pub fn latest(run_folder: &Path) -> Result<Latest> {
     for (_, folder) in list(run_folder)?.into_iter().rev() {
         match verify(&folder) {
             Ok(_) => {
-                return Ok(Latest {
-                    folder: Some(folder),
-                    skipped,
-                });
+                return Ok(Latest { folder: Some(folder), skipped });
             }
             Err(error) => {
                 skipped.push(Problem::new(
@@ -276,10 +235,7 @@ pub fn latest(run_folder: &Path) -> Result<Latest> {
             }
         }
     }
-    Ok(Latest {
-        folder: None,
-        skipped,
-    })
+    Ok(Latest { folder: None, skipped })
 }
 
 /// Checkpoints of a run by step, oldest first, whole or not.
@@ -287,11 +243,7 @@ pub fn list(run_folder: &Path) -> Result<Vec<(u64, PathBuf)>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(run_folder).map_err(|e| Error::io("read", run_folder, e))? {
         let path = entry.map_err(|e| Error::io("read", run_folder, e))?.path();
-        let name = path
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let digits = name.strip_prefix(PREFIX).unwrap_or_default();
         // "checkpoint-+1" and "checkpoint-best" are not ours.
         if digits.len() >= 8
@@ -318,11 +270,7 @@ pub fn prune(run_folder: &Path, keep: usize) -> Result<()> {
     }
     for entry in fs::read_dir(run_folder).map_err(|e| Error::io("read", run_folder, e))? {
         let path = entry.map_err(|e| Error::io("read", run_folder, e))?.path();
-        let name = path
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         if name.starts_with(&format!(".{PREFIX}")) && name.ends_with(PARTIAL) && path.is_dir() {
             fs::remove_dir_all(&path).map_err(|e| Error::io("remove", &path, e))?;
         }

@@ -20,22 +20,12 @@ fn run(steps: &[u64]) -> (tempfile::TempDir, BTreeMap<String, Tensor>, Moments) 
     let dir = tempfile::tempdir().unwrap();
     let config = tiny(true);
     let weights = init_weights(&config, 5);
-    let moments = Moments {
-        m: init_weights(&config, 6),
-        v: init_weights(&config, 7),
-    };
+    let moments = Moments { m: init_weights(&config, 6), v: init_weights(&config, 7) };
     fs::write(dir.path().join("tokenizer.json"), "{}").unwrap();
     for &step in steps {
         let run = dir.path().join("run");
-        let folder = write(
-            &run,
-            &state(step),
-            Some(dir.path()),
-            &config,
-            &weights,
-            &moments,
-        )
-        .unwrap();
+        let folder =
+            write(&run, &state(step), Some(dir.path()), &config, &weights, &moments).unwrap();
         assert_eq!(folder, folder_of(&run, step));
     }
     (dir, weights, moments)
@@ -58,15 +48,8 @@ fn comes_back_bit_for_bit() {
     ));
 
     let config = tiny(true);
-    let again = write(
-        &dir.path().join("run"),
-        &state(50),
-        None,
-        &config,
-        &weights,
-        &moments,
-    )
-    .unwrap_err();
+    let again =
+        write(&dir.path().join("run"), &state(50), None, &config, &weights, &moments).unwrap_err();
     assert!(again.to_string().contains("exists already"), "{again}");
 }
 
@@ -93,16 +76,8 @@ fn damaged_ones_are_passed_over() {
     let found = newest(&run);
     assert_eq!(found.folder, Some(folder_of(&run, 9)));
     assert_eq!(found.skipped.len(), 3, "{found:?}");
-    assert!(
-        found.skipped[0].what.contains("model.safetensors: is torn"),
-        "{found:?}"
-    );
-    assert!(
-        found.skipped[1]
-            .what
-            .contains("optimizer.safetensors: is torn"),
-        "{found:?}"
-    );
+    assert!(found.skipped[0].what.contains("model.safetensors: is torn"), "{found:?}");
+    assert!(found.skipped[1].what.contains("optimizer.safetensors: is torn"), "{found:?}");
     assert!(found.skipped[2].what.contains("state.json"), "{found:?}");
     assert!(read(&folder_of(&run, 12)).is_err());
     fs::remove_dir_all(folder_of(&run, 9)).unwrap();
@@ -117,13 +92,7 @@ fn only_the_newest_stay() {
     fs::create_dir(run.join("checkpoint-mine")).unwrap();
     fs::create_dir(run.join(".checkpoint-00000007.partial")).unwrap();
     prune(&run, 2).unwrap();
-    let steps = |run: &Path| {
-        list(run)
-            .unwrap()
-            .into_iter()
-            .map(|(s, _)| s)
-            .collect::<Vec<_>>()
-    };
+    let steps = |run: &Path| list(run).unwrap().into_iter().map(|(s, _)| s).collect::<Vec<_>>();
     assert_eq!(steps(&run), [3, 4]);
     assert_eq!(
         fs::read_dir(&run).unwrap().count(),
@@ -140,25 +109,10 @@ fn moments_that_do_not_fit() {
     let dir = tempfile::tempdir().unwrap();
     let config = tiny(true);
     let weights = init_weights(&config, 5);
-    let mut moments = Moments {
-        m: weights.clone(),
-        v: weights.clone(),
-    };
+    let mut moments = Moments { m: weights.clone(), v: weights.clone() };
     moments.m.remove("model.norm.weight");
-    moments.v.insert(
-        "model.norm.weight".into(),
-        Tensor {
-            shape: vec![2],
-            data: vec![0.0; 2],
-        },
-    );
-    moments.v.insert(
-        "stray".into(),
-        Tensor {
-            shape: vec![1],
-            data: vec![0.0],
-        },
-    );
+    moments.v.insert("model.norm.weight".into(), Tensor { shape: vec![2], data: vec![0.0; 2] });
+    moments.v.insert("stray".into(), Tensor { shape: vec![1], data: vec![0.0] });
     let folder = write(dir.path(), &state(1), None, &config, &weights, &moments).unwrap();
     let error = read(&folder).unwrap_err().to_string();
     for part in [
@@ -175,15 +129,9 @@ fn a_checkpoint_with_nan_is_not_written() {
     let dir = tempfile::tempdir().unwrap();
     let config = tiny(true);
     let weights = init_weights(&config, 5);
-    let mut moments = Moments {
-        m: weights.clone(),
-        v: weights.clone(),
-    };
+    let mut moments = Moments { m: weights.clone(), v: weights.clone() };
     moments.v.get_mut("model.norm.weight").unwrap().data[0] = f32::NAN;
     let error = write(dir.path(), &state(1), None, &config, &weights, &moments).unwrap_err();
-    assert!(
-        error.to_string().contains("adam_v.model.norm.weight"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("adam_v.model.norm.weight"), "{error}");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
 }

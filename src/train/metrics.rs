@@ -80,10 +80,7 @@ pub struct StepMetrics {
 impl StepMetrics {
     /// Empty sums for a loss with this weight of the odds-ratio term.
     pub fn new(lambda: f64) -> Self {
-        Self {
-            lambda,
-            ..Self::default()
-        }
+        Self { lambda, ..Self::default() }
     }
 
     /// Adds a pair by its mean log-probabilities of the chosen and the rejected response.
@@ -143,11 +140,7 @@ impl StepMetrics {
 
     /// Mean NLL; 0 when nothing was scored.
     pub fn nll_loss(&self) -> f64 {
-        if self.nll_denominator == 0.0 {
-            0.0
-        } else {
-            self.nll_numerator / self.nll_denominator
-        }
+        if self.nll_denominator == 0.0 { 0.0 } else { self.nll_numerator / self.nll_denominator }
     }
 
     /// `NLL + lambda * mean odds-ratio loss`.
@@ -176,10 +169,7 @@ impl StepMetrics {
             values.push(("rewards/accuracies", self.preferred as f64 / n));
             // Rows without a rejected answer have no margin.
             if self.chosen == self.pairs {
-                values.push((
-                    "rewards/margins",
-                    self.lambda * (self.sum_chosen / n - rejected),
-                ));
+                values.push(("rewards/margins", self.lambda * (self.sum_chosen / n - rejected)));
             }
             values.push(("log_odds_ratio", -self.sum_odds_loss / n));
             values.push(("log_odds_chosen", self.sum_z / n));
@@ -214,17 +204,8 @@ pub struct Record {
 impl Record {
     /// A record of what was summed; more is added by [`Record::with`].
     pub fn new(split: Split, step: u64, epoch: f64, metrics: &StepMetrics) -> Self {
-        let values = metrics
-            .values()
-            .into_iter()
-            .map(|(k, v)| (k.to_string(), v))
-            .collect();
-        Self {
-            step,
-            epoch,
-            split,
-            values,
-        }
+        let values = metrics.values().into_iter().map(|(k, v)| (k.to_string(), v)).collect();
+        Self { step, epoch, split, values }
     }
 
     /// Adds a figure, for example `grad_norm`, `learning_rate`, `num_tokens`.
@@ -239,11 +220,7 @@ impl Record {
     }
 
     fn to_line(&self) -> String {
-        let prefix = if self.split == Split::Eval {
-            "eval_"
-        } else {
-            ""
-        };
+        let prefix = if self.split == Split::Eval { "eval_" } else { "" };
         let mut map = Map::new();
         map.insert("step".into(), self.step.into());
         map.insert("epoch".into(), number(self.epoch));
@@ -256,11 +233,8 @@ impl Record {
     fn from_map(map: &Map<String, Value>) -> Option<Self> {
         let step = map.get("step")?.as_u64()?;
         let epoch = map.get("epoch").and_then(Value::as_f64).unwrap_or(f64::NAN);
-        let split = if map.keys().any(|k| k.starts_with("eval_")) {
-            Split::Eval
-        } else {
-            Split::Train
-        };
+        let split =
+            if map.keys().any(|k| k.starts_with("eval_")) { Split::Eval } else { Split::Train };
         let values = map
             .iter()
             .filter(|(k, _)| *k != "step" && *k != "epoch")
@@ -269,12 +243,7 @@ impl Record {
                 (name, v.as_f64().unwrap_or(f64::NAN))
             })
             .collect();
-        Some(Self {
-            step,
-            epoch,
-            split,
-            values,
-        })
+        Some(Self { step, epoch, split, values })
     }
 }
 
@@ -302,10 +271,7 @@ impl MetricsWriter {
             .append(true)
             .open(path)
             .map_err(|e| Error::io("create", path, e))?;
-        Ok(Self {
-            file,
-            path: path.to_path_buf(),
-        })
+        Ok(Self { file, path: path.to_path_buf() })
     }
 
     /// Writes one line.
@@ -321,18 +287,12 @@ impl MetricsWriter {
 /// Every record of a `metrics.jsonl`. A last line without a line break, which a killed process
 /// leaves, is not one.
 pub fn read_metrics(path: &Path) -> Result<Vec<Record>> {
-    Ok(read_lines(path)?
-        .into_iter()
-        .map(|(_, record)| record)
-        .collect())
+    Ok(read_lines(path)?.into_iter().map(|(_, record)| record).collect())
 }
 
 fn read_lines(path: &Path) -> Result<Vec<(String, Record)>> {
     let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
-    let whole = bytes
-        .iter()
-        .rposition(|&b| b == b'\n')
-        .map_or(0, |at| at + 1);
+    let whole = bytes.iter().rposition(|&b| b == b'\n').map_or(0, |at| at + 1);
     let text =
         std::str::from_utf8(&bytes[..whole]).map_err(|_| Error::file(path, "is not UTF-8 text"))?;
     let mut records = Vec::new();
@@ -344,10 +304,8 @@ fn read_lines(path: &Path) -> Result<Vec<(String, Record)>> {
         match record {
             Some(record) => records.push((format!("{line}\n"), record)),
             None => {
-                let what = format!(
-                    "line {} is not a record with a step; move the file away",
-                    number + 1
-                );
+                let what =
+                    format!("line {} is not a record with a step; move the file away", number + 1);
                 return Err(Error::file(path, what));
             }
         }
@@ -366,17 +324,13 @@ pub fn truncate_after_step(path: &Path, step: u64) -> Result<()> {
         .filter(|(_, record)| record.step <= step)
         .map(|(line, _)| line)
         .collect();
-    let folder = path
-        .parent()
-        .filter(|p| !p.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let replace = || -> std::io::Result<()> {
         let mut file = tempfile::NamedTempFile::new_in(folder)?;
         file.write_all(kept.as_bytes())?;
         file.as_file().sync_all()?;
         // A temporary file is private; the one it replaces may have been readable to others.
-        file.as_file()
-            .set_permissions(std::fs::metadata(path)?.permissions())?;
+        file.as_file().set_permissions(std::fs::metadata(path)?.permissions())?;
         file.persist(path).map_err(|e| e.error)?;
         Ok(())
     };

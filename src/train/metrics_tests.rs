@@ -6,64 +6,15 @@ fn near(got: f64, want: f64, relative: f64) -> bool {
 
 /// Nine hand-picked pairs: l_w, l_l, z, loss, g_w, g_l, to the digits given.
 const TABLE: [[f64; 6]; 9] = [
-    [
-        -1.0,
-        -1.5,
-        0.706192686,
-        0.401135488,
-        0.522749431,
-        0.425348811,
-    ],
-    [
-        -2.3,
-        -2.1,
-        -0.224980509,
-        0.811951165,
-        0.617965595,
-        0.633597119,
-    ],
-    [
-        -0.5,
-        -3.0,
-        3.38168295,
-        0.033425301,
-        0.0835461488,
-        0.0345952438,
-    ],
-    [
-        -0.01,
-        -4.0,
-        8.58168057,
-        0.000187492011,
-        0.018841337,
-        0.000190972214,
-    ],
+    [-1.0, -1.5, 0.706192686, 0.401135488, 0.522749431, 0.425348811],
+    [-2.3, -2.1, -0.224980509, 0.811951165, 0.617965595, 0.633597119],
+    [-0.5, -3.0, 3.38168295, 0.033425301, 0.0835461488, 0.0345952438],
+    [-0.01, -4.0, 8.58168057, 0.000187492011, 0.018841337, 0.000190972214],
     [-1e-4, -1e-4, 0.0, std::f64::consts::LN_2, 5000.25, 5000.25],
-    [
-        -1e-6,
-        -2.0,
-        15.6700966,
-        1.56517709e-07,
-        0.156517775,
-        1.81015477e-07,
-    ],
+    [-1e-6, -2.0, 15.6700966, 1.56517709e-07, 0.156517775, 1.81015477e-07],
     [-2.0, -1e-6, -15.6700966, 15.6700968, 1.15651746, 1000000.34],
-    [
-        -12.0,
-        -0.7,
-        -11.9863349,
-        11.9863411,
-        0.999999916,
-        1.98642149,
-    ],
-    [
-        -8.0,
-        -30.0,
-        22.0003355,
-        2.78853233e-10,
-        2.78946809e-10,
-        2.78853233e-10,
-    ],
+    [-12.0, -0.7, -11.9863349, 11.9863411, 0.999999916, 1.98642149],
+    [-8.0, -30.0, 22.0003355, 2.78853233e-10, 2.78946809e-10, 2.78853233e-10],
 ];
 
 #[test]
@@ -88,11 +39,7 @@ fn the_long_table() {
     for row in &rows {
         let at = |key: &str| row[key].as_f64().unwrap();
         let o = log_odds(at("chosen"), at("rejected"));
-        assert_eq!(
-            o.floored,
-            at("chosen").max(at("rejected")) > -1e-7 - 1e-14,
-            "{row}"
-        );
+        assert_eq!(o.floored, at("chosen").max(at("rejected")) > -1e-7 - 1e-14, "{row}");
         if o.floored {
             floored += 1;
             assert!(
@@ -107,11 +54,9 @@ fn the_long_table() {
             "{row} {o:?}"
         );
         // The loss carries z's rounding as a relative error.
-        for (got, want) in [
-            (o.loss, at("or_loss")),
-            (o.g_w, -at("d_chosen")),
-            (o.g_l, at("d_rejected")),
-        ] {
+        for (got, want) in
+            [(o.loss, at("or_loss")), (o.g_w, -at("d_chosen")), (o.g_l, at("d_rejected"))]
+        {
             assert!(near(got, want, 1e-12), "{row}: {got} {want}");
         }
     }
@@ -141,10 +86,7 @@ fn extremes_never_become_nan() {
                 o.z.is_finite() && o.loss.is_finite() && o.g_w.is_finite() && o.g_l.is_finite(),
                 "{l_w} {l_l} {o:?}"
             );
-            assert!(
-                o.g_w <= 1.0000001e7 && o.g_l <= 1.0000001e7,
-                "{l_w} {l_l} {o:?}"
-            );
+            assert!(o.g_w <= 1.0000001e7 && o.g_l <= 1.0000001e7, "{l_w} {l_l} {o:?}");
         }
     }
     let hopeless = log_odds(-1000.0, -0.5);
@@ -160,11 +102,7 @@ fn a_batch_by_hand() {
     let rejected: [&[f64]; 2] = [&[-1.0, -2.0], &[-0.2, -0.4, -0.6, -0.8]];
     let prompt: [&[f64]; 2] = [&[-2.0, -1.0], &[-3.0]];
     let mean = |x: &[f64]| x.iter().sum::<f64>() / x.len() as f64;
-    let mut batches = [
-        StepMetrics::new(0.1),
-        StepMetrics::new(0.1),
-        StepMetrics::new(0.1),
-    ];
+    let mut batches = [StepMetrics::new(0.1), StepMetrics::new(0.1), StepMetrics::new(0.1)];
     for i in 0..2 {
         for b in &mut batches {
             let odds = b.add_pair(mean(chosen[i]) as f32, mean(rejected[i]) as f32);
@@ -176,20 +114,9 @@ fn a_batch_by_hand() {
         batches[2].add_nll(-mean(chosen[i]), 1.0);
     }
     for (batch, want) in batches.iter().zip([1.386813691, 0.851099405, 1.101099405]) {
-        assert!(
-            (batch.loss() - want).abs() < 1e-8,
-            "{} {want}",
-            batch.loss()
-        );
+        assert!((batch.loss() - want).abs() < 1e-8, "{} {want}", batch.loss());
     }
-    let get = |name: &str| {
-        batches[0]
-            .values()
-            .into_iter()
-            .find(|(k, _)| *k == name)
-            .unwrap()
-            .1
-    };
+    let get = |name: &str| batches[0].values().into_iter().find(|(k, _)| *k == name).unwrap().1;
     assert!((get("logps/chosen") + 1.0).abs() < 1e-7 && (get("logps/rejected") + 1.0).abs() < 1e-7);
     assert!((get("rewards/chosen") + 0.1).abs() < 1e-8 && get("rewards/margins").abs() < 1e-8);
     assert_eq!(get("rewards/accuracies"), 0.5);
@@ -202,11 +129,7 @@ fn a_batch_by_hand() {
 #[test]
 fn trl_figures() {
     let chosen = [-8.320064337267093, -10.131451632497951, -10.476869323850508];
-    let rejected = [
-        -0.01739397601647751,
-        -0.013329681052983896,
-        -0.008885063320988835,
-    ];
+    let rejected = [-0.01739397601647751, -0.013329681052983896, -0.008885063320988835];
     let mut m = StepMetrics::new(0.1);
     for (w, l) in chosen.iter().zip(rejected) {
         let odds = log_odds(*w, l);
@@ -223,13 +146,7 @@ fn trl_figures() {
 #[test]
 fn the_split_into_batches_changes_nothing() {
     let mut rows: Vec<(f32, f32, f64)> = (0..13)
-        .map(|i| {
-            (
-                -0.1 - (i * 7 % 5) as f32,
-                -0.3 - (i * 3 % 7) as f32,
-                3.0 + (i * i % 11) as f64,
-            )
-        })
+        .map(|i| (-0.1 - (i * 7 % 5) as f32, -0.3 - (i * 3 % 7) as f32, 3.0 + (i * i % 11) as f64))
         .collect();
     rows[4].1 = -1e-8;
     let sum = |parts: &[usize]| {
@@ -273,20 +190,13 @@ fn rows_without_a_rejected_answer() {
     m.add_nll(6.0, 4.0);
     assert_eq!(names(&m), ["loss", "nll_loss"]);
     m.add_single(-2.0);
-    assert_eq!(
-        names(&m),
-        ["loss", "nll_loss", "logps/chosen", "rewards/chosen"]
-    );
+    assert_eq!(names(&m), ["loss", "nll_loss", "logps/chosen", "rewards/chosen"]);
     assert_eq!((m.loss(), StepMetrics::new(0.1).loss()), (1.5, 0.0));
     m.add_pair(-1.0, -3.0);
     assert!(!names(&m).contains(&"rewards/margins"));
     let get = |name: &str| m.values().into_iter().find(|(k, _)| *k == name).unwrap().1;
     assert_eq!(
-        (
-            get("logps/chosen"),
-            get("logps/rejected"),
-            get("rewards/accuracies")
-        ),
+        (get("logps/chosen"), get("logps/rejected"), get("rewards/accuracies")),
         (-1.5, -3.0, 1.0)
     );
 }
@@ -315,10 +225,7 @@ fn the_file() {
     let text = std::fs::read_to_string(&path).unwrap();
     assert_eq!(text.lines().count(), 6);
     let first: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
-    assert_eq!(
-        (&first["step"], &first["eval_rewards/accuracies"]),
-        (&0.into(), &1.into())
-    );
+    assert_eq!((&first["step"], &first["eval_rewards/accuracies"]), (&0.into(), &1.into()));
     assert!(first["eval_grad_norm"].is_null() && first.get("loss").is_none());
     assert!(
         text.contains("\"num_tokens\":2000000000,") || text.contains("\"num_tokens\":2000000000}")
@@ -329,10 +236,7 @@ fn the_file() {
         (read[0].split, read[5].split, read[2].split),
         (Split::Eval, Split::Eval, Split::Train)
     );
-    assert_eq!(
-        (read[2].step, read[2].epoch, read[2].get("nll_loss")),
-        (2, 0.5, Some(1.0))
-    );
+    assert_eq!((read[2].step, read[2].epoch, read[2].get("nll_loss")), (2, 0.5, Some(1.0)));
     assert_eq!(read[2].get("loss"), record(Split::Train, 2).get("loss"));
 
     // A torn last line, then resuming at step 3.
@@ -340,34 +244,15 @@ fn the_file() {
     std::fs::write(&path, format!("{text}{{\"step\": 5, \"lo")).unwrap();
     assert_eq!(read_metrics(&path).unwrap().len(), 6);
     truncate_after_step(&path, 3).unwrap();
-    let steps = |path: &Path| {
-        read_metrics(path)
-            .unwrap()
-            .iter()
-            .map(|r| r.step)
-            .collect::<Vec<_>>()
-    };
+    let steps =
+        |path: &Path| read_metrics(path).unwrap().iter().map(|r| r.step).collect::<Vec<_>>();
     assert_eq!(steps(&path), [0, 1, 2, 3]);
-    MetricsWriter::open(&path)
-        .unwrap()
-        .write(&record(Split::Train, 4))
-        .unwrap();
+    MetricsWriter::open(&path).unwrap().write(&record(Split::Train, 4)).unwrap();
     assert_eq!(steps(&path), [0, 1, 2, 3, 4]);
-    assert!(
-        std::fs::read_to_string(&path)
-            .unwrap()
-            .starts_with(text.lines().next().unwrap())
-    );
-    assert_eq!(
-        std::fs::read_dir(dir.path()).unwrap().count(),
-        1,
-        "no temporary file is left"
-    );
+    assert!(std::fs::read_to_string(&path).unwrap().starts_with(text.lines().next().unwrap()));
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary file is left");
 
     std::fs::write(&path, "{\"step\": 1}\nnot json\n").unwrap();
     let error = truncate_after_step(&path, 1).unwrap_err().to_string();
-    assert!(
-        error.contains("metrics.jsonl") && error.contains("line 2"),
-        "{error}"
-    );
+    assert!(error.contains("metrics.jsonl") && error.contains("line 2"), "{error}");
 }

@@ -3,6 +3,6 @@
 pub mod checkpoint;
 pub mod metrics;
 pub mod recipe;
+pub mod report;
 pub mod schedule;
 mod settings;
-pub mod report;

@@ -197,8 +197,7 @@ impl OptimSettings {
 
     /// The learning rate of the 0-based `step` of `total`.
     pub fn learning_rate_at(&self, step: u64, total: u64) -> f64 {
-        self.schedule
-            .learning_rate(self.learning_rate, step, self.warmup(total), total)
+        self.schedule.learning_rate(self.learning_rate, step, self.warmup(total), total)
     }
 }
 
@@ -293,10 +292,7 @@ impl Recipe {
     /// Reads a recipe from text; `place` names it in messages. See [`load`].
     pub fn parse(place: &str, text: &str, overrides: &[String]) -> Result<Self> {
         let table = toml::from_str::<toml::Table>(text).map_err(|e| {
-            Error::file(
-                place,
-                format!("is not valid TOML: {}", e.to_string().trim_end()),
-            )
+            Error::file(place, format!("is not valid TOML: {}", e.to_string().trim_end()))
         })?;
         const TABLES: [&str; 1] = ["data.map"];
         let mut settings = Settings::new(place, table, &TABLES);
@@ -325,14 +321,8 @@ impl Recipe {
         let mut copy = self.clone();
         copy.output = PathBuf::new();
         copy.data.eval.clear();
-        copy.sample = SampleSettings {
-            every: 0,
-            prompts: Vec::new(),
-            max_tokens: 1,
-        };
-        let TrainSettings {
-            epochs, max_steps, ..
-        } = copy.train;
+        copy.sample = SampleSettings { every: 0, prompts: Vec::new(), max_tokens: 1 };
+        let TrainSettings { epochs, max_steps, .. } = copy.train;
         copy.train = TrainSettings {
             epochs,
             max_steps,
@@ -356,10 +346,7 @@ const NOT_NEGATIVE: &str = "a number, 0 or larger";
 
 fn read(s: &mut Settings) -> Recipe {
     let objective = s
-        .choice(
-            "objective",
-            &[Objective::Orpo, Objective::Sft, Objective::Lm],
-        )
+        .choice("objective", &[Objective::Orpo, Objective::Sft, Objective::Lm])
         .unwrap_or(Objective::Orpo);
     let mut path = |key: &str, what: &str| {
         if !s.is_set(key) {
@@ -389,27 +376,12 @@ fn read(s: &mut Settings) -> Recipe {
             "is set, but sample.prompts is empty; add a prompt or set it to 0",
         );
     }
-    Recipe {
-        objective,
-        model,
-        output,
-        seed,
-        data,
-        loss,
-        optim,
-        batch,
-        train,
-        sample,
-    }
+    Recipe { objective, model, output, seed, data, loss, optim, batch, train, sample }
 }
 
 fn read_data(s: &mut Settings) -> DataSettings {
     let given = s.is_set("data.train");
-    let train: Vec<PathBuf> = s
-        .texts("data.train")
-        .into_iter()
-        .map(PathBuf::from)
-        .collect();
+    let train: Vec<PathBuf> = s.texts("data.train").into_iter().map(PathBuf::from).collect();
     if !given {
         s.problem("data.train", "is missing; name a file or folder of rows");
     } else if train.is_empty() {
@@ -418,21 +390,12 @@ fn read_data(s: &mut Settings) -> DataSettings {
     use OverLength::{Drop, Error, TruncatePrompt, TruncateResponse};
     DataSettings {
         train,
-        eval: s
-            .texts("data.eval")
-            .into_iter()
-            .map(PathBuf::from)
-            .collect(),
+        eval: s.texts("data.eval").into_iter().map(PathBuf::from).collect(),
         max_length: s.whole("data.max_length", 2, 1 << 24).unwrap_or(1024) as usize,
         over_length: s
-            .choice(
-                "data.over_length",
-                &[Drop, TruncatePrompt, TruncateResponse, Error],
-            )
+            .choice("data.over_length", &[Drop, TruncatePrompt, TruncateResponse, Error])
             .unwrap_or(Drop),
-        eos: s
-            .choice("data.eos", &[EosRule::Once, EosRule::Trl])
-            .unwrap_or(EosRule::Once),
+        eos: s.choice("data.eos", &[EosRule::Once, EosRule::Trl]).unwrap_or(EosRule::Once),
         skip_bad_rows: s.flag("data.skip_bad_rows").unwrap_or(false),
         map: s.strings_by_name("data.map"),
     }
@@ -441,28 +404,17 @@ fn read_data(s: &mut Settings) -> DataSettings {
 fn read_loss(s: &mut Settings, objective: Objective) -> LossSettings {
     let lambda = s.number("loss.lambda", NOT_NEGATIVE, |x| x >= 0.0 && single(x));
     if objective != Objective::Orpo && lambda.is_some_and(|l| l != 0.0) {
-        s.problem(
-            "loss.lambda",
-            "must be 0 or absent unless objective is \"orpo\"",
-        );
+        s.problem("loss.lambda", "must be 0 or absent unless objective is \"orpo\"");
     }
-    let default = if objective == Objective::Orpo {
-        0.1
-    } else {
-        0.0
-    };
+    let default = if objective == Objective::Orpo { 0.1 } else { 0.0 };
     use {Accumulation::*, NllReduction::*, NllScope::*};
     LossSettings {
         lambda: lambda.unwrap_or(default),
         nll_scope: s
             .choice("loss.nll_scope", &[PromptAndResponse, Response])
             .unwrap_or(PromptAndResponse),
-        nll_reduction: s
-            .choice("loss.nll_reduction", &[Token, Sequence])
-            .unwrap_or(Token),
-        accumulation: s
-            .choice("loss.accumulation", &[Exact, Trl])
-            .unwrap_or(Exact),
+        nll_reduction: s.choice("loss.nll_reduction", &[Token, Sequence]).unwrap_or(Token),
+        accumulation: s.choice("loss.accumulation", &[Exact, Trl]).unwrap_or(Exact),
     }
 }
 
@@ -472,9 +424,7 @@ fn read_optim(s: &mut Settings) -> OptimSettings {
     const BETA: &str = "from 0 to below 1";
     let mut optim = OptimSettings {
         learning_rate: s
-            .number("optim.learning_rate", NOT_NEGATIVE, |x| {
-                x >= 0.0 && single(x)
-            })
+            .number("optim.learning_rate", NOT_NEGATIVE, |x| x >= 0.0 && single(x))
             .unwrap_or(1e-3),
         beta1: s.number("optim.beta1", BETA, beta).unwrap_or(0.9),
         beta2: s.number("optim.beta2", BETA, beta).unwrap_or(0.999),
@@ -484,27 +434,18 @@ fn read_optim(s: &mut Settings) -> OptimSettings {
             })
             .unwrap_or(1e-8),
         weight_decay: s
-            .number("optim.weight_decay", NOT_NEGATIVE, |x| {
-                x >= 0.0 && single(x)
-            })
+            .number("optim.weight_decay", NOT_NEGATIVE, |x| x >= 0.0 && single(x))
             .unwrap_or(0.0),
         max_grad_norm: s
-            .number(
-                "optim.max_grad_norm",
-                "a positive number; 1e30 for no clipping",
-                |x| x > 0.0 && single(x),
-            )
+            .number("optim.max_grad_norm", "a positive number; 1e30 for no clipping", |x| {
+                x > 0.0 && single(x)
+            })
             .unwrap_or(1.0),
         schedule: s
-            .choice(
-                "optim.schedule",
-                &[Schedule::Linear, Schedule::Cosine, Schedule::Constant],
-            )
+            .choice("optim.schedule", &[Schedule::Linear, Schedule::Cosine, Schedule::Constant])
             .unwrap_or(Schedule::Linear),
         warmup_steps: s.whole("optim.warmup_steps", 0, u64::MAX),
-        warmup_ratio: s.number("optim.warmup_ratio", "from 0 to 1", |x| {
-            (0.0..=1.0).contains(&x)
-        }),
+        warmup_ratio: s.number("optim.warmup_ratio", "from 0 to 1", |x| (0.0..=1.0).contains(&x)),
     };
     if optim.warmup_ratio.is_none() {
         optim.warmup_steps.get_or_insert(0);

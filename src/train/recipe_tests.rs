@@ -9,10 +9,9 @@ fn parse(text: &str, overrides: &[&str]) -> Result<Recipe> {
 
 fn problems(text: &str, overrides: &[&str]) -> Vec<String> {
     match parse(text, overrides) {
-        Err(Error::Input { problems, .. }) => problems
-            .into_iter()
-            .map(|p| format!("{}: {}", p.place, p.what))
-            .collect(),
+        Err(Error::Input { problems, .. }) => {
+            problems.into_iter().map(|p| format!("{}: {}", p.place, p.what)).collect()
+        }
         other => panic!("expected problems, got {other:?}"),
     }
 }
@@ -20,16 +19,8 @@ fn problems(text: &str, overrides: &[&str]) -> Vec<String> {
 /// The example in this module's documentation, as it stands there.
 fn documented() -> String {
     let source = include_str!("recipe.rs");
-    let block = source
-        .split("```")
-        .nth(1)
-        .unwrap()
-        .strip_prefix("toml\n")
-        .unwrap();
-    block
-        .lines()
-        .map(|l| l.trim_start_matches("//!").to_string() + "\n")
-        .collect()
+    let block = source.split("```").nth(1).unwrap().strip_prefix("toml\n").unwrap();
+    block.lines().map(|l| l.trim_start_matches("//!").to_string() + "\n").collect()
 }
 
 #[test]
@@ -42,16 +33,10 @@ fn the_documented_example_is_the_defaults() {
     .unwrap();
     assert_eq!(full, bare);
     assert_eq!(full.data.train, [PathBuf::from("pairs.jsonl")]);
-    assert_eq!(
-        (full.loss.lambda, full.optim.eps, full.train.epochs),
-        (0.1, 1e-8, Some(1.0))
-    );
+    assert_eq!((full.loss.lambda, full.optim.eps, full.train.epochs), (0.1, 1e-8, Some(1.0)));
     // Every key that can be read is documented.
-    let keys: Vec<String> = full
-        .to_toml()
-        .lines()
-        .filter_map(|l| Some(l.split_once(" = ")?.0.to_string()))
-        .collect();
+    let keys: Vec<String> =
+        full.to_toml().lines().filter_map(|l| Some(l.split_once(" = ")?.0.to_string())).collect();
     assert!(keys.len() > 25, "{keys:?}");
     for key in keys {
         assert!(documented().contains(&format!("{key} =")), "{key}");
@@ -77,10 +62,7 @@ fn the_resolved_recipe_reads_back() {
         (recipe.loss.nll_scope, recipe.loss.accumulation),
         (NllScope::Response, Accumulation::Trl)
     );
-    assert_eq!(
-        (recipe.train.epochs, recipe.optim.warmup_steps),
-        (None, None)
-    );
+    assert_eq!((recipe.train.epochs, recipe.optim.warmup_steps), (None, None));
     assert_eq!(parse(&recipe.to_toml(), &[]).unwrap(), recipe);
 }
 
@@ -100,62 +82,33 @@ fn overrides() {
         ],
     )
     .unwrap();
-    assert_eq!(
-        (r.optim.learning_rate, r.loss.lambda, r.batch.size),
-        (2e-4, 0.5, 4)
-    );
+    assert_eq!((r.optim.learning_rate, r.loss.lambda, r.batch.size), (2e-4, 0.5, 4));
     assert_eq!(r.model, PathBuf::from("models/other one"));
     assert_eq!(r.data.train.len(), 2);
     assert_eq!(r.data.map["chosen"], "good");
     assert!(!r.train.eval_at_start);
 
     let deep = format!("{}=1", vec!["a"; 100_000].join("."));
-    let found = problems(
-        SMALL,
-        &[
-            "noequals",
-            "=1",
-            "a..b=1",
-            &deep,
-            "batch.size=x",
-            "model=1\nseed=2",
-        ],
-    );
+    let found =
+        problems(SMALL, &["noequals", "=1", "a..b=1", &deep, "batch.size=x", "model=1\nseed=2"]);
     assert_eq!(found.len(), 5, "{found:#?}");
-    assert!(
-        found[0].starts_with("--set noequals: write key=value"),
-        "{found:?}"
-    );
-    assert!(
-        found
-            .iter()
-            .any(|p| p.starts_with("--set: batch.size: is \"x\"")),
-        "{found:?}"
-    );
+    assert!(found[0].starts_with("--set noequals: write key=value"), "{found:?}");
+    assert!(found.iter().any(|p| p.starts_with("--set: batch.size: is \"x\"")), "{found:?}");
 }
 
 #[test]
 fn keys_that_exclude_each_other() {
     let text = format!("{SMALL}[train]\nepochs = 2\n[optim]\nwarmup_steps = 3\n");
     let r = parse(&text, &["train.max_steps=9", "optim.warmup_ratio=0.25"]).unwrap();
-    assert_eq!(
-        (r.train.epochs, r.train.max_steps, r.train.total_steps(100)),
-        (None, Some(9), 9)
-    );
+    assert_eq!((r.train.epochs, r.train.max_steps, r.train.total_steps(100)), (None, Some(9), 9));
     assert_eq!((r.optim.warmup_steps, r.optim.warmup(9)), (None, 3));
     // And the other way round.
     let text = format!("{SMALL}[train]\nmax_steps = 2\n[optim]\nwarmup_ratio = 0.5\n");
     let r = parse(&text, &["train.epochs=3", "optim.warmup_steps=4"]).unwrap();
     assert_eq!((r.train.epochs, r.train.max_steps), (Some(3.0), None));
-    assert_eq!(
-        (r.optim.warmup_steps, r.optim.warmup_ratio),
-        (Some(4), None)
-    );
+    assert_eq!((r.optim.warmup_steps, r.optim.warmup_ratio), (Some(4), None));
     let both = problems(&format!("{SMALL}[train]\nepochs = 2\nmax_steps = 3\n"), &[]);
-    assert_eq!(
-        both,
-        ["r.toml: train.epochs: excludes train.max_steps; keep one of the two"]
-    );
+    assert_eq!(both, ["r.toml: train.epochs: excludes train.max_steps; keep one of the two"]);
 }
 
 #[test]
@@ -173,24 +126,16 @@ fn unknown_keys_get_a_suggestion() {
         ("r.toml: batch.epochs: ", "did you mean train.epochs?"),
         ("r.toml: xyzzy.q: ", "remove it"),
         ("r.toml: optimizer: ", "is not a key"),
-        (
-            "--set: optim.learning_rat: ",
-            "did you mean optim.learning_rate?",
-        ),
+        ("--set: optim.learning_rat: ", "did you mean optim.learning_rate?"),
     ] {
         assert!(
-            found
-                .iter()
-                .any(|p| p.starts_with(start) && p.contains(meant)),
+            found.iter().any(|p| p.starts_with(start) && p.contains(meant)),
             "{start} {meant} {found:#?}"
         );
     }
     assert_eq!(found.len(), 7, "{found:#?}");
     let section = problems(&format!("optim = 3\n{SMALL}"), &[]);
-    assert_eq!(
-        section,
-        ["r.toml: optim: is a section; write its keys under [optim]"]
-    );
+    assert_eq!(section, ["r.toml: optim: is a section; write its keys under [optim]"]);
     // A known section may be empty.
     parse(&format!("{SMALL}[optim]\n"), &[]).unwrap();
 }
@@ -237,12 +182,7 @@ fn values_out_of_range_all_at_once() {
         );
     }
     assert_eq!(found.len(), 25, "{found:#?}");
-    assert!(
-        found
-            .iter()
-            .any(|p| p.contains("\"orpo\", \"sft\", \"lm\"")),
-        "{found:#?}"
-    );
+    assert!(found.iter().any(|p| p.contains("\"orpo\", \"sft\", \"lm\"")), "{found:#?}");
 }
 
 #[test]
@@ -266,16 +206,10 @@ fn files() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("recipe.toml");
     let absent = load(&path, &[]).unwrap_err().to_string();
-    assert!(
-        absent.starts_with("cannot read") && absent.contains("recipe.toml"),
-        "{absent}"
-    );
+    assert!(absent.starts_with("cannot read") && absent.contains("recipe.toml"), "{absent}");
     std::fs::write(&path, "model = \n").unwrap();
     let broken = load(&path, &[]).unwrap_err().to_string();
-    assert!(
-        broken.contains("not valid TOML") && broken.contains("line 1"),
-        "{broken}"
-    );
+    assert!(broken.contains("not valid TOML") && broken.contains("line 1"), "{broken}");
     std::fs::write(&path, SMALL).unwrap();
     assert_eq!(load(&path, &["seed=4".into()]).unwrap().seed, 4);
 }
@@ -284,21 +218,12 @@ fn files() {
 fn the_fingerprint_follows_what_decides_the_weights() {
     let print = |overrides: &[&str]| parse(SMALL, overrides).unwrap().fingerprint();
     let first = print(&[]);
-    for same in [
-        "output=elsewhere",
-        "train.save_every=1",
-        "train.log_every=9",
-        "data.eval=held",
-    ] {
+    for same in ["output=elsewhere", "train.save_every=1", "train.log_every=9", "data.eval=held"] {
         assert_eq!(print(&[same]), first, "{same}");
     }
-    for other in [
-        "seed=1",
-        "train.epochs=2",
-        "loss.lambda=0.2",
-        "data.max_length=77",
-        "optim.beta1=0.8",
-    ] {
+    for other in
+        ["seed=1", "train.epochs=2", "loss.lambda=0.2", "data.max_length=77", "optim.beta1=0.8"]
+    {
         assert_ne!(print(&[other]), first, "{other}");
     }
 }

@@ -50,9 +50,7 @@ mod tests {
     use super::Schedule::{self, *};
 
     fn curve(schedule: Schedule, warmup: u64, total: u64) -> Vec<f64> {
-        (0..=total)
-            .map(|k| schedule.learning_rate(2.0, k, warmup, total))
-            .collect()
+        (0..=total).map(|k| schedule.learning_rate(2.0, k, warmup, total)).collect()
     }
 
     fn close(got: &[f64], want: &[f64]) {
@@ -79,10 +77,7 @@ mod tests {
             for (warmup, total) in [(0, 0), (0, 1), (1, 1), (5, 2)] {
                 for k in 0..10 {
                     let lr = schedule.learning_rate(1.0, k, warmup, total);
-                    assert!(
-                        (0.0..=1.0).contains(&lr),
-                        "{schedule:?} {k} {warmup} {total}: {lr}"
-                    );
+                    assert!((0.0..=1.0).contains(&lr), "{schedule:?} {k} {warmup} {total}: {lr}");
                 }
             }
         }

@@ -56,17 +56,14 @@ impl Settings {
     pub(super) fn set(&mut self, text: &str, tables: &[&str]) {
         let place = format!("--set {}", text.chars().take(60).collect::<String>());
         let Some((key, value)) = text.split_once('=') else {
-            self.problems.push(Problem::new(
-                place,
-                "write key=value, for example optim.learning_rate=1e-4",
-            ));
+            self.problems
+                .push(Problem::new(place, "write key=value, for example optim.learning_rate=1e-4"));
             return;
         };
         let key = key.trim();
         let parts: Vec<&str> = key.split('.').collect();
         if parts.iter().any(|p| p.trim().is_empty()) || parts.len() > DEEPEST {
-            self.problems
-                .push(Problem::new(place, "is not a key of a recipe"));
+            self.problems.push(Problem::new(place, "is not a key of a recipe"));
             return;
         }
         let parsed = toml::from_str::<Table>(&format!("value = {}", value.trim())).ok();
@@ -76,14 +73,11 @@ impl Settings {
             _ => None,
         }
         .unwrap_or_else(|| Value::String(value.trim().to_string()));
-        if let Some((table, name)) = tables
-            .iter()
-            .find_map(|t| Some((*t, key.strip_prefix(*t)?.strip_prefix('.')?)))
+        if let Some((table, name)) =
+            tables.iter().find_map(|t| Some((*t, key.strip_prefix(*t)?.strip_prefix('.')?)))
         {
-            let entry = self
-                .values
-                .entry(table.to_string())
-                .or_insert_with(|| Value::Table(Table::new()));
+            let entry =
+                self.values.entry(table.to_string()).or_insert_with(|| Value::Table(Table::new()));
             if let Value::Table(inner) = entry {
                 inner.insert(name.to_string(), value);
                 self.overridden.insert(table.to_string());
@@ -117,13 +111,8 @@ impl Settings {
     }
 
     pub(super) fn problem(&mut self, key: &str, what: impl Into<String>) {
-        let place = if self.overridden.contains(key) {
-            "--set"
-        } else {
-            self.file.as_str()
-        };
-        self.problems
-            .push(Problem::new(format!("{place}: {key}"), what));
+        let place = if self.overridden.contains(key) { "--set" } else { self.file.as_str() };
+        self.problems.push(Problem::new(format!("{place}: {key}"), what));
     }
 
     pub(super) fn is_set(&self, key: &str) -> bool {
@@ -187,10 +176,7 @@ impl Settings {
     /// Text that is not empty.
     pub(super) fn text(&mut self, key: &str) -> Option<String> {
         let value = self.take(key)?;
-        let good = value
-            .as_str()
-            .filter(|s| !s.trim().is_empty())
-            .map(str::to_string);
+        let good = value.as_str().filter(|s| !s.trim().is_empty()).map(str::to_string);
         if good.is_none() {
             self.wrong(key, &value, "text, not empty");
         }
@@ -239,15 +225,9 @@ impl Settings {
     pub(super) fn choice<T: Copy + Serialize>(&mut self, key: &str, all: &[T]) -> Option<T> {
         let value = self.take(key)?;
         let name = |t: &T| {
-            Value::try_from(t)
-                .ok()
-                .and_then(|v| v.as_str().map(str::to_string))
-                .unwrap_or_default()
+            Value::try_from(t).ok().and_then(|v| v.as_str().map(str::to_string)).unwrap_or_default()
         };
-        let found = all
-            .iter()
-            .find(|t| value.as_str() == Some(&name(t)))
-            .copied();
+        let found = all.iter().find(|t| value.as_str() == Some(&name(t))).copied();
         if found.is_none() {
             let names: Vec<String> = all.iter().map(|t| format!("\"{}\"", name(t))).collect();
             self.wrong(key, &value, &format!("one of {}", names.join(", ")));
