@@ -203,7 +203,10 @@ impl Step {
             buffers,
             dispatches: Vec::new(),
             staging,
+<<<<<<< HEAD
             next_read: Cell::new(0),
+=======
+>>>>>>> opsc
             options,
         };
         if options.poison {
@@ -400,7 +403,29 @@ impl Step {
     /// When one was not marked with [`Graph::output`].
     #[track_caller]
     pub fn read_many(&self, vars: &[Var]) -> Result<Vec<Vec<f32>>> {
+<<<<<<< HEAD
         self.collect(self.fetch(vars))
+=======
+        let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
+        for &var in vars {
+            let staging = self.staging(var);
+            encoder.copy_buffer_to_buffer(
+                &self.held(var).buffer,
+                0,
+                &staging.buffer,
+                0,
+                padded(self.graph.info(var).bytes()),
+            );
+        }
+        self.gpu.queue.submit([encoder.finish()]);
+        vars.iter()
+            .map(|&var| {
+                let data =
+                    self.gpu.map_read(&self.staging(var).buffer, self.graph.info(var).bytes())?;
+                Ok(bytemuck::pod_collect_to_vec(&data))
+            })
+            .collect()
+>>>>>>> opsc
     }
 
     /// Reads one output after the last run.

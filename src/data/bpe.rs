@@ -43,39 +43,25 @@ pub fn train_bpe(
     special: &[&str],
 ) -> Result<TrainedBpe> {
     let refuse = |what: String| {
-        Error::input(
-            "the tokenizer cannot be trained",
-            vec![Problem::new("vocab", what)],
-        )
+        Error::input("the tokenizer cannot be trained", vec![Problem::new("vocab", what)])
     };
     let alphabet: HashSet<char> = ByteLevel::alphabet().into_iter().collect();
     let least = special.len() + alphabet.len();
     if vocab < least {
-        return Err(refuse(format!(
-            "{vocab} tokens; special tokens and bytes alone are {least}"
-        )));
+        return Err(refuse(format!("{vocab} tokens; special tokens and bytes alone are {least}")));
     }
     let mut inner = Model::new(BPE::default());
     // No blank is put in front of a text: what is encoded is the text, and decoding gives it back.
     let bytes = ByteLevel::new(false, true, true);
-    inner
-        .with_pre_tokenizer(Some(bytes))
-        .with_decoder(Some(bytes));
+    inner.with_pre_tokenizer(Some(bytes)).with_decoder(Some(bytes));
     let mut trainer = BpeTrainer::builder()
         .vocab_size(vocab)
         .min_frequency(2)
         .show_progress(false)
         .initial_alphabet(alphabet)
-        .special_tokens(
-            special
-                .iter()
-                .map(|token| AddedToken::from(*token, true))
-                .collect(),
-        )
+        .special_tokens(special.iter().map(|token| AddedToken::from(*token, true)).collect())
         .build();
-    inner
-        .train(&mut trainer, texts)
-        .map_err(|e| refuse(e.to_string()))?;
+    inner.train(&mut trainer, texts).map_err(|e| refuse(e.to_string()))?;
     let size = inner.get_vocab_size(true);
     if size < vocab {
         return Err(refuse(format!(
@@ -109,14 +95,11 @@ impl TrainedBpe {
             "padding_side": "right",
             "tokenizer_class": "PreTrainedTokenizerFast",
         });
-        let tokenizer = self
-            .inner
-            .to_string(true)
-            .map_err(|e| Error::file(folder, e.to_string()))?;
-        for (name, text) in [
-            ("tokenizer.json", tokenizer),
-            ("tokenizer_config.json", format!("{config:#}\n")),
-        ] {
+        let tokenizer =
+            self.inner.to_string(true).map_err(|e| Error::file(folder, e.to_string()))?;
+        for (name, text) in
+            [("tokenizer.json", tokenizer), ("tokenizer_config.json", format!("{config:#}\n"))]
+        {
             let path = folder.join(name);
             std::fs::write(&path, text).map_err(|e| Error::io("write", &path, e))?;
         }

@@ -67,21 +67,14 @@ pub fn check(
         let place = || place(example.row);
         for (name, side) in sides(example) {
             if side.ids.len() <= side.response_start.max(1) {
-                problems.push(Problem::new(
-                    place(),
-                    format!("{name} has no token to learn"),
-                ));
+                problems.push(Problem::new(place(), format!("{name} has no token to learn")));
             }
             if let Some(id) = side.ids.iter().find(|&&id| id as usize >= vocab_rows) {
                 let what = format!("{name} has token {id}, the embedding only {vocab_rows} rows");
                 problems.push(Problem::new(place(), what));
             }
         }
-        if example
-            .rejected
-            .as_ref()
-            .is_some_and(|rejected| rejected.ids == example.chosen.ids)
-        {
+        if example.rejected.as_ref().is_some_and(|rejected| rejected.ids == example.chosen.ids) {
             problems.push(Problem::new(place(), "both sides are the same tokens"));
         }
     }
@@ -100,11 +93,7 @@ pub fn check(
     Ok(DataReport {
         pairs: rejected().count(),
         singles: examples.len() - rejected().count(),
-        tokens: examples
-            .iter()
-            .flat_map(sides)
-            .map(|(_, side)| side.ids.len())
-            .sum(),
+        tokens: examples.iter().flat_map(sides).map(|(_, side)| side.ids.len()).sum(),
         shared_tokens: examples
             .iter()
             .filter_map(|e| Some(shared_prefix(&e.chosen.ids, &e.rejected.as_ref()?.ids)))
@@ -119,23 +108,15 @@ pub fn check(
 }
 
 fn sides(example: &Example) -> impl Iterator<Item = (&'static str, &Sequence)> {
-    std::iter::once(("chosen", &example.chosen)).chain(
-        example
-            .rejected
-            .iter()
-            .map(|rejected| ("rejected", rejected)),
-    )
+    std::iter::once(("chosen", &example.chosen))
+        .chain(example.rejected.iter().map(|rejected| ("rejected", rejected)))
 }
 
 fn lengths(values: impl Iterator<Item = usize>) -> Option<Lengths> {
     let mut sorted: Vec<usize> = values.collect();
     sorted.sort_unstable();
     let (shortest, longest) = (*sorted.first()?, *sorted.last()?);
-    Some(Lengths {
-        shortest,
-        median: sorted[sorted.len() / 2],
-        longest,
-    })
+    Some(Lengths { shortest, median: sorted[sorted.len() / 2], longest })
 }
 
 impl fmt::Display for Lengths {
@@ -155,16 +136,8 @@ impl fmt::Display for DataReport {
         }
         writeln!(f, "  {}", self.counts)?;
         let share = 100.0 * self.shared_tokens as f64 / self.tokens as f64;
-        writeln!(
-            f,
-            "  {} tokens, {share:.1} % of them shared and computed once",
-            self.tokens
-        )?;
-        write!(
-            f,
-            "  tokens shortest / median / longest: prompt {}, ",
-            self.prompt
-        )?;
+        writeln!(f, "  {} tokens, {share:.1} % of them shared and computed once", self.tokens)?;
+        write!(f, "  tokens shortest / median / longest: prompt {}, ", self.prompt)?;
         write!(f, "chosen {}", self.chosen)?;
         if let Some(rejected) = &self.rejected {
             write!(f, ", rejected {rejected}")?;
@@ -187,15 +160,8 @@ mod tests {
         rejected: Option<&[u32]>,
         response_start: usize,
     ) -> Example {
-        let side = |ids: &[u32]| Sequence {
-            ids: ids.to_vec(),
-            response_start,
-        };
-        Example {
-            row,
-            chosen: side(chosen),
-            rejected: rejected.map(side),
-        }
+        let side = |ids: &[u32]| Sequence { ids: ids.to_vec(), response_start };
+        Example { row, chosen: side(chosen), rejected: rejected.map(side) }
     }
 
     #[test]
@@ -205,48 +171,26 @@ mod tests {
             example(1, &[1, 2, 3, 4, 5, 6], Some(&[1, 7]), 1),
             example(2, &[1, 2, 3], None, 1),
         ];
+<<<<<<< HEAD
         let counts = Counts {
             kept: 3,
             dropped: 1,
             ..Counts::default()
         };
         let report = check(&examples, row, 8, 8, &counts).unwrap();
+=======
+        let counts = Counts { kept: 3, dropped: 1, ..Counts::default() };
+        let report = check(&examples, 8, 8, &counts).unwrap();
+>>>>>>> opsc
         assert_eq!((report.pairs, report.singles), (2, 1));
         assert_eq!((report.tokens, report.shared_tokens), (18, 3));
-        assert_eq!(
-            report.prompt,
-            Lengths {
-                shortest: 1,
-                median: 1,
-                longest: 2
-            }
-        );
-        assert_eq!(
-            report.chosen,
-            Lengths {
-                shortest: 2,
-                median: 2,
-                longest: 5
-            }
-        );
-        assert_eq!(
-            report.rejected,
-            Some(Lengths {
-                shortest: 1,
-                median: 1,
-                longest: 1
-            })
-        );
+        assert_eq!(report.prompt, Lengths { shortest: 1, median: 1, longest: 2 });
+        assert_eq!(report.chosen, Lengths { shortest: 2, median: 2, longest: 5 });
+        assert_eq!(report.rejected, Some(Lengths { shortest: 1, median: 1, longest: 1 }));
         assert_eq!((report.largest_tokens, report.largest_targets), (7, 6));
         let text = report.to_string();
-        assert!(
-            text.starts_with("2 preference pairs, 1 single sequences\n"),
-            "{text}"
-        );
-        assert!(
-            text.contains("1 rows dropped as too long") && text.contains("16.7 %"),
-            "{text}"
-        );
+        assert!(text.starts_with("2 preference pairs, 1 single sequences\n"), "{text}");
+        assert!(text.contains("1 rows dropped as too long") && text.contains("16.7 %"), "{text}");
     }
 
     #[test]
@@ -256,9 +200,13 @@ mod tests {
             example(4, &[1, 2], Some(&[1, 2]), 1),
             example(5, &[1, 2], Some(&[1]), 1),
         ];
+<<<<<<< HEAD
         let text = check(&examples, row, 9, 8, &Counts::default())
             .unwrap_err()
             .to_string();
+=======
+        let text = check(&examples, 9, 8, &Counts::default()).unwrap_err().to_string();
+>>>>>>> opsc
         for part in [
             "9 tokens, the model's embedding 8 rows",
             "row 1: rejected has token 9",

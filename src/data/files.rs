@@ -104,10 +104,8 @@ pub(super) fn expand(paths: &[PathBuf], texts: bool) -> Result<Vec<(PathBuf, For
 
 fn walk(folder: &Path, texts: bool, found: &mut Vec<(PathBuf, Format)>) -> Result<()> {
     let io = |e| Error::io("read", folder, e);
-    let mut entries: Vec<_> = std::fs::read_dir(folder)
-        .map_err(io)?
-        .collect::<std::io::Result<_>>()
-        .map_err(io)?;
+    let mut entries: Vec<_> =
+        std::fs::read_dir(folder).map_err(io)?.collect::<std::io::Result<_>>().map_err(io)?;
     entries.sort_by_key(|entry| entry.file_name());
     for entry in entries {
         if entry.file_name().to_string_lossy().starts_with('.') {
@@ -141,9 +139,7 @@ pub(super) fn read_records(
             let start = reader.fill_buf().map_err(|e| Error::io("read", path, e))?;
             if first_byte(start) == Some(b'[') {
                 let mut bytes = Vec::new();
-                reader
-                    .read_to_end(&mut bytes)
-                    .map_err(|e| Error::io("read", path, e))?;
+                reader.read_to_end(&mut bytes).map_err(|e| Error::io("read", path, e))?;
                 return Ok(read_array(path, &bytes, each));
             }
             read_lines(path, &mut reader, each)
@@ -167,10 +163,7 @@ pub(super) fn without_bom(bytes: &[u8]) -> &[u8] {
 }
 
 fn first_byte(bytes: &[u8]) -> Option<u8> {
-    without_bom(bytes)
-        .iter()
-        .copied()
-        .find(|b| !b.is_ascii_whitespace())
+    without_bom(bytes).iter().copied().find(|b| !b.is_ascii_whitespace())
 }
 
 fn read_lines(
@@ -181,10 +174,7 @@ fn read_lines(
     let mut bytes = Vec::new();
     for line in 1.. {
         bytes.clear();
-        let source = Source {
-            file: path.to_path_buf(),
-            line,
-        };
+        let source = Source { file: path.to_path_buf(), line };
         match reader.read_until(b'\n', &mut bytes) {
             Ok(0) => break,
             Ok(_) => {}
@@ -194,11 +184,7 @@ fn read_lines(
                 return Ok(Some(Problem::new(source.to_string(), what)));
             }
         }
-        let line = if line == 1 {
-            without_bom(&bytes)
-        } else {
-            &bytes
-        };
+        let line = if line == 1 { without_bom(&bytes) } else { &bytes };
         if !line.trim_ascii().is_empty() {
             each(source, record_of_line(line));
         }
@@ -208,10 +194,7 @@ fn read_lines(
 
 fn record_of_line(line: &[u8]) -> Record {
     let text = std::str::from_utf8(line).map_err(|e| {
-        format!(
-            "not UTF-8 (byte {} of the line); save the file as UTF-8",
-            e.valid_up_to() + 1
-        )
+        format!("not UTF-8 (byte {} of the line); save the file as UTF-8", e.valid_up_to() + 1)
     })?;
     let value: Value =
         serde_json::from_str(text).map_err(|e| format!("not JSON: {}", without_line(&e)))?;
@@ -228,10 +211,7 @@ fn without_line(error: &serde_json::Error) -> String {
 fn object(value: Value) -> Record {
     match value {
         Value::Object(map) => Ok(map),
-        other => Err(format!(
-            "a row must be a JSON object, this is {}",
-            kind(&other)
-        )),
+        other => Err(format!("a row must be a JSON object, this is {}", kind(&other))),
     }
 }
 
@@ -252,10 +232,7 @@ fn read_array(path: &Path, bytes: &[u8], each: &mut dyn FnMut(Source, Record)) -
     let text = match std::str::from_utf8(bytes) {
         Ok(text) => text,
         Err(e) => {
-            let line = 1 + bytes[..e.valid_up_to()]
-                .iter()
-                .filter(|&&b| b == b'\n')
-                .count();
+            let line = 1 + bytes[..e.valid_up_to()].iter().filter(|&&b| b == b'\n').count();
             let place = format!("{} (text line {line})", path.display());
             return Some(Problem::new(place, "not UTF-8; save the file as UTF-8"));
         }
@@ -263,20 +240,13 @@ fn read_array(path: &Path, bytes: &[u8], each: &mut dyn FnMut(Source, Record)) -
     match serde_json::from_str::<Vec<Value>>(text) {
         Ok(values) => {
             for (index, value) in values.into_iter().enumerate() {
-                each(
-                    Source {
-                        file: path.to_path_buf(),
-                        line: index + 1,
-                    },
-                    object(value),
-                );
+                each(Source { file: path.to_path_buf(), line: index + 1 }, object(value));
             }
             None
         }
-        Err(e) => Some(Problem::new(
-            path.display().to_string(),
-            format!("not a JSON array of rows: {e}"),
-        )),
+        Err(e) => {
+            Some(Problem::new(path.display().to_string(), format!("not a JSON array of rows: {e}")))
+        }
     }
 }
 
@@ -284,15 +254,8 @@ fn read_parquet(path: &Path, file: File, each: &mut dyn FnMut(Source, Record)) -
     // The reader asserts what a damaged file can violate; that must not end the program.
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         let reader = SerializedFileReader::new(file).map_err(|e| e.to_string())?;
-        for (index, row) in reader
-            .get_row_iter(None)
-            .map_err(|e| e.to_string())?
-            .enumerate()
-        {
-            let source = Source {
-                file: path.to_path_buf(),
-                line: index + 1,
-            };
+        for (index, row) in reader.get_row_iter(None).map_err(|e| e.to_string())?.enumerate() {
+            let source = Source { file: path.to_path_buf(), line: index + 1 };
             let row = row.map_err(|e| format!("row {}: {e}", index + 1))?;
             each(source, Ok(columns(&row)));
         }
@@ -303,16 +266,11 @@ fn read_parquet(path: &Path, file: File, each: &mut dyn FnMut(Source, Record)) -
         Ok(Err(what)) => what.chars().take(300).collect(),
         Err(_) => "the file is damaged".into(),
     };
-    Some(Problem::new(
-        path.display().to_string(),
-        format!("not a readable Parquet file: {what}"),
-    ))
+    Some(Problem::new(path.display().to_string(), format!("not a readable Parquet file: {what}")))
 }
 
 fn columns(row: &Row) -> Map<String, Value> {
-    row.get_column_iter()
-        .map(|(name, field)| (name.clone(), value(field)))
-        .collect()
+    row.get_column_iter().map(|(name, field)| (name.clone(), value(field))).collect()
 }
 
 /// Text, lists and structures as JSON has them; numbers only need to be recognised as numbers.

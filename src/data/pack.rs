@@ -104,11 +104,7 @@ pub fn footprint(example: &Example) -> Footprint {
     let chosen = &example.chosen.ids;
     let nll_targets = chosen.len().saturating_sub(1);
     match &example.rejected {
-        None => Footprint {
-            shared: 0,
-            tokens: chosen.len(),
-            targets: nll_targets,
-        },
+        None => Footprint { shared: 0, tokens: chosen.len(), targets: nll_targets },
         Some(rejected) => {
             let shared = shared_prefix(chosen, &rejected.ids);
             let first = shared.max(rejected.response_start).max(1);
@@ -124,12 +120,7 @@ pub fn footprint(example: &Example) -> Footprint {
 /// Length of the longest common prefix that leaves each side at least one token of its own.
 pub fn shared_prefix(chosen: &[u32], rejected: &[u32]) -> usize {
     let most = chosen.len().min(rejected.len()).saturating_sub(1);
-    chosen
-        .iter()
-        .zip(rejected)
-        .take(most)
-        .take_while(|(a, b)| a == b)
-        .count()
+    chosen.iter().zip(rejected).take(most).take_while(|(a, b)| a == b).count()
 }
 
 /// Packs examples into as few streams as first-fit by decreasing length finds.
@@ -146,10 +137,7 @@ pub fn pack(examples: &[&Example], capacity: Capacity) -> Result<Vec<Stream>> {
         .map(|(example, size)| too_large(example, size, capacity))
         .collect();
     if !problems.is_empty() {
-        return Err(Error::input(
-            "some rows do not fit the stream of one micro-batch",
-            problems,
-        ));
+        return Err(Error::input("some rows do not fit the stream of one micro-batch", problems));
     }
     let mut order: Vec<usize> = (0..examples.len()).collect();
     order.sort_by_key(|&i| (std::cmp::Reverse(sizes[i].tokens), i));
@@ -207,11 +195,7 @@ struct Room {
 
 impl Room {
     fn empty(capacity: Capacity) -> Self {
-        Self {
-            tokens: capacity.tokens,
-            targets: capacity.targets,
-            pairs: capacity.pairs,
-        }
+        Self { tokens: capacity.tokens, targets: capacity.targets, pairs: capacity.pairs }
     }
 
     fn holds(&self, size: &Footprint) -> bool {
@@ -228,11 +212,7 @@ impl Room {
 impl Stream {
     /// A stream without pairs: pads only.
     pub fn empty(capacity: Capacity) -> Self {
-        let Capacity {
-            tokens,
-            targets,
-            pairs,
-        } = capacity;
+        let Capacity { tokens, targets, pairs } = capacity;
         Self {
             capacity,
             tokens: vec![0; tokens],
@@ -258,11 +238,7 @@ impl Stream {
         let start = self.used_tokens;
         let end = start + size.tokens;
         // Without a rejected side the whole sequence is the prefix and there are no branches.
-        let shared = if example.rejected.is_some() {
-            size.shared
-        } else {
-            chosen.ids.len()
-        };
+        let shared = if example.rejected.is_some() { size.shared } else { chosen.ids.len() };
         let chosen_end = start + chosen.ids.len();
         let prefix = (start, start + shared);
 
@@ -276,15 +252,8 @@ impl Stream {
         for (t, &id) in chosen.ids.iter().enumerate().skip(1) {
             let in_chosen = t >= chosen.response_start;
             let in_rejected = t < shared
-                && example
-                    .rejected
-                    .as_ref()
-                    .is_some_and(|rejected| t >= rejected.response_start);
-            let kind = if in_chosen {
-                TargetKind::Response
-            } else {
-                TargetKind::Prompt
-            };
+                && example.rejected.as_ref().is_some_and(|rejected| t >= rejected.response_start);
+            let kind = if in_chosen { TargetKind::Response } else { TargetKind::Prompt };
             let owners = [in_chosen, in_rejected];
             self.target(start + t - 1, id, pair, owners, kind, &mut owned);
         }
@@ -292,11 +261,7 @@ impl Stream {
             let first = shared.max(rejected.response_start).max(1);
             for (t, &id) in rejected.ids.iter().enumerate().skip(first) {
                 // The first token of the branch is predicted by the last row of the prefix.
-                let row = if t == shared {
-                    prefix.1 - 1
-                } else {
-                    chosen_end + t - shared - 1
-                };
+                let row = if t == shared { prefix.1 - 1 } else { chosen_end + t - shared - 1 };
                 self.target(row, id, pair, [false, true], TargetKind::None, &mut owned);
             }
         }

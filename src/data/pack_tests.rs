@@ -17,26 +17,15 @@ fn random_examples(rng: &mut ChaCha8Rng, n: usize) -> Vec<Example> {
             let prompt_len = rng.random_range(0..9);
             let prompt = ids(rng, prompt_len);
             let side = |rng: &mut ChaCha8Rng| {
-                let mut all = if rng.random_bool(0.9) {
-                    prompt.clone()
-                } else {
-                    ids(rng, 3)
-                };
+                let mut all = if rng.random_bool(0.9) { prompt.clone() } else { ids(rng, 3) };
                 let start = all.len().saturating_sub(rng.random_range(0..2));
                 let answer_len = rng.random_range(2..12);
                 all.extend(ids(rng, answer_len));
-                Sequence {
-                    ids: all,
-                    response_start: start,
-                }
+                Sequence { ids: all, response_start: start }
             };
             let chosen = side(rng);
             let rejected = rng.random_bool(0.8).then(|| side(rng));
-            Example {
-                row,
-                chosen,
-                rejected,
-            }
+            Example { row, chosen, rejected }
         })
         .collect()
 }
@@ -71,10 +60,7 @@ fn check_sequence(stream: &Stream, last: usize, sequence: &Sequence) -> Vec<usiz
     let tokens: Vec<u32> = rows.iter().map(|&i| stream.tokens[i]).collect();
     let positions: Vec<u32> = rows.iter().map(|&i| stream.position[i]).collect();
     assert_eq!(tokens, sequence.ids);
-    assert_eq!(
-        positions,
-        (0..sequence.ids.len() as u32).collect::<Vec<_>>()
-    );
+    assert_eq!(positions, (0..sequence.ids.len() as u32).collect::<Vec<_>>());
     // Every earlier token of the sequence sees exactly the tokens before it.
     for (t, &row) in rows.iter().enumerate() {
         assert_eq!(attended(stream, row), rows[..=t], "row {row} of the stream");
@@ -100,13 +86,7 @@ fn check_targets(stream: &Stream, sequence: usize, rows: &[usize], plain: &Seque
 fn check_nll(stream: &Stream, pair: usize, rows: &[usize], plain: &Sequence) {
     let mut found: Vec<(u32, u32, bool)> = (0..stream.used_targets)
         .filter(|&n| stream.nll[n] != TargetKind::None && stream.nll_pair[n] == pair as u32)
-        .map(|n| {
-            (
-                stream.target_row[n],
-                stream.target_id[n],
-                stream.nll[n] == TargetKind::Response,
-            )
-        })
+        .map(|n| (stream.target_row[n], stream.target_id[n], stream.nll[n] == TargetKind::Response))
         .collect();
     found.sort_unstable();
     let mut wanted: Vec<(u32, u32, bool)> = (1..plain.ids.len())
@@ -117,19 +97,11 @@ fn check_nll(stream: &Stream, pair: usize, rows: &[usize], plain: &Sequence) {
 }
 
 fn check_query_end(stream: &Stream) {
-    let queries: Vec<BTreeSet<usize>> = (0..stream.capacity.tokens)
-        .map(|i| attended(stream, i).into_iter().collect())
-        .collect();
+    let queries: Vec<BTreeSet<usize>> =
+        (0..stream.capacity.tokens).map(|i| attended(stream, i).into_iter().collect()).collect();
     for j in 0..stream.capacity.tokens {
-        let last = (0..stream.capacity.tokens)
-            .rev()
-            .find(|&i| queries[i].contains(&j))
-            .unwrap();
-        assert_eq!(
-            stream.spans[4 * j + 3] as usize,
-            last + 1,
-            "query_end of row {j}"
-        );
+        let last = (0..stream.capacity.tokens).rev().find(|&i| queries[i].contains(&j)).unwrap();
+        assert_eq!(stream.spans[4 * j + 3] as usize, last + 1, "query_end of row {j}");
     }
 }
 
@@ -141,19 +113,10 @@ fn check_tail(stream: &Stream) {
     }
     assert!(stream.owner[2 * n..].iter().all(|&o| o == NONE));
     assert!(stream.nll[n..].iter().all(|&k| k == TargetKind::None));
-    assert!(
-        stream.target_row[n..]
-            .iter()
-            .chain(&stream.target_id[n..])
-            .all(|&x| x == 0)
-    );
+    assert!(stream.target_row[n..].iter().chain(&stream.target_id[n..]).all(|&x| x == 0));
     assert!(stream.nll_pair[n..].iter().all(|&p| p == NONE));
     let end = stream.seq_offset[2 * stream.rows.len()];
-    assert!(
-        stream.seq_offset[2 * stream.rows.len()..]
-            .iter()
-            .all(|&o| o == end)
-    );
+    assert!(stream.seq_offset[2 * stream.rows.len()..].iter().all(|&o| o == end));
     let owners = stream.owner.iter().filter(|&&o| o != NONE).count();
     assert_eq!(owners, end as usize);
     assert!(stream.seq_target[end as usize..].iter().all(|&x| x == 0));
@@ -163,11 +126,7 @@ fn check_tail(stream: &Stream) {
 fn streams_expand_to_the_plain_layout() {
     let mut rng = ChaCha8Rng::seed_from_u64(11);
     for (tokens, targets, pairs) in [(64, 60, 5), (128, 128, 32), (200, 90, 8), (41, 41, 1)] {
-        let capacity = Capacity {
-            tokens,
-            targets,
-            pairs,
-        };
+        let capacity = Capacity { tokens, targets, pairs };
         let examples = random_examples(&mut rng, 60);
         let given: Vec<&Example> = examples.iter().collect();
         let streams = pack(&given, capacity).unwrap();
@@ -187,44 +146,28 @@ fn streams_expand_to_the_plain_layout() {
                         let rows = check_sequence(stream, last, plain);
                         check_targets(stream, 2 * pair + 1, &rows, plain);
                     }
-                    _ => assert_eq!(
-                        stream.seq_offset[2 * pair + 1],
-                        stream.seq_offset[2 * pair + 2]
-                    ),
+                    _ => {
+                        assert_eq!(stream.seq_offset[2 * pair + 1], stream.seq_offset[2 * pair + 2])
+                    }
                 }
             }
             check_query_end(stream);
             check_tail(stream);
         }
         assert_eq!(seen.len(), examples.len());
-        assert_eq!(
-            streams,
-            pack(&given, capacity).unwrap(),
-            "packing is deterministic"
-        );
+        assert_eq!(streams, pack(&given, capacity).unwrap(), "packing is deterministic");
     }
 }
 
 fn pair(row: usize, chosen: &[u32], rejected: &[u32], response_start: usize) -> Example {
-    let side = |ids: &[u32]| Sequence {
-        ids: ids.to_vec(),
-        response_start,
-    };
-    Example {
-        row,
-        chosen: side(chosen),
-        rejected: Some(side(rejected)),
-    }
+    let side = |ids: &[u32]| Sequence { ids: ids.to_vec(), response_start };
+    Example { row, chosen: side(chosen), rejected: Some(side(rejected)) }
 }
 
 #[test]
 fn a_pair_lies_as_the_module_says() {
     let example = pair(7, &[10, 11, 12, 13, 14], &[10, 11, 12, 23, 24, 25], 2);
-    let capacity = Capacity {
-        tokens: 10,
-        targets: 8,
-        pairs: 2,
-    };
+    let capacity = Capacity { tokens: 10, targets: 8, pairs: 2 };
     let stream = pack(&[&example], capacity).unwrap().remove(0);
     assert_eq!(stream.tokens, [10, 11, 12, 13, 14, 23, 24, 25, 0, 0]);
     assert_eq!(stream.position, [0, 1, 2, 3, 4, 3, 4, 5, 0, 0]);
@@ -242,16 +185,10 @@ fn a_pair_lies_as_the_module_says() {
         NONE, NONE,  0, 1,  0, NONE,  0, NONE,  NONE, 1,  NONE, 1,  NONE, 1,  NONE, NONE,
     ]);
     use TargetKind::{None, Prompt, Response};
-    assert_eq!(
-        stream.nll,
-        [Prompt, Response, Response, Response, None, None, None, None]
-    );
+    assert_eq!(stream.nll, [Prompt, Response, Response, Response, None, None, None, None]);
     assert_eq!(stream.seq_offset, [0, 3, 7, 7, 7]);
     assert_eq!(stream.seq_target[..7], [1, 2, 3, 1, 4, 5, 6]);
-    assert_eq!(
-        (stream.used_tokens, stream.used_targets, stream.rows),
-        (8, 7, vec![7])
-    );
+    assert_eq!((stream.used_tokens, stream.used_targets, stream.rows), (8, 7, vec![7]));
 }
 
 #[test]
@@ -264,6 +201,7 @@ fn a_side_that_continues_the_other_keeps_a_branch() {
 #[test]
 fn rows_that_do_not_fit_are_all_named() {
     let small = pair(0, &[1, 2], &[1, 3], 1);
+<<<<<<< HEAD
     let large: Vec<Example> = [3, 9]
         .map(|row| pair(row, &[1, 2, 3, 4, 5], &[1, 6, 7, 8, 9], 1))
         .into();
@@ -293,6 +231,15 @@ fn rows_that_do_not_fit_are_all_named() {
         )
         .is_err()
     );
+=======
+    let large: Vec<Example> =
+        [3, 9].map(|row| pair(row, &[1, 2, 3, 4, 5], &[1, 6, 7, 8, 9], 1)).into();
+    let capacity = Capacity { tokens: 8, targets: 8, pairs: 4 };
+    let text = pack(&[&large[0], &small, &large[1]], capacity).unwrap_err().to_string();
+    assert!(text.contains("row 3: needs 9 tokens and 8 targets"), "{text}");
+    assert!(text.contains("row 9:") && !text.contains("row 0:"), "{text}");
+    assert!(pack(&[&small], Capacity { pairs: 0, ..capacity }).is_err());
+>>>>>>> opsc
     assert!(pack(&[], capacity).unwrap().is_empty());
 }
 
@@ -304,23 +251,12 @@ fn the_longest_rows_open_the_streams() {
         .enumerate()
         .map(|(row, &n)| Example {
             row,
-            chosen: Sequence {
-                ids: vec![1; n],
-                response_start: 1,
-            },
+            chosen: Sequence { ids: vec![1; n], response_start: 1 },
             rejected: None,
         })
         .collect();
     let given: Vec<&Example> = examples.iter().collect();
-    let streams = pack(
-        &given,
-        Capacity {
-            tokens: 10,
-            targets: 10,
-            pairs: 3,
-        },
-    )
-    .unwrap();
+    let streams = pack(&given, Capacity { tokens: 10, targets: 10, pairs: 3 }).unwrap();
     let rows: Vec<&[usize]> = streams.iter().map(|s| s.rows.as_slice()).collect();
     assert_eq!(rows, [&[1, 2][..], &[3, 0, 4]]);
 }
@@ -333,15 +269,7 @@ fn statistics_count_padded_concatenation() {
         pair(2, &[1, 2], &[1, 3], 1),
     ];
     let given: Vec<&Example> = examples.iter().collect();
-    let streams = pack(
-        &given,
-        Capacity {
-            tokens: 16,
-            targets: 16,
-            pairs: 4,
-        },
-    )
-    .unwrap();
+    let streams = pack(&given, Capacity { tokens: 16, targets: 16, pairs: 4 }).unwrap();
     let stats = PackStats::new(&given, &streams, 2);
     // Batches of two pairs: 4 sequences of 4 tokens, then 2 sequences of 2.
     assert_eq!(stats.padded_concat_tokens, 16 + 4);

@@ -74,11 +74,7 @@ pub struct ReadOptions {
 
 impl Default for ReadOptions {
     fn default() -> Self {
-        Self {
-            map: BTreeMap::new(),
-            skip_bad_rows: false,
-            need_rejected: true,
-        }
+        Self { map: BTreeMap::new(), skip_bad_rows: false, need_rejected: true }
     }
 }
 
@@ -92,13 +88,7 @@ pub struct Rows {
 }
 
 const MAPPED: [&str; 4] = ["prompt", "system", "chosen", "rejected"];
-const PROMPTS: [&str; 5] = [
-    "prompt",
-    "conversations",
-    "messages",
-    "conversation",
-    "question",
-];
+const PROMPTS: [&str; 5] = ["prompt", "conversations", "messages", "conversation", "question"];
 const SFT_ANSWERS: [&str; 4] = ["completion", "response", "output", "answer"];
 
 /// Reads preference rows from files or folders.
@@ -106,19 +96,9 @@ const SFT_ANSWERS: [&str; 4] = ["completion", "response", "output", "answer"];
 /// Errors: a path that cannot be read, a file that breaks off, and, unless `skip_bad_rows` is on,
 /// every row that cannot be used, all at once.
 pub fn read_preferences(paths: &[PathBuf], options: &ReadOptions) -> Result<Rows> {
-    if let Some(key) = options
-        .map
-        .keys()
-        .find(|key| !MAPPED.contains(&key.as_str()))
-    {
-        let what = format!(
-            "there is no such column to map; {} can be mapped",
-            MAPPED.join(", ")
-        );
-        return Err(Error::input(
-            "--map cannot be used",
-            vec![Problem::new(key, what)],
-        ));
+    if let Some(key) = options.map.keys().find(|key| !MAPPED.contains(&key.as_str())) {
+        let what = format!("there is no such column to map; {} can be mapped", MAPPED.join(", "));
+        return Err(Error::input("--map cannot be used", vec![Problem::new(key, what)]));
     }
     let mut rows = Vec::new();
     let mut bad = Vec::new();
@@ -128,12 +108,7 @@ pub fn read_preferences(paths: &[PathBuf], options: &ReadOptions) -> Result<Rows
             let read = record.and_then(|record| normalise(&record, options));
             match read {
                 Ok((prompt, chosen, rejected)) => {
-                    rows.push(PreferenceRow {
-                        source,
-                        prompt,
-                        chosen,
-                        rejected,
-                    });
+                    rows.push(PreferenceRow { source, prompt, chosen, rejected });
                 }
                 Err(reason) => bad.push(Problem::new(source.to_string(), reason)),
             }
@@ -169,17 +144,11 @@ pub fn read_texts(paths: &[PathBuf]) -> Result<Vec<(Source, Text)>> {
     for (path, format) in files::expand(paths, true)? {
         if format == Format::Text {
             let bytes = std::fs::read(&path).map_err(|e| Error::io("read", &path, e))?;
-            let source = Source {
-                file: path,
-                line: 1,
-            };
+            let source = Source { file: path, line: 1 };
             match std::str::from_utf8(files::without_bom(&bytes)) {
                 Ok(text) => texts.push((source, Text::Plain(text.to_owned()))),
                 Err(e) => {
-                    let line = 1 + bytes[..e.valid_up_to()]
-                        .iter()
-                        .filter(|&&b| b == b'\n')
-                        .count();
+                    let line = 1 + bytes[..e.valid_up_to()].iter().filter(|&&b| b == b'\n').count();
                     let place = Source { line, ..source }.to_string();
                     bad.push(Problem::new(place, "not UTF-8; save the file as UTF-8"));
                 }
@@ -196,10 +165,7 @@ pub fn read_texts(paths: &[PathBuf]) -> Result<Vec<(Source, Text)>> {
         bad.extend(broken);
     }
     if !bad.is_empty() {
-        return Err(Error::input(
-            format!("{} documents cannot be used", bad.len()),
-            bad,
-        ));
+        return Err(Error::input(format!("{} documents cannot be used", bad.len()), bad));
     }
     texts.retain(|(_, text)| !text.is_blank());
     if texts.is_empty() {
@@ -212,10 +178,7 @@ fn document(record: &Map<String, Value>) -> std::result::Result<Text, String> {
     match present(record, "text") {
         Some(Value::String(text)) => return Ok(Text::Plain(text.clone())),
         Some(other) => {
-            return Err(format!(
-                "column \"text\" is {}, not text",
-                files::kind(other)
-            ));
+            return Err(format!("column \"text\" is {}, not text", files::kind(other)));
         }
         None => {}
     }
@@ -231,10 +194,7 @@ fn document(record: &Map<String, Value>) -> std::result::Result<Text, String> {
             };
         }
     }
-    Err(format!(
-        "neither column \"text\" nor \"messages\" is there; {}",
-        has(record)
-    ))
+    Err(format!("neither column \"text\" nor \"messages\" is there; {}", has(record)))
 }
 
 type Triple = (Text, Text, Option<Text>);
@@ -265,31 +225,20 @@ fn normalise(
     let triple = match (prompt, chosen, rejected) {
         (None, Side::Text(chosen), rejected) => split_texts(&columns, chosen, rejected)?,
         (Some(Side::Text(prompt)), Side::Text(chosen), rejected) => {
-            let rejected = rejected
-                .map(|side| text_only(side, "rejected"))
-                .transpose()?;
+            let rejected = rejected.map(|side| text_only(side, "rejected")).transpose()?;
             match &system {
-                None => (
-                    Text::Plain(prompt),
-                    Text::Plain(chosen),
-                    rejected.map(Text::Plain),
-                ),
+                None => (Text::Plain(prompt), Text::Plain(chosen), rejected.map(Text::Plain)),
                 Some(_) => {
                     let answer = |text| Text::Messages(vec![Message::new("assistant", text)]);
                     let prompt = vec![Message::new("user", prompt)];
-                    (
-                        with_system(prompt, &system),
-                        answer(chosen),
-                        rejected.map(answer),
-                    )
+                    (with_system(prompt, &system), answer(chosen), rejected.map(answer))
                 }
             }
         }
         (prompt, chosen, rejected) => {
             let chosen = turns(chosen);
-            let rejected = rejected
-                .map(|side| turns_only(side, "rejected", &prompt))
-                .transpose()?;
+            let rejected =
+                rejected.map(|side| turns_only(side, "rejected", &prompt)).transpose()?;
             split_turns(prompt, chosen, rejected, &system)?
         }
     };
@@ -307,9 +256,7 @@ fn judge((prompt, chosen, rejected): &Triple) -> std::result::Result<(), String>
             messages::check_answer(prompt, answer).map_err(|e| format!("{name}: {e}"))?;
         }
         if answer.is_blank() {
-            return Err(format!(
-                "{name} is empty: there is nothing to learn from it"
-            ));
+            return Err(format!("{name} is empty: there is nothing to learn from it"));
         }
     }
     if rejected.as_ref() == Some(chosen) {
@@ -323,22 +270,10 @@ fn split_texts(
     chosen: String,
     rejected: Option<Side>,
 ) -> std::result::Result<Triple, String> {
-    let rejected = rejected
-        .map(|side| text_only(side, "rejected"))
-        .transpose()?;
+    let rejected = rejected.map(|side| text_only(side, "rejected")).transpose()?;
     let (prompt, chosen, rejected) = messages::split_transcripts(&chosen, rejected.as_deref())
-        .map_err(|e| {
-            if e.is_empty() {
-                columns.missing("prompt")
-            } else {
-                e
-            }
-        })?;
-    Ok((
-        Text::Plain(prompt),
-        Text::Plain(chosen),
-        rejected.map(Text::Plain),
-    ))
+        .map_err(|e| if e.is_empty() { columns.missing("prompt") } else { e })?;
+    Ok((Text::Plain(prompt), Text::Plain(chosen), rejected.map(Text::Plain)))
 }
 
 fn split_turns(
@@ -360,10 +295,7 @@ fn split_turns(
     let prompt = match given {
         Some(prompt) => {
             // Some files repeat the prompt's messages in front of each answer.
-            for (name, list) in [
-                ("chosen", Some(&mut chosen)),
-                ("rejected", rejected.as_mut()),
-            ] {
+            for (name, list) in [("chosen", Some(&mut chosen)), ("rejected", rejected.as_mut())] {
                 let Some(list) = list.filter(|list| list.len() > 1 && full(list)) else {
                     continue;
                 };
@@ -438,11 +370,8 @@ fn present<'a>(record: &'a Map<String, Value>, name: &str) -> Option<&'a Value> 
 }
 
 fn has(record: &Map<String, Value>) -> String {
-    let names: Vec<&str> = record
-        .iter()
-        .filter(|(_, v)| !v.is_null())
-        .map(|(name, _)| name.as_str())
-        .collect();
+    let names: Vec<&str> =
+        record.iter().filter(|(_, v)| !v.is_null()).map(|(name, _)| name.as_str()).collect();
     if names.is_empty() {
         "the row has no columns".into()
     } else {
@@ -461,13 +390,9 @@ impl Columns<'_> {
     /// `names` that is there.
     fn find(&self, ours: &str, names: &[&str]) -> std::result::Result<Option<Side>, String> {
         if let Some(theirs) = self.options.map.get(ours) {
-            return present(self.record, theirs)
-                .map(|value| side(value, theirs))
-                .transpose();
+            return present(self.record, theirs).map(|value| side(value, theirs)).transpose();
         }
-        let found = names
-            .iter()
-            .find_map(|name| Some((name, present(self.record, name)?)));
+        let found = names.iter().find_map(|name| Some((name, present(self.record, name)?)));
         found.map(|(name, value)| side(value, name)).transpose()
     }
 

@@ -14,24 +14,16 @@ fn write(folder: &Path, name: &str, text: impl AsRef<[u8]>) -> PathBuf {
 fn read(rows: &[Value], options: &ReadOptions) -> Result<Rows> {
     let folder = tempfile::tempdir().unwrap();
     let lines: Vec<String> = rows.iter().map(Value::to_string).collect();
-    read_preferences(
-        &[write(folder.path(), "rows.jsonl", lines.join("\n"))],
-        options,
-    )
+    read_preferences(&[write(folder.path(), "rows.jsonl", lines.join("\n"))], options)
 }
 
 fn one(row: Value) -> (Text, Text, Text) {
-    let row = read(&[row], &ReadOptions::default())
-        .unwrap()
-        .rows
-        .remove(0);
+    let row = read(&[row], &ReadOptions::default()).unwrap().rows.remove(0);
     (row.prompt, row.chosen, row.rejected.unwrap())
 }
 
 fn refusal(row: Value) -> String {
-    let text = read(&[row], &ReadOptions::default())
-        .unwrap_err()
-        .to_string();
+    let text = read(&[row], &ReadOptions::default()).unwrap_err().to_string();
     assert!(text.contains("rows.jsonl:1: "), "{text}");
     text
 }
@@ -41,12 +33,7 @@ fn plain(text: &str) -> Text {
 }
 
 fn talk(turns: &[(&str, &str)]) -> Text {
-    Text::Messages(
-        turns
-            .iter()
-            .map(|(role, text)| Message::new(*role, *text))
-            .collect(),
-    )
+    Text::Messages(turns.iter().map(|(role, text)| Message::new(*role, *text)).collect())
 }
 
 macro_rules! row {
@@ -64,11 +51,8 @@ fn conversations_load_in_every_layout() {
     let user = serde_json::json!({"role": "user", "content": "Hi"});
     let yes = serde_json::json!({"role": "assistant", "content": "Yes"});
     let no = serde_json::json!({"role": "assistant", "content": [{"type": "text", "text": "No"}]});
-    let wanted = (
-        talk(&[("user", "Hi")]),
-        talk(&[("assistant", "Yes")]),
-        talk(&[("assistant", "No")]),
-    );
+    let wanted =
+        (talk(&[("user", "Hi")]), talk(&[("assistant", "Yes")]), talk(&[("assistant", "No")]));
     let human = serde_json::json!([{"from": "human", "value": "Hi"}]);
     let gpt = |text: &str| serde_json::json!({"from": "gpt", "value": text});
     for row in [
@@ -114,10 +98,7 @@ fn transcripts_are_split_at_the_last_common_assistant_turn() {
     let row = row!("chosen": format!("{start} Yes: é"), "rejected": format!("{start} Yes: è"));
     assert_eq!(one(row), (plain(start), plain(" Yes: é"), plain(" Yes: è")));
     let shorter = row!("chosen": format!("{start} Yes"), "rejected": format!("{start} Yesterday"));
-    assert_eq!(
-        one(shorter),
-        (plain(start), plain(" Yes"), plain(" Yesterday"))
-    );
+    assert_eq!(one(shorter), (plain(start), plain(" Yes"), plain(" Yesterday")));
 
     let earlier = row!(
         "chosen": "\n\nHuman: Hi\n\nAssistant: A\n\nHuman: so\n\nAssistant: B",
@@ -137,34 +118,16 @@ fn unusable_rows_are_refused_with_a_reason() {
             row!("prompt": "a", "chosen": "b"),
             "column \"rejected\" is missing; the row has prompt, chosen",
         ),
-        (
-            row!("prompt": "a", "rejected": "b"),
-            "column \"chosen\" is missing",
-        ),
-        (
-            row!("prompt": "a", "chosen": null, "rejected": "b"),
-            "column \"chosen\" is missing",
-        ),
-        (
-            row!("prompt": "a", "chosen": 3, "rejected": "b"),
-            "column \"chosen\" is a number",
-        ),
+        (row!("prompt": "a", "rejected": "b"), "column \"chosen\" is missing"),
+        (row!("prompt": "a", "chosen": null, "rejected": "b"), "column \"chosen\" is missing"),
+        (row!("prompt": "a", "chosen": 3, "rejected": "b"), "column \"chosen\" is a number"),
         (
             row!("prompt": true, "chosen": "c", "rejected": "b"),
             "column \"prompt\" is true or false",
         ),
-        (
-            row!("prompt": "a", "chosen": "b", "rejected": "b"),
-            "chosen and rejected are identical",
-        ),
-        (
-            row!("prompt": "a", "chosen": " \n", "rejected": "b"),
-            "chosen is empty",
-        ),
-        (
-            row!("prompt": "a", "chosen": "b", "rejected": ""),
-            "rejected is empty",
-        ),
+        (row!("prompt": "a", "chosen": "b", "rejected": "b"), "chosen and rejected are identical"),
+        (row!("prompt": "a", "chosen": " \n", "rejected": "b"), "chosen is empty"),
+        (row!("prompt": "a", "chosen": "b", "rejected": ""), "rejected is empty"),
         (
             row!("prompt": [m("user", "a")], "chosen": [m("assistant", "b")], "rejected": [m("assistant", " ")]),
             "rejected is empty",
@@ -193,10 +156,7 @@ fn unusable_rows_are_refused_with_a_reason() {
             row!("chosen": [m("user", "a")], "rejected": [m("user", "b")]),
             "the last message is user's",
         ),
-        (
-            row!("chosen": [], "rejected": []),
-            "the last message is nothing's",
-        ),
+        (row!("chosen": [], "rejected": []), "the last message is nothing's"),
         (
             row!("chosen": [m("user", "a"), m("assistant", "x")], "rejected": [m("user", "b"), m("assistant", "x")]),
             "the prompts differ",
@@ -209,22 +169,10 @@ fn unusable_rows_are_refused_with_a_reason() {
             row!("prompt": [m("user", "q")], "chosen": [m("user", "a"), m("assistant", "x")], "rejected": [m("user", "a"), m("assistant", "y")]),
             "the prompts differ",
         ),
-        (
-            row!("chosen": [m("narrator", "a")], "rejected": "x"),
-            "role \"narrator\" is unknown",
-        ),
-        (
-            row!("chosen": [{"content": "a"}], "rejected": "x"),
-            "message 1: it has no \"role\"",
-        ),
-        (
-            row!("chosen": [{"role": "user"}], "rejected": "x"),
-            "it has no \"content\"",
-        ),
-        (
-            row!("chosen": ["a"], "rejected": "x"),
-            "message 1: text is no message",
-        ),
+        (row!("chosen": [m("narrator", "a")], "rejected": "x"), "role \"narrator\" is unknown"),
+        (row!("chosen": [{"content": "a"}], "rejected": "x"), "message 1: it has no \"role\""),
+        (row!("chosen": [{"role": "user"}], "rejected": "x"), "it has no \"content\""),
+        (row!("chosen": ["a"], "rejected": "x"), "message 1: text is no message"),
         (
             row!("chosen": [m("user", "a"), m("assistant", "b")], "rejected": "x"),
             "rejected is text while chosen is a list",
@@ -233,10 +181,7 @@ fn unusable_rows_are_refused_with_a_reason() {
             row!("prompt": "a", "chosen": "b", "rejected": [m("assistant", "b")]),
             "rejected is a list of messages while chosen is text",
         ),
-        (
-            serde_json::json!([1]),
-            "a row must be a JSON object, this is a list",
-        ),
+        (serde_json::json!([1]), "a row must be a JSON object, this is a list"),
     ] {
         let text = refusal(row.clone());
         assert!(text.contains(reason), "{row}\n{text}");
@@ -251,9 +196,13 @@ fn all_problems_are_reported_at_once_or_skipped() {
     bytes.extend(b"{\"prompt\": \"\xff\"}\n{}\n");
     let path = write(folder.path(), "mixed.jsonl", bytes);
     let strict = ReadOptions::default();
+<<<<<<< HEAD
     let text = read_preferences(std::slice::from_ref(&path), &strict)
         .unwrap_err()
         .to_string();
+=======
+    let text = read_preferences(&[path.clone()], &strict).unwrap_err().to_string();
+>>>>>>> opsc
     for part in [
         "3 of 5 rows",
         "mixed.jsonl:3: not JSON",
@@ -262,20 +211,12 @@ fn all_problems_are_reported_at_once_or_skipped() {
     ] {
         assert!(text.contains(part), "{part}\n{text}");
     }
-    let lenient = ReadOptions {
-        skip_bad_rows: true,
-        ..strict
-    };
+    let lenient = ReadOptions { skip_bad_rows: true, ..strict };
     let rows = read_preferences(&[path], &lenient).unwrap();
     let lines: Vec<usize> = rows.rows.iter().map(|row| row.source.line).collect();
     assert_eq!((lines, rows.skipped.len()), (vec![1, 4], 3));
     let none = write(folder.path(), "none.jsonl", "{}\n");
-    assert!(
-        read_preferences(&[none], &lenient)
-            .unwrap_err()
-            .to_string()
-            .contains("no usable row")
-    );
+    assert!(read_preferences(&[none], &lenient).unwrap_err().to_string().contains("no usable row"));
 }
 
 #[test]
@@ -283,39 +224,21 @@ fn columns_can_have_other_names() {
     let row = row!("ask": "a", "good": "b", "bad": "c", "chosen": 1);
     let names = [("prompt", "ask"), ("chosen", "good"), ("rejected", "bad")];
     let map = names.map(|(ours, theirs)| (ours.to_owned(), theirs.to_owned()));
-    let options = ReadOptions {
-        map: map.into(),
-        ..ReadOptions::default()
-    };
+    let options = ReadOptions { map: map.into(), ..ReadOptions::default() };
     let read_row = read(&[row], &options).unwrap().rows.remove(0);
     assert_eq!((read_row.prompt, read_row.chosen), (plain("a"), plain("b")));
-    let text = read(
-        &[row!("prompt": "a", "chosen": "b", "rejected": "c")],
-        &options,
-    );
+    let text = read(&[row!("prompt": "a", "chosen": "b", "rejected": "c")], &options);
     let text = text.unwrap_err().to_string();
+    assert!(text.contains("column \"ask\" (mapped to prompt) is missing"), "{text}");
+    let unknown = ReadOptions { map: BTreeMap::from([("chose".into(), "x".into())]), ..options };
     assert!(
-        text.contains("column \"ask\" (mapped to prompt) is missing"),
-        "{text}"
-    );
-    let unknown = ReadOptions {
-        map: BTreeMap::from([("chose".into(), "x".into())]),
-        ..options
-    };
-    assert!(
-        read(&[], &unknown)
-            .unwrap_err()
-            .to_string()
-            .contains("chose: there is no such column")
+        read(&[], &unknown).unwrap_err().to_string().contains("chose: there is no such column")
     );
 }
 
 #[test]
 fn rows_without_a_rejected_side_load_for_sft_only() {
-    let options = ReadOptions {
-        need_rejected: false,
-        ..ReadOptions::default()
-    };
+    let options = ReadOptions { need_rejected: false, ..ReadOptions::default() };
     let hi = serde_json::json!([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}]);
     let talked = (talk(&[("user", "Hi")]), talk(&[("assistant", "Yes")]), None);
     let written = (plain("Hi"), plain("Yes"), None);
@@ -324,27 +247,14 @@ fn rows_without_a_rejected_side_load_for_sft_only() {
         (row!("chosen": hi), &talked),
         (row!("prompt": "Hi", "completion": "Yes"), &written),
         (row!("instruction": "Hi", "output": "Yes"), &written),
-        (
-            row!("prompt": "Hi", "chosen": "Yes", "rejected": null),
-            &written,
-        ),
+        (row!("prompt": "Hi", "chosen": "Yes", "rejected": null), &written),
     ] {
-        let found = read(std::slice::from_ref(&row), &options)
-            .unwrap()
-            .rows
-            .remove(0);
-        assert_eq!(
-            &(found.prompt, found.chosen, found.rejected),
-            wanted,
-            "{row}"
-        );
+        let found = read(std::slice::from_ref(&row), &options).unwrap().rows.remove(0);
+        assert_eq!(&(found.prompt, found.chosen, found.rejected), wanted, "{row}");
         assert!(read(&[row], &ReadOptions::default()).is_err());
     }
     let pair = row!("prompt": "Hi", "chosen": "Yes", "rejected": "No");
-    assert_eq!(
-        read(&[pair], &options).unwrap().rows[0].rejected,
-        Some(plain("No"))
-    );
+    assert_eq!(read(&[pair], &options).unwrap().rows[0].rejected, Some(plain("No")));
 }
 
 const LINES: &str = "{\"prompt\":\"a\",\"chosen\":\"b\",\"rejected\":\"c\"}\n{\"prompt\":\"d\",\"chosen\":\"e\",\"rejected\":\"f\"}\n";
@@ -369,11 +279,8 @@ fn every_kind_of_file_gives_the_same_rows() {
     ];
     for path in &files {
         let rows = read_preferences(std::slice::from_ref(path), &ReadOptions::default()).unwrap();
-        let found: Vec<(String, Text)> = rows
-            .rows
-            .into_iter()
-            .map(|row| (row.source.to_string(), row.chosen))
-            .collect();
+        let found: Vec<(String, Text)> =
+            rows.rows.into_iter().map(|row| (row.source.to_string(), row.chosen)).collect();
         let place = |line| format!("{}:{line}", path.display());
         assert_eq!(found, [(place(1), plain("b")), (place(2), plain("e"))]);
     }
@@ -383,14 +290,8 @@ fn every_kind_of_file_gives_the_same_rows() {
     write(&at("sub"), "f.jsonl", LINES);
     std::fs::create_dir(at(".cache")).unwrap();
     write(&at(".cache"), "g.jsonl", LINES);
-    let all = read_preferences(&[folder.path().into()], &ReadOptions::default())
-        .unwrap()
-        .rows;
-    let names: Vec<_> = all
-        .iter()
-        .step_by(2)
-        .map(|r| r.source.file.file_name().unwrap())
-        .collect();
+    let all = read_preferences(&[folder.path().into()], &ReadOptions::default()).unwrap().rows;
+    let names: Vec<_> = all.iter().step_by(2).map(|r| r.source.file.file_name().unwrap()).collect();
     assert_eq!(names, ["a.jsonl", "d.jsonl.gz", "e.json.gz", "f.jsonl"]);
 }
 
@@ -401,18 +302,9 @@ fn files_that_cannot_be_read_are_refused() {
     broken.truncate(broken.len() - 12);
     let cases = [
         (folder.path().join("absent.jsonl"), "absent.jsonl"),
-        (
-            write(folder.path(), "rows.csv", "a,b"),
-            "cannot be told from its name",
-        ),
-        (
-            write(folder.path(), "cut.jsonl.gz", broken),
-            "cannot be read further",
-        ),
-        (
-            write(folder.path(), "cut.json", "[{\"prompt\": "),
-            "not a JSON array of rows",
-        ),
+        (write(folder.path(), "rows.csv", "a,b"), "cannot be told from its name"),
+        (write(folder.path(), "cut.jsonl.gz", broken), "cannot be read further"),
+        (write(folder.path(), "cut.json", "[{\"prompt\": "), "not a JSON array of rows"),
         (
             write(folder.path(), "latin.json", b"[\n\"\xe9\"]"),
             "latin.json (text line 2): not UTF-8",
@@ -424,10 +316,7 @@ fn files_that_cannot_be_read_are_refused() {
         (write(folder.path(), "empty.jsonl", ""), "no usable row"),
     ];
     for (path, part) in cases {
-        let lenient = ReadOptions {
-            skip_bad_rows: true,
-            ..ReadOptions::default()
-        };
+        let lenient = ReadOptions { skip_bad_rows: true, ..ReadOptions::default() };
         let text = read_preferences(&[path], &lenient).unwrap_err().to_string();
         assert!(text.contains(part), "{text}");
     }
@@ -450,9 +339,8 @@ fn write_parquet(path: &Path) {
             optional binary content (UTF8); optional binary role (UTF8); } } }
         optional int64 score; }";
     let schema = parquet::schema::parser::parse_message_type(schema).unwrap();
-    let compressed = WriterProperties::builder()
-        .set_compression(parquet::basic::Compression::SNAPPY)
-        .build();
+    let compressed =
+        WriterProperties::builder().set_compression(parquet::basic::Compression::SNAPPY).build();
     let file = std::fs::File::create(path).unwrap();
     let mut writer = SerializedFileWriter::new(file, schema.into(), compressed.into()).unwrap();
     let mut group = writer.next_row_group().unwrap();
@@ -467,22 +355,13 @@ fn write_parquet(path: &Path) {
     for values in columns {
         let values: Vec<ByteArray> = values.iter().map(|v| ByteArray::from(*v)).collect();
         let mut column = group.next_column().unwrap().unwrap();
-        let (definition, repetition): (&[i16], Option<&[i16]>) = if values.len() == 2 {
-            (&[1, 1], None)
-        } else {
-            (&[4; 4], Some(&[0, 1, 0, 1]))
-        };
-        column
-            .typed::<ByteArrayType>()
-            .write_batch(&values, Some(definition), repetition)
-            .unwrap();
+        let (definition, repetition): (&[i16], Option<&[i16]>) =
+            if values.len() == 2 { (&[1, 1], None) } else { (&[4; 4], Some(&[0, 1, 0, 1])) };
+        column.typed::<ByteArrayType>().write_batch(&values, Some(definition), repetition).unwrap();
         column.close().unwrap();
     }
     let mut column = group.next_column().unwrap().unwrap();
-    column
-        .typed::<parquet::data_type::Int64Type>()
-        .write_batch(&[7], Some(&[1, 0]), None)
-        .unwrap();
+    column.typed::<parquet::data_type::Int64Type>().write_batch(&[7], Some(&[1, 0]), None).unwrap();
     column.close().unwrap();
     group.close().unwrap();
     writer.close().unwrap();
@@ -493,20 +372,18 @@ fn parquet_rows_load() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("train-00000.parquet");
     write_parquet(&path);
+<<<<<<< HEAD
     let rows = read_preferences(std::slice::from_ref(&path), &ReadOptions::default())
         .unwrap()
         .rows;
+=======
+    let rows = read_preferences(&[path.clone()], &ReadOptions::default()).unwrap().rows;
+>>>>>>> opsc
     assert_eq!(rows.len(), 2);
     assert_eq!(rows[1].prompt, talk(&[("user", "Ho")]));
     assert_eq!(rows[1].chosen, talk(&[("assistant", "Ja")]));
     assert_eq!(rows[0].rejected, Some(talk(&[("assistant", "No")])));
-    assert_eq!(
-        rows[1].source,
-        Source {
-            file: path.clone(),
-            line: 2
-        }
-    );
+    assert_eq!(rows[1].source, Source { file: path.clone(), line: 2 });
     // No damage to the file may end the program.
     let whole = std::fs::read(&path).unwrap();
     for at in 0..whole.len() {
@@ -531,17 +408,9 @@ fn documents_load_from_text_and_from_rows() {
     );
     let texts = read_texts(&[folder.path().into()]).unwrap();
     let found: Vec<(usize, Text)> = texts.into_iter().map(|(s, t)| (s.line, t)).collect();
-    let wanted = [
-        (1, plain("Once upon\na time")),
-        (1, plain("x")),
-        (3, talk(&[("user", "Hi")])),
-    ];
+    let wanted = [(1, plain("Once upon\na time")), (1, plain("x")), (3, talk(&[("user", "Hi")]))];
     assert_eq!(found, wanted);
-    let bad = write(
-        folder.path(),
-        "bad.jsonl",
-        "{\"txt\": \"x\"}\n{\"text\": 3}\n",
-    );
+    let bad = write(folder.path(), "bad.jsonl", "{\"txt\": \"x\"}\n{\"text\": 3}\n");
     let latin = write(folder.path(), "latin.txt", b"a\n\xe9");
     let text = read_texts(&[bad, latin]).unwrap_err().to_string();
     for part in [

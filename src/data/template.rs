@@ -27,9 +27,7 @@ pub struct ChatTemplate {
 
 impl std::fmt::Debug for ChatTemplate {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ChatTemplate")
-            .field("special", &self.special)
-            .finish_non_exhaustive()
+        f.debug_struct("ChatTemplate").field("special", &self.special).finish_non_exhaustive()
     }
 }
 
@@ -43,10 +41,7 @@ impl ChatTemplate {
         special: BTreeMap<String, String>,
     ) -> std::result::Result<Self, String> {
         let mut environment = Environment::new();
-        let syntax = SyntaxConfig::builder()
-            .trim_blocks(true)
-            .lstrip_blocks(true)
-            .build();
+        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
         environment.set_syntax(syntax.map_err(|e| explain(&e))?);
         environment.set_fuel(Some(FUEL));
         environment.set_auto_escape_callback(|_| AutoEscape::None);
@@ -58,10 +53,7 @@ impl ChatTemplate {
         environment
             .add_template_owned(NAME, without_generation_tags(source))
             .map_err(|e| explain(&e))?;
-        Ok(Self {
-            environment,
-            special,
-        })
+        Ok(Self { environment, special })
     }
 
     /// The template of a model folder: `chat_template.jinja`, or `chat_template` in
@@ -101,25 +93,14 @@ impl ChatTemplate {
             .iter()
             .map(|m| context! { role => m.role.as_str(), content => m.content.as_str() })
             .collect();
-        let mut values: BTreeMap<String, Value> = self
-            .special
-            .iter()
-            .map(|(k, v)| (k.clone(), Value::from(v.as_str())))
-            .collect();
+        let mut values: BTreeMap<String, Value> =
+            self.special.iter().map(|(k, v)| (k.clone(), Value::from(v.as_str()))).collect();
         values.insert("messages".into(), Value::from(messages));
-        values.insert(
-            "add_generation_prompt".into(),
-            Value::from(generation_prompt),
-        );
+        values.insert("add_generation_prompt".into(), Value::from(generation_prompt));
         values.insert("tools".into(), Value::from(()));
         values.insert("documents".into(), Value::from(()));
-        let template = self
-            .environment
-            .get_template(NAME)
-            .map_err(|e| explain(&e))?;
-        template
-            .render(Value::from(values))
-            .map_err(|e| explain(&e))
+        let template = self.environment.get_template(NAME).map_err(|e| explain(&e))?;
+        template.render(Value::from(values)).map_err(|e| explain(&e))
     }
 }
 
@@ -144,9 +125,7 @@ fn in_config(config: &serde_json::Value) -> std::result::Result<Option<String>, 
 fn explain(error: &minijinja::Error) -> String {
     let what = match error.kind() {
         ErrorKind::OutOfFuel => "it takes too many steps (does it loop for ever?)".to_owned(),
-        kind => error
-            .detail()
-            .map_or_else(|| kind.to_string(), str::to_owned),
+        kind => error.detail().map_or_else(|| kind.to_string(), str::to_owned),
     };
     match error.line() {
         Some(line) => format!("{what} (template line {line})"),
@@ -196,12 +175,8 @@ fn to_json(
 
 /// Takes back the four escapes that make JSON safe inside HTML.
 fn without_html_escapes(json: &str) -> String {
-    const ESCAPES: [(&str, char); 4] = [
-        ("\\u003c", '<'),
-        ("\\u003e", '>'),
-        ("\\u0026", '&'),
-        ("\\u0027", '\''),
-    ];
+    const ESCAPES: [(&str, char); 4] =
+        [("\\u003c", '<'), ("\\u003e", '>'), ("\\u0026", '&'), ("\\u0027", '\'')];
     let mut out = String::with_capacity(json.len());
     let mut rest = json;
     while let Some(at) = rest.find('\\') {
@@ -223,9 +198,7 @@ fn without_html_escapes(json: &str) -> String {
 /// Today's date for templates that tell the model; in UTC, so that it does not depend on the
 /// machine's time zone.
 fn strftime_now(format: String) -> String {
-    let seconds = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |d| d.as_secs());
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
     strftime(seconds, &format)
 }
 
@@ -244,15 +217,8 @@ fn strftime(seconds: u64, format: &str) -> String {
         "November",
         "December",
     ];
-    const DAYS: [&str; 7] = [
-        "Thursday",
-        "Friday",
-        "Saturday",
-        "Sunday",
-        "Monday",
-        "Tuesday",
-        "Wednesday",
-    ];
+    const DAYS: [&str; 7] =
+        ["Thursday", "Friday", "Saturday", "Sunday", "Monday", "Tuesday", "Wednesday"];
     let (days, clock) = (seconds / 86_400, seconds % 86_400);
     let (year, month, day) = civil(days);
     let first_of_year =
@@ -289,20 +255,7 @@ fn strftime(seconds: u64, format: &str) -> String {
 
 fn month_length(year: u64, month: u64) -> u64 {
     let leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
-    [
-        31,
-        28 + u64::from(leap),
-        31,
-        30,
-        31,
-        30,
-        31,
-        31,
-        30,
-        31,
-        30,
-        31,
-    ][month as usize]
+    [31, 28 + u64::from(leap), 31, 30, 31, 30, 31, 31, 30, 31, 30, 31][month as usize]
 }
 
 /// Year, month (1-12) and day (1-31) of a day counted from 1970-01-01.
@@ -338,10 +291,7 @@ mod tests {
     }
 
     fn talk() -> Vec<Message> {
-        vec![
-            Message::new("user", " 1 < 2 & \"so\" "),
-            Message::new("assistant", "Yes"),
-        ]
+        vec![Message::new("user", " 1 < 2 & \"so\" "), Message::new("assistant", "Yes")]
     }
 
     #[test]
@@ -360,10 +310,7 @@ mod tests {
                       {% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}\
                       {% if loop.first %}{% continue %}{% endif %}{{ ns.n }}{% endfor %}\
                       {% if add_generation_prompt and tools is none %}!{% endif %}";
-        assert_eq!(
-            render(source, &talk(), true).unwrap(),
-            r#""Yes"" 1 < 2 & \"so\" "2!"#
-        );
+        assert_eq!(render(source, &talk(), true).unwrap(), r#""Yes"" 1 < 2 & \"so\" "2!"#);
         let refusal =
             render("{{ raise_exception('only user turns') }}", &talk(), true).unwrap_err();
         assert!(refusal.contains("only user turns"), "{refusal}");
@@ -375,11 +322,7 @@ mod tests {
             "{% for a in range(99999) %}{% for b in range(99999) %}{{ b }}{% endfor %}{% endfor %}";
         let refusal = render(source, &talk(), false).unwrap_err();
         assert!(refusal.contains("too many steps"), "{refusal}");
-        assert!(
-            render("{% for x in %}", &talk(), false)
-                .unwrap_err()
-                .contains("line 1")
-        );
+        assert!(render("{% for x in %}", &talk(), false).unwrap_err().contains("line 1"));
     }
 
     #[test]
@@ -387,10 +330,7 @@ mod tests {
         let config = serde_json::json!({"chat_template": [
             {"name": "tool_use", "template": "no"}, {"name": "default", "template": "yes"}]});
         assert_eq!(in_config(&config).unwrap().as_deref(), Some("yes"));
-        assert_eq!(
-            in_config(&serde_json::json!({"chat_template": null})).unwrap(),
-            None
-        );
+        assert_eq!(in_config(&serde_json::json!({"chat_template": null})).unwrap(), None);
         assert!(in_config(&serde_json::json!({"chat_template": []})).is_err());
         assert!(in_config(&serde_json::json!({"chat_template": 3})).is_err());
     }

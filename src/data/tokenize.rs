@@ -64,14 +64,54 @@ pub struct TokenizeOptions {
 
 impl Default for TokenizeOptions {
     fn default() -> Self {
-        Self {
-            max_length: 1024,
-            over_length: OverLength::Drop,
-            eos: EosRule::Once,
-        }
+        Self { max_length: 1024, over_length: OverLength::Drop, eos: EosRule::Once }
     }
 }
 
+<<<<<<< HEAD
+=======
+/// What tokenizing did to a set of rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Rows that became examples.
+    pub kept: usize,
+    /// Rows left out because a sequence is too long.
+    pub dropped: usize,
+    /// Rows left out because cutting made both sides equal.
+    pub became_identical: usize,
+    /// Rows whose prompt was cut.
+    pub truncated_prompt: usize,
+    /// Chosen sequences longer than `max_length`, before anything was cut or dropped.
+    pub long_chosen: usize,
+    /// Rejected sequences longer than `max_length`.
+    pub long_rejected: usize,
+    /// Chosen answers whose end was cut.
+    pub truncated_chosen: usize,
+    /// Rejected answers whose end was cut.
+    pub truncated_rejected: usize,
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} rows kept", self.kept)?;
+        for (count, what) in [
+            (self.long_chosen, "chosen too long"),
+            (self.long_rejected, "rejected too long"),
+            (self.dropped, "rows dropped as too long"),
+            (self.became_identical, "rows dropped as both sides are equal once cut"),
+            (self.truncated_prompt, "prompts cut"),
+            (self.truncated_chosen, "chosen answers cut"),
+            (self.truncated_rejected, "rejected answers cut"),
+        ] {
+            if count > 0 {
+                write!(f, ", {count} {what}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+>>>>>>> opsc
 /// The examples of a set of rows, with what was left out.
 #[derive(Debug, Clone)]
 pub struct Examples {
@@ -105,9 +145,7 @@ impl Tokenizer {
             .map_err(|e| Error::file(&path, format!("not a tokenizer: {e}")))?;
         // Lengths are our business: a stored truncation would cut rows without a word.
         inner.with_padding(None);
-        inner
-            .with_truncation(None)
-            .map_err(|e| Error::file(&path, e.to_string()))?;
+        inner.with_truncation(None).map_err(|e| Error::file(&path, e.to_string()))?;
 
         let config_path = folder.join("tokenizer_config.json");
         let config = read_json(&config_path)?.unwrap_or(Value::Null);
@@ -138,14 +176,7 @@ impl Tokenizer {
         let largest = inner.get_vocab(true).into_values().max();
         let vocab_size = largest.map_or(0, |id| id as usize + 1);
         let template = ChatTemplate::from_folder(folder, &config, special)?;
-        Ok(Self {
-            inner,
-            bos,
-            eos,
-            pad,
-            vocab_size,
-            template,
-        })
+        Ok(Self { inner, bos, eos, pad, vocab_size, template })
     }
 
     /// Token ids of a text. Nothing is added; special tokens written in the text are recognised.
@@ -204,11 +235,9 @@ impl Tokenizer {
     fn render(&self, messages: &[Message], prompt: bool) -> std::result::Result<String, String> {
         match &self.template {
             Some(template) => template.render(messages, prompt),
-            None => Err(
-                "the row is a conversation and the model has no chat template; add \
+            None => Err("the row is a conversation and the model has no chat template; add \
                          chat_template.jinja to the model folder, or use rows of plain text"
-                    .into(),
-            ),
+                .into()),
         }
     }
 
@@ -252,11 +281,7 @@ impl Tokenizer {
             let summary = format!("no row is left to train on ({counts}); raise max_length?");
             return Err(Error::input(summary, skipped));
         }
-        Ok(Examples {
-            examples,
-            counts,
-            skipped,
-        })
+        Ok(Examples { examples, counts, skipped })
     }
 
     /// [`Tokenizer::example`] that adds to `counts`.
@@ -269,12 +294,18 @@ impl Tokenizer {
     ) -> std::result::Result<Option<Example>, Problem> {
         let problem = |what: String| Problem::new(row.source.to_string(), what);
         let text = self.rendered(row).map_err(problem)?;
+<<<<<<< HEAD
         let prompt = self.try_encode(&text.prompt).map_err(problem)?;
         let mut sides = Vec::with_capacity(2);
         for answer in std::iter::once(&text.chosen).chain(&text.rejected) {
             let side = self.sequence(&text.prompt, &prompt, answer, options.eos);
             sides.push(side.map_err(problem)?);
         }
+=======
+        let prompt = self.encode(&text.prompt);
+        let mut sides = vec![self.sequence(&text.prompt, &prompt, &text.chosen, options.eos)];
+        sides.extend(text.rejected.map(|r| self.sequence(&text.prompt, &prompt, &r, options.eos)));
+>>>>>>> opsc
         for (side, name) in sides.iter().zip(["chosen", "rejected"]) {
             if side.ids.len() <= side.response_start.max(1) {
                 return Err(problem(format!("{name} has no token that could be learnt")));
@@ -283,12 +314,16 @@ impl Tokenizer {
         if sides.len() == 2 && sides[0].ids == sides[1].ids {
             return Err(problem("chosen and rejected are the same tokens".into()));
         }
+<<<<<<< HEAD
         let cut = Cut {
             max_length: options.max_length,
             over_length: options.over_length,
             bos: self.bos,
             opening: self.encode(&text.opening).len(),
         };
+=======
+        let cut = Cut { tokenizer: self, opening: &text.opening, options };
+>>>>>>> opsc
         let fits = cut.apply(&mut sides, counts).map_err(problem)?;
         if !fits {
             return Ok(None);
@@ -298,11 +333,7 @@ impl Tokenizer {
         let Some(chosen) = sides.next() else {
             return Ok(None);
         };
-        Ok(Some(Example {
-            row: row_index,
-            chosen,
-            rejected: sides.next(),
-        }))
+        Ok(Some(Example { row: row_index, chosen, rejected: sides.next() }))
     }
 
     /// The texts of a row, by the chat template if it is a conversation.
@@ -325,44 +356,25 @@ impl Tokenizer {
                 let chosen = plain(&row.chosen)?;
                 let rejected = row.rejected.as_ref().map(plain).transpose()?;
                 (
-                    Rendered {
-                        prompt: prompt.clone(),
-                        chosen,
-                        rejected,
-                        opening: String::new(),
-                    },
+                    Rendered { prompt: prompt.clone(), chosen, rejected, opening: String::new() },
                     None,
                 )
             }
             Text::Messages(prompt) => {
                 let chosen = conversation(prompt, &row.chosen)?;
-                let rejected = row
-                    .rejected
-                    .as_ref()
-                    .map(|r| conversation(prompt, r))
-                    .transpose()?;
+                let rejected =
+                    row.rejected.as_ref().map(|r| conversation(prompt, r)).transpose()?;
                 let rendered = self.render(prompt, true)?;
                 let without = self.render(prompt, false)?;
-                let opening = rendered
-                    .strip_prefix(&without)
-                    .unwrap_or_default()
-                    .to_owned();
-                let text = Rendered {
-                    prompt: rendered,
-                    chosen,
-                    rejected,
-                    opening,
-                };
+                let opening = rendered.strip_prefix(&without).unwrap_or_default().to_owned();
+                let text = Rendered { prompt: rendered, chosen, rejected, opening };
                 (text, prompt.last())
             }
         };
         if let Some(last) = whole {
             text.split_whole(last)?;
         }
-        for (name, side) in [
-            ("chosen", Some(&text.chosen)),
-            ("rejected", text.rejected.as_ref()),
-        ] {
+        for (name, side) in [("chosen", Some(&text.chosen)), ("rejected", text.rejected.as_ref())] {
             if side.is_some_and(|side| side.trim().is_empty()) {
                 return Err(format!("{name} is empty after the chat template"));
             }
@@ -371,6 +383,7 @@ impl Tokenizer {
     }
 
     /// Ids of `prompt + answer` with BOS and EOS, and where the answer starts.
+<<<<<<< HEAD
     fn sequence(
         &self,
         prompt: &str,
@@ -384,6 +397,11 @@ impl Tokenizer {
             .zip(prompt_ids)
             .take_while(|(a, b)| a == b)
             .count();
+=======
+    fn sequence(&self, prompt: &str, prompt_ids: &[u32], answer: &str, eos: EosRule) -> Sequence {
+        let mut ids = self.encode(&format!("{prompt}{answer}"));
+        let mut response_start = ids.iter().zip(prompt_ids).take_while(|(a, b)| a == b).count();
+>>>>>>> opsc
         if let Some(bos) = self.bos
             && ids.first() != Some(&bos)
         {
@@ -391,10 +409,14 @@ impl Tokenizer {
             response_start += 1;
         }
         self.end(&mut ids, response_start, eos);
+<<<<<<< HEAD
         Ok(Sequence {
             ids,
             response_start,
         })
+=======
+        Sequence { ids, response_start }
+>>>>>>> opsc
     }
 
     /// Appends EOS unless `ids[start..]` ends with it already.
@@ -451,15 +473,8 @@ impl Tokenizer {
         Ok(starts
             .map(|start| {
                 let piece = ids[start..ids.len().min(start + options.max_length)].to_vec();
-                let chosen = Sequence {
-                    ids: piece,
-                    response_start: 1,
-                };
-                Example {
-                    row: row_index,
-                    chosen,
-                    rejected: None,
-                }
+                let chosen = Sequence { ids: piece, response_start: 1 };
+                Example { row: row_index, chosen, rejected: None }
             })
             .collect())
     }
@@ -487,10 +502,7 @@ impl Rendered {
                     .into(),
             );
         }
-        let kept = self
-            .opening
-            .len()
-            .saturating_sub(self.prompt.len() - common);
+        let kept = self.opening.len().saturating_sub(self.prompt.len() - common);
         self.opening.truncate(kept);
         self.prompt.truncate(common);
         self.chosen.drain(..common);
@@ -503,13 +515,100 @@ impl Rendered {
 
 /// Length in bytes of the common prefix of two texts, at a character boundary.
 fn shared(a: &str, b: &str) -> usize {
-    a.chars()
-        .zip(b.chars())
-        .take_while(|(x, y)| x == y)
-        .map(|(x, _)| x.len_utf8())
-        .sum()
+    a.chars().zip(b.chars()).take_while(|(x, y)| x == y).map(|(x, _)| x.len_utf8()).sum()
 }
 
+<<<<<<< HEAD
+=======
+/// Brings one row within `max_length`.
+struct Cut<'a> {
+    tokenizer: &'a Tokenizer,
+    opening: &'a str,
+    options: &'a TokenizeOptions,
+}
+
+impl Cut<'_> {
+    /// Cuts the sides in place; false if the row is to be dropped.
+    fn apply(
+        &self,
+        sides: &mut [Sequence],
+        counts: &mut Counts,
+    ) -> std::result::Result<bool, String> {
+        let most = self.options.max_length;
+        let over: Vec<usize> = sides.iter().map(|s| s.ids.len().saturating_sub(most)).collect();
+        counts.long_chosen += usize::from(over[0] > 0);
+        counts.long_rejected += usize::from(over.get(1).is_some_and(|&n| n > 0));
+        let worst = over.iter().copied().max().unwrap_or(0);
+        if worst == 0 {
+            return Ok(true);
+        }
+        let cut = match self.options.over_length {
+            OverLength::Error => {
+                let lengths: Vec<String> = sides
+                    .iter()
+                    .zip(["chosen", "rejected"])
+                    .map(|(s, name)| format!("{name} has {} tokens", s.ids.len()))
+                    .collect();
+                return Err(format!(
+                    "{}, max_length is {most}; raise it or set over_length to drop, \
+                     truncate-prompt or truncate-response",
+                    lengths.join(", ")
+                ));
+            }
+            OverLength::Drop => false,
+            OverLength::TruncatePrompt => self.prompt(sides, worst),
+            OverLength::TruncateResponse => self.response(sides),
+        };
+        if !cut {
+            counts.dropped += 1;
+            return Ok(false);
+        }
+        if sides.len() == 2 && sides[0].ids == sides[1].ids {
+            counts.became_identical += 1;
+            return Ok(false);
+        }
+        if self.options.over_length == OverLength::TruncatePrompt {
+            counts.truncated_prompt += 1;
+        } else {
+            counts.truncated_chosen += usize::from(over[0] > 0);
+            counts.truncated_rejected += usize::from(over.get(1).is_some_and(|&n| n > 0));
+        }
+        Ok(true)
+    }
+
+    /// Takes `n` tokens off the left of both prompts, behind BOS.
+    fn prompt(&self, sides: &mut [Sequence], n: usize) -> bool {
+        // At least one prompt token stays to predict the answer's first one.
+        let opening = self.tokenizer.encode(self.opening).len().max(1);
+        let keeps = |side: &Sequence| {
+            let bos = usize::from(self.tokenizer.bos.is_some_and(|bos| side.ids[0] == bos));
+            (bos, side.response_start >= bos + n + opening)
+        };
+        if !sides.iter().all(|side| keeps(side).1) {
+            return false;
+        }
+        for side in sides {
+            let bos = keeps(side).0;
+            side.ids.drain(bos..bos + n);
+            side.response_start -= n;
+        }
+        true
+    }
+
+    /// Cuts the end of each answer that is too long.
+    fn response(&self, sides: &mut [Sequence]) -> bool {
+        let most = self.options.max_length;
+        if sides.iter().any(|side| side.response_start.max(1) >= most) {
+            return false;
+        }
+        for side in sides {
+            side.ids.truncate(most);
+        }
+        true
+    }
+}
+
+>>>>>>> opsc
 fn read_json(path: &Path) -> Result<Option<Value>> {
     match std::fs::read(path) {
         Ok(bytes) => serde_json::from_slice(&bytes)

@@ -7,20 +7,14 @@ use crate::data::rows::{ReadOptions, read_preferences};
 use std::path::PathBuf;
 
 fn golden(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/golden")
-        .join(path)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(path)
 }
 
 /// The families share one vocabulary and differ in special tokens and template.
 fn tokenizer(family: &str) -> Tokenizer {
     let folder = tempfile::tempdir().unwrap();
     let from = golden("tokenize");
-    std::fs::copy(
-        from.join("tokenizer.json"),
-        folder.path().join("tokenizer.json"),
-    )
-    .unwrap();
+    std::fs::copy(from.join("tokenizer.json"), folder.path().join("tokenizer.json")).unwrap();
     for entry in std::fs::read_dir(from.join(family)).unwrap() {
         let entry = entry.unwrap();
         std::fs::copy(entry.path(), folder.path().join(entry.file_name())).unwrap();
@@ -30,29 +24,16 @@ fn tokenizer(family: &str) -> Tokenizer {
 
 fn rows(name: &str) -> Vec<PreferenceRow> {
     let path = golden("data").join(format!("{name}.jsonl"));
-    read_preferences(&[path], &ReadOptions::default())
-        .unwrap()
-        .rows
+    read_preferences(&[path], &ReadOptions::default()).unwrap().rows
 }
 
 fn trl(max_length: usize) -> TokenizeOptions {
-    TokenizeOptions {
-        max_length,
-        over_length: OverLength::TruncateResponse,
-        eos: EosRule::Trl,
-    }
+    TokenizeOptions { max_length, over_length: OverLength::TruncateResponse, eos: EosRule::Trl }
 }
 
 fn labels(sequence: &Sequence) -> Vec<i64> {
     let ids = sequence.ids.iter().enumerate();
-    ids.map(|(t, &id)| {
-        if t < sequence.response_start {
-            -100
-        } else {
-            i64::from(id)
-        }
-    })
-    .collect()
+    ids.map(|(t, &id)| if t < sequence.response_start { -100 } else { i64::from(id) }).collect()
 }
 
 /// Compares one recorded file; returns the rows that TRL left without any answer.
@@ -60,19 +41,11 @@ fn compare(family: &str, data: &str, max_length: usize) -> Vec<usize> {
     let path = golden("tokenize").join(format!("{family}__{data}__max{max_length}.json"));
     let recorded: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
     let list = |row: &Value, key: &str| -> Vec<i64> {
-        row[key]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|x| x.as_i64().unwrap())
-            .collect()
+        row[key].as_array().unwrap().iter().map(|x| x.as_i64().unwrap()).collect()
     };
     let tokenizer = tokenizer(family);
-    for (key, id) in [
-        ("bos", tokenizer.bos()),
-        ("eos", tokenizer.eos()),
-        ("pad", tokenizer.pad()),
-    ] {
+    for (key, id) in [("bos", tokenizer.bos()), ("eos", tokenizer.eos()), ("pad", tokenizer.pad())]
+    {
         assert_eq!(recorded[key].as_u64(), id.map(u64::from), "{key}");
     }
     let rows = rows(data);
@@ -80,16 +53,9 @@ fn compare(family: &str, data: &str, max_length: usize) -> Vec<usize> {
     assert_eq!(rows.len(), recorded.len());
     let mut without_answer = Vec::new();
     for (i, (row, wanted)) in rows.iter().zip(recorded).enumerate() {
-        assert_eq!(
-            tokenizer.rendered(row).unwrap().prompt,
-            wanted["prompt"].as_str().unwrap()
-        );
+        assert_eq!(tokenizer.rendered(row).unwrap().prompt, wanted["prompt"].as_str().unwrap());
         let sides = ["chosen", "rejected"];
-        let empty = sides.map(|s| {
-            list(wanted, &format!("{s}_labels"))
-                .iter()
-                .all(|&x| x == -100)
-        });
+        let empty = sides.map(|s| list(wanted, &format!("{s}_labels")).iter().all(|&x| x == -100));
         let example = tokenizer.example(i, row, &trl(max_length)).unwrap();
         if empty.contains(&true) {
             assert_eq!(example, None, "row {i}: no room for an answer");
@@ -98,34 +64,19 @@ fn compare(family: &str, data: &str, max_length: usize) -> Vec<usize> {
             let ids = list(wanted, "chosen_input_ids");
             assert_eq!(ids.len(), whole.chosen.response_start);
             assert!(
-                whole
-                    .chosen
-                    .ids
-                    .iter()
-                    .map(|&id| i64::from(id))
-                    .zip(&ids)
-                    .all(|(a, b)| a == *b)
+                whole.chosen.ids.iter().map(|&id| i64::from(id)).zip(&ids).all(|(a, b)| a == *b)
             );
             without_answer.push(i);
             continue;
         }
         let example = example.unwrap();
         assert_eq!(example.row, i);
-        for (side, name) in [
-            (&example.chosen, "chosen"),
-            (example.rejected.as_ref().unwrap(), "rejected"),
-        ] {
+        for (side, name) in
+            [(&example.chosen, "chosen"), (example.rejected.as_ref().unwrap(), "rejected")]
+        {
             let ids: Vec<i64> = side.ids.iter().map(|&id| i64::from(id)).collect();
-            assert_eq!(
-                ids,
-                list(wanted, &format!("{name}_input_ids")),
-                "row {i} {name}"
-            );
-            assert_eq!(
-                labels(side),
-                list(wanted, &format!("{name}_labels")),
-                "row {i} {name}"
-            );
+            assert_eq!(ids, list(wanted, &format!("{name}_input_ids")), "row {i} {name}");
+            assert_eq!(labels(side), list(wanted, &format!("{name}_labels")), "row {i} {name}");
         }
     }
     without_answer
@@ -146,12 +97,8 @@ fn ids_and_labels_are_those_of_trl() {
 fn implicit_rows_give_the_same_examples_as_explicit_ones() {
     let tokenizer = tokenizer("llama_tied");
     let options = TokenizeOptions::default();
-    let explicit = tokenizer
-        .examples(&rows("prefs_chat"), &options, false)
-        .unwrap();
-    let implicit = tokenizer
-        .examples(&rows("prefs_chat_implicit"), &options, false)
-        .unwrap();
+    let explicit = tokenizer.examples(&rows("prefs_chat"), &options, false).unwrap();
+    let implicit = tokenizer.examples(&rows("prefs_chat_implicit"), &options, false).unwrap();
     assert_eq!(explicit.examples.len(), 32);
     assert_eq!(explicit.examples, implicit.examples);
 }
@@ -162,16 +109,9 @@ fn an_end_written_by_the_template_is_not_written_twice() {
     let eos = tokenizer.eos().unwrap();
     let newline = tokenizer.encode("\n");
     for row in &rows("prefs_chat") {
-        let long = TokenizeOptions {
-            max_length: 10_000,
-            ..TokenizeOptions::default()
-        };
+        let long = TokenizeOptions { max_length: 10_000, ..TokenizeOptions::default() };
         let ours = tokenizer.example(0, row, &long).unwrap().unwrap().chosen;
-        let trl = tokenizer
-            .example(0, row, &trl(10_000))
-            .unwrap()
-            .unwrap()
-            .chosen;
+        let trl = tokenizer.example(0, row, &trl(10_000)).unwrap().unwrap().chosen;
         let answer = &ours.ids[ours.response_start..];
         assert_eq!(answer.iter().filter(|&&id| id == eos).count(), 1);
         assert_eq!(answer.last(), Some(&eos));
@@ -188,10 +128,7 @@ fn an_end_written_by_the_template_is_not_written_twice() {
 
 fn plain_row(prompt: &str, chosen: &str, rejected: &str) -> PreferenceRow {
     PreferenceRow {
-        source: Source {
-            file: "pairs.jsonl".into(),
-            line: 12,
-        },
+        source: Source { file: "pairs.jsonl".into(), line: 12 },
         prompt: Text::Plain(prompt.into()),
         chosen: Text::Plain(chosen.into()),
         rejected: Some(Text::Plain(rejected.into())),
@@ -202,10 +139,7 @@ fn plain_row(prompt: &str, chosen: &str, rejected: &str) -> PreferenceRow {
 fn a_merge_across_the_prompts_end_belongs_to_the_answer() {
     let tokenizer = tokenizer("llama_tied");
     let row = plain_row("Question: ", "answer", " answer");
-    let example = tokenizer
-        .example(0, &row, &TokenizeOptions::default())
-        .unwrap()
-        .unwrap();
+    let example = tokenizer.example(0, &row, &TokenizeOptions::default()).unwrap().unwrap();
     let rejected = example.rejected.unwrap();
     assert_eq!(example.chosen.response_start + 1, rejected.response_start);
     let answer = |s: &Sequence| tokenizer.decode(&s.ids[s.response_start..], true);
@@ -213,10 +147,7 @@ fn a_merge_across_the_prompts_end_belongs_to_the_answer() {
         (answer(&example.chosen).as_str(), answer(&rejected).as_str()),
         (" answer", " answer")
     );
-    assert_eq!(
-        tokenizer.decode(&example.chosen.ids, true),
-        "Question: answer"
-    );
+    assert_eq!(tokenizer.decode(&example.chosen.ids, true), "Question: answer");
 }
 
 #[test]
@@ -225,17 +156,11 @@ fn a_begin_token_is_added_once() {
     let bos = tokenizer.bos().unwrap();
     for prompt in ["Hello", "<s>Hello"] {
         let row = plain_row(prompt, " you", " there");
-        let chosen = tokenizer
-            .example(0, &row, &TokenizeOptions::default())
-            .unwrap()
-            .unwrap()
-            .chosen;
+        let chosen =
+            tokenizer.example(0, &row, &TokenizeOptions::default()).unwrap().unwrap().chosen;
         assert_eq!(chosen.ids.iter().filter(|&&id| id == bos).count(), 1);
         assert_eq!(chosen.ids[0], bos);
-        assert_eq!(
-            tokenizer.decode(&chosen.ids[chosen.response_start..], true),
-            " you"
-        );
+        assert_eq!(tokenizer.decode(&chosen.ids[chosen.response_start..], true), " you");
     }
 }
 
@@ -243,58 +168,25 @@ fn a_begin_token_is_added_once() {
 fn long_rows_are_dropped_and_counted_by_default() {
     let tokenizer = tokenizer("llama_tied");
     let rows = rows("prefs_plain");
-    let long = TokenizeOptions {
-        max_length: 10_000,
-        ..TokenizeOptions::default()
-    };
+    let long = TokenizeOptions { max_length: 10_000, ..TokenizeOptions::default() };
     let all = tokenizer.examples(&rows, &long, false).unwrap();
-    assert_eq!(
-        all.counts,
-        Counts {
-            kept: 32,
-            ..Counts::default()
-        }
-    );
+    assert_eq!(all.counts, Counts { kept: 32, ..Counts::default() });
     let over = |side: fn(&Example) -> &Sequence| {
-        all.examples
-            .iter()
-            .filter(|e| side(e).ids.len() > 48)
-            .count()
+        all.examples.iter().filter(|e| side(e).ids.len() > 48).count()
     };
-    let options = TokenizeOptions {
-        max_length: 48,
-        ..long
-    };
+    let options = TokenizeOptions { max_length: 48, ..long };
     let kept = tokenizer.examples(&rows, &options, false).unwrap();
     assert_eq!(kept.counts.long_chosen, over(|e| &e.chosen));
-    assert_eq!(
-        kept.counts.long_rejected,
-        over(|e| e.rejected.as_ref().unwrap())
-    );
+    assert_eq!(kept.counts.long_rejected, over(|e| e.rejected.as_ref().unwrap()));
     assert_eq!(kept.counts.kept + kept.counts.dropped, 32);
     assert!(kept.counts.dropped > 10);
-    let fits = |e: &&Example| {
-        e.chosen
-            .ids
-            .len()
-            .max(e.rejected.as_ref().unwrap().ids.len())
-            <= 48
-    };
+    let fits = |e: &&Example| e.chosen.ids.len().max(e.rejected.as_ref().unwrap().ids.len()) <= 48;
     let expected: Vec<Example> = all.examples.iter().filter(fits).cloned().collect();
     assert_eq!(kept.examples, expected);
 
-    let refuse = TokenizeOptions {
-        over_length: OverLength::Error,
-        ..options
-    };
-    let text = tokenizer
-        .examples(&rows, &refuse, false)
-        .unwrap_err()
-        .to_string();
-    assert!(
-        text.contains("prefs_plain.jsonl:1: chosen has 69 tokens"),
-        "{text}"
-    );
+    let refuse = TokenizeOptions { over_length: OverLength::Error, ..options };
+    let text = tokenizer.examples(&rows, &refuse, false).unwrap_err().to_string();
+    assert!(text.contains("prefs_plain.jsonl:1: chosen has 69 tokens"), "{text}");
     let skipped = tokenizer.examples(&rows, &refuse, true).unwrap();
     assert_eq!(skipped.skipped.len(), kept.counts.dropped);
     assert_eq!(skipped.examples, expected);
@@ -309,9 +201,7 @@ fn a_cut_answer_has_no_end_and_is_never_empty() {
         over_length: OverLength::TruncateResponse,
         ..TokenizeOptions::default()
     };
-    let cut = tokenizer
-        .examples(&rows("prefs_plain"), &options, false)
-        .unwrap();
+    let cut = tokenizer.examples(&rows("prefs_plain"), &options, false).unwrap();
     assert_eq!((cut.counts.kept, cut.counts.dropped), (31, 1));
     let mut ends = 0;
     for example in &cut.examples {
@@ -321,19 +211,11 @@ fn a_cut_answer_has_no_end_and_is_never_empty() {
         }
     }
     let whole = 62 - cut.counts.truncated_chosen - cut.counts.truncated_rejected;
-    assert_eq!(
-        ends, whole,
-        "a cut answer does not end with EOS, every other one does"
-    );
+    assert_eq!(ends, whole, "a cut answer does not end with EOS, every other one does");
 
-    let equal = plain_row(
-        "Say",
-        &format!("{}yes", " a".repeat(99)),
-        &format!("{}no", " a".repeat(99)),
-    );
-    let cut = tokenizer
-        .counted(0, &equal, &options, &mut Counts::default())
-        .unwrap();
+    let equal =
+        plain_row("Say", &format!("{}yes", " a".repeat(99)), &format!("{}no", " a".repeat(99)));
+    let cut = tokenizer.counted(0, &equal, &options, &mut Counts::default()).unwrap();
     assert_eq!(cut, None, "what is left expresses no preference");
 }
 
@@ -346,27 +228,14 @@ fn a_cut_prompt_keeps_its_begin_token_and_the_opening_of_the_answer() {
         eos: EosRule::Once,
     };
     let row = &rows("prefs_chat")[17];
-    let whole = tokenizer
-        .example(0, row, &options(10_000))
-        .unwrap()
-        .unwrap();
-    let longest = whole
-        .chosen
-        .ids
-        .len()
-        .max(whole.rejected.as_ref().unwrap().ids.len());
+    let whole = tokenizer.example(0, row, &options(10_000)).unwrap().unwrap();
+    let longest = whole.chosen.ids.len().max(whole.rejected.as_ref().unwrap().ids.len());
     let mut counts = Counts::default();
-    let cut = tokenizer
-        .counted(0, row, &options(longest - 30), &mut counts)
-        .unwrap()
-        .unwrap();
+    let cut = tokenizer.counted(0, row, &options(longest - 30), &mut counts).unwrap().unwrap();
     assert_eq!(counts.truncated_prompt, 1);
     for (cut, whole) in [
         (&cut.chosen, &whole.chosen),
-        (
-            cut.rejected.as_ref().unwrap(),
-            whole.rejected.as_ref().unwrap(),
-        ),
+        (cut.rejected.as_ref().unwrap(), whole.rejected.as_ref().unwrap()),
     ] {
         assert_eq!(cut.ids[0], whole.ids[0]);
         assert_eq!(cut.ids[1..], whole.ids[31..]);
@@ -377,32 +246,16 @@ fn a_cut_prompt_keeps_its_begin_token_and_the_opening_of_the_answer() {
     // What cannot be cut without losing the opening is dropped.
     let opening = tokenizer.encode("<|im_start|>assistant\n").len();
     let least = longest - whole.chosen.response_start + 1 + opening;
-    assert!(
-        tokenizer
-            .example(0, row, &options(least))
-            .unwrap()
-            .is_some()
-    );
-    assert!(
-        tokenizer
-            .example(0, row, &options(least - 1))
-            .unwrap()
-            .is_none()
-    );
+    assert!(tokenizer.example(0, row, &options(least)).unwrap().is_some());
+    assert!(tokenizer.example(0, row, &options(least - 1)).unwrap().is_none());
 }
 
 #[test]
 fn rows_without_anything_to_learn_are_refused_with_their_place() {
     let tokenizer = tokenizer("llama_tied");
     let options = TokenizeOptions::default();
-    let bad = [
-        plain_row("Hi", " you", " you"),
-        plain_row("Hi", " ", " you"),
-    ];
-    let text = tokenizer
-        .examples(&bad, &options, false)
-        .unwrap_err()
-        .to_string();
+    let bad = [plain_row("Hi", " you", " you"), plain_row("Hi", " ", " you")];
+    let text = tokenizer.examples(&bad, &options, false).unwrap_err().to_string();
     assert!(
         text.contains("2 of 2 rows") && text.contains("pairs.jsonl:12: chosen is empty"),
         "{text}"
@@ -416,11 +269,7 @@ fn rows_without_anything_to_learn_are_refused_with_their_place() {
 #[test]
 fn a_template_that_rewrites_the_prompt_is_refused() {
     let folder = tempfile::tempdir().unwrap();
-    std::fs::copy(
-        golden("tokenize/tokenizer.json"),
-        folder.path().join("tokenizer.json"),
-    )
-    .unwrap();
+    std::fs::copy(golden("tokenize/tokenizer.json"), folder.path().join("tokenizer.json")).unwrap();
     let load = |template: &str| {
         std::fs::write(folder.path().join("chat_template.jinja"), template).unwrap();
         Tokenizer::from_folder(folder.path()).unwrap()
@@ -429,11 +278,7 @@ fn a_template_that_rewrites_the_prompt_is_refused() {
     let options = TokenizeOptions::default();
     let rewriting = load("{{ messages|length }}{% for m in messages %}{{ m.content }}{% endfor %}");
     let problem = rewriting.example(0, row, &options).unwrap_err();
-    assert!(
-        problem.what.contains("renders the prompt differently"),
-        "{}",
-        problem.what
-    );
+    assert!(problem.what.contains("renders the prompt differently"), "{}", problem.what);
     // A template that opens the answer in another way than its generation prompt is fine.
     let thinking = load(
         "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}\
@@ -444,27 +289,17 @@ fn a_template_that_rewrites_the_prompt_is_refused() {
     assert!(text.chosen.starts_with("I don't know"));
     let refusing = load("{{ raise_exception('no conversations today') }}");
     assert!(
-        refusing
-            .example(0, row, &options)
-            .unwrap_err()
-            .what
-            .contains("no conversations today")
+        refusing.example(0, row, &options).unwrap_err().what.contains("no conversations today")
     );
 }
 
 #[test]
 fn a_document_is_cut_into_pieces_that_predict_each_token_once() {
     let tokenizer = tokenizer("llama_tied");
-    let source = Source {
-        file: "book.txt".into(),
-        line: 1,
-    };
+    let source = Source { file: "book.txt".into(), line: 1 };
     let text = "It was a dark and stormy night; the rain fell in torrents. ".repeat(5);
     for max_length in [2, 7, 64, 1000] {
-        let options = TokenizeOptions {
-            max_length,
-            ..TokenizeOptions::default()
-        };
+        let options = TokenizeOptions { max_length, ..TokenizeOptions::default() };
         let document = Text::Plain(text.clone());
         let pieces = tokenizer.document(3, &source, &document, &options).unwrap();
         let mut ids = vec![tokenizer.bos().unwrap()];
@@ -478,15 +313,8 @@ fn a_document_is_cut_into_pieces_that_predict_each_token_once() {
         assert_eq!(tokenizer.decode(&ids[1..], false), text);
     }
     let options = TokenizeOptions::default();
-    assert!(
-        tokenizer
-            .document(0, &source, &Text::Plain(String::new()), &options)
-            .is_err()
-    );
-    let talk = Text::Messages(vec![
-        Message::new("user", "Hi"),
-        Message::new("assistant", "Yes"),
-    ]);
+    assert!(tokenizer.document(0, &source, &Text::Plain(String::new()), &options).is_err());
+    let talk = Text::Messages(vec![Message::new("user", "Hi"), Message::new("assistant", "Yes")]);
     let pieces = tokenizer.document(0, &source, &talk, &options).unwrap();
     let text = tokenizer.decode(&pieces[0].chosen.ids, false);
     assert_eq!(
@@ -503,16 +331,8 @@ fn folders_that_cannot_be_used_are_refused_by_name() {
     assert!(refusal(path).contains("tokenizer.json"));
     std::fs::write(path.join("tokenizer.json"), "{\"model\": 3}").unwrap();
     assert!(refusal(path).contains("not a tokenizer"));
-    std::fs::copy(
-        golden("tokenize/tokenizer.json"),
-        path.join("tokenizer.json"),
-    )
-    .unwrap();
-    std::fs::write(
-        path.join("tokenizer_config.json"),
-        r#"{"eos_token": "<|nope|>"}"#,
-    )
-    .unwrap();
+    std::fs::copy(golden("tokenize/tokenizer.json"), path.join("tokenizer.json")).unwrap();
+    std::fs::write(path.join("tokenizer_config.json"), r#"{"eos_token": "<|nope|>"}"#).unwrap();
     assert!(refusal(path).contains("eos_token is \"<|nope|>\""));
     // Special tokens as objects, in the older file, or as ids of the model's configuration.
     let object = r#"{"eos_token": {"content": "</s>", "special": true}, "bos_token": null}"#;
@@ -522,17 +342,10 @@ fn folders_that_cannot_be_used_are_refused_by_name() {
         (tokenizer.bos(), tokenizer.eos(), tokenizer.has_template()),
         (None, Some(4), false)
     );
-    assert!(
-        tokenizer
-            .render_prompt(&[Message::new("user", "x")])
-            .is_err()
-    );
+    assert!(tokenizer.render_prompt(&[Message::new("user", "x")]).is_err());
     std::fs::remove_file(path.join("tokenizer_config.json")).unwrap();
-    std::fs::write(
-        path.join("config.json"),
-        r#"{"bos_token_id": 3, "eos_token_id": [2, 4]}"#,
-    )
-    .unwrap();
+    std::fs::write(path.join("config.json"), r#"{"bos_token_id": 3, "eos_token_id": [2, 4]}"#)
+        .unwrap();
     let tokenizer = Tokenizer::from_folder(path).unwrap();
     assert_eq!((tokenizer.bos(), tokenizer.eos()), (Some(3), Some(2)));
     assert_eq!(tokenizer.vocab_size(), 512);
@@ -541,41 +354,21 @@ fn folders_that_cannot_be_used_are_refused_by_name() {
 #[test]
 fn a_trained_tokenizer_loads_and_gives_texts_back() {
     let texts = || {
-        (0..400).map(|i| {
-            format!(
-                "Line {i}: the cat number {} sat on the naïve mat — twice.\n",
-                i * 7
-            )
-        })
+        (0..400)
+            .map(|i| format!("Line {i}: the cat number {} sat on the naïve mat — twice.\n", i * 7))
     };
     let folder = tempfile::tempdir().unwrap();
     let trained = train_bpe(texts(), 320, &CHAT_TOKENS).unwrap();
-    trained
-        .write_tokenizer_folder(folder.path(), CHATML)
-        .unwrap();
+    trained.write_tokenizer_folder(folder.path(), CHATML).unwrap();
     let tokenizer = Tokenizer::from_folder(folder.path()).unwrap();
     assert_eq!(tokenizer.vocab_size(), 320);
-    assert_eq!(
-        (tokenizer.bos(), tokenizer.eos(), tokenizer.pad()),
-        (None, Some(2), Some(3))
-    );
-    for text in texts()
-        .take(5)
-        .chain(["tabs\tand 日本語 🙂\n\n x".into(), " lead".into()])
-    {
+    assert_eq!((tokenizer.bos(), tokenizer.eos(), tokenizer.pad()), (None, Some(2), Some(3)));
+    for text in texts().take(5).chain(["tabs\tand 日本語 🙂\n\n x".into(), " lead".into()]) {
         assert_eq!(tokenizer.decode(&tokenizer.encode(&text), false), text);
     }
-    assert!(
-        tokenizer.encode(" the cat").len() < 6,
-        "common words became tokens"
-    );
-    let prompt = tokenizer
-        .render_prompt(&[Message::new("user", "Hi")])
-        .unwrap();
-    assert_eq!(
-        prompt,
-        "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
-    );
+    assert!(tokenizer.encode(" the cat").len() < 6, "common words became tokens");
+    let prompt = tokenizer.render_prompt(&[Message::new("user", "Hi")]).unwrap();
+    assert_eq!(prompt, "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n");
     assert_eq!(tokenizer.encode(&prompt)[0], 1);
     let again = tempfile::tempdir().unwrap();
     train_bpe(texts(), 320, &CHAT_TOKENS)

@@ -8,7 +8,7 @@
 //! the form of PyTorch's `torch.optim.AdamW`. No derivative.
 
 use crate::graph::{Graph, Var};
-use crate::kernel::Pass;
+use crate::kernel::{Pass, SOFTWARE};
 use crate::ops::case::{Array, Data, OpCase};
 use crate::variant;
 
@@ -47,9 +47,22 @@ pub fn hyper(lr: f64, beta1: f64, beta2: f64, eps: f64, weight_decay: f64, step:
 /// When the shapes do not fit.
 #[allow(clippy::too_many_arguments)] // the four variables of a parameter have no other home
 #[track_caller]
-pub fn adamw(g: &mut Graph, param: Var, grad: Var, m: Var, v: Var, clip: Var, hyper: Var, decay: bool) {
+pub fn adamw(
+    g: &mut Graph,
+    param: Var,
+    grad: Var,
+    m: Var,
+    v: Var,
+    clip: Var,
+    hyper: Var,
+    decay: bool,
+) {
     for (name, var) in [("grad", grad), ("m", m), ("v", v)] {
-        assert_eq!(g.shape(var), g.shape(param), "adamw: {name} has another shape than the parameter");
+        assert_eq!(
+            g.shape(var),
+            g.shape(param),
+            "adamw: {name} has another shape than the parameter"
+        );
     }
     assert_eq!(g.shape(clip), [2], "adamw: clip");
     assert_eq!(g.shape(hyper), [HYPER], "adamw: hyper");
@@ -61,7 +74,10 @@ pub fn adamw(g: &mut Graph, param: Var, grad: Var, m: Var, v: Var, clip: Var, hy
 static UPDATE: Pass = Pass {
     op: "adamw",
     name: "update",
-    variants: &[variant!("adamw/update_1_naive.wgsl", tile: [256, 1, 1])],
+    variants: &[
+        variant!("adamw/update_1_naive.wgsl", tile: [256, 1, 1]),
+        variant!("adamw/update_2_span.wgsl", tile: [256, 1, 1], suits: SOFTWARE),
+    ],
 };
 
 static PASSES: &[&Pass] = &[&UPDATE];
@@ -103,7 +119,9 @@ pub fn case() -> OpCase {
         large: &[],
         inputs: |s, rng| {
             let fixed = |a: Array| match a.data {
-                Data::Float { values, .. } => Array { data: Data::Float { values, grad: false }, ..a },
+                Data::Float { values, .. } => {
+                    Array { data: Data::Float { values, grad: false }, ..a }
+                }
                 Data::Index(_) => a,
             };
             let squares = Array::normal("v", s, rng).f().iter().map(|x| x * x).collect();
@@ -192,7 +210,9 @@ mod tests {
         let max_norm = g.input("max_norm", &[1], DType::F32);
         let states: Vec<[Var; 4]> = [("a", 3), ("b", 2)]
             .iter()
-            .map(|&(name, n)| ["", ".grad", ".m", ".v"].map(|s| g.state(&format!("{name}{s}"), &[n])))
+            .map(|&(name, n)| {
+                ["", ".grad", ".m", ".v"].map(|s| g.state(&format!("{name}{s}"), &[n]))
+            })
             .collect();
         let clip = grad_norm(&mut g, &[states[0][1], states[1][1]], max_norm);
         g.output(clip);
@@ -207,8 +227,10 @@ mod tests {
         for t in 1..=20u64 {
             let lr = 0.05 / t as f64;
             let grads: Vec<f64> = p.iter().enumerate().map(|(i, x)| x * (i + 1) as f64).collect();
-            let device: Vec<f32> = ["a", "b"].iter().flat_map(|n| store.read(n).unwrap().unwrap()).collect();
-            let g32: Vec<f32> = device.iter().enumerate().map(|(i, x)| x * (i + 1) as f32).collect();
+            let device: Vec<f32> =
+                ["a", "b"].iter().flat_map(|n| store.read(n).unwrap().unwrap()).collect();
+            let g32: Vec<f32> =
+                device.iter().enumerate().map(|(i, x)| x * (i + 1) as f32).collect();
             store.write("a.grad", &[3], &g32[..3]).unwrap();
             store.write("b.grad", &[2], &g32[3..]).unwrap();
             step.write(hyper_var, &hyper(lr, BETA1, BETA2, EPS, WEIGHT_DECAY, t));
@@ -217,7 +239,11 @@ mod tests {
             let norm = grads.iter().map(|x| x * x).sum::<f64>().sqrt();
             let factor = (1.0 / (norm + 1e-6)).min(1.0);
             let got = step.read(clip).unwrap();
-            assert!((f64::from(got[0]) / norm - 1.0).abs() < 1e-5, "step {t}: norm {} for {norm}", got[0]);
+            assert!(
+                (f64::from(got[0]) / norm - 1.0).abs() < 1e-5,
+                "step {t}: norm {} for {norm}",
+                got[0]
+            );
             for i in 0..5 {
                 let g = grads[i] * factor;
                 p[i] *= if i < 3 { 1.0 - lr * WEIGHT_DECAY } else { 1.0 };
@@ -228,7 +254,8 @@ mod tests {
             }
             assert_eq!(store.read("a.grad").unwrap().unwrap(), [0.0; 3]);
         }
-        let device: Vec<f32> = ["a", "b"].iter().flat_map(|n| store.read(n).unwrap().unwrap()).collect();
+        let device: Vec<f32> =
+            ["a", "b"].iter().flat_map(|n| store.read(n).unwrap().unwrap()).collect();
         for (got, want) in device.iter().zip(&p) {
             assert!((f64::from(*got) - want).abs() < 2e-6, "{device:?} instead of {p:?}");
         }
@@ -237,9 +264,12 @@ mod tests {
     #[test]
     fn adamw_leaves_the_weights_alone_when_a_gradient_is_not_finite() {
         let gpu = gpu();
-        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 3e38] {
+        let bad = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 3e38];
+        for (bad, variant) in bad.into_iter().flat_map(|x| [(x, 1), (x, 2)]) {
             let store = Store::new(&gpu);
-            let mut g = Graph::new(gpu.target());
+            let mut target = gpu.target().clone();
+            target.pinned.insert("adamw.update".to_owned(), variant);
+            let mut g = Graph::new(&target);
             let hyper_var = g.input("hyper", &[HYPER], DType::F32);
             let max_norm = g.input("max_norm", &[1], DType::F32);
             let [p, grad, m, v] = ["p", "p.grad", "p.m", "p.v"].map(|name| g.state(name, &[4]));

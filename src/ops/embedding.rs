@@ -1,4 +1,4 @@
-//! `embedding`: y[t, :] = table[ids[t], :], a row of the table for each token id.
+//! `embedding`: `y[t, :] = table[ids[t], :]`, a row of the table for each token id.
 //!
 //! Backward: $dTable_v = \sum_{t:\, ids_t = v} dy_t$; only rows of ids that occur are touched. It
 //! is [`super::gather_rows`] from a parameter and runs the same kernels.

@@ -1,4 +1,4 @@
-//! `gather_rows`: y[n, :] = x[rows[n], :], for example the hidden rows that some loss term scores.
+//! `gather_rows`: `y[n, :] = x[rows[n], :]`, for example the hidden rows that some loss term scores.
 //!
 //! Backward: $dx_r = \sum_{n:\, rows_n = r} dy_n$, zero for rows nobody gathered. The sum walks an
 //! index built on the CPU ([`super::gather_index`]) in ascending order of n: no atomics, same bits

@@ -73,13 +73,20 @@ pub fn case() -> OpCase {
     OpCase {
         op: "grad_norm",
         passes: PASSES,
-        shapes: &[&[1], &[7, 1, 9], &[255, 256, 257], &[2047, 2048, 2049, 16_384, 16_385], &[1_000_003, 31]],
+        shapes: &[
+            &[1],
+            &[7, 1, 9],
+            &[255, 256, 257],
+            &[2047, 2048, 2049, 16_384, 16_385],
+            &[1_000_003, 31],
+        ],
         large: &[&[2_200_007, 1]],
         inputs: |s, rng| {
             // Norm about 1 and factor about 1/2, so that neither hides the other's error.
             let scale = 1.0 / (s.iter().sum::<usize>() as f64).sqrt();
             let grads = s.iter().map(|&n| {
-                let values = Array::normal("grad", &[n], rng).f().iter().map(|v| scale * v).collect();
+                let values =
+                    Array::normal("grad", &[n], rng).f().iter().map(|v| scale * v).collect();
                 Array::fixed("grad", &[n], values)
             });
             let grads: Vec<Array> = grads.collect();

@@ -58,7 +58,8 @@ pub fn case() -> OpCase {
         inputs: |s, rng| {
             // As in training: log-probabilities are negative, most weights equal, some zero.
             let logp = (0..s[0]).map(|_| -f64::from(normal(rng)).abs()).collect();
-            let weight = (0..s[0]).map(|n| if n % 4 == 3 { 0.0 } else { 1.0 / s[0] as f64 }).collect();
+            let weight =
+                (0..s[0]).map(|n| if n % 4 == 3 { 0.0 } else { 1.0 / s[0] as f64 }).collect();
             vec![Array::float("logp", s, logp), Array::fixed("weight", s, weight)]
         },
         build: |g, _, v| vec![nll(g, v[0], v[1])],

@@ -41,7 +41,11 @@ pub struct OddsRatio {
 #[track_caller]
 pub fn odds_ratio(g: &mut Graph, l: Var, pair_weight: Var) -> OddsRatio {
     let &[pairs] = g.shape(pair_weight) else { panic!("odds_ratio: pair_weight is a vector") };
-    assert_eq!(g.shape(l), [2 * pairs], "odds_ratio: l holds two answers for each of {pairs} pairs");
+    assert_eq!(
+        g.shape(l),
+        [2 * pairs],
+        "odds_ratio: l holds two answers for each of {pairs} pairs"
+    );
     let loss = g.temp("odds-ratio loss", &[1]);
     let table = g.temp("odds table", &[pairs, 4]);
     let slope = g.temp("odds slope", &[2 * pairs]);
@@ -105,6 +109,7 @@ pub fn case() -> OpCase {
 mod tests {
     use super::*;
     use crate::graph::DType;
+    use crate::ops::case::Data;
     use crate::ops::case::tests::{forward, gpu, gradient};
     use crate::step::{Step, Store};
 
@@ -252,13 +257,17 @@ mod tests {
 
     #[test]
     fn odds_ratio_is_finite_at_the_ends() {
-        let ends = [0.0, 1e-6, -1e-30, -1e-9, -1e-7, -0.35, -1.0, -90.0, -103.0, -1000.0, -1e4, -1e30];
+        let ends =
+            [0.0, 1e-6, -1e-30, -1e-9, -1e-7, -0.35, -1.0, -90.0, -103.0, -1000.0, -1e4, -1e30];
         let l: Vec<[f32; 2]> = ends.iter().flat_map(|&w| ends.map(|l| [w, l])).collect();
         let got = run(&l, &vec![0.01; l.len()]);
         assert!(got.loss.is_finite());
         for (i, l) in l.iter().enumerate() {
             let row = &got.table[4 * i..][..4];
-            assert!(row.iter().chain(&got.dl[2 * i..][..2]).all(|v| v.is_finite()), "{l:?}: {row:?}");
+            assert!(
+                row.iter().chain(&got.dl[2 * i..][..2]).all(|v| v.is_finite()),
+                "{l:?}: {row:?}"
+            );
             assert!(row[0] >= 0.0 && row[2] >= 0.0 && row[3] >= 0.0, "{l:?}: {row:?}");
         }
     }
@@ -273,5 +282,68 @@ mod tests {
         assert!(got.dl[2..].iter().all(|&d| d == 0.0));
         // The table speaks of them all the same: z of (-2, -0.1).
         assert!((got.table[13] + 4.1068).abs() < 1e-3, "{:?}", got.table);
+    }
+
+    /// The whole ORPO loss as training builds it: log-probabilities of targets that feed both the
+    /// likelihood and the averages, one target owned by both answers of a pair.
+    #[test]
+    fn odds_ratio_in_the_whole_orpo_loss_differentiates() {
+        use crate::ops::{add, nll, segment_mean, token_logp};
+        const NONE: u32 = segment_mean::NO_OWNER;
+        // Not `Array::float`, which rounds to single precision.
+        fn double(name: &'static str, values: Vec<f64>) -> Array {
+            Array { name, shape: vec![values.len()], data: Data::Float { values, grad: false } }
+        }
+        let whole = OpCase {
+            op: "odds_ratio",
+            passes: PASSES,
+            shapes: &[&[9, 150, 6]],
+            large: &[],
+            inputs: |s, rng| {
+                // Pair 0: chosen 2, 3, 4 and rejected 4, 5; pair 1: chosen 7 and rejected 8, 6.
+                // Targets 0 and 1 are a prompt; pair 2 is unused.
+                let owner = [
+                    NONE, NONE, NONE, NONE, 0, NONE, 0, NONE, 0, 1, 1, NONE, 3, NONE, 2, NONE, 3,
+                    NONE,
+                ];
+                let mut inputs = (token_logp::case().inputs)(s, rng);
+                inputs.push(Array::fixed(
+                    "nll weight",
+                    &[9],
+                    vec![0.2, 0.2, 0.2, 0.2, 0.2, 0.0, 0.0, 0.2, 0.0],
+                ));
+                inputs.push(Array::index("seq_offset", &[7], vec![0, 3, 5, 6, 8, 8, 8]));
+                inputs.push(Array::index(
+                    "seq_target",
+                    &[12],
+                    vec![2, 3, 4, 4, 5, 7, 8, 6, 0, 0, 0, 0],
+                ));
+                inputs.push(Array::index("owner", &[9, 2], owner.to_vec()));
+                inputs.push(Array::fixed("pair_weight", &[3], vec![0.25, 0.25, 0.0]));
+                inputs
+            },
+            build: |g, _, v| {
+                let logp = token_logp::token_logp(g, v[0], v[1], v[2]);
+                let likelihood = nll::nll(g, logp, v[3]);
+                let l = segment_mean::segment_mean(g, logp, v[4], v[5], v[6]);
+                let preference = odds_ratio(g, l, v[7]).loss;
+                vec![add::add(g, likelihood, preference)]
+            },
+            reference: |s, inputs| {
+                let logp = (token_logp::case().reference)(s, &inputs[..3]).remove(0);
+                let logp = double("logp", logp);
+                let likelihood =
+                    (nll::case().reference)(s, &[logp.clone(), inputs[3].clone()])[0][0];
+                let mean = &segment_mean::case().reference;
+                let l = mean(s, &[logp, inputs[4].clone(), inputs[5].clone()]).remove(0);
+                vec![vec![likelihood + reference(s, &[double("l", l), inputs[7].clone()])[0][0]]]
+            },
+            tolerance: 1e-6,
+            differentiable: true,
+            flops: |_| 0.0,
+            bytes: |_| 0.0,
+        };
+        forward(&whole);
+        gradient(&whole);
     }
 }

@@ -84,8 +84,9 @@ pub fn case() -> OpCase {
             let mut members = vec![Vec::new(); segments];
             let mut owner = vec![NO_OWNER; 2 * n];
             for i in 0..n {
-                let mut owners: Vec<usize> =
-                    (0..[2, 1, usize::from(i % 5 != 2)][i % 3]).map(|_| rng.random_range(0..used)).collect();
+                let mut owners: Vec<usize> = (0..[2, 1, usize::from(i % 5 != 2)][i % 3])
+                    .map(|_| rng.random_range(0..used))
+                    .collect();
                 owners.dedup();
                 for (k, &s) in owners.iter().enumerate() {
                     members[s].push(i as u32);

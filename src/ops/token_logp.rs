@@ -28,9 +28,19 @@ use rand::RngExt;
 #[track_caller]
 pub fn token_logp(g: &mut Graph, hidden: Var, weight: Var, targets: Var) -> Var {
     let (&[n, d], &[v, inner]) = (g.shape(hidden), g.shape(weight)) else {
-        panic!("token_logp: hidden {:?} and weight {:?} are matrices", g.shape(hidden), g.shape(weight));
+        panic!(
+            "token_logp: hidden {:?} and weight {:?} are matrices",
+            g.shape(hidden),
+            g.shape(weight)
+        );
     };
-    assert_eq!(d, inner, "token_logp: hidden {:?} against weight {:?}", g.shape(hidden), g.shape(weight));
+    assert_eq!(
+        d,
+        inner,
+        "token_logp: hidden {:?} against weight {:?}",
+        g.shape(hidden),
+        g.shape(weight)
+    );
     assert_eq!(g.shape(targets), [n], "token_logp: targets");
     // The chunk's first row is data, not a constant: one kernel serves all chunks but the last.
     let chunks: Vec<Chunk> = (0..v)
@@ -58,12 +68,14 @@ pub fn token_logp(g: &mut Graph, hidden: Var, weight: Var, targets: Var) -> Var 
             let reads = [targets, state, start_var, dlogp];
             g.call(&BACKWARD_LOGITS, &constants, &reads, &[logits], [size, n, 1]);
             if let Some(sink) = &mut dh {
-                let p = Product { form: Form::Nn, m: n, n: d, k: size, b_start: start, out_start: 0 };
+                let p =
+                    Product { form: Form::Nn, m: n, n: d, k: size, b_start: start, out_start: 0 };
                 product(g, p, logits, weight, None, *sink);
                 sink.accumulate = true; // the next chunk adds to this one's
             }
             if let Some(sink) = dw {
-                let p = Product { form: Form::Tn, m: size, n: d, k: n, b_start: 0, out_start: start };
+                let p =
+                    Product { form: Form::Tn, m: size, n: d, k: n, b_start: 0, out_start: start };
                 product(g, p, logits, hidden, None, sink);
             }
         }
@@ -88,7 +100,8 @@ struct Chunk {
 fn chunk_logits(g: &mut Graph, chunk: &Chunk, hidden: Var, weight: Var) -> Var {
     let &[n, d] = g.shape(hidden) else { unreachable!("checked by token_logp") };
     let logits = g.temp("chunk logits", &[n, chunk.size]);
-    let p = Product { form: Form::Nt, m: n, n: chunk.size, k: d, b_start: chunk.start, out_start: 0 };
+    let p =
+        Product { form: Form::Nt, m: n, n: chunk.size, k: d, b_start: chunk.start, out_start: 0 };
     product(g, p, hidden, weight, None, Sink { var: logits, accumulate: false });
     logits
 }
@@ -138,7 +151,14 @@ pub fn case() -> OpCase {
     OpCase {
         op: "token_logp",
         passes: PASSES,
-        shapes: &[&[1, 1, 1], &[5, 7, 3], &[9, 128, 8], &[33, 129, 16], &[8, 513, 5], &[17, 1009, 16]],
+        shapes: &[
+            &[1, 1, 1],
+            &[5, 7, 3],
+            &[9, 128, 8],
+            &[33, 129, 16],
+            &[8, 513, 5],
+            &[17, 1009, 16],
+        ],
         large: &[&[3, 20_011, 8]],
         inputs: |s, rng| {
             let &[n, v, d] = s else { panic!("[N, V, D]") };
@@ -249,6 +269,8 @@ mod tests {
         step.run();
         let twice = store.read("head.grad").unwrap().unwrap();
         assert!(once.iter().any(|&x| x.abs() > 0.1));
-        assert!(once.iter().zip(&twice).all(|(a, b)| (2.0 * a - b).abs() <= 1e-6 * b.abs().max(1e-3)));
+        assert!(
+            once.iter().zip(&twice).all(|(a, b)| (2.0 * a - b).abs() <= 1e-6 * b.abs().max(1e-3))
+        );
     }
 }
