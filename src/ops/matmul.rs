@@ -323,6 +323,8 @@ pub fn case() -> OpCase {
             &[LINEAR_BIAS, 33, 31, 29],
             &[LINEAR, 64, 64, 16],
             &[LINEAR_BIAS, 65, 129, 63],
+            &[LINEAR_BIAS, 31, 68, 20],
+            &[LINEAR, 3, 4, 1024],
             &[MATMUL, 1, 1, 1],
             &[MATMUL, 8, 8, 8],
             &[MATMUL, 63, 67, 65],
