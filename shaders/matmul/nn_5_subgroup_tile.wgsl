@@ -1,8 +1,8 @@
 // matmul, nn: out[m, n] (+)= sum_k a[m, k] * b[b_start + k, n].
 // The tile of variant 4 with twice the rows, for software adapters with subgroups: all lanes need
-// the same 16 elements of a, so each lane loads two of them and broadcasts hand them around: 10
-// loads for 128 products, where variant 4 makes 16 for 64. Subgroups of fewer than 8 lanes load
-// every element themselves.
+// the same 16 elements of a, so a lane loads four of them and broadcasts hand them around: 12 loads
+// for 128 products, where variant 4 makes 16 for 64. A subgroup has at least four lanes, so the
+// broadcasts come from the first four.
 // Grid: x = ceil(N / 64), y = ceil(M / 16).
 // Needs: subgroups.
 
@@ -18,7 +18,7 @@ struct Dims {
 
 @group(0) @binding(0) var<storage, read> a: array<f32>; // [M, K]
 @group(0) @binding(1) var<storage, read> b: array<f32>; // [>= b_start + K, N]
-@group(0) @binding(2) var<storage, read> d: Dims;
+@group(0) @binding(2) var<storage, read> dims: Dims;
 @group(0) @binding(3) var<storage, read_write> out: array<f32>; // [>= out_start + M, N]
 
 const ROWS: u32 = 16u; // outputs per invocation
@@ -28,13 +28,16 @@ const COLUMNS: u32 = 8u;
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
-    @builtin(subgroup_size) width: u32,
-    @builtin(subgroup_invocation_id) sub: u32,
+    @builtin(subgroup_invocation_id) index: u32,
 ) {
+    let d = dims;
+    let sub = index % 4u;
     let m0 = group.y * ROWS;
     let n0 = (group.x * 8u + lane) * COLUMNS;
-    let ia_low = min(m0 + sub, d.m - 1u) * d.k;
-    let ia_high = min(m0 + 8u + sub, d.m - 1u) * d.k;
+    let ia0 = min(m0 + sub, d.m - 1u) * d.k;
+    let ia1 = min(m0 + 4u + sub, d.m - 1u) * d.k;
+    let ia2 = min(m0 + 8u + sub, d.m - 1u) * d.k;
+    let ia3 = min(m0 + 12u + sub, d.m - 1u) * d.k;
     var ib: array<u32, COLUMNS>;
     for (var j = 0u; j < COLUMNS; j += 1u) {
         ib[j] = d.b_start * d.n + min(n0 + j, d.n - 1u);
@@ -44,40 +47,45 @@ fn main(
         let kb = k * d.n;
         let b0 = vec4(b[ib[0] + kb], b[ib[1] + kb], b[ib[2] + kb], b[ib[3] + kb]);
         let b1 = vec4(b[ib[4] + kb], b[ib[5] + kb], b[ib[6] + kb], b[ib[7] + kb]);
-        var x: array<f32, ROWS>;
-        if width >= 8u {
-            let low = a[ia_low + k];
-            let high = a[ia_high + k];
-            x = array(
-                subgroupBroadcast(low, 0u), subgroupBroadcast(low, 1u),
-                subgroupBroadcast(low, 2u), subgroupBroadcast(low, 3u),
-                subgroupBroadcast(low, 4u), subgroupBroadcast(low, 5u),
-                subgroupBroadcast(low, 6u), subgroupBroadcast(low, 7u),
-                subgroupBroadcast(high, 0u), subgroupBroadcast(high, 1u),
-                subgroupBroadcast(high, 2u), subgroupBroadcast(high, 3u),
-                subgroupBroadcast(high, 4u), subgroupBroadcast(high, 5u),
-                subgroupBroadcast(high, 6u), subgroupBroadcast(high, 7u),
-            );
-        } else {
-            for (var i = 0u; i < ROWS; i += 1u) {
-                x[i] = a[min(m0 + i, d.m - 1u) * d.k + k];
-            }
-        }
+        let x0 = a[ia0 + k];
+        let x1 = a[ia1 + k];
+        let x2 = a[ia2 + k];
+        let x3 = a[ia3 + k];
+        var x = array(
+            subgroupBroadcast(x0, 0u), subgroupBroadcast(x0, 1u),
+            subgroupBroadcast(x0, 2u), subgroupBroadcast(x0, 3u),
+            subgroupBroadcast(x1, 0u), subgroupBroadcast(x1, 1u),
+            subgroupBroadcast(x1, 2u), subgroupBroadcast(x1, 3u),
+            subgroupBroadcast(x2, 0u), subgroupBroadcast(x2, 1u),
+            subgroupBroadcast(x2, 2u), subgroupBroadcast(x2, 3u),
+            subgroupBroadcast(x3, 0u), subgroupBroadcast(x3, 1u),
+            subgroupBroadcast(x3, 2u), subgroupBroadcast(x3, 3u),
+        );
         for (var i = 0u; i < ROWS; i += 1u) {
             c[i][0] += x[i] * b0;
             c[i][1] += x[i] * b1;
         }
     }
     for (var i = 0u; i < ROWS; i += 1u) {
-        for (var j = 0u; j < COLUMNS; j += 1u) {
-            if m0 + i < d.m && n0 + j < d.n {
-                var sum = c[i][j / 4u][j % 4u];
-                let at = (d.out_start + m0 + i) * d.n + n0 + j;
-                if ACCUMULATE {
-                    sum += out[at];
-                }
-                out[at] = sum;
-            }
-        }
+        store(d, m0 + i, n0, c[i][0].x);
+        store(d, m0 + i, n0 + 1u, c[i][0].y);
+        store(d, m0 + i, n0 + 2u, c[i][0].z);
+        store(d, m0 + i, n0 + 3u, c[i][0].w);
+        store(d, m0 + i, n0 + 4u, c[i][1].x);
+        store(d, m0 + i, n0 + 5u, c[i][1].y);
+        store(d, m0 + i, n0 + 6u, c[i][1].z);
+        store(d, m0 + i, n0 + 7u, c[i][1].w);
     }
+}
+
+fn store(d: Dims, m: u32, n: u32, value: f32) {
+    if m >= d.m || n >= d.n {
+        return;
+    }
+    var sum = value;
+    let at = (d.out_start + m) * d.n + n;
+    if ACCUMULATE {
+        sum += out[at];
+    }
+    out[at] = sum;
 }

@@ -16,12 +16,13 @@ struct Dims {
 
 @group(0) @binding(0) var<storage, read> a: array<f32>; // [M, K]
 @group(0) @binding(1) var<storage, read> b: array<f32>; // [>= b_start + N, K]
-@group(0) @binding(2) var<storage, read> d: Dims;
+@group(0) @binding(2) var<storage, read> dims: Dims;
 @group(0) @binding(3) var<storage, read> bias: array<f32>; // [N]
 @group(0) @binding(4) var<storage, read_write> out: array<f32>; // [>= out_start + M, N]
 
 @compute @workgroup_size(8, 8)
 fn main(@builtin(global_invocation_id) id: vec3<u32>) {
+    let d = dims;
     let n = id.x;
     let m = id.y;
     if n >= d.n || m >= d.m {

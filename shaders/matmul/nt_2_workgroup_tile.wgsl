@@ -18,7 +18,7 @@ struct Dims {
 
 @group(0) @binding(0) var<storage, read> a: array<f32>; // [M, K]
 @group(0) @binding(1) var<storage, read> b: array<f32>; // [>= b_start + N, K]
-@group(0) @binding(2) var<storage, read> d: Dims;
+@group(0) @binding(2) var<storage, read> dims: Dims;
 @group(0) @binding(3) var<storage, read> bias: array<f32>; // [N]
 @group(0) @binding(4) var<storage, read_write> out: array<f32>; // [>= out_start + M, N]
 
@@ -34,6 +34,7 @@ fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(local_invocation_id) local: vec3<u32>,
 ) {
+    let d = dims;
     let m0 = group.y * SIDE;
     let n0 = group.x * SIDE;
     var sum = 0.0;

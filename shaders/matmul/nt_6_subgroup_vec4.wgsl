@@ -1,6 +1,6 @@
 // matmul, nt: out[m, n] (+)= sum_k a[m, k] * b[b_start + n, k] (+ bias[n]).
 // Variant 5 with vec4 loads along k: a product of two quadruples is four terms of the sum, and one
-// address serves four elements. Subgroups of fewer than 8 lanes load every element of a themselves.
+// address serves four elements.
 // Grid: x = ceil(N / 64), y = ceil(M / 16).
 // Needs: subgroups; K and N multiples of 4.
 
@@ -17,7 +17,7 @@ struct Dims {
 
 @group(0) @binding(0) var<storage, read> a: array<vec4<f32>>; // [M, K / 4]
 @group(0) @binding(1) var<storage, read> b: array<vec4<f32>>; // [>= b_start + N, K / 4]
-@group(0) @binding(2) var<storage, read> d: Dims;
+@group(0) @binding(2) var<storage, read> dims: Dims;
 @group(0) @binding(3) var<storage, read> bias: array<f32>; // [N]
 @group(0) @binding(4) var<storage, read_write> out: array<vec4<f32>>; // [>= out_start + M, N / 4]
 
@@ -28,39 +28,37 @@ const COLUMNS: u32 = 8u;
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
-    @builtin(subgroup_size) width: u32,
-    @builtin(subgroup_invocation_id) sub: u32,
+    @builtin(subgroup_invocation_id) index: u32,
 ) {
+    let d = dims;
+    let sub = index % 4u;
     let m0 = group.y * ROWS;
     let n0 = (group.x * 8u + lane) * COLUMNS;
     let quads = d.k / 4u;
-    let ia_low = min(m0 + sub, d.m - 1u) * quads;
-    let ia_high = min(m0 + 8u + sub, d.m - 1u) * quads;
+    let ia0 = min(m0 + sub, d.m - 1u) * quads;
+    let ia1 = min(m0 + 4u + sub, d.m - 1u) * quads;
+    let ia2 = min(m0 + 8u + sub, d.m - 1u) * quads;
+    let ia3 = min(m0 + 12u + sub, d.m - 1u) * quads;
     var ib: array<u32, COLUMNS>;
     for (var j = 0u; j < COLUMNS; j += 1u) {
         ib[j] = (d.b_start + min(n0 + j, d.n - 1u)) * quads;
     }
     var c: array<array<f32, COLUMNS>, ROWS>;
     for (var q = 0u; q < quads; q += 1u) {
-        var x: array<vec4<f32>, ROWS>;
-        if width >= 8u {
-            let low = a[ia_low + q];
-            let high = a[ia_high + q];
-            x = array(
-                subgroupBroadcast(low, 0u), subgroupBroadcast(low, 1u),
-                subgroupBroadcast(low, 2u), subgroupBroadcast(low, 3u),
-                subgroupBroadcast(low, 4u), subgroupBroadcast(low, 5u),
-                subgroupBroadcast(low, 6u), subgroupBroadcast(low, 7u),
-                subgroupBroadcast(high, 0u), subgroupBroadcast(high, 1u),
-                subgroupBroadcast(high, 2u), subgroupBroadcast(high, 3u),
-                subgroupBroadcast(high, 4u), subgroupBroadcast(high, 5u),
-                subgroupBroadcast(high, 6u), subgroupBroadcast(high, 7u),
-            );
-        } else {
-            for (var i = 0u; i < ROWS; i += 1u) {
-                x[i] = a[min(m0 + i, d.m - 1u) * quads + q];
-            }
-        }
+        let x0 = a[ia0 + q];
+        let x1 = a[ia1 + q];
+        let x2 = a[ia2 + q];
+        let x3 = a[ia3 + q];
+        var x = array(
+            subgroupBroadcast(x0, 0u), subgroupBroadcast(x0, 1u),
+            subgroupBroadcast(x0, 2u), subgroupBroadcast(x0, 3u),
+            subgroupBroadcast(x1, 0u), subgroupBroadcast(x1, 1u),
+            subgroupBroadcast(x1, 2u), subgroupBroadcast(x1, 3u),
+            subgroupBroadcast(x2, 0u), subgroupBroadcast(x2, 1u),
+            subgroupBroadcast(x2, 2u), subgroupBroadcast(x2, 3u),
+            subgroupBroadcast(x3, 0u), subgroupBroadcast(x3, 1u),
+            subgroupBroadcast(x3, 2u), subgroupBroadcast(x3, 3u),
+        );
         for (var j = 0u; j < COLUMNS; j += 1u) {
             let y = b[ib[j] + q];
             for (var i = 0u; i < ROWS; i += 1u) {

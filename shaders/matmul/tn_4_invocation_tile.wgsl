@@ -18,7 +18,7 @@ struct Dims {
 
 @group(0) @binding(0) var<storage, read> a: array<f32>; // [K, M]
 @group(0) @binding(1) var<storage, read> b: array<f32>; // [>= b_start + K, N]
-@group(0) @binding(2) var<storage, read> d: Dims;
+@group(0) @binding(2) var<storage, read> dims: Dims;
 @group(0) @binding(3) var<storage, read_write> out: array<f32>; // [>= out_start + M, N]
 
 const ROWS: u32 = 8u; // outputs per invocation
@@ -29,6 +29,7 @@ fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
+    let d = dims;
     let m0 = group.y * ROWS;
     let n0 = (group.x * 8u + lane) * COLUMNS;
     var ia: array<u32, ROWS>;
@@ -52,15 +53,25 @@ fn main(
         }
     }
     for (var i = 0u; i < ROWS; i += 1u) {
-        for (var j = 0u; j < COLUMNS; j += 1u) {
-            if m0 + i < d.m && n0 + j < d.n {
-                var sum = c[i][j / 4u][j % 4u];
-                let at = (d.out_start + m0 + i) * d.n + n0 + j;
-                if ACCUMULATE {
-                    sum += out[at];
-                }
-                out[at] = sum;
-            }
-        }
+        store(d, m0 + i, n0, c[i][0].x);
+        store(d, m0 + i, n0 + 1u, c[i][0].y);
+        store(d, m0 + i, n0 + 2u, c[i][0].z);
+        store(d, m0 + i, n0 + 3u, c[i][0].w);
+        store(d, m0 + i, n0 + 4u, c[i][1].x);
+        store(d, m0 + i, n0 + 5u, c[i][1].y);
+        store(d, m0 + i, n0 + 6u, c[i][1].z);
+        store(d, m0 + i, n0 + 7u, c[i][1].w);
     }
+}
+
+fn store(d: Dims, m: u32, n: u32, value: f32) {
+    if m >= d.m || n >= d.n {
+        return;
+    }
+    var sum = value;
+    let at = (d.out_start + m) * d.n + n;
+    if ACCUMULATE {
+        sum += out[at];
+    }
+    out[at] = sum;
 }

@@ -1,6 +1,5 @@
 // matmul, tn: out[m, n] (+)= sum_k a[k, m] * b[b_start + k, n].
-// Variant 5 with vec4 loads of b and vec4 stores: one address serves four elements. Subgroups of
-// fewer than 8 lanes load every element of a themselves.
+// Variant 5 with vec4 loads of b and vec4 stores: one address serves four elements.
 // Grid: x = ceil(N / 64), y = ceil(M / 16).
 // Needs: subgroups; N a multiple of 4.
 
@@ -16,7 +15,7 @@ struct Dims {
 
 @group(0) @binding(0) var<storage, read> a: array<f32>; // [K, M]
 @group(0) @binding(1) var<storage, read> b: array<vec4<f32>>; // [>= b_start + K, N / 4]
-@group(0) @binding(2) var<storage, read> d: Dims;
+@group(0) @binding(2) var<storage, read> dims: Dims;
 @group(0) @binding(3) var<storage, read_write> out: array<vec4<f32>>; // [>= out_start + M, N / 4]
 
 const ROWS: u32 = 16u; // outputs per invocation
@@ -26,13 +25,16 @@ const COLUMNS: u32 = 8u; // in two quadruples
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
-    @builtin(subgroup_size) width: u32,
-    @builtin(subgroup_invocation_id) sub: u32,
+    @builtin(subgroup_invocation_id) index: u32,
 ) {
+    let d = dims;
+    let sub = index % 4u;
     let m0 = group.y * ROWS;
     let n0 = (group.x * 8u + lane) * COLUMNS;
-    let ia_low = min(m0 + sub, d.m - 1u);
-    let ia_high = min(m0 + 8u + sub, d.m - 1u);
+    let ia0 = min(m0 + sub, d.m - 1u);
+    let ia1 = min(m0 + 4u + sub, d.m - 1u);
+    let ia2 = min(m0 + 8u + sub, d.m - 1u);
+    let ia3 = min(m0 + 12u + sub, d.m - 1u);
     let quads = d.n / 4u;
     let ib0 = d.b_start * quads + min(n0 / 4u, quads - 1u);
     let ib1 = d.b_start * quads + min(n0 / 4u + 1u, quads - 1u);
@@ -41,25 +43,20 @@ fn main(
         let ka = k * d.m;
         let b0 = b[ib0 + k * quads];
         let b1 = b[ib1 + k * quads];
-        var x: array<f32, ROWS>;
-        if width >= 8u {
-            let low = a[ia_low + ka];
-            let high = a[ia_high + ka];
-            x = array(
-                subgroupBroadcast(low, 0u), subgroupBroadcast(low, 1u),
-                subgroupBroadcast(low, 2u), subgroupBroadcast(low, 3u),
-                subgroupBroadcast(low, 4u), subgroupBroadcast(low, 5u),
-                subgroupBroadcast(low, 6u), subgroupBroadcast(low, 7u),
-                subgroupBroadcast(high, 0u), subgroupBroadcast(high, 1u),
-                subgroupBroadcast(high, 2u), subgroupBroadcast(high, 3u),
-                subgroupBroadcast(high, 4u), subgroupBroadcast(high, 5u),
-                subgroupBroadcast(high, 6u), subgroupBroadcast(high, 7u),
-            );
-        } else {
-            for (var i = 0u; i < ROWS; i += 1u) {
-                x[i] = a[min(m0 + i, d.m - 1u) + ka];
-            }
-        }
+        let x0 = a[ia0 + ka];
+        let x1 = a[ia1 + ka];
+        let x2 = a[ia2 + ka];
+        let x3 = a[ia3 + ka];
+        var x = array(
+            subgroupBroadcast(x0, 0u), subgroupBroadcast(x0, 1u),
+            subgroupBroadcast(x0, 2u), subgroupBroadcast(x0, 3u),
+            subgroupBroadcast(x1, 0u), subgroupBroadcast(x1, 1u),
+            subgroupBroadcast(x1, 2u), subgroupBroadcast(x1, 3u),
+            subgroupBroadcast(x2, 0u), subgroupBroadcast(x2, 1u),
+            subgroupBroadcast(x2, 2u), subgroupBroadcast(x2, 3u),
+            subgroupBroadcast(x3, 0u), subgroupBroadcast(x3, 1u),
+            subgroupBroadcast(x3, 2u), subgroupBroadcast(x3, 3u),
+        );
         for (var i = 0u; i < ROWS; i += 1u) {
             c[i][0] += x[i] * b0;
             c[i][1] += x[i] * b1;
