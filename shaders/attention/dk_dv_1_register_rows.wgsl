@@ -3,7 +3,7 @@
 // over the queries i that attend key j and the query heads that share its head;
 // p[i, j] = exp(s[i, j] - lse[i]) recomputed, dp[i, j] = d_o[i] . v[j].
 // One invocation computes KEYS consecutive keys of one head, so that each element of q and d_o it
-// loads serves all of them; four queries at a time, everything in registers, no barriers.
+// loads serves all of them; one query head at a time, everything in registers, no barriers.
 // Grid: x = ceil(T / (8 * KEYS)), y = HKV.
 // Needs: nothing beyond WebGPU's default limits.
 
@@ -65,12 +65,9 @@ fn quad_d_o(head: u32, c: u32) -> vec4<f32> {
     return x;
 }
 
-// sum + x . each of four vectors.
-fn dots(x: vec4<f32>, y0: vec4<f32>, y1: vec4<f32>, y2: vec4<f32>, y3: vec4<f32>, sum: vec4<f32>) -> vec4<f32> {
-    var s = fma(vec4<f32>(x.x), vec4<f32>(y0.x, y1.x, y2.x, y3.x), sum);
-    s = fma(vec4<f32>(x.y), vec4<f32>(y0.y, y1.y, y2.y, y3.y), s);
-    s = fma(vec4<f32>(x.z), vec4<f32>(y0.z, y1.z, y2.z, y3.z), s);
-    return fma(vec4<f32>(x.w), vec4<f32>(y0.w, y1.w, y2.w, y3.w), s);
+// sum + x . y
+fn dot_add(x: vec4<f32>, y: vec4<f32>, sum: f32) -> f32 {
+    return fma(x.w, y.w, fma(x.z, y.z, fma(x.y, y.y, fma(x.x, y.x, sum))));
 }
 
 @compute @workgroup_size(8)
@@ -83,121 +80,92 @@ fn main(
         return;
     }
     let kv = group.y * HEAD_DIM;
+    let group_heads = H / HKV;
 
     var k_rows: array<array<vec4<f32>, QUADS>, KEYS>; // k / sqrt(HEAD_DIM)
     var v_rows: array<array<vec4<f32>, QUADS>, KEYS>;
-    var dk_sums: array<array<vec4<f32>, QUADS>, KEYS>;
+    var dk_sums: array<array<vec4<f32>, QUADS>, KEYS>; // dk * sqrt(HEAD_DIM)
     var dv_sums: array<array<vec4<f32>, QUADS>, KEYS>;
     var end = first;
-    for (var r = 0u; r < KEYS; r++) {
-        let j = min(first + r, T - 1u);
+    // Rows are loaded and stored in loops whose length the compiler cannot know, picking the row
+    // by comparison: unrolled accesses made software adapters compile for many seconds.
+    let here = min(KEYS, T - first);
+    for (var n = 0u; n < here; n++) {
+        let j = first + n;
         end = max(end, spans[j].w);
         for (var c = 0u; c < QUADS; c++) {
-            k_rows[r][c] = quad_k(j * HKV * HEAD_DIM + kv, c) / sqrt(f32(HEAD_DIM));
-            v_rows[r][c] = quad_v(j * HKV * HEAD_DIM + kv, c);
-            dk_sums[r][c] = vec4<f32>();
-            dv_sums[r][c] = vec4<f32>();
+            let x = quad_k(j * HKV * HEAD_DIM + kv, c) / sqrt(f32(HEAD_DIM));
+            let y = quad_v(j * HKV * HEAD_DIM + kv, c);
+            for (var r = 0u; r < KEYS; r++) {
+                k_rows[r][c] = select(k_rows[r][c], x, r == n);
+                v_rows[r][c] = select(v_rows[r][c], y, r == n);
+            }
         }
     }
-    end = min(end, T);
 
-    for (var t = first; t < end; t += 4u) {
-        let place = vec4<u32>(t, t + 1u, t + 2u, t + 3u);
-        let i = min(place, vec4<u32>(end - 1u));
-        let s0 = spans[i.x];
-        let s1 = spans[i.y];
-        let s2 = spans[i.z];
-        let s3 = spans[i.w];
-        let ctx_start = vec4<u32>(s0.x, s1.x, s2.x, s3.x);
-        let ctx_end = vec4<u32>(s0.y, s1.y, s2.y, s3.y);
-        let own_start = vec4<u32>(s0.z, s1.z, s2.z, s3.z);
-        for (var h = group.y * (H / HKV); h < (group.y + 1u) * (H / HKV); h++) {
-            let row = i * H + h;
-            let base = row * HEAD_DIM;
-            var q0: array<vec4<f32>, QUADS>;
-            var q1: array<vec4<f32>, QUADS>;
-            var q2: array<vec4<f32>, QUADS>;
-            var q3: array<vec4<f32>, QUADS>;
-            var g0: array<vec4<f32>, QUADS>;
-            var g1: array<vec4<f32>, QUADS>;
-            var g2: array<vec4<f32>, QUADS>;
-            var g3: array<vec4<f32>, QUADS>;
-            var p: array<vec4<f32>, KEYS>; // first the scores
-            var ds: array<vec4<f32>, KEYS>; // first dp
-            for (var c = 0u; c < QUADS; c++) {
-                q0[c] = quad_q(base.x, c);
-                q1[c] = quad_q(base.y, c);
-                q2[c] = quad_q(base.z, c);
-                q3[c] = quad_q(base.w, c);
-                g0[c] = quad_d_o(base.x, c);
-                g1[c] = quad_d_o(base.y, c);
-                g2[c] = quad_d_o(base.z, c);
-                g3[c] = quad_d_o(base.w, c);
-                for (var r = 0u; r < KEYS; r++) {
-                    p[r] = dots(k_rows[r][c], q0[c], q1[c], q2[c], q3[c], p[r]);
-                    if WANT_DK {
-                        ds[r] = dots(v_rows[r][c], g0[c], g1[c], g2[c], g3[c], ds[r]);
-                    }
+    // Query by query, and for each the heads that share this key head.
+    for (var t = 0u; t < (end - first) * group_heads; t++) {
+        let i = first + t / group_heads;
+        let s = spans[i];
+        let row = i * H + group.y * group_heads + t % group_heads;
+        let stat = stats[row];
+        var x: array<vec4<f32>, QUADS>; // q[i]
+        var y: array<vec4<f32>, QUADS>; // d_o[i]
+        var p: array<f32, KEYS>; // first the scores
+        var ds: array<f32, KEYS>; // first dp
+        for (var c = 0u; c < QUADS; c++) {
+            x[c] = quad_q(row * HEAD_DIM, c);
+            y[c] = quad_d_o(row * HEAD_DIM, c);
+            for (var r = 0u; r < KEYS; r++) {
+                p[r] = dot_add(k_rows[r][c], x[c], p[r]);
+                if WANT_DK {
+                    ds[r] = dot_add(v_rows[r][c], y[c], ds[r]);
                 }
             }
-            let stat0 = stats[row.x];
-            let stat1 = stats[row.y];
-            let stat2 = stats[row.z];
-            let stat3 = stats[row.w];
-            let lse = vec4<f32>(stat0.x, stat1.x, stat2.x, stat3.x);
-            let delta = vec4<f32>(stat0.y, stat1.y, stat2.y, stat3.y);
+        }
+        for (var r = 0u; r < KEYS; r++) {
+            let j = first + r;
+            let seen = (j >= s.x && j < s.y) || (j >= s.z && j <= i);
+            // exp may overflow for a key that is not seen, so its term is left out, not multiplied by 0.
+            p[r] = select(0.0, exp(p[r] - stat.x), seen);
+            ds[r] = p[r] * (ds[r] - stat.y);
+        }
+        for (var c = 0u; c < QUADS; c++) {
             for (var r = 0u; r < KEYS; r++) {
-                let j = vec4<u32>(first + r);
-                let context = (j >= ctx_start) & (j < ctx_end);
-                let own = (j >= own_start) & (j <= i);
-                let seen = (context | own) & (place < vec4<u32>(end));
-                // exp of an unseen key may overflow, so it is not multiplied with but left out.
-                p[r] = select(vec4<f32>(), exp(p[r] - lse), seen);
-                ds[r] = p[r] * (ds[r] - delta);
+                if WANT_DK {
+                    dk_sums[r][c] = fma(vec4<f32>(ds[r]), x[c], dk_sums[r][c]);
+                }
+                if WANT_DV {
+                    dv_sums[r][c] = fma(vec4<f32>(p[r]), y[c], dv_sums[r][c]);
+                }
             }
-            for (var c = 0u; c < QUADS; c++) {
-                for (var r = 0u; r < KEYS; r++) {
+        }
+    }
+
+    for (var n = 0u; n < here; n++) {
+        for (var c = 0u; c < QUADS; c++) {
+            var x = vec4<f32>();
+            var y = vec4<f32>();
+            for (var r = 0u; r < KEYS; r++) {
+                x = select(x, dk_sums[r][c], r == n);
+                y = select(y, dv_sums[r][c], r == n);
+            }
+            x = x / sqrt(f32(HEAD_DIM));
+            for (var e = 0u; e < 4u; e++) {
+                if 4u * c + e < HEAD_DIM {
+                    let at = (first + n) * HKV * HEAD_DIM + kv + 4u * c + e;
                     if WANT_DK {
-                        let x = ds[r];
-                        var sum = fma(vec4<f32>(x.x), q0[c], dk_sums[r][c]);
-                        sum = fma(vec4<f32>(x.y), q1[c], sum);
-                        sum = fma(vec4<f32>(x.z), q2[c], sum);
-                        dk_sums[r][c] = fma(vec4<f32>(x.w), q3[c], sum);
+                        if ACCUMULATE_DK {
+                            dk[at] = dk[at] + x[e];
+                        } else {
+                            dk[at] = x[e];
+                        }
                     }
                     if WANT_DV {
-                        let x = p[r];
-                        var sum = fma(vec4<f32>(x.x), g0[c], dv_sums[r][c]);
-                        sum = fma(vec4<f32>(x.y), g1[c], sum);
-                        sum = fma(vec4<f32>(x.z), g2[c], sum);
-                        dv_sums[r][c] = fma(vec4<f32>(x.w), g3[c], sum);
-                    }
-                }
-            }
-        }
-    }
-
-    for (var r = 0u; r < KEYS; r++) {
-        let j = first + r;
-        if j < T {
-            for (var c = 0u; c < QUADS; c++) {
-                let x = dk_sums[r][c] / sqrt(f32(HEAD_DIM));
-                let y = dv_sums[r][c];
-                for (var e = 0u; e < 4u; e++) {
-                    let at = j * HKV * HEAD_DIM + kv + 4u * c + e;
-                    if 4u * c + e < HEAD_DIM {
-                        if WANT_DK {
-                            if ACCUMULATE_DK {
-                                dk[at] = dk[at] + x[e];
-                            } else {
-                                dk[at] = x[e];
-                            }
-                        }
-                        if WANT_DV {
-                            if ACCUMULATE_DV {
-                                dv[at] = dv[at] + y[e];
-                            } else {
-                                dv[at] = y[e];
-                            }
+                        if ACCUMULATE_DV {
+                            dv[at] = dv[at] + y[e];
+                        } else {
+                            dv[at] = y[e];
                         }
                     }
                 }

@@ -1,7 +1,7 @@
 // attention, gradient of q: dq[i] = sum_j p[i, j] (dp[i, j] - delta[i]) k[j] / sqrt(HEAD_DIM),
 // p[i, j] = exp(s[i, j] - lse[i]) recomputed, dp[i, j] = d_o[i] . v[j].
 // One invocation computes QUERIES consecutive queries of HEADS heads that share a key head, as
-// forward_1 does; four keys at a time, everything in registers, no barriers.
+// forward_1 does; one key at a time, everything in registers, no barriers.
 // Grid: x = ceil(T / (8 * QUERIES)), y = H / HEADS.
 // Needs: nothing beyond WebGPU's default limits.
 
@@ -61,12 +61,9 @@ fn quad_d_o(head: u32, c: u32) -> vec4<f32> {
     return x;
 }
 
-// sum + x . each of four vectors.
-fn dots(x: vec4<f32>, y0: vec4<f32>, y1: vec4<f32>, y2: vec4<f32>, y3: vec4<f32>, sum: vec4<f32>) -> vec4<f32> {
-    var s = fma(vec4<f32>(x.x), vec4<f32>(y0.x, y1.x, y2.x, y3.x), sum);
-    s = fma(vec4<f32>(x.y), vec4<f32>(y0.y, y1.y, y2.y, y3.y), s);
-    s = fma(vec4<f32>(x.z), vec4<f32>(y0.z, y1.z, y2.z, y3.z), s);
-    return fma(vec4<f32>(x.w), vec4<f32>(y0.w, y1.w, y2.w, y3.w), s);
+// sum + x . y
+fn dot_add(x: vec4<f32>, y: vec4<f32>, sum: f32) -> f32 {
+    return fma(x.w, y.w, fma(x.z, y.z, fma(x.y, y.y, fma(x.x, y.x, sum))));
 }
 
 @compute @workgroup_size(8)
@@ -81,10 +78,6 @@ fn main(
     let head = group.y * HEADS;
     let kv = head / (H / HKV) * HEAD_DIM;
 
-    var rows: array<array<vec4<f32>, QUADS>, ROWS>; // q / sqrt(HEAD_DIM)
-    var d_rows: array<array<vec4<f32>, QUADS>, ROWS>; // d_o
-    var sums: array<array<vec4<f32>, QUADS>, ROWS>; // dq
-    var stat: array<vec2<f32>, ROWS>;
     // What each query attends to, and the two ranges of keys that hold all of it.
     var span: array<vec4<u32>, QUERIES>;
     var ctx = vec2<u32>(T, 0u);
@@ -98,79 +91,79 @@ fn main(
             ctx = vec2<u32>(min(ctx.x, s.x), max(ctx.y, s.y));
         }
     }
-    for (var r = 0u; r < ROWS; r++) {
-        let row = min(first + r / HEADS, T - 1u) * H + head + r % HEADS;
-        stat[r] = stats[row];
+    var rows: array<array<vec4<f32>, QUADS>, ROWS>; // q / sqrt(HEAD_DIM)
+    var d_rows: array<array<vec4<f32>, QUADS>, ROWS>; // d_o
+    var sums: array<array<vec4<f32>, QUADS>, ROWS>; // dq * sqrt(HEAD_DIM)
+    var stat: array<vec2<f32>, ROWS>;
+    // Rows are loaded and stored in loops whose length the compiler cannot know, picking the row
+    // by comparison: unrolled accesses made software adapters compile for many seconds.
+    let here = min(QUERIES, T - first) * HEADS;
+    for (var n = 0u; n < here; n++) {
+        let row = (first + n / HEADS) * H + head + n % HEADS;
+        let z = stats[row];
+        for (var r = 0u; r < ROWS; r++) {
+            stat[r] = select(stat[r], z, r == n);
+        }
         for (var c = 0u; c < QUADS; c++) {
-            rows[r][c] = quad_q(row * HEAD_DIM, c) / sqrt(f32(HEAD_DIM));
-            d_rows[r][c] = quad_d_o(row * HEAD_DIM, c);
-            sums[r][c] = vec4<f32>();
+            let x = quad_q(row * HEAD_DIM, c) / sqrt(f32(HEAD_DIM));
+            let y = quad_d_o(row * HEAD_DIM, c);
+            for (var r = 0u; r < ROWS; r++) {
+                rows[r][c] = select(rows[r][c], x, r == n);
+                d_rows[r][c] = select(d_rows[r][c], y, r == n);
+            }
         }
     }
 
-    // The keys in one sequence, first the context, then the own range.
+    // The keys in one sequence, first the context, then the own range: lanes that differ in the
+    // two lengths still walk together.
     let in_ctx = max(ctx.y, ctx.x) - ctx.x;
     let keys = in_ctx + min(first + QUERIES, T) - own_start;
-    for (var t = 0u; t < keys; t += 4u) {
-        let place = vec4<u32>(t, t + 1u, t + 2u, t + 3u);
-        let at = min(place, vec4<u32>(keys - 1u));
-        let j = select(at - in_ctx + own_start, at + ctx.x, at < vec4<u32>(in_ctx));
-        let base = j * (HKV * HEAD_DIM) + kv;
-        var k0: array<vec4<f32>, QUADS>;
-        var k1: array<vec4<f32>, QUADS>;
-        var k2: array<vec4<f32>, QUADS>;
-        var k3: array<vec4<f32>, QUADS>;
-        var scores: array<vec4<f32>, ROWS>; // then ds
-        var d_p: array<vec4<f32>, ROWS>;
+    for (var t = 0u; t < keys; t++) {
+        let j = select(t - in_ctx + own_start, t + ctx.x, t < in_ctx);
+        let key = j * HKV * HEAD_DIM + kv;
+        var keep: array<vec4<f32>, QUADS>; // k[j], needed twice
+        var ds: array<f32, ROWS>; // first the scores
+        var dp: array<f32, ROWS>;
         for (var c = 0u; c < QUADS; c++) {
-            k0[c] = quad_k(base.x, c);
-            k1[c] = quad_k(base.y, c);
-            k2[c] = quad_k(base.z, c);
-            k3[c] = quad_k(base.w, c);
-            let v0 = quad_v(base.x, c);
-            let v1 = quad_v(base.y, c);
-            let v2 = quad_v(base.z, c);
-            let v3 = quad_v(base.w, c);
+            let x = quad_k(key, c);
+            let y = quad_v(key, c);
+            keep[c] = x;
             for (var r = 0u; r < ROWS; r++) {
-                scores[r] = dots(rows[r][c], k0[c], k1[c], k2[c], k3[c], scores[r]);
-                d_p[r] = dots(d_rows[r][c], v0, v1, v2, v3, d_p[r]);
+                ds[r] = dot_add(rows[r][c], x, ds[r]);
+                dp[r] = dot_add(d_rows[r][c], y, dp[r]);
             }
         }
         for (var r = 0u; r < ROWS; r++) {
             let s = span[r / HEADS];
-            let context = (j >= vec4<u32>(s.x)) & (j < vec4<u32>(s.y));
+            let context = j >= s.x && j < s.y;
             // A key in both ranges counts once.
-            let own = (j >= vec4<u32>(s.z)) & (j < vec4<u32>(s.w)) & !context;
-            let seen = select(own, context, place < vec4<u32>(in_ctx)) & (place < vec4<u32>(keys));
-            // exp of an unseen key may overflow, so it is not multiplied with but left out.
-            let p = select(vec4<f32>(), exp(scores[r] - stat[r].x), seen);
-            scores[r] = p * (d_p[r] - stat[r].y);
+            let own = j >= s.z && j < s.w && !context;
+            let seen = select(own, context, t < in_ctx);
+            // exp may overflow for a key that is not seen, so its term is left out, not multiplied by 0.
+            ds[r] = select(0.0, exp(ds[r] - stat[r].x) * (dp[r] - stat[r].y), seen);
         }
         for (var c = 0u; c < QUADS; c++) {
             for (var r = 0u; r < ROWS; r++) {
-                let ds = scores[r];
-                var sum = fma(vec4<f32>(ds.x), k0[c], sums[r][c]);
-                sum = fma(vec4<f32>(ds.y), k1[c], sum);
-                sum = fma(vec4<f32>(ds.z), k2[c], sum);
-                sums[r][c] = fma(vec4<f32>(ds.w), k3[c], sum);
+                sums[r][c] = fma(vec4<f32>(ds[r]), keep[c], sums[r][c]);
             }
         }
     }
 
-    for (var r = 0u; r < ROWS; r++) {
-        let i = first + r / HEADS;
-        if i < T {
-            let row = i * H + head + r % HEADS;
-            for (var c = 0u; c < QUADS; c++) {
-                let x = sums[r][c] / sqrt(f32(HEAD_DIM));
-                for (var e = 0u; e < 4u; e++) {
+    for (var n = 0u; n < here; n++) {
+        let row = (first + n / HEADS) * H + head + n % HEADS;
+        for (var c = 0u; c < QUADS; c++) {
+            var x = vec4<f32>();
+            for (var r = 0u; r < ROWS; r++) {
+                x = select(x, sums[r][c], r == n);
+            }
+            x = x / sqrt(f32(HEAD_DIM));
+            for (var e = 0u; e < 4u; e++) {
+                if 4u * c + e < HEAD_DIM {
                     let at = row * HEAD_DIM + 4u * c + e;
-                    if 4u * c + e < HEAD_DIM {
-                        if ACCUMULATE {
-                            dq[at] = dq[at] + x[e];
-                        } else {
-                            dq[at] = x[e];
-                        }
+                    if ACCUMULATE {
+                        dq[at] = dq[at] + x[e];
+                    } else {
+                        dq[at] = x[e];
                     }
                 }
             }

@@ -2,7 +2,7 @@
 // s[i, j] = q[i] . k[j] / sqrt(HEAD_DIM), over the keys j that query i attends to.
 // One invocation computes QUERIES consecutive queries of HEADS heads that share a key head, so
 // that each element of k and v it loads serves all of them: on a software adapter loads are the
-// wall. Running softmax over four keys at a time, everything in registers, no barriers.
+// wall. Running softmax, one key at a time, everything in registers, no barriers.
 // Grid: x = ceil(T / (8 * QUERIES)), y = H / HEADS.
 // Needs: nothing beyond WebGPU's default limits.
 
@@ -52,6 +52,11 @@ fn quad_v(head: u32, c: u32) -> vec4<f32> {
     return x;
 }
 
+// sum + x . y
+fn dot_add(x: vec4<f32>, y: vec4<f32>, sum: f32) -> f32 {
+    return fma(x.w, y.w, fma(x.z, y.z, fma(x.y, y.y, fma(x.x, y.x, sum))));
+}
+
 @compute @workgroup_size(8)
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -64,10 +69,6 @@ fn main(
     let head = group.y * HEADS;
     let kv = head / (H / HKV) * HEAD_DIM;
 
-    var rows: array<array<vec4<f32>, QUADS>, ROWS>;
-    var sums: array<array<vec4<f32>, QUADS>, ROWS>;
-    var highest: array<f32, ROWS>;
-    var total: array<f32, ROWS>;
     // What each query attends to, and the two ranges of keys that hold all of it.
     var span: array<vec4<u32>, QUERIES>;
     var ctx = vec2<u32>(T, 0u);
@@ -81,13 +82,23 @@ fn main(
             ctx = vec2<u32>(min(ctx.x, s.x), max(ctx.y, s.y));
         }
     }
+    var rows: array<array<vec4<f32>, QUADS>, ROWS>; // q / sqrt(HEAD_DIM)
+    var sums: array<array<vec4<f32>, QUADS>, ROWS>; // o times total
+    var highest: array<f32, ROWS>; // score so far
+    var total: array<f32, ROWS>; // of exp(score - highest)
     for (var r = 0u; r < ROWS; r++) {
         highest[r] = LOWEST;
-        total[r] = 0.0;
-        let i = min(first + r / HEADS, T - 1u);
+    }
+    // Rows are loaded and stored in loops whose length the compiler cannot know, picking the row
+    // by comparison: unrolled accesses made software adapters compile for many seconds.
+    let here = min(QUERIES, T - first) * HEADS;
+    for (var n = 0u; n < here; n++) {
+        let row = (first + n / HEADS) * H + head + n % HEADS;
         for (var c = 0u; c < QUADS; c++) {
-            rows[r][c] = quad_q((i * H + head + r % HEADS) * HEAD_DIM, c) / sqrt(f32(HEAD_DIM));
-            sums[r][c] = vec4<f32>();
+            let x = quad_q(row * HEAD_DIM, c) / sqrt(f32(HEAD_DIM));
+            for (var r = 0u; r < ROWS; r++) {
+                rows[r][c] = select(rows[r][c], x, r == n);
+            }
         }
     }
 
@@ -95,72 +106,56 @@ fn main(
     // two lengths still walk together.
     let in_ctx = max(ctx.y, ctx.x) - ctx.x;
     let keys = in_ctx + min(first + QUERIES, T) - own_start;
-    for (var t = 0u; t < keys; t += 4u) {
-        let at = min(vec4<u32>(t, t + 1u, t + 2u, t + 3u), vec4<u32>(keys - 1u));
-        let j = select(at - in_ctx + own_start, at + ctx.x, at < vec4<u32>(in_ctx));
-        let base = j * (HKV * HEAD_DIM) + kv;
-        var scores: array<vec4<f32>, ROWS>;
+    for (var t = 0u; t < keys; t++) {
+        let j = select(t - in_ctx + own_start, t + ctx.x, t < in_ctx);
+        let key = j * HKV * HEAD_DIM + kv;
+        var p: array<f32, ROWS>; // first the scores
         for (var c = 0u; c < QUADS; c++) {
-            let k0 = quad_k(base.x, c);
-            let k1 = quad_k(base.y, c);
-            let k2 = quad_k(base.z, c);
-            let k3 = quad_k(base.w, c);
+            let y = quad_k(key, c);
             for (var r = 0u; r < ROWS; r++) {
-                let x = rows[r][c];
-                var s = scores[r];
-                s = fma(vec4<f32>(x.x), vec4<f32>(k0.x, k1.x, k2.x, k3.x), s);
-                s = fma(vec4<f32>(x.y), vec4<f32>(k0.y, k1.y, k2.y, k3.y), s);
-                s = fma(vec4<f32>(x.z), vec4<f32>(k0.z, k1.z, k2.z, k3.z), s);
-                s = fma(vec4<f32>(x.w), vec4<f32>(k0.w, k1.w, k2.w, k3.w), s);
-                scores[r] = s;
+                p[r] = dot_add(rows[r][c], y, p[r]);
             }
         }
         var scale: array<f32, ROWS>;
         for (var r = 0u; r < ROWS; r++) {
             let s = span[r / HEADS];
-            let context = (j >= vec4<u32>(s.x)) & (j < vec4<u32>(s.y));
+            let context = j >= s.x && j < s.y;
             // A key in both ranges counts once.
-            let own = (j >= vec4<u32>(s.z)) & (j < vec4<u32>(s.w)) & !context;
-            let place = vec4<u32>(t, t + 1u, t + 2u, t + 3u);
-            let seen = select(own, context, place < vec4<u32>(in_ctx)) & (place < vec4<u32>(keys));
-            let score = select(vec4<f32>(LOWEST), scores[r], seen);
-            let top = max(highest[r], max(max(score.x, score.y), max(score.z, score.w)));
+            let own = j >= s.z && j < s.w && !context;
+            let seen = select(own, context, t < in_ctx);
+            let top = max(highest[r], select(LOWEST, p[r], seen));
             scale[r] = exp(highest[r] - top);
-            let p = select(vec4<f32>(), exp(score - top), seen);
-            total[r] = total[r] * scale[r] + (p.x + p.y + p.z + p.w);
+            p[r] = select(0.0, exp(p[r] - top), seen);
+            total[r] = fma(total[r], scale[r], p[r]);
             highest[r] = top;
-            scores[r] = p;
         }
         for (var c = 0u; c < QUADS; c++) {
-            let v0 = quad_v(base.x, c);
-            let v1 = quad_v(base.y, c);
-            let v2 = quad_v(base.z, c);
-            let v3 = quad_v(base.w, c);
+            let y = quad_v(key, c);
             for (var r = 0u; r < ROWS; r++) {
-                let p = scores[r];
-                var sum = sums[r][c] * scale[r];
-                sum = fma(vec4<f32>(p.x), v0, sum);
-                sum = fma(vec4<f32>(p.y), v1, sum);
-                sum = fma(vec4<f32>(p.z), v2, sum);
-                sum = fma(vec4<f32>(p.w), v3, sum);
-                sums[r][c] = sum;
+                sums[r][c] = fma(vec4<f32>(p[r]), y, sums[r][c] * scale[r]);
             }
         }
     }
 
-    for (var r = 0u; r < ROWS; r++) {
-        let i = first + r / HEADS;
-        if i < T {
-            let row = i * H + head + r % HEADS;
-            lse[row] = highest[r] + log(total[r]);
-            let factor = 1.0 / total[r];
-            for (var c = 0u; c < QUADS; c++) {
-                let x = sums[r][c] * factor;
-                let at = row * HEAD_DIM + 4u * c;
-                o[at] = x.x;
-                if 4u * c + 1u < HEAD_DIM { o[at + 1u] = x.y; }
-                if 4u * c + 2u < HEAD_DIM { o[at + 2u] = x.z; }
-                if 4u * c + 3u < HEAD_DIM { o[at + 3u] = x.w; }
+    for (var n = 0u; n < here; n++) {
+        let row = (first + n / HEADS) * H + head + n % HEADS;
+        var top = 0.0;
+        var sum = 1.0;
+        for (var r = 0u; r < ROWS; r++) {
+            top = select(top, highest[r], r == n);
+            sum = select(sum, total[r], r == n);
+        }
+        lse[row] = top + log(sum);
+        for (var c = 0u; c < QUADS; c++) {
+            var x = vec4<f32>();
+            for (var r = 0u; r < ROWS; r++) {
+                x = select(x, sums[r][c], r == n);
+            }
+            x = x / sum;
+            for (var e = 0u; e < 4u; e++) {
+                if 4u * c + e < HEAD_DIM {
+                    o[row * HEAD_DIM + 4u * c + e] = x[e];
+                }
             }
         }
     }

@@ -21,7 +21,7 @@
 //! al., "FlashAttention" (2022), section 3 and appendix B for the gradients.
 
 use crate::graph::{DType, Graph, Sink, Var};
-use crate::kernel::{Const, Pass};
+use crate::kernel::{Const, HARDWARE, Pass};
 use crate::ops::case::{Array, OpCase, TestRng};
 use crate::variant;
 use rand::RngExt;
@@ -94,8 +94,7 @@ fn dk_dv(g: &mut Graph, dims: Dims, reads: &[Var], dk: Option<Sink>, dv: Option<
     constants.push(("ACCUMULATE_DK", dk.is_some_and(|s| s.accumulate).into()));
     constants.push(("ACCUMULATE_DV", dv.is_some_and(|s| s.accumulate).into()));
     // The kernel has two outputs; the one that nobody wants is bound to a word it never touches.
-    let mut bound =
-        |sink: Option<Sink>| sink.map_or_else(|| g.temp("attention unwanted", &[1]), |s| s.var);
+    let mut bound = |sink: Option<Sink>| sink.map_or_else(|| g.temp("attention unwanted", &[1]), |s| s.var);
     let writes = [bound(dk), bound(dv)];
     g.call(&DK_DV, &constants, reads, &writes, [dims.tokens, dims.key_heads, 1]);
 }
@@ -112,7 +111,8 @@ impl Dims {
     #[track_caller]
     fn of(g: &Graph, q: Var, k: Var, v: Var, spans: Var, head_dim: usize) -> Self {
         let (sq, sk, sv) = (g.shape(q), g.shape(k), g.shape(v));
-        let multiple = |s: &[usize]| s.len() == 2 && s[1] > 0 && head_dim > 0 && s[1].is_multiple_of(head_dim);
+        let multiple =
+            |s: &[usize]| s.len() == 2 && s[1] > 0 && head_dim > 0 && s[1].is_multiple_of(head_dim);
         assert!(
             multiple(sq) && multiple(sk) && sk == sv && sq[0] == sk[0] && sq[1].is_multiple_of(sk[1]),
             "attention: q {sq:?}, k {sk:?}, v {sv:?} do not fit together with heads of {head_dim}"
@@ -135,19 +135,23 @@ impl Dims {
         ]
     }
 
-    /// How many query heads of a group one invocation computes: as many as share the loaded keys
-    /// before the rows it holds grow beyond what pays (`shaders/attention/README.md`).
+    /// How many query heads of a group are computed together, because they share the loaded
+    /// keys: a divisor of the group, at most 4 (variant 2 has 64 invocations for each), and no
+    /// more than registers hold (`shaders/attention/README.md` has the figures).
     fn heads_together(&self) -> usize {
         let group = self.heads / self.key_heads;
-        let most = std::env::var("ROWLEN").ok().map_or(64, |s| s.parse().unwrap()) / self.head_dim;
-        (1..=group).rev().find(|n| group.is_multiple_of(*n) && *n <= most).unwrap_or(1)
+        let most = (192 / self.head_dim).clamp(1, 4);
+        (1..=most).rev().find(|n| group.is_multiple_of(*n)).unwrap_or(1)
     }
 }
 
 static FORWARD: Pass = Pass {
     op: "attention",
     name: "forward",
-    variants: &[variant!("attention/forward_1_register_rows.wgsl", tile: [32, 1, 1])],
+    variants: &[
+        variant!("attention/forward_1_register_rows.wgsl", tile: [32, 1, 1]),
+        variant!("attention/forward_2_shared_blocks.wgsl", tile: [64, 1, 1], suits: HARDWARE),
+    ],
 };
 
 static DELTA: Pass = Pass {
@@ -159,13 +163,19 @@ static DELTA: Pass = Pass {
 static DQ: Pass = Pass {
     op: "attention",
     name: "dq",
-    variants: &[variant!("attention/dq_1_register_rows.wgsl", tile: [32, 1, 1])],
+    variants: &[
+        variant!("attention/dq_1_register_rows.wgsl", tile: [32, 1, 1]),
+        variant!("attention/dq_2_shared_blocks.wgsl", tile: [64, 1, 1], suits: HARDWARE),
+    ],
 };
 
 static DK_DV: Pass = Pass {
     op: "attention",
     name: "dk_dv",
-    variants: &[variant!("attention/dk_dv_1_register_rows.wgsl", tile: [32, 1, 1])],
+    variants: &[
+        variant!("attention/dk_dv_1_register_rows.wgsl", tile: [32, 1, 1]),
+        variant!("attention/dk_dv_2_shared_blocks.wgsl", tile: [64, 1, 1], suits: HARDWARE),
+    ],
 };
 
 static PASSES: &[&Pass] = &[&FORWARD, &DELTA, &DQ, &DK_DV];
