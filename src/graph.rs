@@ -354,8 +354,10 @@ impl Graph {
             self.grads.insert(var, grad);
             return Some(Sink { var: grad, accumulate: false });
         };
+        // A seed is an input or a constant: the next run needs it unchanged.
+        let seed = !matches!(self.info(present).role, Role::Temp);
         let shared = self.grads.iter().any(|(&other, &g)| other != var && g == present);
-        if shared {
+        if shared || seed {
             let copy = self.temp(&name, &shape);
             crate::ops::add::accumulate(self, present, Sink { var: copy, accumulate: false });
             self.grads.insert(var, copy);

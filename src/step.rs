@@ -4,10 +4,10 @@
 //! create nothing ([`Gpu::created`] proves it in a test).
 
 use crate::error::{Error, Result};
-use crate::gpu::{Checks, Gpu};
+use crate::gpu::{Checks, Gpu, Mapping};
 use crate::graph::{DType, Graph, Role, Var};
 use crate::plan::{Plan, Reuse, padded, plan};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 
@@ -15,6 +15,8 @@ use std::rc::Rc;
 const PER_SUBMISSION: usize = 48;
 /// Bytes behind each buffer that nobody may write, when guards are on.
 const GUARD_BYTES: u64 = 256;
+/// Reads of one step that may be started before the first is collected.
+pub const READS_IN_FLIGHT: usize = 4;
 /// What the guard zone and poisoned outputs hold: a NaN with a recognisable payload.
 pub const POISON: u32 = 0x7fc0_dead;
 
@@ -114,6 +116,14 @@ impl Default for Options {
     }
 }
 
+/// A read that was started and not waited for.
+pub struct Fetch {
+    set: usize,
+    vars: Vec<Var>,
+    submission: wgpu::SubmissionIndex,
+    maps: Vec<Mapping>,
+}
+
 struct Dispatch {
     pipeline: wgpu::ComputePipeline,
     group: wgpu::BindGroup,
@@ -127,7 +137,8 @@ pub struct Step {
     plan: Plan,
     buffers: Vec<Option<Rc<Held>>>,
     dispatches: Vec<Dispatch>,
-    staging: HashMap<Var, Held>,
+    staging: Vec<HashMap<Var, Held>>,
+    next_read: Cell<usize>,
     options: Options,
 }
 
@@ -166,7 +177,7 @@ impl Step {
             .map(|(i, &bytes)| hold(&format!("temporaries {i}"), bytes))
             .collect::<Result<Vec<_>>>()?;
         let mut buffers = Vec::with_capacity(graph.vars().len());
-        let mut staging = HashMap::new();
+        let mut staging: Vec<HashMap<Var, Held>> = (0..READS_IN_FLIGHT).map(|_| HashMap::new()).collect();
         for (i, info) in graph.vars().iter().enumerate() {
             let held = match &info.role {
                 Role::Temp => plan.slot_of[i].map(|slot| slots[slot].clone()),
@@ -178,10 +189,10 @@ impl Step {
                     Some(held)
                 }
             };
-            if info.output {
+            for set in staging.iter_mut().filter(|_| info.output) {
                 let usage = wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::MAP_READ;
-                let buffer = gpu.buffer("read back", info.bytes() + guard, usage)?;
-                staging.insert(Var(i as u32), Held { buffer, gpu: gpu.clone() });
+                let buffer = gpu.buffer("read back", info.bytes(), usage)?;
+                set.insert(Var(i as u32), Held { buffer, gpu: gpu.clone() });
             }
             buffers.push(held);
         }
@@ -192,6 +203,7 @@ impl Step {
             buffers,
             dispatches: Vec::new(),
             staging,
+            next_read: Cell::new(0),
             options,
         };
         if options.poison {
@@ -244,7 +256,7 @@ impl Step {
 
     /// Bytes of the buffers that outputs are read back through.
     pub fn staging_bytes(&self) -> u64 {
-        self.staging.values().map(|held| held.buffer.size()).sum()
+        self.staging.iter().flatten().map(|(_, held)| held.buffer.size()).sum()
     }
 
     /// Submissions one run makes.
@@ -345,6 +357,40 @@ impl Step {
             .collect()
     }
 
+    /// Starts reading outputs of the last run without waiting: they are copied into one of
+    /// [`READS_IN_FLIGHT`] sets of staging buffers, and the next run may be submitted meanwhile.
+    ///
+    /// # Panics
+    /// When a variable was not marked with [`Graph::output`].
+    #[track_caller]
+    pub fn fetch(&self, vars: &[Var]) -> Fetch {
+        let set = self.next_read.get();
+        self.next_read.set((set + 1) % READS_IN_FLIGHT);
+        let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
+        for &var in vars {
+            let bytes = padded(self.graph.info(var).bytes());
+            let staging = &self.staging(set, var).buffer;
+            encoder.copy_buffer_to_buffer(&self.held(var).buffer, 0, staging, 0, bytes);
+        }
+        let submission = self.gpu.queue.submit([encoder.finish()]);
+        let maps = vars.iter().map(|&v| self.gpu.start_map(&self.staging(set, v).buffer)).collect();
+        Fetch { set, vars: vars.to_vec(), submission, maps }
+    }
+
+    /// Waits for a [`Step::fetch`] and returns the values, one list a variable.
+    ///
+    /// # Errors
+    /// When the device is lost.
+    pub fn collect(&self, fetch: Fetch) -> Result<Vec<Vec<f32>>> {
+        self.gpu.wait_for(Some(fetch.submission))?;
+        let read = |(&var, map)| {
+            let bytes = self.graph.info(var).bytes();
+            let data = self.gpu.finish_map(&self.staging(fetch.set, var).buffer, bytes, map)?;
+            Ok(bytemuck::pod_collect_to_vec(&data))
+        };
+        fetch.vars.iter().zip(fetch.maps).map(read).collect()
+    }
+
     /// Reads several outputs after the last run, waiting for it once.
     ///
     /// # Errors
@@ -354,25 +400,7 @@ impl Step {
     /// When one was not marked with [`Graph::output`].
     #[track_caller]
     pub fn read_many(&self, vars: &[Var]) -> Result<Vec<Vec<f32>>> {
-        let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
-        for &var in vars {
-            let staging = self.staging(var);
-            encoder.copy_buffer_to_buffer(
-                &self.held(var).buffer,
-                0,
-                &staging.buffer,
-                0,
-                padded(self.graph.info(var).bytes()),
-            );
-        }
-        self.gpu.queue.submit([encoder.finish()]);
-        vars.iter()
-            .map(|&var| {
-                let data =
-                    self.gpu.map_read(&self.staging(var).buffer, self.graph.info(var).bytes())?;
-                Ok(bytemuck::pod_collect_to_vec(&data))
-            })
-            .collect()
+        self.collect(self.fetch(vars))
     }
 
     /// Reads one output after the last run.
@@ -385,8 +413,8 @@ impl Step {
     }
 
     #[track_caller]
-    fn staging(&self, var: Var) -> &Held {
-        self.staging
+    fn staging(&self, set: usize, var: Var) -> &Held {
+        self.staging[set]
             .get(&var)
             .unwrap_or_else(|| panic!("{} is not marked as an output", self.graph.info(var).name))
     }

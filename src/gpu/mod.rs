@@ -16,6 +16,10 @@ use std::time::Duration;
 /// How long a submission may take before the device counts as lost.
 const TIMEOUT: Duration = Duration::from_secs(120);
 
+/// A started mapping of a buffer.
+pub(crate) type Mapping =
+    std::sync::mpsc::Receiver<std::result::Result<(), wgpu::BufferAsyncError>>;
+
 /// An open device with its queue, its pipelines and counts of what was created.
 pub struct Gpu {
     pub(crate) device: wgpu::Device,
@@ -156,7 +160,12 @@ impl Gpu {
     /// # Errors
     /// When the device does not answer in time or is lost.
     pub fn wait(&self) -> Result<()> {
-        let poll = wgpu::PollType::Wait { submission_index: None, timeout: Some(TIMEOUT) };
+        self.wait_for(None)
+    }
+
+    /// Waits for one submission, or for all.
+    pub(crate) fn wait_for(&self, submission_index: Option<wgpu::SubmissionIndex>) -> Result<()> {
+        let poll = wgpu::PollType::Wait { submission_index, timeout: Some(TIMEOUT) };
         self.device.poll(poll).map(|_| ()).map_err(|e| {
             Error::Device(format!(
                 "{} did not answer for {} s ({e}); the device may be lost. Update its driver, or use fewer batch.stream_tokens.",
@@ -166,17 +175,27 @@ impl Gpu {
         })
     }
 
-    /// Reads a mappable buffer that a submitted copy has filled.
-    pub(crate) fn map_read(&self, buffer: &wgpu::Buffer, bytes: u64) -> Result<Vec<u8>> {
+    /// Starts mapping a buffer that a submitted copy fills.
+    pub(crate) fn start_map(&self, buffer: &wgpu::Buffer) -> Mapping {
         let (sender, receiver) = std::sync::mpsc::channel();
-        buffer.map_async(wgpu::MapMode::Read, ..bytes, move |r| {
-            let _ = sender.send(r);
+        buffer.map_async(wgpu::MapMode::Read, .., move |result| {
+            // The receiver is gone only if nobody wants the values any more.
+            let _ = sender.send(result);
         });
-        self.wait()?;
+        receiver
+    }
+
+    /// The first `bytes` of a buffer whose mapping was started and whose submission is done.
+    pub(crate) fn finish_map(
+        &self,
+        buffer: &wgpu::Buffer,
+        bytes: u64,
+        mapping: Mapping,
+    ) -> Result<Vec<u8>> {
         let lost = |e: String| {
             Error::Device(format!("cannot read results back from {}: {e}", self.info.name))
         };
-        receiver
+        mapping
             .recv_timeout(TIMEOUT)
             .map_err(|e| lost(e.to_string()))?
             .map_err(|e| lost(e.to_string()))?;
@@ -196,8 +215,10 @@ impl Gpu {
         });
         let mut encoder = self.device.create_command_encoder(&Default::default());
         encoder.copy_buffer_to_buffer(buffer, 0, &staging, 0, crate::plan::padded(bytes));
-        self.queue.submit([encoder.finish()]);
-        self.map_read(&staging, bytes)
+        let submission = self.queue.submit([encoder.finish()]);
+        let mapping = self.start_map(&staging);
+        self.wait_for(Some(submission))?;
+        self.finish_map(&staging, bytes, mapping)
     }
 
     pub(crate) fn release(&self, bytes: u64) {

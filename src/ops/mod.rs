@@ -10,6 +10,7 @@ pub mod gelu;
 pub mod layer_norm;
 pub mod matmul;
 pub mod nll;
+pub mod odds_ratio;
 pub mod relu;
 pub mod rms_norm;
 pub mod rope;
@@ -34,6 +35,7 @@ pub fn cases() -> Vec<OpCase> {
         layer_norm::case(),
         matmul::case(),
         nll::case(),
+        odds_ratio::case(),
         relu::case(),
         rms_norm::case(),
         rope::case(),

@@ -11,10 +11,10 @@ use crate::model::weights::Tensor;
 use crate::ops::adamw::{HYPER, adamw, hyper};
 use crate::ops::grad_norm::grad_norm;
 use crate::plan::{Plan, Reuse, plan};
-use crate::step::{Step, Store};
+use crate::step::{Fetch, READS_IN_FLIGHT, Step, Store};
 use crate::train::objective::{Objective, Weights};
 use crate::train::recipe::OptimSettings;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 /// Suffixes of the optimizer's state.
@@ -41,13 +41,35 @@ struct Program {
 }
 
 impl Program {
-    fn run(&self, stream: &Stream, weights: &Weights) -> Result<StreamResult> {
+    fn start(&self, stream: &Stream, weights: &Weights) -> Fetch {
         let o = &self.objective;
         o.write(&self.step, stream, weights);
         self.step.run();
-        let mut out = self.step.read_many(&[o.loss, o.logp, o.mean_logp, o.odds])?.into_iter();
+        self.step.fetch(&[o.loss, o.logp, o.mean_logp, o.odds])
+    }
+
+    fn finish(&self, fetch: Fetch) -> Result<StreamResult> {
+        let mut out = self.step.collect(fetch)?.into_iter();
         let mut next = || out.next().expect("four outputs were read");
         Ok(StreamResult { loss: next()[0], logp: next(), mean_logp: next(), odds: next() })
+    }
+
+    /// Runs all streams, several in flight at a time, and calls `each` with every result in order.
+    fn run_all(
+        &self,
+        streams: &[Stream],
+        weights: &[Weights],
+        mut each: impl FnMut(&Stream, StreamResult) -> Result<()>,
+    ) -> Result<()> {
+        let mut started = VecDeque::new();
+        for (stream, weights) in streams.iter().zip(weights) {
+            if started.len() == READS_IN_FLIGHT {
+                let (stream, fetch) = started.pop_front().expect("some are in flight");
+                each(stream, self.finish(fetch)?)?;
+            }
+            started.push_back((stream, self.start(stream, weights)));
+        }
+        started.into_iter().try_for_each(|(stream, fetch)| each(stream, self.finish(fetch)?))
     }
 }
 
@@ -181,7 +203,20 @@ impl Learner {
     /// # Errors
     /// When the device is lost.
     pub fn accumulate(&self, stream: &Stream, weights: &Weights) -> Result<StreamResult> {
-        self.micro.run(stream, weights)
+        self.micro.finish(self.micro.start(stream, weights))
+    }
+
+    /// Forward and backward of all streams of a step; `each` gets every result in order.
+    ///
+    /// # Errors
+    /// When the device is lost, or `each` fails.
+    pub fn accumulate_all(
+        &self,
+        streams: &[Stream],
+        weights: &[Weights],
+        each: impl FnMut(&Stream, StreamResult) -> Result<()>,
+    ) -> Result<()> {
+        self.micro.run_all(streams, weights, each)
     }
 
     /// Forward only.
@@ -189,7 +224,20 @@ impl Learner {
     /// # Errors
     /// When the device is lost.
     pub fn evaluate(&self, stream: &Stream, weights: &Weights) -> Result<StreamResult> {
-        self.eval.run(stream, weights)
+        self.eval.finish(self.eval.start(stream, weights))
+    }
+
+    /// Forward only, of many streams; `each` gets every result in order.
+    ///
+    /// # Errors
+    /// When the device is lost, or `each` fails.
+    pub fn evaluate_all(
+        &self,
+        streams: &[Stream],
+        weights: &[Weights],
+        each: impl FnMut(&Stream, StreamResult) -> Result<()>,
+    ) -> Result<()> {
+        self.eval.run_all(streams, weights, each)
     }
 
     /// Clips, steps AdamW and zeroes the gradients. Returns the norm before clipping. A norm that

@@ -333,12 +333,13 @@ impl Run<'_> {
         let weights = weights(&streams, &self.recipe.loss);
         let mut sum = StepMetrics::new(self.recipe.loss.lambda);
         let mut loss = 0.0;
-        for (stream, weights) in streams.iter().zip(&weights) {
-            let result = self.learner.accumulate(stream, weights)?;
-            self.check_finite(stream, &result)?;
-            add_metrics(&mut sum, self.recipe, stream, &result);
+        let run = &*self;
+        run.learner.accumulate_all(&streams, &weights, |stream, result| {
+            run.check_finite(stream, &result)?;
+            add_metrics(&mut sum, run.recipe, stream, &result);
             loss += f64::from(result.loss);
-        }
+            Ok(())
+        })?;
         let rate = self.recipe.optim.learning_rate_at(self.state.step, self.total);
         let norm = self.learner.update(rate)?;
         if !norm.is_finite() {
@@ -396,11 +397,11 @@ impl Run<'_> {
         let start = Instant::now();
         let mut sum = StepMetrics::new(self.recipe.loss.lambda);
         let mut tokens = 0;
-        for (stream, weights) in heldout.streams.iter().zip(&heldout.weights) {
-            let result = self.learner.evaluate(stream, weights)?;
+        self.learner.evaluate_all(&heldout.streams, &heldout.weights, |stream, result| {
             add_metrics(&mut sum, self.recipe, stream, &result);
             tokens += stream.used_tokens;
-        }
+            Ok(())
+        })?;
         let record = Record::new(Split::Eval, self.state.step, self.epoch(per_epoch), &sum)
             .with("tokens_per_second", tokens as f64 / start.elapsed().as_secs_f64());
         self.metrics.write(&record)?;

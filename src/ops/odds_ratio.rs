@@ -1,0 +1,277 @@
+//! `odds_ratio`: ORPO's preference term, with loss and both gradients from one closed form.
+//!
+//! For average log-probabilities $\ell_w, \ell_l$ of the chosen and the rejected answer and
+//! $q = 1 - e^{\ell}$ (floored at [`Q_FLOOR`]):
+//! $z = (\ell_w - \ell_l) - (\log q_w - \log q_l)$, $L_{OR} = -\log \sigma(z)$,
+//! loss $= \sum_p c_p L_{OR,p}$ with $c = \lambda / B$.
+//! Source: Hong, Lee, Thorne, "ORPO", arXiv 2403.07691, equations 6 and 7.
+//!
+//! With $r = e^{\ell_w - \ell_l}$ nothing overflows and no logarithm of $1 - e^\ell$ is taken:
+//! $L_{OR} = \mathrm{log1p}(q_w / (r q_l))$.
+//! Backward: $-\partial L_{OR}/\partial \ell_w = g_w = 1 / (q_w + r q_l)$ and
+//! $\partial L_{OR}/\partial \ell_l = g_l = q_w / (q_l (q_w + r q_l))$. The forward kernel stores
+//! both, and backward multiplies them with the upstream scalar.
+
+use crate::graph::{Graph, Var};
+use crate::kernel::Pass;
+use crate::ops::case::{Array, OpCase, normal};
+use crate::variant;
+
+/// The smallest 1 - p the closed form works with: beyond it the gradient would exceed 10^7.
+/// An average log-probability above `-Q_FLOOR` lies in the floored region.
+pub const Q_FLOOR: f64 = 1e-7;
+
+/// What [`odds_ratio`] gives.
+#[derive(Debug, Clone, Copy)]
+pub struct OddsRatio {
+    /// `[1]`: sum of weight times L_OR. The derivative goes through this one.
+    pub loss: Var,
+    /// `[P, 4]`: L_OR, z, g_w, g_l of each pair, unweighted; for metrics, without a derivative.
+    pub table: Var,
+}
+
+/// The odds-ratio term for `l` `[2P]` (chosen at 2p, rejected at 2p + 1) and `pair_weight` `[P]`.
+///
+/// A pair of weight 0 (unused, or lambda = 0) adds exactly 0 to loss and gradient whatever its l
+/// is; its row of the table is computed like the others, so a run with lambda = 0 still reports
+/// its odds. Finite for every l from -10^4 to 0 (clamped to that), and NaN for NaN.
+///
+/// # Panics
+/// When l has not two elements per pair.
+#[track_caller]
+pub fn odds_ratio(g: &mut Graph, l: Var, pair_weight: Var) -> OddsRatio {
+    let &[pairs] = g.shape(pair_weight) else { panic!("odds_ratio: pair_weight is a vector") };
+    assert_eq!(g.shape(l), [2 * pairs], "odds_ratio: l holds two answers for each of {pairs} pairs");
+    let loss = g.temp("odds-ratio loss", &[1]);
+    let table = g.temp("odds table", &[pairs, 4]);
+    let slope = g.temp("odds slope", &[2 * pairs]);
+    g.call(&FORWARD, &[("P", pairs.into())], &[l, pair_weight], &[loss, table, slope], [1, 1, 1]);
+    let backward = move |g: &mut Graph, d: &[Option<Var>]| {
+        let dloss = d[0].expect("one output");
+        let Some(sink) = g.grad_into(l) else { return };
+        let constants = [("S", (2 * pairs).into()), ("ACCUMULATE", sink.accumulate.into())];
+        g.call(&BACKWARD, &constants, &[slope, dloss], &[sink.var], [2 * pairs, 1, 1]);
+    };
+    g.record("odds_ratio", &[l], &[loss], Some(Box::new(backward)));
+    OddsRatio { loss, table }
+}
+
+static FORWARD: Pass = Pass {
+    op: "odds_ratio",
+    name: "forward",
+    variants: &[variant!("odds_ratio/forward_1_one_workgroup.wgsl", tile: [1, 1, 1])],
+};
+
+static BACKWARD: Pass = Pass {
+    op: "odds_ratio",
+    name: "backward",
+    variants: &[variant!("odds_ratio/backward_1_naive.wgsl", tile: [64, 1, 1])],
+};
+
+static PASSES: &[&Pass] = &[&FORWARD, &BACKWARD];
+
+fn reference(_: &[usize], inputs: &[Array]) -> Vec<Vec<f64>> {
+    let log_q = |l: f64| (-l.exp_m1()).max(Q_FLOOR).ln();
+    let term = |(l, weight): (&[f64], &f64)| {
+        let z = (l[0] - l[1]) - (log_q(l[0]) - log_q(l[1]));
+        let softplus = (-z).max(0.0) + (-z.abs()).exp().ln_1p();
+        weight * softplus
+    };
+    vec![vec![inputs[0].f().chunks(2).zip(inputs[1].f()).map(term).sum()]]
+}
+
+/// Shapes are `[P]`; every fifth pair is unused. Compares the loss; the table has tests of its own.
+pub fn case() -> OpCase {
+    OpCase {
+        op: "odds_ratio",
+        passes: PASSES,
+        shapes: &[&[1], &[2], &[31], &[255], &[256], &[257]],
+        large: &[&[4099]],
+        inputs: |s, rng| {
+            let l = (0..2 * s[0]).map(|_| -0.2 - f64::from(normal(rng)).abs()).collect();
+            let weight = (0..s[0]).map(|p| if p % 5 == 4 { 0.0 } else { 0.1 }).collect();
+            vec![Array::float("l", &[2 * s[0]], l), Array::fixed("pair_weight", s, weight)]
+        },
+        build: |g, _, v| vec![odds_ratio(g, v[0], v[1]).loss],
+        reference,
+        tolerance: 1e-6,
+        differentiable: true,
+        flops: |s| 100.0 * s[0] as f64,
+        bytes: |s| 36.0 * s[0] as f64,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::DType;
+    use crate::ops::case::tests::{forward, gpu, gradient};
+    use crate::step::{Step, Store};
+
+    #[test]
+    fn odds_ratio_forward() {
+        forward(&case());
+    }
+
+    #[test]
+    fn odds_ratio_gradient() {
+        gradient(&case());
+    }
+
+    struct Run {
+        loss: f32,
+        /// L_OR, z, g_w, g_l per pair.
+        table: Vec<f32>,
+        /// dloss/dl for an upstream gradient of 1.
+        dl: Vec<f32>,
+    }
+
+    fn run(l: &[[f32; 2]], weight: &[f32]) -> Run {
+        let gpu = gpu();
+        let mut g = Graph::new(gpu.target());
+        let l_var = g.input_with_grad("l", &[2 * l.len()]);
+        let weight_var = g.input("pair_weight", &[l.len()], DType::F32);
+        let out = odds_ratio(&mut g, l_var, weight_var);
+        g.backward(out.loss);
+        let dl = g.grad(l_var).unwrap();
+        for v in [out.loss, out.table, dl] {
+            g.output(v);
+        }
+        let step = Step::new(&gpu, g, &Store::new(&gpu)).unwrap();
+        step.write(l_var, l.as_flattened());
+        step.write(weight_var, weight);
+        step.run();
+        let mut read = step.read_many(&[out.loss, out.table, dl]).unwrap();
+        let dl = read.remove(2);
+        Run { loss: read[0][0], table: read.remove(1), dl }
+    }
+
+    /// Smallest normal f32: below it adapters may flush to zero.
+    const TINY: f64 = 1.2e-38;
+
+    /// `got` is `want` to 1e-5 relative, or both are below what an f32 holds.
+    fn close(what: &str, got: f32, want: f64) -> f64 {
+        let got = f64::from(got);
+        if want.abs() < TINY {
+            assert!(got.abs() <= TINY, "{what}: {got:e} instead of {want:e}");
+            return 0.0;
+        }
+        let off = (got / want - 1.0).abs();
+        assert!(off <= 1e-5, "{what}: {got:e} instead of {want:e} ({off:.1e})");
+        off
+    }
+
+    #[test]
+    fn odds_ratio_agrees_with_the_table_of_the_paper_form() {
+        // l_w, l_l, z, L_OR, g_w, g_l, worked out with 50 digits.
+        const ROWS: [[f64; 6]; 9] = [
+            [-1.0, -1.5, 0.706192686, 0.401135488, 0.522749431, 0.425348811],
+            [-2.3, -2.1, -0.224980509, 0.811951165, 0.617965595, 0.633597119],
+            [-0.5, -3.0, 3.38168295, 0.033425301, 0.0835461488, 0.0345952438],
+            [-0.01, -4.0, 8.58168057, 0.000187492011, 0.018841337, 0.000190972214],
+            [-1e-4, -1e-4, 0.0, 0.693147181, 5000.25, 5000.25],
+            [-1e-6, -2.0, 15.6700966, 1.56517709e-07, 0.156517775, 1.81015477e-07],
+            [-2.0, -1e-6, -15.6700966, 15.6700968, 1.15651746, 1000000.34],
+            [-12.0, -0.7, -11.9863349, 11.9863411, 0.999999916, 1.98642149],
+            [-8.0, -30.0, 22.0003355, 2.78853233e-10, 2.78946809e-10, 2.78853233e-10],
+        ];
+        let l: Vec<_> = ROWS.iter().map(|r| [r[0] as f32, r[1] as f32]).collect();
+        let got = run(&l, &[1.0; 9]);
+        for (row, got) in ROWS.iter().zip(got.table.chunks(4)) {
+            let name = format!("l = {}, {}", row[0], row[1]);
+            close(&format!("{name}: L_OR"), got[0], row[3]);
+            close(&format!("{name}: g_w"), got[2], row[4]);
+            close(&format!("{name}: g_l"), got[3], row[5]);
+            assert!(
+                (f64::from(got[1]) - row[2]).abs() < 1e-6 * row[2].abs().max(1.0),
+                "{name}: z {}",
+                got[1]
+            );
+        }
+        assert!((f64::from(got.loss) / ROWS.iter().map(|r| r[3]).sum::<f64>() - 1.0).abs() < 1e-6);
+        // The golden batch of the contract.
+        let got = run(&[[-0.5, -1.5], [-1.5, -0.5]], &[0.05; 2]);
+        for (z, want) in [got.table[1], got.table[5]].into_iter().zip([1.68026967, -1.68026967]) {
+            close("golden batch: z", z, want);
+        }
+    }
+
+    #[test]
+    fn odds_ratio_agrees_with_361_pairs_of_fifty_digits() {
+        #[derive(serde::Deserialize)]
+        struct Row {
+            chosen: f64,
+            rejected: f64,
+            log_odds: f64,
+            or_loss: f64,
+            d_chosen: f64,
+            d_rejected: f64,
+        }
+        let rows: Vec<Row> =
+            serde_json::from_str(include_str!("../../tests/golden/odds/odds_table.json")).unwrap();
+        assert_eq!(rows.len(), 361);
+        let l: Vec<_> = rows.iter().map(|r| [r.chosen as f32, r.rejected as f32]).collect();
+        let got = run(&l, &vec![1.0; rows.len()]);
+        assert!(got.table.iter().chain(&got.dl).all(|v| v.is_finite()));
+        let (mut floored, mut vanishing) = (0, 0);
+        let mut worst = [0.0f64; 4];
+        for (i, row) in rows.iter().enumerate() {
+            // The golden file holds exact f32 values, but q of the one nearest to the floor may
+            // round to either side of it.
+            let q = |l: f64| -l.exp_m1();
+            if q(row.chosen).min(q(row.rejected)) < Q_FLOOR * (1.0 - 1e-6) {
+                floored += 1;
+                continue;
+            }
+            vanishing += usize::from(row.or_loss < TINY);
+            let name = format!("l = {}, {}", row.chosen, row.rejected);
+            let wanted = [
+                ("L_OR", got.table[4 * i], row.or_loss),
+                ("dL/dl_w", got.dl[2 * i], row.d_chosen),
+                ("dL/dl_l", got.dl[2 * i + 1], row.d_rejected),
+            ];
+            for (k, (what, got, want)) in wanted.into_iter().enumerate() {
+                worst[k] = worst[k].max(close(&format!("{name}: {what}"), got, want));
+            }
+            let z = f64::from(got.table[4 * i + 1]);
+            let off = (z - row.log_odds).abs() / row.log_odds.abs().max(1.0);
+            worst[3] = worst[3].max(off);
+            assert!(off < 2e-6, "{name}: z {z} instead of {}", row.log_odds);
+        }
+        println!(
+            "odds table: {} of 361 rows compared, {floored} in the floored region (q < 1e-7), {vanishing} below the \
+             smallest f32; largest relative differences: L_OR {:.1e}, dL/dl_w {:.1e}, dL/dl_l {:.1e}, z {:.1e}",
+            361 - floored,
+            worst[0],
+            worst[1],
+            worst[2],
+            worst[3]
+        );
+        assert!(floored < 361 / 2, "the table must not be excused away");
+    }
+
+    #[test]
+    fn odds_ratio_is_finite_at_the_ends() {
+        let ends = [0.0, 1e-6, -1e-30, -1e-9, -1e-7, -0.35, -1.0, -90.0, -103.0, -1000.0, -1e4, -1e30];
+        let l: Vec<[f32; 2]> = ends.iter().flat_map(|&w| ends.map(|l| [w, l])).collect();
+        let got = run(&l, &vec![0.01; l.len()]);
+        assert!(got.loss.is_finite());
+        for (i, l) in l.iter().enumerate() {
+            let row = &got.table[4 * i..][..4];
+            assert!(row.iter().chain(&got.dl[2 * i..][..2]).all(|v| v.is_finite()), "{l:?}: {row:?}");
+            assert!(row[0] >= 0.0 && row[2] >= 0.0 && row[3] >= 0.0, "{l:?}: {row:?}");
+        }
+    }
+
+    #[test]
+    fn odds_ratio_of_unused_pairs_is_exactly_nothing() {
+        let l = [[-1.0, -1.5], [0.0, 0.0], [f32::NAN, f32::INFINITY], [-2.0, -0.1]];
+        let got = run(&l, &[0.5, 0.0, 0.0, 0.0]);
+        let alone = run(&l[..1], &[0.5]);
+        assert_eq!(got.loss, alone.loss);
+        assert_eq!(got.dl[..2], alone.dl[..]);
+        assert!(got.dl[2..].iter().all(|&d| d == 0.0));
+        // The table speaks of them all the same: z of (-2, -0.1).
+        assert!((got.table[13] + 4.1068).abs() < 1e-3, "{:?}", got.table);
+    }
+}
