@@ -1,35 +1,40 @@
-// matmul, nt: out[m, n] (+)= sum_k a[m, k] * b[B_START + n, k] (+ bias[n]); one invocation per output.
+// matmul, nt: out[m, n] (+)= sum_k a[m, k] * b[b_start + n, k] (+ bias[n]).
+// One invocation per output, straight from the formula.
 // Grid: x = ceil(N / 8), y = ceil(M / 8).
 // Needs: nothing beyond WebGPU's default limits.
 
-const M: u32 = 1u; // rows of out
-const N: u32 = 1u; // columns of out
-const K: u32 = 1u; // terms of each sum
-const B_START: u32 = 0u; // first row of b that is used
-const OUT_START: u32 = 0u; // first row of out that is written
 const BIAS: bool = false; // add bias; without one any variable may be bound in its place
 const ACCUMULATE: bool = false; // add to out instead of overwriting it
 
+struct Dims {
+    m: u32, // rows of out
+    n: u32, // columns of out
+    k: u32, // terms of each sum
+    b_start: u32, // first row of b that is used
+    out_start: u32, // first row of out that is written
+}
+
 @group(0) @binding(0) var<storage, read> a: array<f32>; // [M, K]
-@group(0) @binding(1) var<storage, read> b: array<f32>; // [>= B_START + N, K]
-@group(0) @binding(2) var<storage, read> bias: array<f32>; // [N]
-@group(0) @binding(3) var<storage, read_write> out: array<f32>; // [>= OUT_START + M, N]
+@group(0) @binding(1) var<storage, read> b: array<f32>; // [>= b_start + N, K]
+@group(0) @binding(2) var<storage, read> d: Dims;
+@group(0) @binding(3) var<storage, read> bias: array<f32>; // [N]
+@group(0) @binding(4) var<storage, read_write> out: array<f32>; // [>= out_start + M, N]
 
 @compute @workgroup_size(8, 8)
 fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     let n = id.x;
     let m = id.y;
-    if n >= N || m >= M {
+    if n >= d.n || m >= d.m {
         return;
     }
     var sum = 0.0;
-    for (var k = 0u; k < K; k += 1u) {
-        sum += a[m * K + k] * b[(B_START + n) * K + k];
+    for (var k = 0u; k < d.k; k += 1u) {
+        sum += a[m * d.k + k] * b[(d.b_start + n) * d.k + k];
     }
     if BIAS {
         sum += bias[n];
     }
-    let at = (OUT_START + m) * N + n;
+    let at = (d.out_start + m) * d.n + n;
     if ACCUMULATE {
         sum += out[at];
     }

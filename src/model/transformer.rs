@@ -124,7 +124,7 @@ fn self_attention(
 ) -> Var {
     let at = format!("model.layers.{layer}");
     let h = norm(g, c, &format!("{at}.input_layernorm"), x);
-    let mut project = |g: &mut Graph, which: &str, heads: usize| {
+    let project = |g: &mut Graph, which: &str, heads: usize| {
         let name = format!("{at}.self_attn.{which}_proj");
         let rows = heads * c.head_dim;
         let w = weight(g, &format!("{name}.weight"), &[rows, c.hidden_size]);

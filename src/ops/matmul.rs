@@ -9,7 +9,7 @@
 //! with what each one reached.
 
 use crate::graph::{Graph, Sink, Var};
-use crate::kernel::Pass;
+use crate::kernel::{HARDWARE, Needs, Pass, SOFTWARE};
 use crate::ops::case::{Array, OpCase};
 use crate::variant;
 
@@ -70,30 +70,37 @@ pub fn product(g: &mut Graph, p: Product, a: Var, b: Var, bias: Option<Var>, out
         "matmul: out of shape {:?} does not hold {p:?}",
         g.shape(out.var)
     );
-    let mut constants = vec![
-        ("M", m.into()),
-        ("N", n.into()),
-        ("K", k.into()),
-        ("B_START", b_start.into()),
-        ("OUT_START", out_start.into()),
-        ("ACCUMULATE", out.accumulate.into()),
-    ];
-    let mut reads = vec![a, b];
+    if let Some(bias) = bias {
+        assert!(form == Form::Nt, "matmul: a bias goes with Nt, not {p:?}");
+        assert_eq!(g.shape(bias), [n], "matmul: bias does not fit {p:?}");
+    }
+    let dims = dims(g, p);
+    let mut constants = vec![("ACCUMULATE", out.accumulate.into())];
+    let mut reads = vec![a, b, dims];
     if form == Form::Nt {
         constants.push(("BIAS", bias.is_some().into()));
         // Bindings are fixed per pass, so without a bias b stands in and is not read as one.
         reads.push(bias.unwrap_or(b));
     }
-    if let Some(bias) = bias {
-        assert!(form == Form::Nt, "matmul: a bias goes with Nt, not {p:?}");
-        assert_eq!(g.shape(bias), [n], "matmul: bias does not fit {p:?}");
-    }
-    let pass = match form {
-        Form::Nt => &NT,
-        Form::Nn => &NN,
-        Form::Tn => &TN,
+    // Rows of four-element vectors need row lengths that are multiples of four.
+    let pass = match (form, n % 4 == 0, k % 4 == 0) {
+        (Form::Nt, true, true) => &NT,
+        (Form::Nt, ..) => &NT_ODD,
+        (Form::Nn, true, _) => &NN,
+        (Form::Nn, ..) => &NN_ODD,
+        (Form::Tn, true, _) => &TN,
+        (Form::Tn, ..) => &TN_ODD,
     };
     g.call(pass, &constants, &reads, &[out.var], [n, m, 1]);
+}
+
+/// The sizes as a buffer and not as constants of the shader: a model has dozens of different
+/// products and a vocabulary in chunks has more, and each set of constants would be a compilation.
+fn dims(g: &mut Graph, p: Product) -> Var {
+    let dims = [p.m, p.n, p.k, p.b_start, p.out_start];
+    // Constants are floats to the graph and bytes to the shader, so the bits are what counts.
+    let bits = dims.map(|d| f32::from_bits(u32::try_from(d).expect("a dimension fits 32 bits")));
+    g.constant("dims", &[bits.len()], &bits)
 }
 
 impl Product {
@@ -176,31 +183,95 @@ fn matrix(g: &Graph, op: &str, var: Var) -> [usize; 2] {
     [shape[0], shape[1]]
 }
 
+const SUBGROUPS: Needs = Needs { subgroups: true, ..Needs::NONE };
+
 static NT: Pass = Pass {
     op: "matmul",
     name: "nt",
-    variants: &[variant!("matmul/nt_1_naive.wgsl", tile: [8, 8, 1])],
+    variants: &[
+        variant!("matmul/nt_1_naive.wgsl", tile: [8, 8, 1]),
+        variant!("matmul/nt_2_workgroup_tile.wgsl", tile: [16, 16, 1], suits: HARDWARE),
+        variant!("matmul/nt_3_register_tile.wgsl", tile: [64, 64, 1], suits: HARDWARE),
+        variant!("matmul/nt_4_invocation_tile.wgsl", tile: [64, 8, 1], suits: SOFTWARE),
+        variant!("matmul/nt_5_subgroup_tile.wgsl", tile: [64, 16, 1], suits: SOFTWARE, needs: SUBGROUPS),
+        variant!("matmul/nt_6_subgroup_vec4.wgsl", tile: [64, 16, 1], suits: SOFTWARE, needs: SUBGROUPS),
+    ],
 };
 
 static NN: Pass = Pass {
     op: "matmul",
     name: "nn",
-    variants: &[variant!("matmul/nn_1_naive.wgsl", tile: [8, 8, 1])],
+    variants: &[
+        variant!("matmul/nn_1_naive.wgsl", tile: [8, 8, 1]),
+        variant!("matmul/nn_2_workgroup_tile.wgsl", tile: [16, 16, 1], suits: HARDWARE),
+        variant!("matmul/nn_3_register_tile.wgsl", tile: [64, 64, 1], suits: HARDWARE),
+        variant!("matmul/nn_4_invocation_tile.wgsl", tile: [64, 8, 1], suits: SOFTWARE),
+        variant!("matmul/nn_5_subgroup_tile.wgsl", tile: [64, 16, 1], suits: SOFTWARE, needs: SUBGROUPS),
+        variant!("matmul/nn_6_subgroup_vec4.wgsl", tile: [64, 16, 1], suits: SOFTWARE, needs: SUBGROUPS),
+    ],
 };
 
 static TN: Pass = Pass {
     op: "matmul",
     name: "tn",
-    variants: &[variant!("matmul/tn_1_naive.wgsl", tile: [8, 8, 1])],
+    variants: &[
+        variant!("matmul/tn_1_naive.wgsl", tile: [8, 8, 1]),
+        variant!("matmul/tn_2_workgroup_tile.wgsl", tile: [16, 16, 1], suits: HARDWARE),
+        variant!("matmul/tn_3_register_tile.wgsl", tile: [64, 64, 1], suits: HARDWARE),
+        variant!("matmul/tn_4_invocation_tile.wgsl", tile: [64, 8, 1], suits: SOFTWARE),
+        variant!("matmul/tn_5_subgroup_tile.wgsl", tile: [64, 16, 1], suits: SOFTWARE, needs: SUBGROUPS),
+        variant!("matmul/tn_6_subgroup_vec4.wgsl", tile: [64, 16, 1], suits: SOFTWARE, needs: SUBGROUPS),
+    ],
+};
+
+// The same kernels without those of four-element vectors, for row lengths that are no multiples of
+// four. They are passes of their own so that a pinned number always exists.
+static NT_ODD: Pass = Pass {
+    op: "matmul",
+    name: "nt_odd",
+    variants: &[
+        variant!("matmul/nt_1_naive.wgsl", tile: [8, 8, 1]),
+        variant!("matmul/nt_2_workgroup_tile.wgsl", tile: [16, 16, 1], suits: HARDWARE),
+        variant!("matmul/nt_3_register_tile.wgsl", tile: [64, 64, 1], suits: HARDWARE),
+        variant!("matmul/nt_4_invocation_tile.wgsl", tile: [64, 8, 1], suits: SOFTWARE),
+        variant!("matmul/nt_5_subgroup_tile.wgsl", tile: [64, 16, 1], suits: SOFTWARE, needs: SUBGROUPS),
+    ],
+};
+
+static NN_ODD: Pass = Pass {
+    op: "matmul",
+    name: "nn_odd",
+    variants: &[
+        variant!("matmul/nn_1_naive.wgsl", tile: [8, 8, 1]),
+        variant!("matmul/nn_2_workgroup_tile.wgsl", tile: [16, 16, 1], suits: HARDWARE),
+        variant!("matmul/nn_3_register_tile.wgsl", tile: [64, 64, 1], suits: HARDWARE),
+        variant!("matmul/nn_4_invocation_tile.wgsl", tile: [64, 8, 1], suits: SOFTWARE),
+        variant!("matmul/nn_5_subgroup_tile.wgsl", tile: [64, 16, 1], suits: SOFTWARE, needs: SUBGROUPS),
+    ],
+};
+
+static TN_ODD: Pass = Pass {
+    op: "matmul",
+    name: "tn_odd",
+    variants: &[
+        variant!("matmul/tn_1_naive.wgsl", tile: [8, 8, 1]),
+        variant!("matmul/tn_2_workgroup_tile.wgsl", tile: [16, 16, 1], suits: HARDWARE),
+        variant!("matmul/tn_3_register_tile.wgsl", tile: [64, 64, 1], suits: HARDWARE),
+        variant!("matmul/tn_4_invocation_tile.wgsl", tile: [64, 8, 1], suits: SOFTWARE),
+        variant!("matmul/tn_5_subgroup_tile.wgsl", tile: [64, 16, 1], suits: SOFTWARE, needs: SUBGROUPS),
+    ],
 };
 
 static BIAS_BACKWARD: Pass = Pass {
     op: "matmul",
     name: "bias_backward",
-    variants: &[variant!("matmul/bias_backward_1_naive.wgsl", tile: [64, 1, 1])],
+    variants: &[
+        variant!("matmul/bias_backward_1_naive.wgsl", tile: [64, 1, 1]),
+        variant!("matmul/bias_backward_2_workgroup.wgsl", tile: [16, 1, 1], suits: HARDWARE),
+    ],
 };
 
-static PASSES: &[&Pass] = &[&NT, &NN, &TN, &BIAS_BACKWARD];
+static PASSES: &[&Pass] = &[&NT, &NN, &TN, &NT_ODD, &NN_ODD, &TN_ODD, &BIAS_BACKWARD];
 
 /// Functions the case builds, the first number of its shapes.
 const LINEAR: usize = 0;
@@ -309,9 +380,9 @@ mod tests {
     fn windows() -> OpCase {
         OpCase {
             shapes: &[
-                &[ADD + 0, 1, 1, 1, 1, 1],
+                &[ADD, 1, 1, 1, 1, 1],
                 &[0, 17, 5, 12, 7, 3],
-                &[ADD + 0, 65, 33, 20, 2, 5],
+                &[ADD, 65, 33, 20, 2, 5],
                 &[ADD + 1, 1, 1, 1, 1, 1],
                 &[1, 17, 5, 12, 7, 3],
                 &[ADD + 1, 65, 33, 20, 2, 5],
@@ -323,7 +394,7 @@ mod tests {
             ],
             inputs: window_inputs,
             build: |g, s, v| {
-                let out = g.temp("out", &g.shape(v[2]).to_vec());
+                let out = g.temp("out", g.shape(v[2]).to_owned().as_slice());
                 crate::ops::add::accumulate(g, v[2], Sink { var: out, accumulate: false });
                 let p = Product {
                     form: FORMS[s[0] % ADD],

@@ -1,12 +1,15 @@
 //! The operations: one file each, with formula, forward, derivative, kernels, reference and case.
 //! `README.md` in this folder says how an operation is laid out.
 
+pub mod adamw;
 pub mod add;
+pub mod attention;
 pub mod case;
 pub mod embedding;
 pub mod gather_index;
 pub mod gather_rows;
 pub mod gelu;
+pub mod grad_norm;
 pub mod layer_norm;
 pub mod matmul;
 pub mod nll;
@@ -28,10 +31,13 @@ use case::OpCase;
 /// Every operation's case, in alphabetical order. A test fails on a shader folder without one.
 pub fn cases() -> Vec<OpCase> {
     vec![
+        adamw::case(),
         add::case(),
+        attention::case(),
         embedding::case(),
         gather_rows::case(),
         gelu::case(),
+        grad_norm::case(),
         layer_norm::case(),
         matmul::case(),
         nll::case(),

@@ -19,22 +19,25 @@ use oddgrad::train::learner::{Learner, memory_plan, micro_graph};
 use oddgrad::train::objective::group_weights;
 use oddgrad::train::recipe::{LossSettings, OptimSettings};
 
-/// y = silu(x W) * (x W) with the same product used twice, plus 0.5 x: fan-out two and a
-/// coefficient that is not one.
+/// y = silu(x W) * 2 x W + 1.5 x, with the product and the input used twice: fan-out two and
+/// coefficients that are not one.
 fn fan_out(target: &Target) -> (Graph, [Var; 4], [Var; 2]) {
     let mut g = Graph::new(target);
     let x = g.input_with_grad("x", &[3, 4]);
     let w = g.input_with_grad("w", &[4, 4]);
     let dy = g.input("dy", &[3, 4], DType::F32);
     let h = linear(&mut g, x, w, None);
-    let s = silu_mul(&mut g, h, h);
+    let twice = scale(&mut g, h, 2.0);
+    let s = silu_mul(&mut g, h, twice);
     let half = scale(&mut g, x, 0.5);
     let y = add(&mut g, s, half);
     let y = add(&mut g, y, x);
     g.backward_from(&[(y, dy)]);
     let grads = [g.grad(x).unwrap(), g.grad(w).unwrap()];
     g.output(y);
-    grads.iter().for_each(|&v| drop(g.output(v)));
+    for &v in &grads {
+        g.output(v);
+    }
     (g, [x, w, dy, y], grads)
 }
 
@@ -47,7 +50,7 @@ fn fan_out_reference(x: &[f64], w: &[f64]) -> Vec<f64> {
     for i in 0..3 {
         for j in 0..4 {
             let h: f64 = (0..4).map(|k| x[4 * i + k] * w[4 * j + k]).sum();
-            y[4 * i + j] = h * h / (1.0 + (-h).exp()) + 1.5 * x[4 * i + j];
+            y[4 * i + j] = 2.0 * h * h / (1.0 + (-h).exp()) + 1.5 * x[4 * i + j];
         }
     }
     y

@@ -1,0 +1,425 @@
+//! `attention`: softmax attention over the packed stream, grouped heads, no [T, T] matrix.
+//!
+//! Query i attends key j iff `ctx_start[i] <= j < ctx_end[i]` or `own_start[i] <= j <= i`; query
+//! head h reads key head h / (H / HKV). With d the head dimension and sums over the attended keys,
+//!
+//! $$ s_{ij} = \frac{q_i \cdot k_j}{\sqrt d},\quad \mathrm{lse}_i = \log \sum_j e^{s_{ij}},\quad
+//!    p_{ij} = e^{s_{ij} - \mathrm{lse}_i},\quad o_i = \sum_j p_{ij} v_j. $$
+//!
+//! Backward, with $do$ the gradient of o:
+//!
+//! $$ dp_{ij} = do_i \cdot v_j,\quad \delta_i = \sum_j p_{ij}\,dp_{ij} = do_i \cdot o_i,\quad
+//!    ds_{ij} = p_{ij}\,(dp_{ij} - \delta_i), $$
+//! $$ dq_i = \frac{1}{\sqrt d} \sum_j ds_{ij} k_j,\quad dk_j = \frac{1}{\sqrt d} \sum_i ds_{ij} q_i,
+//!    \quad dv_j = \sum_i p_{ij}\,do_i, $$
+//!
+//! where the sums for a key also run over the query heads that share it. The forward pass is a
+//! running softmax that keeps lse; both gradient passes recompute p from it, so memory is linear
+//! in T and nothing is added atomically.
+//!
+//! Sources: Milakov and Gimelshein, "Online normalizer calculation for softmax" (2018); Dao et
+//! al., "FlashAttention" (2022), section 3 and appendix B for the gradients.
+
+use crate::graph::{DType, Graph, Sink, Var};
+use crate::kernel::{Const, Pass};
+use crate::ops::case::{Array, OpCase, TestRng};
+use crate::variant;
+use rand::RngExt;
+
+/// o = softmax(q kᵀ / sqrt(head_dim)) v over the keys each query attends to.
+///
+/// `q` is [T, H * head_dim]; `k` and `v` are [T, HKV * head_dim] with HKV a divisor of H; the
+/// result is [T, H * head_dim]. `spans` is [T, 4] u32: `spans[i]` = (ctx_start, ctx_end,
+/// own_start, query_end). The first three say what query i attends to (see the module's text);
+/// query_end is one past the last query that may attend key i, and no query before i does.
+/// Every span must satisfy ctx_end <= T, own_start <= i < query_end <= T.
+///
+/// # Panics
+/// When a shape does not fit the others or `spans` holds no indices.
+#[track_caller]
+pub fn attention(g: &mut Graph, q: Var, k: Var, v: Var, spans: Var, head_dim: usize) -> Var {
+    let dims = Dims::of(g, q, k, v, spans, head_dim);
+    let (o, lse) = forward(g, dims, q, k, v, spans);
+    let backward = move |g: &mut Graph, d: &[Option<Var>]| {
+        let d_o = d[0].expect("one output");
+        let stats = g.temp("attention stats", &[dims.tokens, dims.heads, 2]);
+        let [tokens, heads, _, head_dim] = dims.constants();
+        let rows = dims.tokens * dims.heads;
+        g.call(&DELTA, &[tokens, heads, head_dim], &[o, d_o, lse], &[stats], [rows, 1, 1]);
+        let reads = [q, k, v, spans, d_o, stats];
+        if let Some(sink) = g.grad_into(q) {
+            dq(g, dims, &reads, sink);
+        }
+        // One variable as k and v: its two gradients are computed apart and added.
+        let sink_k = g.grad_into(k);
+        if k == v && sink_k.is_some() {
+            let d_v = g.temp("values.grad", &[dims.tokens, dims.key_heads * dims.head_dim]);
+            dk_dv(g, dims, &reads, sink_k, Some(Sink { var: d_v, accumulate: false }));
+            g.grad_pass(v, d_v);
+        } else {
+            let sink_v = g.grad_into(v);
+            dk_dv(g, dims, &reads, sink_k, sink_v);
+        }
+    };
+    g.record("attention", &[q, k, v], &[o], Some(Box::new(backward)));
+    o
+}
+
+/// The output [T, H * head_dim] and lse [T, H].
+fn forward(g: &mut Graph, dims: Dims, q: Var, k: Var, v: Var, spans: Var) -> (Var, Var) {
+    let o = g.temp("attended", &[dims.tokens, dims.heads * dims.head_dim]);
+    let lse = g.temp("lse", &[dims.tokens, dims.heads]);
+    let mut constants = dims.constants().to_vec();
+    constants.push(("HEADS", dims.heads_together().into()));
+    let extent = [dims.tokens, dims.heads / dims.heads_together(), 1];
+    g.call(&FORWARD, &constants, &[q, k, v, spans], &[o, lse], extent);
+    (o, lse)
+}
+
+fn dq(g: &mut Graph, dims: Dims, reads: &[Var], sink: Sink) {
+    let mut constants = dims.constants().to_vec();
+    constants.push(("HEADS", dims.heads_together().into()));
+    constants.push(("ACCUMULATE", sink.accumulate.into()));
+    let extent = [dims.tokens, dims.heads / dims.heads_together(), 1];
+    g.call(&DQ, &constants, reads, &[sink.var], extent);
+}
+
+fn dk_dv(g: &mut Graph, dims: Dims, reads: &[Var], dk: Option<Sink>, dv: Option<Sink>) {
+    if dk.is_none() && dv.is_none() {
+        return;
+    }
+    let mut constants = dims.constants().to_vec();
+    constants.push(("WANT_DK", dk.is_some().into()));
+    constants.push(("WANT_DV", dv.is_some().into()));
+    constants.push(("ACCUMULATE_DK", dk.is_some_and(|s| s.accumulate).into()));
+    constants.push(("ACCUMULATE_DV", dv.is_some_and(|s| s.accumulate).into()));
+    // The kernel has two outputs; the one that nobody wants is bound to a word it never touches.
+    let mut bound =
+        |sink: Option<Sink>| sink.map_or_else(|| g.temp("attention unwanted", &[1]), |s| s.var);
+    let writes = [bound(dk), bound(dv)];
+    g.call(&DK_DV, &constants, reads, &writes, [dims.tokens, dims.key_heads, 1]);
+}
+
+#[derive(Clone, Copy)]
+struct Dims {
+    tokens: usize,
+    heads: usize,
+    key_heads: usize,
+    head_dim: usize,
+}
+
+impl Dims {
+    #[track_caller]
+    fn of(g: &Graph, q: Var, k: Var, v: Var, spans: Var, head_dim: usize) -> Self {
+        let (sq, sk, sv) = (g.shape(q), g.shape(k), g.shape(v));
+        let multiple = |s: &[usize]| s.len() == 2 && s[1] > 0 && head_dim > 0 && s[1].is_multiple_of(head_dim);
+        assert!(
+            multiple(sq) && multiple(sk) && sk == sv && sq[0] == sk[0] && sq[1].is_multiple_of(sk[1]),
+            "attention: q {sq:?}, k {sk:?}, v {sv:?} do not fit together with heads of {head_dim}"
+        );
+        assert!(
+            g.shape(spans) == [sq[0], 4] && g.info(spans).dtype == DType::U32,
+            "attention: spans {:?} must be u32 [{}, 4]",
+            g.shape(spans),
+            sq[0]
+        );
+        Self { tokens: sq[0], heads: sq[1] / head_dim, key_heads: sk[1] / head_dim, head_dim }
+    }
+
+    fn constants(&self) -> [(&'static str, Const); 4] {
+        [
+            ("T", self.tokens.into()),
+            ("H", self.heads.into()),
+            ("HKV", self.key_heads.into()),
+            ("HEAD_DIM", self.head_dim.into()),
+        ]
+    }
+
+    /// How many query heads of a group one invocation computes: as many as share the loaded keys
+    /// before the rows it holds grow beyond what pays (`shaders/attention/README.md`).
+    fn heads_together(&self) -> usize {
+        let group = self.heads / self.key_heads;
+        let most = std::env::var("ROWLEN").ok().map_or(64, |s| s.parse().unwrap()) / self.head_dim;
+        (1..=group).rev().find(|n| group.is_multiple_of(*n) && *n <= most).unwrap_or(1)
+    }
+}
+
+static FORWARD: Pass = Pass {
+    op: "attention",
+    name: "forward",
+    variants: &[variant!("attention/forward_1_register_rows.wgsl", tile: [32, 1, 1])],
+};
+
+static DELTA: Pass = Pass {
+    op: "attention",
+    name: "delta",
+    variants: &[variant!("attention/delta_1_row.wgsl", tile: [64, 1, 1])],
+};
+
+static DQ: Pass = Pass {
+    op: "attention",
+    name: "dq",
+    variants: &[variant!("attention/dq_1_register_rows.wgsl", tile: [32, 1, 1])],
+};
+
+static DK_DV: Pass = Pass {
+    op: "attention",
+    name: "dk_dv",
+    variants: &[variant!("attention/dk_dv_1_register_rows.wgsl", tile: [32, 1, 1])],
+};
+
+static PASSES: &[&Pass] = &[&FORWARD, &DELTA, &DQ, &DK_DV];
+
+/// o and lse, row by row as the formula says.
+fn reference_with_lse(shape: &[usize], q: &[f64], k: &[f64], v: &[f64], spans: &[u32]) -> Vec<Vec<f64>> {
+    let [t, h, hkv, d] = [shape[0], shape[1], shape[2], shape[3]];
+    let (mut o, mut lse) = (vec![0.0; t * h * d], vec![0.0; t * h]);
+    for i in 0..t {
+        let span = &spans[4 * i..][..4];
+        let [ctx_start, ctx_end, own_start] = [span[0], span[1], span[2]].map(|x| x as usize);
+        let keys: Vec<usize> =
+            (0..t).filter(|j| (ctx_start..ctx_end).contains(j) || (own_start..=i).contains(j)).collect();
+        for head in 0..h {
+            let row = (i * h + head) * d;
+            let key = |j: usize| (j * hkv + head / (h / hkv)) * d;
+            let dot = |j: usize| (0..d).map(|c| q[row + c] * k[key(j) + c]).sum::<f64>() / (d as f64).sqrt();
+            let scores: Vec<f64> = keys.iter().map(|&j| dot(j)).collect();
+            let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let sum: f64 = scores.iter().map(|s| (s - top).exp()).sum();
+            lse[i * h + head] = top + sum.ln();
+            for (&j, s) in keys.iter().zip(&scores) {
+                let p = (s - top).exp() / sum;
+                for c in 0..d {
+                    o[row + c] += p * v[key(j) + c];
+                }
+            }
+        }
+    }
+    vec![o, lse]
+}
+
+fn reference(shape: &[usize], inputs: &[Array]) -> Vec<Vec<f64>> {
+    let [q, k, v] = [0, 1, 2].map(|i| inputs[i].f());
+    let mut both = reference_with_lse(shape, q, k, v, inputs[3].u());
+    both.truncate(1);
+    both
+}
+
+/// Documents one behind the other, each attending to itself only.
+const CAUSAL: usize = 0;
+/// Pairs: a shared prefix and two branches.
+const PAIRS: usize = 1;
+/// A few pairs, and the rest of the stream is pads that attend to themselves only.
+const PADDED: usize = 2;
+/// Pairs without a common prefix.
+const NO_PREFIX: usize = 3;
+/// Documents whose later half has a context that overlaps its own range.
+const OVERLAPPING: usize = 4;
+
+fn push_document(spans: &mut Vec<[u32; 4]>, len: u32) {
+    let start = spans.len() as u32;
+    spans.extend((0..len).map(|_| [start, start, start, start + len]));
+}
+
+fn push_pair(spans: &mut Vec<[u32; 4]>, prefix: u32, branches: [u32; 2]) {
+    let start = spans.len() as u32;
+    let end = start + prefix;
+    spans.extend((0..prefix).map(|_| [start, start, start, end + branches[0] + branches[1]]));
+    for len in branches {
+        let own = spans.len() as u32;
+        spans.extend((0..len).map(|_| [start, end, own, own + len]));
+    }
+}
+
+fn push_overlapping(spans: &mut Vec<[u32; 4]>, len: u32) {
+    let start = spans.len() as u32;
+    let half = start + len / 2;
+    spans.extend((start..half).map(|_| [0, 0, start, start + len]));
+    spans.extend((half..start + len).map(|_| [start, half, start + len / 4, start + len]));
+}
+
+/// A stream of `tokens` laid out as `kind` says, cut to length.
+fn random_spans(tokens: usize, kind: usize, rng: &mut TestRng) -> Vec<u32> {
+    let mut spans = Vec::new();
+    while spans.len() < tokens {
+        let mut len = |most: u32| rng.random_range(1..=most);
+        match kind {
+            CAUSAL => push_document(&mut spans, len(40)),
+            PAIRS => push_pair(&mut spans, len(24), [len(12), len(12)]),
+            PADDED if spans.len() < tokens / 2 => push_pair(&mut spans, len(12), [len(6), len(6)]),
+            PADDED => push_document(&mut spans, 1),
+            NO_PREFIX => push_pair(&mut spans, 0, [len(12), len(12)]),
+            OVERLAPPING => push_overlapping(&mut spans, len(40)),
+            _ => panic!("no layout {kind}"),
+        }
+    }
+    spans.truncate(tokens);
+    let end = tokens as u32;
+    spans.iter().flat_map(|&[a, b, c, d]| [a, b, c, d.min(end)]).collect()
+}
+
+fn inputs(shape: &[usize], rng: &mut TestRng) -> Vec<Array> {
+    let [t, h, hkv, d, kind] = [shape[0], shape[1], shape[2], shape[3], shape[4]];
+    vec![
+        Array::normal("q", &[t, h * d], rng),
+        Array::normal("k", &[t, hkv * d], rng),
+        Array::normal("v", &[t, hkv * d], rng),
+        Array::index("spans", &[t, 4], random_spans(t, kind, rng)),
+    ]
+}
+
+/// Attended (query, key) pairs of a shape's layout, per head, about: half of all keys.
+fn pairs(shape: &[usize]) -> f64 {
+    (shape[0] * (shape[0] + 1) / 2) as f64
+}
+
+/// Shapes are [T, H, HKV, head_dim, layout of the spans].
+pub fn case() -> OpCase {
+    OpCase {
+        op: "attention",
+        passes: PASSES,
+        shapes: &[
+            &[1, 1, 1, 16, CAUSAL],
+            &[3, 2, 1, 8, PAIRS],
+            &[63, 2, 2, 16, PAIRS],
+            &[64, 3, 1, 20, CAUSAL],
+            &[65, 4, 2, 32, PADDED],
+            &[131, 4, 2, 32, PAIRS],
+            &[97, 6, 2, 16, NO_PREFIX],
+            &[67, 2, 1, 18, OVERLAPPING],
+            &[33, 1, 1, 7, PAIRS],
+            &[64, 3, 1, 64, PAIRS],
+            &[32, 2, 1, 128, PAIRS],
+        ],
+        large: &[],
+        inputs,
+        build: |g, s, v| vec![attention(g, v[0], v[1], v[2], v[3], s[3])],
+        reference,
+        tolerance: 1e-6,
+        differentiable: true,
+        flops: |s| 4.0 * pairs(s) * (s[1] * s[3]) as f64,
+        bytes: |s| 4.0 * (s[0] * (2 * (s[1] + s[2]) * s[3] + s[1] + 4)) as f64,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::case::tests::{forward, gradient};
+
+    #[test]
+    fn attention_forward() {
+        forward(&case());
+    }
+
+    #[test]
+    fn attention_gradient() {
+        gradient(&case());
+    }
+
+    #[test]
+    fn attention_logsumexp() {
+        forward(&OpCase {
+            build: |g, s, v| {
+                let dims = Dims::of(g, v[0], v[1], v[2], v[3], s[3]);
+                let (o, lse) = super::forward(g, dims, v[0], v[1], v[2], v[3]);
+                vec![o, lse]
+            },
+            reference: |s, i| reference_with_lse(s, i[0].f(), i[1].f(), i[2].f(), i[3].u()),
+            ..case()
+        });
+    }
+
+    /// Scores near 240, whose exponentials single precision cannot hold. What is left of their
+    /// differences after rounding sets the tolerance.
+    #[test]
+    fn attention_large_scores() {
+        let large = OpCase {
+            shapes: &[&[70, 2, 1, 16, PAIRS]],
+            inputs: |shape, rng| {
+                let shift = |a: Array| {
+                    let values = a.f().iter().map(|x| x + 8.0).collect();
+                    Array::float(a.name, &a.shape, values)
+                };
+                let mut all = inputs(shape, rng);
+                let v = all.remove(2);
+                let k = shift(all.remove(1));
+                let q = shift(all.remove(0));
+                vec![q, k, v, all.remove(0)]
+            },
+            tolerance: 1e-4,
+            ..case()
+        };
+        forward(&large);
+        gradient(&large);
+    }
+
+    /// Two calls on the same inputs: the second contribution is added to the first.
+    #[test]
+    fn attention_gradient_accumulates() {
+        gradient(&OpCase {
+            shapes: &[&[45, 4, 2, 16, PAIRS]],
+            build: |g, s, v| {
+                let first = attention(g, v[0], v[1], v[2], v[3], s[3]);
+                vec![first, attention(g, v[0], v[2], v[1], v[3], s[3])]
+            },
+            reference: |s, i| {
+                let [q, k, v] = [0, 1, 2].map(|n| i[n].f());
+                let first = reference_with_lse(s, q, k, v, i[3].u()).remove(0);
+                vec![first, reference_with_lse(s, q, v, k, i[3].u()).remove(0)]
+            },
+            ..case()
+        });
+    }
+
+    /// One variable as k and v, and one as all three.
+    #[test]
+    fn attention_gradient_of_shared_inputs() {
+        let shapes: &[&[usize]] = &[&[45, 2, 2, 16, PAIRS]];
+        gradient(&OpCase {
+            shapes,
+            inputs: |s, rng| {
+                let mut all = inputs(s, rng);
+                all.remove(2);
+                all
+            },
+            build: |g, s, v| vec![attention(g, v[0], v[1], v[1], v[2], s[3])],
+            reference: |s, i| {
+                let mut both = reference_with_lse(s, i[0].f(), i[1].f(), i[1].f(), i[2].u());
+                both.truncate(1);
+                both
+            },
+            ..case()
+        });
+        gradient(&OpCase {
+            shapes,
+            inputs: |s, rng| {
+                let mut all = inputs(s, rng);
+                all.drain(1..3);
+                all
+            },
+            build: |g, s, v| vec![attention(g, v[0], v[0], v[0], v[1], s[3])],
+            reference: |s, i| {
+                let mut both = reference_with_lse(s, i[0].f(), i[0].f(), i[0].f(), i[1].u());
+                both.truncate(1);
+                both
+            },
+            ..case()
+        });
+    }
+
+    /// A gradient is right, and nothing else is computed, when only one input wants one.
+    #[test]
+    fn attention_gradient_of_one_input() {
+        fn only(which: usize, s: &[usize], rng: &mut TestRng) -> Vec<Array> {
+            let fix = |(n, a): (usize, Array)| {
+                if n == which || n == 3 { a } else { Array::fixed(a.name, &a.shape, a.f().to_vec()) }
+            };
+            inputs(s, rng).into_iter().enumerate().map(fix).collect()
+        }
+        let shapes: &[&[usize]] = &[&[45, 4, 2, 16, PAIRS]];
+        gradient(&OpCase { shapes, inputs: |s, rng| only(0, s, rng), ..case() });
+        gradient(&OpCase { shapes, inputs: |s, rng| only(1, s, rng), ..case() });
+        gradient(&OpCase { shapes, inputs: |s, rng| only(2, s, rng), ..case() });
+    }
+}
