@@ -111,8 +111,18 @@ fn print_samples(samples: &[Sample]) {
             ("control", &sample.control),
             ("ORPO", &sample.orpo),
         ] {
-            println!("  {name:<9} {text}");
+            println!("  {name:<9} {}", on_one_line(text));
         }
+    }
+}
+
+/// A model that has learnt little writes what it likes: line breaks, or the same word for ever.
+fn on_one_line(text: &str) -> String {
+    const WIDTH: usize = 100;
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    match text.char_indices().nth(WIDTH) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
     }
 }
 

@@ -51,7 +51,10 @@ fn prepare(folder: &Path) -> (PathBuf, GrammarPairs) {
     };
     let tokenizer = folder.join("tokenizer");
     let texts = vec![train_rows, heldout_rows].into_iter();
-    train_bpe(texts, 300, &CHAT_TOKENS).unwrap().write_tokenizer_folder(&tokenizer, CHATML).unwrap();
+    train_bpe(texts, 300, &CHAT_TOKENS)
+        .unwrap()
+        .write_tokenizer_folder(&tokenizer, CHATML)
+        .unwrap();
     let config = ModelConfig { vocab_size: 300, max_positions: 256, ..small_config() };
     let model = folder.join("model");
     let weights = init_weights(&config, 5);
@@ -125,9 +128,8 @@ fn the_demo_leaves_a_report_of_two_runs_on_the_same_rows() {
     // The same rows in the same order: the same tokens after each step, and the hash of the order.
     let tokens = |run: &[Record]| run.iter().map(|r| r.get("num_tokens")).collect::<Vec<_>>();
     assert_eq!(tokens(&orpo), tokens(&control));
-    let state = |run: &str| {
-        checkpoint::verify(&checkpoint::folder_of(&again.output.join(run), 4)).unwrap()
-    };
+    let state =
+        |run: &str| checkpoint::verify(&checkpoint::folder_of(&again.output.join(run), 4)).unwrap();
     assert_eq!(state(ORPO).row_order_hash, state(CONTROL).row_order_hash);
     assert_ne!(state(ORPO).recipe_hash, state(CONTROL).recipe_hash);
     // The same start, measured alike; then lambda parts them.
