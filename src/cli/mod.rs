@@ -1,6 +1,7 @@
 //! Parsing and printing: one file a subcommand. Nothing is computed here.
 
 mod bench;
+mod demo;
 mod display;
 mod doctor;
 mod generate;
@@ -72,6 +73,8 @@ impl DeviceArgs {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Train with ORPO on real pairs, a control beside it, and write a report.
+    Demo(demo::DemoArgs),
     /// Train a model as a recipe says.
     Train(train::TrainArgs),
     /// Compare this engine with reference values of PyTorch and TRL.
@@ -96,6 +99,7 @@ pub fn run() -> Result<()> {
     let cli = Cli::parse();
     let device = &cli.device;
     match &cli.command {
+        Command::Demo(args) => demo::run(args, device),
         Command::Train(args) => train::run(args, device),
         Command::Verify(args) => verify::run(args, device),
         Command::Doctor(args) => doctor::run(args, device),

@@ -11,6 +11,7 @@ use std::path::Path;
 
 use crate::error::Result;
 use crate::files::write_atomically;
+use crate::train::metrics::{Record, Split};
 use chart::{Chart, Hue, Line, Unit, number, thousands};
 use words::{Side, escape, marked};
 
@@ -37,6 +38,25 @@ pub struct Run {
     pub train: Vec<BTreeMap<String, f64>>,
     /// Records of the held-out rows: `step`, `eval_loss`, `eval_logps/chosen` and more.
     pub eval: Vec<BTreeMap<String, f64>>,
+}
+
+impl Run {
+    /// A run from the records of its `metrics.jsonl`.
+    pub fn new(name: &str, records: &[Record]) -> Self {
+        let mut run = Self { name: name.to_owned(), ..Self::default() };
+        for record in records {
+            let (side, prefix) = match record.split {
+                Split::Train => (&mut run.train, ""),
+                Split::Eval => (&mut run.eval, "eval_"),
+            };
+            let mut values: BTreeMap<String, f64> =
+                record.values.iter().map(|(key, v)| (format!("{prefix}{key}"), *v)).collect();
+            values.insert("step".into(), record.step as f64);
+            values.insert("epoch".into(), record.epoch);
+            side.push(values);
+        }
+        run
+    }
 }
 
 /// One sentence before and after training.

@@ -1,0 +1,151 @@
+//! `oddgrad demo`
+
+use super::DeviceArgs;
+use super::display::Display;
+use crate::error::Result;
+use crate::train::demo::{self, Ends, Event, Options, Outcome};
+use crate::train::report::Sample;
+use crate::train::trainer;
+use clap::Args;
+use std::path::PathBuf;
+
+/// Arguments of `oddgrad demo`.
+#[derive(Args)]
+pub struct DemoArgs {
+    /// Train for a shorter time: under two minutes in all on two CPU cores.
+    #[arg(long)]
+    quick: bool,
+    /// Folder for both runs and the report.
+    #[arg(long, value_name = "DIR", default_value = "runs/demo")]
+    output: PathBuf,
+    /// Folder of the fetched pairs; they are used offline after the first time.
+    #[arg(long, value_name = "DIR", default_value = ".cache")]
+    cache: PathBuf,
+    /// The model to start from, a Hugging Face folder.
+    #[arg(long, value_name = "DIR", default_value = "models/nano")]
+    model: PathBuf,
+    /// Replace a setting of the recipe of both runs: `--set loss.lambda=0.5`; may be repeated.
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Go on with a stopped demo in the output folder.
+    #[arg(long)]
+    resume: bool,
+}
+
+/// Corrections that are printed; the report shows them all.
+const PRINTED: usize = 6;
+
+pub(super) fn run(args: &DemoArgs, device: &DeviceArgs) -> Result<()> {
+    let options = Options {
+        model: args.model.clone(),
+        output: args.output.clone(),
+        cache: args.cache.clone(),
+        quick: args.quick,
+        resume: args.resume,
+        set: args.set.clone(),
+        command: std::iter::once("oddgrad".to_owned())
+            .chain(std::env::args().skip(1))
+            .collect::<Vec<_>>()
+            .join(" "),
+    };
+    options.check()?;
+    let gpu = device.open()?;
+    let mut shown = Shown::default();
+    let outcome = demo::run(&gpu, &options, &mut |event| shown.show(event))?;
+    shown.finish();
+    print_samples(&outcome.samples);
+    print_table(&outcome);
+    println!();
+    println!("time       {}", demo::duration(outcome.seconds));
+    println!("report     {}", outcome.report.display());
+    Ok(())
+}
+
+/// One display a run, the second run's without what the first one's has said already.
+#[derive(Default)]
+struct Shown {
+    current: Option<(&'static str, Display)>,
+    planned: bool,
+}
+
+impl Shown {
+    fn show(&mut self, event: Event) {
+        match event {
+            Event::Note(text) => {
+                self.finish();
+                eprintln!("{text}");
+            }
+            Event::Run { name, event } => {
+                if self.current.as_ref().is_none_or(|(current, _)| *current != name) {
+                    self.finish();
+                    self.current = Some((name, Display::new(name)));
+                }
+                if let trainer::Event::Plan(lines) = &event
+                    && std::mem::replace(&mut self.planned, true)
+                {
+                    let loss = lines.iter().filter(|l| l.starts_with("loss"));
+                    loss.for_each(|line| eprintln!("{line}"));
+                    return;
+                }
+                if let Some((_, display)) = &mut self.current {
+                    display.show(event);
+                }
+            }
+        }
+    }
+
+    fn finish(&mut self) {
+        if let Some((_, display)) = self.current.take() {
+            display.finish();
+        }
+    }
+}
+
+fn print_samples(samples: &[Sample]) {
+    for sample in samples.iter().take(PRINTED) {
+        println!();
+        for (name, text) in [
+            ("sentence", &sample.wrong),
+            ("right", &sample.right),
+            ("base", &sample.base),
+            ("control", &sample.control),
+            ("ORPO", &sample.orpo),
+        ] {
+            println!("  {name:<9} {}", on_one_line(text));
+        }
+    }
+}
+
+/// A model that has learnt little writes what it likes: line breaks, or the same word for ever.
+fn on_one_line(text: &str) -> String {
+    const WIDTH: usize = 100;
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    match text.char_indices().nth(WIDTH) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
+}
+
+fn print_table(outcome: &Outcome) {
+    let rows = [
+        ("chosen log-prob", "logps/chosen"),
+        ("rejected log-prob", "logps/rejected"),
+        ("log odds ratio", "log_odds_chosen"),
+        ("accuracy", "rewards/accuracies"),
+        ("NLL", "nll_loss"),
+    ];
+    let cell = |ends: &Ends, key: &str| {
+        let show = |value: Option<f64>| value.map_or("-".into(), |v| format!("{v:.4}"));
+        format!("{:>9} -> {:>9}", show(ends.before.get(key)), show(ends.after.get(key)))
+    };
+    println!();
+    println!("Held-out rows, before -> after {} steps", outcome.ends[0].after.step);
+    print!("{:<18}", "");
+    outcome.ends.iter().for_each(|ends| print!("  {:^22}", ends.name));
+    println!();
+    for (name, key) in rows {
+        print!("{name:<18}");
+        outcome.ends.iter().for_each(|ends| print!("  {}", cell(ends, key)));
+        println!();
+    }
+}

@@ -1,0 +1,574 @@
+//! The demo: ORPO on real preference pairs, a control beside it, and a report about both.
+//!
+//! Two runs start from the same model and see the same rows in the same order. One minimises the
+//! objective of ORPO, the other (lambda = 0) only imitates the right sentences; its wrong ones are
+//! measured and not trained on. What the report shows of the difference is lambda's work.
+
+use crate::data::grammar::{GrammarPairs, fetch_pairs};
+use crate::data::tokenize::Tokenizer;
+use crate::error::{Error, Problem, Result};
+use crate::files::write_atomically;
+use crate::gpu::Gpu;
+use crate::model::config::ModelConfig;
+use crate::model::generate::Sampling;
+use crate::model::weights::{has_weights, read_weights};
+use crate::step::Store;
+use crate::train::metrics::{Record, Split, read_metrics};
+use crate::train::recipe::{Objective, Recipe};
+use crate::train::report::{self, Report, Sample, write_report};
+use crate::train::sampler::Sampler;
+use crate::train::trainer::{self, METRICS, train};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Instant;
+
+/// The recipe of both runs; the folders in it are replaced by those of [`Options`].
+const RECIPE: &str = include_str!("../../models/nano/demo.toml");
+/// Name of [`RECIPE`] in messages.
+const RECIPE_NAME: &str = "models/nano/demo.toml";
+/// What `--quick` changes in it.
+const QUICK: [&str; 3] = ["train.max_steps=24", "train.eval_every=6", "train.save_every=12"];
+
+/// Name of the page in the output folder.
+pub const REPORT: &str = "report.html";
+/// Name of the file of held-out rows in the output folder.
+pub const HELDOUT: &str = "heldout.jsonl";
+/// Folder of the ORPO run in the output folder.
+pub const ORPO: &str = "orpo";
+/// Folder of the control in the output folder.
+pub const CONTROL: &str = "control";
+
+/// Longest sentence in characters that the page shows corrections of.
+const SHOWN_CHARS: usize = 72;
+/// Tokens a correction may have beyond the longest right one.
+const SPARE_TOKENS: usize = 4;
+
+/// What a demo starts from and where it goes.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Hugging Face folder of the model that both runs start from.
+    pub model: PathBuf,
+    /// Folder for both runs and the report; must not exist, except to resume.
+    pub output: PathBuf,
+    /// Folder of the fetched pairs.
+    pub cache: PathBuf,
+    /// Fewer steps, fewer held-out rows, fewer corrections.
+    pub quick: bool,
+    /// Go on with what is in the output folder.
+    pub resume: bool,
+    /// `dotted.key=value` that win over the demo's recipe, in both runs.
+    pub set: Vec<String>,
+    /// How the demo was called, for the report.
+    pub command: String,
+}
+
+/// What happens during a demo, for a display.
+pub enum Event<'a> {
+    /// Something worth a line.
+    Note(String),
+    /// Something happened in one of the two runs.
+    Run {
+        /// Which one: "ORPO" or "control".
+        name: &'static str,
+        /// What.
+        event: trainer::Event<'a>,
+    },
+}
+
+/// The held-out rows before and after a run.
+#[derive(Debug, Clone)]
+pub struct Ends {
+    /// "ORPO" or "control".
+    pub name: &'static str,
+    /// Evaluation before the first step.
+    pub before: Record,
+    /// Evaluation after the last step.
+    pub after: Record,
+}
+
+/// What a demo leaves.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The page.
+    pub report: PathBuf,
+    /// The held-out rows before and after: the control, then ORPO.
+    pub ends: [Ends; 2],
+    /// Corrections of held-out sentences by the base model and both trained ones.
+    pub samples: Vec<Sample>,
+    /// Seconds from start to report.
+    pub seconds: f64,
+}
+
+impl Options {
+    /// Finds out, before anything is fetched or computed, whether the demo can start.
+    ///
+    /// # Errors
+    /// An output folder that exists (unless resuming), a model that is missing or has no weights,
+    /// settings that are none.
+    pub fn check(&self) -> Result<()> {
+        if !self.resume && std::fs::symlink_metadata(&self.output).is_ok() {
+            return Err(Error::file(
+                &self.output,
+                "exists already. Choose another --output, remove it, or go on with it by --resume.",
+            ));
+        }
+        if !self.model.join("config.json").is_file() {
+            return Err(Error::file(
+                &self.model,
+                "is not a model folder (it has no config.json). Start the demo in the project's own \
+                 folder, or name a Hugging Face folder with --model.",
+            ));
+        }
+        if !has_weights(&self.model) {
+            return Err(Error::file(
+                &self.model,
+                "has no model.safetensors, and the demo starts from a trained model. Name one with \
+                 --model.",
+            ));
+        }
+        self.recipe(Objective::Orpo, Path::new(""), Path::new("")).map(|_| ())
+    }
+
+    /// The recipe of one of the two runs. They differ in the objective, in lambda and in the folder.
+    fn recipe(&self, objective: Objective, train: &Path, heldout: &Path) -> Result<Recipe> {
+        let quick = QUICK.iter().filter(|_| self.quick).map(|s| s.to_string());
+        let set: Vec<String> = quick.chain(self.set.iter().cloned()).collect();
+        let mut recipe = Recipe::parse(RECIPE_NAME, RECIPE, &set)?;
+        recipe.objective = objective;
+        recipe.model = self.model.clone();
+        recipe.data.train = vec![train.to_owned()];
+        recipe.data.eval = vec![heldout.to_owned()];
+        // The report is about what changed since before the first step.
+        recipe.train.eval_at_start = true;
+        recipe.output = self.output.join(ORPO);
+        if objective == Objective::Sft {
+            recipe.loss.lambda = 0.0;
+            recipe.output = self.output.join(CONTROL);
+        }
+        Ok(recipe)
+    }
+
+    /// Held-out rows of one rule file that are evaluated at most. One file has half of them all.
+    fn rows_per_rule(&self) -> usize {
+        if self.quick { 3 } else { 8 }
+    }
+
+    /// Held-out sentences that the page shows corrections of.
+    fn shown(&self) -> usize {
+        if self.quick { 8 } else { 24 }
+    }
+}
+
+/// Fetches the pairs if need be, trains ORPO and the control, lets the base model and both trained
+/// ones correct held-out sentences and writes the report.
+///
+/// # Errors
+/// See [`Options::check`], [`fetch_pairs`] and [`train`]. A stopped demo goes on from its last
+/// checkpoint with `resume`.
+pub fn run(gpu: &Rc<Gpu>, options: &Options, on_event: &mut dyn FnMut(Event)) -> Result<Outcome> {
+    options.check()?;
+    let pairs = fetch_pairs(&options.cache)?;
+    on_event(Event::Note(format!(
+        "pairs      {} to train on, {} held out, in {} (from harper-core's tests)",
+        pairs.train_rows,
+        pairs.heldout_rows,
+        options.cache.display()
+    )));
+    run_on(gpu, options, &pairs, on_event)
+}
+
+/// [`run`] on pairs that are there already, in the layout of [`fetch_pairs`].
+///
+/// # Errors
+/// As [`run`]; and rows in another layout.
+pub fn run_on(
+    gpu: &Rc<Gpu>,
+    options: &Options,
+    pairs: &GrammarPairs,
+    on_event: &mut dyn FnMut(Event),
+) -> Result<Outcome> {
+    let start = Instant::now();
+    options.check()?;
+    let heldout = spread(read_rows(&pairs.heldout)?, options.rows_per_rule());
+    let heldout_file = options.output.join(HELDOUT);
+    write_heldout(&heldout_file, &heldout)?;
+
+    let mut runs = Vec::new();
+    for (name, objective) in [("ORPO", Objective::Orpo), ("control", Objective::Sft)] {
+        let recipe = options.recipe(objective, &pairs.train, &heldout_file)?;
+        let outcome =
+            train(gpu, &recipe, options.resume, &mut |event| on_event(Event::Run { name, event }))?;
+        let records = read_metrics(&recipe.output.join(METRICS))?;
+        runs.push(Finished { name, recipe, model: outcome.model, records });
+    }
+    let [orpo, control] = &runs[..] else { unreachable!("two runs were made") };
+
+    let shown = pick(&heldout, options.shown());
+    on_event(Event::Note(format!(
+        "{} held-out sentences are corrected by the base model and both trained ones",
+        shown.len()
+    )));
+    let samples = correct(gpu, [&options.model, &orpo.model, &control.model], &shown)?;
+    let seconds = start.elapsed().as_secs_f64();
+    let ends = [control.ends()?, orpo.ends()?];
+    let report = Report {
+        title: "oddgrad: ORPO beside imitation alone".into(),
+        runs: [orpo, control].map(|run| report::Run::new(run.name, &run.records)).into(),
+        samples: samples.clone(),
+        facts: facts(gpu, options, pairs, heldout.len(), orpo, control, seconds)?,
+    };
+    let path = options.output.join(REPORT);
+    write_report(&path, &report)?;
+    Ok(Outcome { report: path, ends, samples, seconds })
+}
+
+/// A run that came to its end.
+struct Finished {
+    name: &'static str,
+    recipe: Recipe,
+    model: PathBuf,
+    records: Vec<Record>,
+}
+
+impl Finished {
+    fn ends(&self) -> Result<Ends> {
+        let mut evals = self.records.iter().filter(|r| r.split == Split::Eval);
+        let before = evals.next();
+        match (before, evals.next_back().or(before)) {
+            (Some(before), Some(after)) => {
+                Ok(Ends { name: self.name, before: before.clone(), after: after.clone() })
+            }
+            _ => Err(Error::file(
+                self.recipe.output.join(METRICS),
+                "has no evaluation. Start the demo anew in another --output.",
+            )),
+        }
+    }
+
+    /// The last value that training recorded under `name`.
+    fn last(&self, name: &str) -> Option<f64> {
+        self.records.iter().rev().filter(|r| r.split == Split::Train).find_map(|r| r.get(name))
+    }
+
+    /// Seconds spent in optimizer steps, in all of the run's parts if it was resumed.
+    fn seconds(&self) -> f64 {
+        let mut before = 0.0;
+        let mut seconds = 0.0;
+        for record in self.records.iter().filter(|r| r.split == Split::Train) {
+            if let (Some(tokens), Some(rate)) =
+                (record.get("num_tokens"), record.get("tokens_per_second"))
+            {
+                seconds += (tokens - before) / rate;
+                before = tokens;
+            }
+        }
+        seconds
+    }
+}
+
+fn facts(
+    gpu: &Gpu,
+    options: &Options,
+    pairs: &GrammarPairs,
+    heldout: usize,
+    orpo: &Finished,
+    control: &Finished,
+    seconds: f64,
+) -> Result<Vec<(String, String)>> {
+    let config = ModelConfig::load(&options.model)?;
+    let info = gpu.info();
+    let kind =
+        if gpu.is_software() { "a software adapter, the CPU does the work" } else { "a GPU" };
+    let recipe = &orpo.recipe;
+    let steps = orpo.records.iter().map(|r| r.step).max().unwrap_or(0);
+    let tokens = |run: &Finished| run.last("num_tokens").unwrap_or(0.0);
+    let since = if options.resume { " since it was resumed" } else { "" };
+    let facts = [
+        ("Adapter", format!("{}: {kind}", info.name)),
+        ("Driver", format!("{} {} ({:?})", info.driver, info.driver_info, info.backend)),
+        ("Model", options.model.display().to_string()),
+        (
+            "Parameters",
+            format!(
+                "{}: {} layers, vocabulary {}",
+                config.parameter_count(),
+                config.layers,
+                config.vocab_size
+            ),
+        ),
+        (
+            "Rows",
+            format!(
+                "{} pairs of {} rule files to train on; of the {} held-out pairs, {heldout}, spread \
+                 over all {} rule files, are evaluated. No rule file is on both sides.",
+                pairs.train_rows, pairs.train_rules, pairs.heldout_rows, pairs.heldout_rules
+            ),
+        ),
+        ("Steps", format!("{steps} of {} rows each, in both runs", recipe.batch.size)),
+        ("Lambda", format!("{} (control: {})", recipe.loss.lambda, control.recipe.loss.lambda)),
+        ("Learning rate", format!("{} at its peak", recipe.optim.learning_rate)),
+        ("Tokens", format!("{} of the packed stream (control: {})", tokens(orpo), tokens(control))),
+        (
+            "Time",
+            format!(
+                "{} for everything{since}; optimizer steps: {} (control: {})",
+                duration(seconds),
+                duration(orpo.seconds()),
+                duration(control.seconds())
+            ),
+        ),
+        ("Command", options.command.clone()),
+        ("Recipe", recipe.to_toml()),
+    ];
+    Ok(facts.map(|(name, value)| (name.to_owned(), value)).into())
+}
+
+/// Seconds as a person says them.
+pub fn duration(seconds: f64) -> String {
+    let whole = seconds.round() as u64;
+    match whole {
+        0..60 => format!("{seconds:.1} s"),
+        _ => format!("{} min {} s", whole / 60, whole % 60),
+    }
+}
+
+/// A held-out row in the layout of [`fetch_pairs`].
+#[derive(Debug, Clone)]
+struct Row {
+    line: String,
+    source: String,
+    prompt: String,
+    right: String,
+    wrong: String,
+}
+
+fn read_rows(path: &Path) -> Result<Vec<Row>> {
+    let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
+    let mut rows = Vec::new();
+    let mut problems = Vec::new();
+    for (number, line) in text.lines().enumerate() {
+        match row(line) {
+            Some(row) => rows.push(row),
+            None => problems.push(Problem::new(
+                format!("{}:{}", path.display(), number + 1),
+                "is not a row of the demo: prompt, chosen and rejected of one message, and source",
+            )),
+        }
+    }
+    match problems.is_empty() {
+        true if rows.is_empty() => Err(Error::file(path, "has no rows")),
+        true => Ok(rows),
+        false => Err(Error::input("the held-out rows cannot be used", problems)),
+    }
+}
+
+fn row(line: &str) -> Option<Row> {
+    let value: Value = serde_json::from_str(line).ok()?;
+    let content = |side: &str| Some(value[side][0]["content"].as_str()?.to_owned());
+    Some(Row {
+        line: line.to_owned(),
+        source: value["source"].as_str()?.to_owned(),
+        prompt: content("prompt")?,
+        right: content("chosen")?,
+        wrong: content("rejected")?,
+    })
+}
+
+/// At most `per_rule` rows of every rule file, evenly spaced within it, rule file after rule file.
+fn spread(rows: Vec<Row>, per_rule: usize) -> Vec<Row> {
+    let mut by_rule: BTreeMap<String, Vec<Row>> = BTreeMap::new();
+    for row in rows {
+        by_rule.entry(row.source.clone()).or_default().push(row);
+    }
+    let even = |rows: Vec<Row>| -> Vec<Row> {
+        let count = rows.len().min(per_rule);
+        (0..count).map(|at| rows[at * rows.len() / count].clone()).collect()
+    };
+    by_rule.into_values().flat_map(even).collect()
+}
+
+/// `count` rows short enough for a table: one of every rule file, then a second one, and so on.
+fn pick(rows: &[Row], count: usize) -> Vec<&Row> {
+    let mut by_rule: BTreeMap<&str, Vec<&Row>> = BTreeMap::new();
+    for row in rows {
+        let longest = row.right.chars().count().max(row.wrong.chars().count());
+        if longest <= SHOWN_CHARS {
+            by_rule.entry(&row.source).or_default().push(row);
+        }
+    }
+    let rounds = by_rule.values().map(Vec::len).max().unwrap_or(0);
+    (0..rounds)
+        .flat_map(|round| by_rule.values().filter_map(move |rows| rows.get(round).copied()))
+        .take(count)
+        .collect()
+}
+
+/// Writes the rows that both runs are evaluated on. Where they are already, they must be the same:
+/// a resumed demo with other settings would compare what cannot be compared.
+fn write_heldout(path: &Path, rows: &[Row]) -> Result<()> {
+    let text: String = rows.iter().map(|row| format!("{}\n", row.line)).collect();
+    if path.exists() {
+        let found = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
+        return match found == text.as_bytes() {
+            true => Ok(()),
+            false => Err(Error::file(
+                path,
+                "belongs to a demo with other settings. Resume with the settings it was started \
+                 with, or choose another --output.",
+            )),
+        };
+    }
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
+    }
+    write_atomically(path, text.as_bytes())
+}
+
+/// Greedy corrections by the base model, the ORPO model and the control: one program, in which the
+/// weights are exchanged.
+fn correct(gpu: &Rc<Gpu>, models: [&PathBuf; 3], rows: &[&Row]) -> Result<Vec<Sample>> {
+    if rows.is_empty() {
+        return Ok(Vec::new());
+    }
+    let config = ModelConfig::load(models[0])?;
+    let tokenizer = Tokenizer::from_folder(models[0])?;
+    let longest = rows.iter().map(|row| tokenizer.encode(&row.right).len()).max().unwrap_or(0);
+    let max_tokens = longest + SPARE_TOKENS;
+    let store = Store::new(gpu);
+    let put = |model: &Path| -> Result<()> {
+        read_weights(model, &config)?
+            .iter()
+            .try_for_each(|(name, t)| store.write(name, &t.shape, &t.data))
+    };
+    put(models[0])?;
+    let prompts: Vec<String> = rows.iter().map(|row| row.prompt.clone()).collect();
+    let sampler = Sampler::new(gpu, &store, &config, tokenizer, &prompts, max_tokens)?;
+    let greedy = Sampling { max_tokens, temperature: 0.0, seed: 0 };
+    let mut texts = Vec::new();
+    for model in models {
+        put(model)?;
+        texts.push(sampler.run(&greedy)?.into_iter());
+    }
+    let mut next = |model: usize| texts[model].next().expect("one text a prompt");
+    let sample = |row: &&Row| Sample {
+        wrong: row.wrong.clone(),
+        base: next(0),
+        orpo: next(1),
+        control: next(2),
+        right: row.right.clone(),
+    };
+    Ok(rows.iter().map(sample).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows(counts: &[(&str, usize)]) -> Vec<Row> {
+        let one = |source: &str, n: usize| {
+            let text = format!("sentence {n} of {source}");
+            Row {
+                line: format!("{source} {n}"),
+                source: source.into(),
+                prompt: text.clone(),
+                right: text.clone(),
+                wrong: text,
+            }
+        };
+        counts.iter().flat_map(|&(source, count)| (0..count).map(move |n| one(source, n))).collect()
+    }
+
+    #[test]
+    fn demo_evaluates_every_rule_file_and_none_too_often() {
+        let chosen = spread(rows(&[("b", 249), ("a", 2), ("c", 5)]), 4);
+        let lines: Vec<_> = chosen.iter().map(|row| row.line.as_str()).collect();
+        assert_eq!(
+            lines,
+            ["a 0", "a 1", "b 0", "b 62", "b 124", "b 186", "c 0", "c 1", "c 2", "c 3"]
+        );
+    }
+
+    #[test]
+    fn demo_shows_sentences_of_different_rules_first_and_no_long_ones() {
+        let mut rows = rows(&[("a", 3), ("b", 1), ("c", 2)]);
+        rows[0].wrong = "x".repeat(SHOWN_CHARS + 1);
+        let lines = |count| pick(&rows, count).iter().map(|r| r.line.as_str()).collect::<Vec<_>>();
+        assert_eq!(lines(4), ["a 1", "b 0", "c 0", "a 2"]);
+        assert_eq!(lines(99).len(), 5);
+    }
+
+    #[test]
+    fn demo_recipes_differ_in_lambda_and_folder_alone() {
+        let options = Options {
+            model: "m".into(),
+            output: "o".into(),
+            cache: "c".into(),
+            quick: true,
+            resume: false,
+            set: vec!["optim.learning_rate=0.125".into()],
+            command: String::new(),
+        };
+        let recipe = |objective| {
+            options.recipe(objective, Path::new("t.jsonl"), Path::new("h.jsonl")).unwrap()
+        };
+        let (orpo, mut control) = (recipe(Objective::Orpo), recipe(Objective::Sft));
+        assert!(orpo.loss.lambda > 0.0);
+        assert_eq!(control.loss.lambda, 0.0);
+        assert_eq!(orpo.optim.learning_rate, 0.125);
+        assert_eq!(orpo.train.max_steps, Some(24));
+        assert_ne!(orpo.output, control.output);
+        // What is saved beside the control is a recipe that can be read again.
+        Recipe::parse("saved", &control.to_toml(), &[]).unwrap();
+        control.objective = orpo.objective;
+        control.loss.lambda = orpo.loss.lambda;
+        control.output = orpo.output.clone();
+        assert_eq!(orpo, control);
+    }
+
+    #[test]
+    fn demo_refuses_what_cannot_work_before_it_starts() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut options = Options {
+            model: folder.path().join("model"),
+            output: folder.path().to_owned(),
+            cache: folder.path().join("cache"),
+            quick: false,
+            resume: false,
+            set: Vec::new(),
+            command: String::new(),
+        };
+        let error = |options: &Options| options.check().unwrap_err().to_string();
+        assert!(error(&options).contains("exists already"));
+        options.output = folder.path().join("new");
+        assert!(error(&options).contains("no config.json"));
+        std::fs::create_dir(&options.model).unwrap();
+        std::fs::write(options.model.join("config.json"), "{}").unwrap();
+        assert!(error(&options).contains("no model.safetensors"));
+        std::fs::write(options.model.join("model.safetensors"), "").unwrap();
+        options.check().unwrap();
+        options.set = vec!["optim.lerning_rate=1".into()];
+        assert!(error(&options).contains("learning_rate"));
+        assert!(!options.cache.exists() && !options.output.exists());
+    }
+
+    #[test]
+    fn demo_resumes_on_the_same_held_out_rows_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run/heldout.jsonl");
+        let few = rows(&[("a", 2)]);
+        write_heldout(&path, &few).unwrap();
+        write_heldout(&path, &few).unwrap();
+        let error = write_heldout(&path, &rows(&[("a", 3)])).unwrap_err().to_string();
+        assert!(error.contains("other settings"), "{error}");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "a 0\na 1\n");
+    }
+
+    #[test]
+    fn demo_says_durations_as_people_do() {
+        assert_eq!(duration(3.25), "3.2 s");
+        assert_eq!(duration(61.0), "1 min 1 s");
+        assert_eq!(duration(599.6), "10 min 0 s");
+    }
+}

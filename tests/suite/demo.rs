@@ -1,0 +1,167 @@
+//! The demo from pairs to page, on a tiny model and a handful of sentences.
+
+use crate::engine::small_config;
+use crate::gpu;
+use oddgrad::data::bpe::{CHAT_TOKENS, CHATML, train_bpe};
+use oddgrad::data::grammar::GrammarPairs;
+use oddgrad::model::config::ModelConfig;
+use oddgrad::model::folder::save_model_folder;
+use oddgrad::model::weights::{Dtype, init_weights};
+use oddgrad::train::checkpoint;
+use oddgrad::train::demo::{CONTROL, Event, HELDOUT, ORPO, Options, Outcome, run_on};
+use oddgrad::train::metrics::{Record, Split, read_metrics};
+use oddgrad::train::trainer;
+use std::path::{Path, PathBuf};
+
+const NOUNS: [&str; 6] = ["cat", "bird", "child", "teacher", "friend", "dog"];
+const RULES: [(&str, &str, &str); 3] = [
+    ("agreement", "sleeps in the old house", "sleep in the old house"),
+    ("article", "saw an apple on a table", "saw a apple on an table"),
+    ("past", "went home in the rain", "goed home in the rain"),
+];
+
+fn row(noun: &str, (rule, right, wrong): (&str, &str, &str)) -> String {
+    let message = |role: &str, text: String| serde_json::json!([{"role": role, "content": text}]);
+    let row = serde_json::json!({
+        "prompt": message("user", format!("Correct the sentence: The {noun} {wrong}.")),
+        "chosen": message("assistant", format!("The {noun} {right}.")),
+        "rejected": message("assistant", format!("The {noun} {wrong}.")),
+        "source": format!("rules/{rule}.rs"),
+    });
+    format!("{row}\n")
+}
+
+/// A model with a tokenizer of its own, twelve training rows of two rules, six held-out ones of a
+/// third.
+fn prepare(folder: &Path) -> (PathBuf, GrammarPairs) {
+    let rows = |rules: &[(&'static str, &'static str, &'static str)]| -> String {
+        rules.iter().flat_map(|&rule| NOUNS.map(|noun| row(noun, rule))).collect()
+    };
+    let (train_rows, heldout_rows) = (rows(&RULES[..2]), rows(&RULES[2..]));
+    let (train, heldout) = (folder.join("train.jsonl"), folder.join("held.jsonl"));
+    std::fs::write(&train, &train_rows).unwrap();
+    std::fs::write(&heldout, &heldout_rows).unwrap();
+    let pairs = GrammarPairs {
+        train_rows: train_rows.lines().count(),
+        heldout_rows: heldout_rows.lines().count(),
+        train_rules: 2,
+        heldout_rules: 1,
+        train,
+        heldout,
+    };
+    let tokenizer = folder.join("tokenizer");
+    let texts = vec![train_rows, heldout_rows].into_iter();
+    train_bpe(texts, 300, &CHAT_TOKENS)
+        .unwrap()
+        .write_tokenizer_folder(&tokenizer, CHATML)
+        .unwrap();
+    let config = ModelConfig { vocab_size: 300, max_positions: 256, ..small_config() };
+    let model = folder.join("model");
+    let weights = init_weights(&config, 5);
+    save_model_folder(&model, Some(&tokenizer), &config, &weights, Dtype::F32).unwrap();
+    (model, pairs)
+}
+
+fn options(folder: &Path, model: &Path, resume: bool) -> Options {
+    let set = [
+        "train.max_steps=4",
+        "train.eval_every=2",
+        "train.save_every=2",
+        "batch.size=5",
+        "batch.stream_tokens=384",
+        "optim.learning_rate=1e-2",
+    ];
+    Options {
+        model: model.to_owned(),
+        output: folder.join("demo"),
+        cache: folder.to_owned(),
+        quick: true,
+        resume,
+        set: set.map(str::to_owned).into(),
+        command: "oddgrad demo --quick".into(),
+    }
+}
+
+fn evals(records: &[Record]) -> Vec<&Record> {
+    records.iter().filter(|r| r.split == Split::Eval).collect()
+}
+
+fn records(outcome: &Outcome, run: &str) -> Vec<Record> {
+    read_metrics(&outcome.report.with_file_name(run).join("metrics.jsonl")).unwrap()
+}
+
+#[test]
+fn the_demo_leaves_a_report_of_two_runs_on_the_same_rows() {
+    let dir = tempfile::tempdir().unwrap();
+    let (model, pairs) = prepare(dir.path());
+    let gpu = gpu();
+
+    // Stopped within the control, as by a kill; then resumed.
+    let started = options(dir.path(), &model, false);
+    let stopped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let _ = run_on(&gpu, &started, &pairs, &mut |event| {
+            if let Event::Run { name: "control", event: trainer::Event::Step(record) } = event
+                && record.step == 3
+            {
+                panic!("killed");
+            }
+        });
+    }));
+    assert!(stopped.is_err());
+    let error = run_on(&gpu, &started, &pairs, &mut |_| {}).unwrap_err().to_string();
+    assert!(error.contains("exists already") && error.contains("--resume"), "{error}");
+    let again = options(dir.path(), &model, true);
+    let outcome = run_on(&gpu, &again, &pairs, &mut |_| {}).unwrap();
+
+    // Three of the six held-out rows, as --quick takes them.
+    let heldout = std::fs::read_to_string(again.output.join(HELDOUT)).unwrap();
+    assert_eq!(heldout.lines().count(), 3);
+    let all = std::fs::read_to_string(&pairs.heldout).unwrap();
+    assert!(heldout.lines().all(|line| all.lines().any(|l| l == line)));
+
+    let (orpo, control) = (records(&outcome, ORPO), records(&outcome, CONTROL));
+    for run in [&orpo, &control] {
+        assert_eq!(evals(run).iter().map(|r| r.step).collect::<Vec<_>>(), [0, 2, 4]);
+        assert_eq!(run.iter().filter(|r| r.split == Split::Train).count(), 4);
+        assert!(run.iter().all(|r| r.get("logps/rejected").is_some()));
+    }
+    // The same rows in the same order: the same tokens after each step, and the hash of the order.
+    let tokens = |run: &[Record]| run.iter().map(|r| r.get("num_tokens")).collect::<Vec<_>>();
+    assert_eq!(tokens(&orpo), tokens(&control));
+    let state =
+        |run: &str| checkpoint::verify(&checkpoint::folder_of(&again.output.join(run), 4)).unwrap();
+    assert_eq!(state(ORPO).row_order_hash, state(CONTROL).row_order_hash);
+    assert_ne!(state(ORPO).recipe_hash, state(CONTROL).recipe_hash);
+    // The same start, measured alike; then lambda parts them.
+    let measured = ["logps/chosen", "logps/rejected", "log_odds_chosen", "nll_loss"];
+    for key in measured {
+        let (a, b) = (evals(&orpo), evals(&control));
+        assert_eq!(a[0].get(key), b[0].get(key), "{key} before the first step");
+        assert_ne!(a[2].get(key), b[2].get(key), "{key} after the last step");
+    }
+    let loss = |r: &Record, key: &str| r.get(key).unwrap();
+    for record in evals(&control) {
+        assert_eq!(loss(record, "loss"), loss(record, "nll_loss"), "lambda is 0");
+    }
+    assert!(loss(evals(&orpo)[0], "loss") > loss(evals(&orpo)[0], "nll_loss") + 0.1);
+
+    let [first, second] = &outcome.ends;
+    assert_eq!((first.name, second.name), ("control", "ORPO"));
+    assert_eq!((&first.before, &first.after), (evals(&control)[0], evals(&control)[2]));
+    assert_eq!((&second.before, &second.after), (evals(&orpo)[0], evals(&orpo)[2]));
+    assert_eq!(outcome.samples.len(), 3);
+
+    let page = std::fs::read_to_string(&outcome.report).unwrap();
+    let shown = format!("{:.3}", loss(&second.after, "log_odds_chosen"));
+    for text in [
+        "ORPO",
+        "control",
+        &gpu.info().name,
+        "oddgrad demo --quick",
+        "goed",
+        "max_steps = 4",
+        &shown.replace('-', "\u{2212}"),
+    ] {
+        assert!(page.contains(text), "{text} is not on the page");
+    }
+}
