@@ -177,7 +177,8 @@ impl Step {
             .map(|(i, &bytes)| hold(&format!("temporaries {i}"), bytes))
             .collect::<Result<Vec<_>>>()?;
         let mut buffers = Vec::with_capacity(graph.vars().len());
-        let mut staging: Vec<HashMap<Var, Held>> = (0..READS_IN_FLIGHT).map(|_| HashMap::new()).collect();
+        let mut staging: Vec<HashMap<Var, Held>> =
+            (0..READS_IN_FLIGHT).map(|_| HashMap::new()).collect();
         for (i, info) in graph.vars().iter().enumerate() {
             let held = match &info.role {
                 Role::Temp => plan.slot_of[i].map(|slot| slots[slot].clone()),
@@ -203,10 +204,7 @@ impl Step {
             buffers,
             dispatches: Vec::new(),
             staging,
-<<<<<<< HEAD
             next_read: Cell::new(0),
-=======
->>>>>>> opsc
             options,
         };
         if options.poison {
@@ -403,29 +401,7 @@ impl Step {
     /// When one was not marked with [`Graph::output`].
     #[track_caller]
     pub fn read_many(&self, vars: &[Var]) -> Result<Vec<Vec<f32>>> {
-<<<<<<< HEAD
         self.collect(self.fetch(vars))
-=======
-        let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
-        for &var in vars {
-            let staging = self.staging(var);
-            encoder.copy_buffer_to_buffer(
-                &self.held(var).buffer,
-                0,
-                &staging.buffer,
-                0,
-                padded(self.graph.info(var).bytes()),
-            );
-        }
-        self.gpu.queue.submit([encoder.finish()]);
-        vars.iter()
-            .map(|&var| {
-                let data =
-                    self.gpu.map_read(&self.staging(var).buffer, self.graph.info(var).bytes())?;
-                Ok(bytemuck::pod_collect_to_vec(&data))
-            })
-            .collect()
->>>>>>> opsc
     }
 
     /// Reads one output after the last run.

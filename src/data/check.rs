@@ -171,17 +171,8 @@ mod tests {
             example(1, &[1, 2, 3, 4, 5, 6], Some(&[1, 7]), 1),
             example(2, &[1, 2, 3], None, 1),
         ];
-<<<<<<< HEAD
-        let counts = Counts {
-            kept: 3,
-            dropped: 1,
-            ..Counts::default()
-        };
-        let report = check(&examples, row, 8, 8, &counts).unwrap();
-=======
         let counts = Counts { kept: 3, dropped: 1, ..Counts::default() };
-        let report = check(&examples, 8, 8, &counts).unwrap();
->>>>>>> opsc
+        let report = check(&examples, row, 8, 8, &counts).unwrap();
         assert_eq!((report.pairs, report.singles), (2, 1));
         assert_eq!((report.tokens, report.shared_tokens), (18, 3));
         assert_eq!(report.prompt, Lengths { shortest: 1, median: 1, longest: 2 });
@@ -200,13 +191,7 @@ mod tests {
             example(4, &[1, 2], Some(&[1, 2]), 1),
             example(5, &[1, 2], Some(&[1]), 1),
         ];
-<<<<<<< HEAD
-        let text = check(&examples, row, 9, 8, &Counts::default())
-            .unwrap_err()
-            .to_string();
-=======
-        let text = check(&examples, 9, 8, &Counts::default()).unwrap_err().to_string();
->>>>>>> opsc
+        let text = check(&examples, row, 9, 8, &Counts::default()).unwrap_err().to_string();
         for part in [
             "9 tokens, the model's embedding 8 rows",
             "row 1: rejected has token 9",

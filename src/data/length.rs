@@ -49,10 +49,7 @@ impl fmt::Display for Counts {
             (self.long_chosen, "chosen too long"),
             (self.long_rejected, "rejected too long"),
             (self.dropped, "rows dropped as too long"),
-            (
-                self.became_identical,
-                "rows dropped as both sides are equal once cut",
-            ),
+            (self.became_identical, "rows dropped as both sides are equal once cut"),
             (self.truncated_prompt, "prompts cut"),
             (self.truncated_chosen, "chosen answers cut"),
             (self.truncated_rejected, "rejected answers cut"),
@@ -85,10 +82,7 @@ impl Cut {
         counts: &mut Counts,
     ) -> std::result::Result<bool, String> {
         let most = self.max_length;
-        let over: Vec<usize> = sides
-            .iter()
-            .map(|s| s.ids.len().saturating_sub(most))
-            .collect();
+        let over: Vec<usize> = sides.iter().map(|s| s.ids.len().saturating_sub(most)).collect();
         counts.long_chosen += usize::from(over[0] > 0);
         counts.long_rejected += usize::from(over.get(1).is_some_and(|&n| n > 0));
         let worst = over.iter().copied().max().unwrap_or(0);

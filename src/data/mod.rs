@@ -14,12 +14,8 @@ pub mod check;
 pub mod example;
 mod files;
 pub mod grammar;
-<<<<<<< HEAD
-pub mod messages;
 mod length;
-=======
-mod messages;
->>>>>>> opsc
+pub mod messages;
 pub mod pack;
 pub mod rows;
 pub mod template;

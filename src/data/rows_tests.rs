@@ -196,13 +196,7 @@ fn all_problems_are_reported_at_once_or_skipped() {
     bytes.extend(b"{\"prompt\": \"\xff\"}\n{}\n");
     let path = write(folder.path(), "mixed.jsonl", bytes);
     let strict = ReadOptions::default();
-<<<<<<< HEAD
-    let text = read_preferences(std::slice::from_ref(&path), &strict)
-        .unwrap_err()
-        .to_string();
-=======
-    let text = read_preferences(&[path.clone()], &strict).unwrap_err().to_string();
->>>>>>> opsc
+    let text = read_preferences(std::slice::from_ref(&path), &strict).unwrap_err().to_string();
     for part in [
         "3 of 5 rows",
         "mixed.jsonl:3: not JSON",
@@ -372,13 +366,7 @@ fn parquet_rows_load() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("train-00000.parquet");
     write_parquet(&path);
-<<<<<<< HEAD
-    let rows = read_preferences(std::slice::from_ref(&path), &ReadOptions::default())
-        .unwrap()
-        .rows;
-=======
-    let rows = read_preferences(&[path.clone()], &ReadOptions::default()).unwrap().rows;
->>>>>>> opsc
+    let rows = read_preferences(std::slice::from_ref(&path), &ReadOptions::default()).unwrap().rows;
     assert_eq!(rows.len(), 2);
     assert_eq!(rows[1].prompt, talk(&[("user", "Ho")]));
     assert_eq!(rows[1].chosen, talk(&[("assistant", "Ja")]));

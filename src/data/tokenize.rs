@@ -68,50 +68,6 @@ impl Default for TokenizeOptions {
     }
 }
 
-<<<<<<< HEAD
-=======
-/// What tokenizing did to a set of rows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Counts {
-    /// Rows that became examples.
-    pub kept: usize,
-    /// Rows left out because a sequence is too long.
-    pub dropped: usize,
-    /// Rows left out because cutting made both sides equal.
-    pub became_identical: usize,
-    /// Rows whose prompt was cut.
-    pub truncated_prompt: usize,
-    /// Chosen sequences longer than `max_length`, before anything was cut or dropped.
-    pub long_chosen: usize,
-    /// Rejected sequences longer than `max_length`.
-    pub long_rejected: usize,
-    /// Chosen answers whose end was cut.
-    pub truncated_chosen: usize,
-    /// Rejected answers whose end was cut.
-    pub truncated_rejected: usize,
-}
-
-impl fmt::Display for Counts {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} rows kept", self.kept)?;
-        for (count, what) in [
-            (self.long_chosen, "chosen too long"),
-            (self.long_rejected, "rejected too long"),
-            (self.dropped, "rows dropped as too long"),
-            (self.became_identical, "rows dropped as both sides are equal once cut"),
-            (self.truncated_prompt, "prompts cut"),
-            (self.truncated_chosen, "chosen answers cut"),
-            (self.truncated_rejected, "rejected answers cut"),
-        ] {
-            if count > 0 {
-                write!(f, ", {count} {what}")?;
-            }
-        }
-        Ok(())
-    }
-}
-
->>>>>>> opsc
 /// The examples of a set of rows, with what was left out.
 #[derive(Debug, Clone)]
 pub struct Examples {
@@ -294,18 +250,12 @@ impl Tokenizer {
     ) -> std::result::Result<Option<Example>, Problem> {
         let problem = |what: String| Problem::new(row.source.to_string(), what);
         let text = self.rendered(row).map_err(problem)?;
-<<<<<<< HEAD
         let prompt = self.try_encode(&text.prompt).map_err(problem)?;
         let mut sides = Vec::with_capacity(2);
         for answer in std::iter::once(&text.chosen).chain(&text.rejected) {
             let side = self.sequence(&text.prompt, &prompt, answer, options.eos);
             sides.push(side.map_err(problem)?);
         }
-=======
-        let prompt = self.encode(&text.prompt);
-        let mut sides = vec![self.sequence(&text.prompt, &prompt, &text.chosen, options.eos)];
-        sides.extend(text.rejected.map(|r| self.sequence(&text.prompt, &prompt, &r, options.eos)));
->>>>>>> opsc
         for (side, name) in sides.iter().zip(["chosen", "rejected"]) {
             if side.ids.len() <= side.response_start.max(1) {
                 return Err(problem(format!("{name} has no token that could be learnt")));
@@ -314,16 +264,12 @@ impl Tokenizer {
         if sides.len() == 2 && sides[0].ids == sides[1].ids {
             return Err(problem("chosen and rejected are the same tokens".into()));
         }
-<<<<<<< HEAD
         let cut = Cut {
             max_length: options.max_length,
             over_length: options.over_length,
             bos: self.bos,
             opening: self.encode(&text.opening).len(),
         };
-=======
-        let cut = Cut { tokenizer: self, opening: &text.opening, options };
->>>>>>> opsc
         let fits = cut.apply(&mut sides, counts).map_err(problem)?;
         if !fits {
             return Ok(None);
@@ -383,7 +329,6 @@ impl Tokenizer {
     }
 
     /// Ids of `prompt + answer` with BOS and EOS, and where the answer starts.
-<<<<<<< HEAD
     fn sequence(
         &self,
         prompt: &str,
@@ -392,16 +337,7 @@ impl Tokenizer {
         eos: EosRule,
     ) -> std::result::Result<Sequence, String> {
         let mut ids = self.try_encode(&format!("{prompt}{answer}"))?;
-        let mut response_start = ids
-            .iter()
-            .zip(prompt_ids)
-            .take_while(|(a, b)| a == b)
-            .count();
-=======
-    fn sequence(&self, prompt: &str, prompt_ids: &[u32], answer: &str, eos: EosRule) -> Sequence {
-        let mut ids = self.encode(&format!("{prompt}{answer}"));
         let mut response_start = ids.iter().zip(prompt_ids).take_while(|(a, b)| a == b).count();
->>>>>>> opsc
         if let Some(bos) = self.bos
             && ids.first() != Some(&bos)
         {
@@ -409,14 +345,7 @@ impl Tokenizer {
             response_start += 1;
         }
         self.end(&mut ids, response_start, eos);
-<<<<<<< HEAD
-        Ok(Sequence {
-            ids,
-            response_start,
-        })
-=======
-        Sequence { ids, response_start }
->>>>>>> opsc
+        Ok(Sequence { ids, response_start })
     }
 
     /// Appends EOS unless `ids[start..]` ends with it already.
@@ -518,97 +447,6 @@ fn shared(a: &str, b: &str) -> usize {
     a.chars().zip(b.chars()).take_while(|(x, y)| x == y).map(|(x, _)| x.len_utf8()).sum()
 }
 
-<<<<<<< HEAD
-=======
-/// Brings one row within `max_length`.
-struct Cut<'a> {
-    tokenizer: &'a Tokenizer,
-    opening: &'a str,
-    options: &'a TokenizeOptions,
-}
-
-impl Cut<'_> {
-    /// Cuts the sides in place; false if the row is to be dropped.
-    fn apply(
-        &self,
-        sides: &mut [Sequence],
-        counts: &mut Counts,
-    ) -> std::result::Result<bool, String> {
-        let most = self.options.max_length;
-        let over: Vec<usize> = sides.iter().map(|s| s.ids.len().saturating_sub(most)).collect();
-        counts.long_chosen += usize::from(over[0] > 0);
-        counts.long_rejected += usize::from(over.get(1).is_some_and(|&n| n > 0));
-        let worst = over.iter().copied().max().unwrap_or(0);
-        if worst == 0 {
-            return Ok(true);
-        }
-        let cut = match self.options.over_length {
-            OverLength::Error => {
-                let lengths: Vec<String> = sides
-                    .iter()
-                    .zip(["chosen", "rejected"])
-                    .map(|(s, name)| format!("{name} has {} tokens", s.ids.len()))
-                    .collect();
-                return Err(format!(
-                    "{}, max_length is {most}; raise it or set over_length to drop, \
-                     truncate-prompt or truncate-response",
-                    lengths.join(", ")
-                ));
-            }
-            OverLength::Drop => false,
-            OverLength::TruncatePrompt => self.prompt(sides, worst),
-            OverLength::TruncateResponse => self.response(sides),
-        };
-        if !cut {
-            counts.dropped += 1;
-            return Ok(false);
-        }
-        if sides.len() == 2 && sides[0].ids == sides[1].ids {
-            counts.became_identical += 1;
-            return Ok(false);
-        }
-        if self.options.over_length == OverLength::TruncatePrompt {
-            counts.truncated_prompt += 1;
-        } else {
-            counts.truncated_chosen += usize::from(over[0] > 0);
-            counts.truncated_rejected += usize::from(over.get(1).is_some_and(|&n| n > 0));
-        }
-        Ok(true)
-    }
-
-    /// Takes `n` tokens off the left of both prompts, behind BOS.
-    fn prompt(&self, sides: &mut [Sequence], n: usize) -> bool {
-        // At least one prompt token stays to predict the answer's first one.
-        let opening = self.tokenizer.encode(self.opening).len().max(1);
-        let keeps = |side: &Sequence| {
-            let bos = usize::from(self.tokenizer.bos.is_some_and(|bos| side.ids[0] == bos));
-            (bos, side.response_start >= bos + n + opening)
-        };
-        if !sides.iter().all(|side| keeps(side).1) {
-            return false;
-        }
-        for side in sides {
-            let bos = keeps(side).0;
-            side.ids.drain(bos..bos + n);
-            side.response_start -= n;
-        }
-        true
-    }
-
-    /// Cuts the end of each answer that is too long.
-    fn response(&self, sides: &mut [Sequence]) -> bool {
-        let most = self.options.max_length;
-        if sides.iter().any(|side| side.response_start.max(1) >= most) {
-            return false;
-        }
-        for side in sides {
-            side.ids.truncate(most);
-        }
-        true
-    }
-}
-
->>>>>>> opsc
 fn read_json(path: &Path) -> Result<Option<Value>> {
     match std::fs::read(path) {
         Ok(bytes) => serde_json::from_slice(&bytes)

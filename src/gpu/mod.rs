@@ -182,7 +182,6 @@ impl Gpu {
             // The receiver is gone only if nobody wants the values any more.
             let _ = sender.send(result);
         });
-<<<<<<< HEAD
         receiver
     }
 
@@ -197,13 +196,6 @@ impl Gpu {
             Error::Device(format!("cannot read results back from {}: {e}", self.info.name))
         };
         mapping
-=======
-        self.wait()?;
-        let lost = |e: String| {
-            Error::Device(format!("cannot read results back from {}: {e}", self.info.name))
-        };
-        receiver
->>>>>>> opsc
             .recv_timeout(TIMEOUT)
             .map_err(|e| lost(e.to_string()))?
             .map_err(|e| lost(e.to_string()))?;

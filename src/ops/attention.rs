@@ -94,7 +94,8 @@ fn dk_dv(g: &mut Graph, dims: Dims, reads: &[Var], dk: Option<Sink>, dv: Option<
     constants.push(("ACCUMULATE_DK", dk.is_some_and(|s| s.accumulate).into()));
     constants.push(("ACCUMULATE_DV", dv.is_some_and(|s| s.accumulate).into()));
     // The kernel has two outputs; the one that nobody wants is bound to a word it never touches.
-    let mut bound = |sink: Option<Sink>| sink.map_or_else(|| g.temp("attention unwanted", &[1]), |s| s.var);
+    let mut bound =
+        |sink: Option<Sink>| sink.map_or_else(|| g.temp("attention unwanted", &[1]), |s| s.var);
     let writes = [bound(dk), bound(dv)];
     g.call(&DK_DV, &constants, reads, &writes, [dims.tokens, dims.key_heads, 1]);
 }
@@ -114,7 +115,11 @@ impl Dims {
         let multiple =
             |s: &[usize]| s.len() == 2 && s[1] > 0 && head_dim > 0 && s[1].is_multiple_of(head_dim);
         assert!(
-            multiple(sq) && multiple(sk) && sk == sv && sq[0] == sk[0] && sq[1].is_multiple_of(sk[1]),
+            multiple(sq)
+                && multiple(sk)
+                && sk == sv
+                && sq[0] == sk[0]
+                && sq[1].is_multiple_of(sk[1]),
             "attention: q {sq:?}, k {sk:?}, v {sv:?} do not fit together with heads of {head_dim}"
         );
         assert!(
@@ -181,18 +186,27 @@ static DK_DV: Pass = Pass {
 static PASSES: &[&Pass] = &[&FORWARD, &DELTA, &DQ, &DK_DV];
 
 /// o and lse, row by row as the formula says.
-fn reference_with_lse(shape: &[usize], q: &[f64], k: &[f64], v: &[f64], spans: &[u32]) -> Vec<Vec<f64>> {
+fn reference_with_lse(
+    shape: &[usize],
+    q: &[f64],
+    k: &[f64],
+    v: &[f64],
+    spans: &[u32],
+) -> Vec<Vec<f64>> {
     let [t, h, hkv, d] = [shape[0], shape[1], shape[2], shape[3]];
     let (mut o, mut lse) = (vec![0.0; t * h * d], vec![0.0; t * h]);
     for i in 0..t {
         let span = &spans[4 * i..][..4];
         let [ctx_start, ctx_end, own_start] = [span[0], span[1], span[2]].map(|x| x as usize);
-        let keys: Vec<usize> =
-            (0..t).filter(|j| (ctx_start..ctx_end).contains(j) || (own_start..=i).contains(j)).collect();
+        let keys: Vec<usize> = (0..t)
+            .filter(|j| (ctx_start..ctx_end).contains(j) || (own_start..=i).contains(j))
+            .collect();
         for head in 0..h {
             let row = (i * h + head) * d;
             let key = |j: usize| (j * hkv + head / (h / hkv)) * d;
-            let dot = |j: usize| (0..d).map(|c| q[row + c] * k[key(j) + c]).sum::<f64>() / (d as f64).sqrt();
+            let dot = |j: usize| {
+                (0..d).map(|c| q[row + c] * k[key(j) + c]).sum::<f64>() / (d as f64).sqrt()
+            };
             let scores: Vec<f64> = keys.iter().map(|&j| dot(j)).collect();
             let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             let sum: f64 = scores.iter().map(|s| (s - top).exp()).sum();
@@ -423,7 +437,11 @@ mod tests {
     fn attention_gradient_of_one_input() {
         fn only(which: usize, s: &[usize], rng: &mut TestRng) -> Vec<Array> {
             let fix = |(n, a): (usize, Array)| {
-                if n == which || n == 3 { a } else { Array::fixed(a.name, &a.shape, a.f().to_vec()) }
+                if n == which || n == 3 {
+                    a
+                } else {
+                    Array::fixed(a.name, &a.shape, a.f().to_vec())
+                }
             };
             inputs(s, rng).into_iter().enumerate().map(fix).collect()
         }

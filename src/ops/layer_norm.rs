@@ -60,7 +60,13 @@ pub fn layer_norm(g: &mut Graph, x: Var, weight: Var, bias: Var, eps: f32) -> Va
             ("ACCUMULATE_BIAS", part_b.accumulate.into()),
         ];
         let reads = [x, mean, inverse_deviation, dy];
-        g.call(&PARAMETERS, &constants, &reads, &[part_w.var, part_b.var], [t.div_ceil(ROWS) * d, 1, 1]);
+        g.call(
+            &PARAMETERS,
+            &constants,
+            &reads,
+            &[part_w.var, part_b.var],
+            [t.div_ceil(ROWS) * d, 1, 1],
+        );
         for (part, total) in [(part_w, dw), (part_b, db)] {
             if let Some(total) = total {
                 add_blocks(g, part, total, t, d);

@@ -6,6 +6,8 @@ pub mod add;
 pub mod attention;
 pub mod case;
 pub mod embedding;
+#[cfg(test)]
+mod fan_out;
 pub mod gather_index;
 pub mod gather_rows;
 pub mod gelu;
@@ -22,8 +24,6 @@ pub mod segment_mean;
 pub mod silu_mul;
 pub mod softmax;
 pub mod token_logp;
-#[cfg(test)]
-mod fan_out;
 
 use crate::kernel::{Pass, Target};
 use case::OpCase;

@@ -41,7 +41,13 @@ pub fn rms_norm(g: &mut Graph, x: Var, weight: Var, eps: f32) -> Var {
             let part = block_sink(g, dw, t, d);
             let accumulate = ("ACCUMULATE", part.accumulate.into());
             let constants = [size[0], size[1], ("ROWS", ROWS.into()), accumulate];
-            g.call(&WEIGHT, &constants, &[x, inverse_rms, dy], &[part.var], [t.div_ceil(ROWS) * d, 1, 1]);
+            g.call(
+                &WEIGHT,
+                &constants,
+                &[x, inverse_rms, dy],
+                &[part.var],
+                [t.div_ceil(ROWS) * d, 1, 1],
+            );
             add_blocks(g, part, dw, t, d);
         }
     };

@@ -26,7 +26,9 @@ use rand::RngExt;
 /// When the shapes do not fit or `head_dim` is odd.
 #[track_caller]
 pub fn rope(g: &mut Graph, x: Var, position: Var, table: Var, head_dim: usize) -> Var {
-    let &[t, width] = g.shape(x) else { panic!("rope: x is [T, H * head_dim], not {:?}", g.shape(x)) };
+    let &[t, width] = g.shape(x) else {
+        panic!("rope: x is [T, H * head_dim], not {:?}", g.shape(x))
+    };
     assert!(head_dim > 0 && head_dim.is_multiple_of(2), "rope: head_dim {head_dim} is not even");
     assert!(
         width.is_multiple_of(head_dim),
@@ -38,7 +40,11 @@ pub fn rope(g: &mut Graph, x: Var, position: Var, table: Var, head_dim: usize) -
     let &[positions, half, 2] = g.shape(table) else {
         panic!("rope: table is [max_position, head_dim / 2, 2], not {:?}", g.shape(table))
     };
-    assert!(half == head_dim / 2 && positions > 0, "rope: head_dim {head_dim}, table {:?}", g.shape(table));
+    assert!(
+        half == head_dim / 2 && positions > 0,
+        "rope: head_dim {head_dim}, table {:?}",
+        g.shape(table)
+    );
     let rotate = move |g: &mut Graph, x: Var, sign: f32, to: Sink| {
         let constants = [
             ("T", t.into()),
@@ -66,7 +72,8 @@ pub fn rope(g: &mut Graph, x: Var, position: Var, table: Var, head_dim: usize) -
 /// precision (the angle of a far position has few digits left in single).
 pub fn rope_table(max_position: usize, head_dim: usize, theta: f64) -> Vec<f32> {
     let half = head_dim / 2;
-    let frequencies: Vec<f64> = (0..half).map(|i| theta.powf(-((2 * i) as f64) / head_dim as f64)).collect();
+    let frequencies: Vec<f64> =
+        (0..half).map(|i| theta.powf(-((2 * i) as f64) / head_dim as f64)).collect();
     let mut table = Vec::with_capacity(max_position * head_dim);
     for position in 0..max_position {
         for frequency in &frequencies {
@@ -77,8 +84,11 @@ pub fn rope_table(max_position: usize, head_dim: usize, theta: f64) -> Vec<f32> 
     table
 }
 
-static ROTATE: Pass =
-    Pass { op: "rope", name: "rotate", variants: &[variant!("rope/rotate_1_naive.wgsl", tile: [64, 1, 1])] };
+static ROTATE: Pass = Pass {
+    op: "rope",
+    name: "rotate",
+    variants: &[variant!("rope/rotate_1_naive.wgsl", tile: [64, 1, 1])],
+};
 
 static PASSES: &[&Pass] = &[&ROTATE];
 
@@ -110,7 +120,15 @@ pub fn case() -> OpCase {
     OpCase {
         op: "rope",
         passes: PASSES,
-        shapes: &[&[1, 1, 2], &[17, 3, 10], &[5, 17, 6], &[8, 2, 32], &[63, 1, 2], &[65, 1, 2], &[31, 9, 64]],
+        shapes: &[
+            &[1, 1, 2],
+            &[17, 3, 10],
+            &[5, 17, 6],
+            &[8, 2, 32],
+            &[63, 1, 2],
+            &[65, 1, 2],
+            &[31, 9, 64],
+        ],
         large: &[&[65_535 * 64 + 3, 1, 2]],
         inputs: |s, rng| {
             let table = rope_table(POSITIONS, s[2], 10_000.0).into_iter().map(f64::from).collect();

@@ -18,7 +18,8 @@ pub fn scale(g: &mut Graph, x: Var, factor: f32) -> Var {
     let shape = g.shape(x).to_vec();
     let n = g.info(x).len();
     let apply = move |g: &mut Graph, from: Var, to: Sink| {
-        let constants = [("N", n.into()), ("FACTOR", factor.into()), ("ACCUMULATE", to.accumulate.into())];
+        let constants =
+            [("N", n.into()), ("FACTOR", factor.into()), ("ACCUMULATE", to.accumulate.into())];
         g.call(&FORWARD, &constants, &[from], &[to.var], [n, 1, 1]);
     };
     let y = g.temp("scale", &shape);

@@ -143,7 +143,8 @@ mod tests {
         let y = step.read(y).unwrap();
         let d = step.read(d_gate).unwrap();
         for (i, &z) in gates.iter().enumerate() {
-            let (want, slope) = if z == 0.0 { (0.0, 0.5) } else { (z.max(0.0), f32::from(z > 0.0)) };
+            let (want, slope) =
+                if z == 0.0 { (0.0, 0.5) } else { (z.max(0.0), f32::from(z > 0.0)) };
             let near = |got: f32, want: f32| (got - want).abs() <= 1e-6 * want.abs().max(1.0);
             assert!(near(y[i], want), "silu({z}) = {}", y[i]);
             assert!(near(d[i], slope), "slope at {z} is {}", d[i]);

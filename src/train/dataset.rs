@@ -1,9 +1,9 @@
 //! From a recipe's files to examples, and the order they are trained in.
 
+use crate::data::check::{DataReport, check};
 use crate::data::example::Example;
 use crate::data::pack::{Capacity, PackStats, Stream, footprint, pack};
 use crate::data::rows::{ReadOptions, Source, read_preferences, read_texts};
-use crate::data::check::{DataReport, check};
 use crate::data::tokenize::{Counts, TokenizeOptions, Tokenizer};
 use crate::error::{Error, Problem, Result};
 use crate::model::config::ModelConfig;
@@ -80,9 +80,15 @@ impl Dataset {
     ///
     /// # Errors
     /// Everything that does not fit, at once, by file and line.
-    pub fn check(&self, tokenizer: &Tokenizer, model: &ModelConfig, capacity: Capacity) -> Result<DataReport> {
+    pub fn check(
+        &self,
+        tokenizer: &Tokenizer,
+        model: &ModelConfig,
+        capacity: Capacity,
+    ) -> Result<DataReport> {
         let place = |row: usize| self.sources[row].to_string();
-        let report = check(&self.examples, place, tokenizer.vocab_size(), model.vocab_size, &self.counts)?;
+        let report =
+            check(&self.examples, place, tokenizer.vocab_size(), model.vocab_size, &self.counts)?;
         let mut problems = Vec::new();
         for e in &self.examples {
             let size = footprint(e);

@@ -8,13 +8,8 @@ pub mod metrics;
 pub mod objective;
 pub mod recipe;
 pub mod report;
-<<<<<<< HEAD
 pub mod sampler;
 pub mod schedule;
 mod settings;
 pub mod trainer;
 pub mod verify;
-=======
-pub mod schedule;
-mod settings;
->>>>>>> opsc

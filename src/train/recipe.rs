@@ -411,26 +411,18 @@ fn read_loss(s: &mut Settings, objective: Objective) -> LossSettings {
     if objective != Objective::Orpo && lambda.is_some_and(|l| l != 0.0) {
         s.problem("loss.lambda", "must be 0 or absent unless objective is \"orpo\"");
     }
-<<<<<<< HEAD
     let default = LossSettings::default();
     let default_lambda = if objective == Objective::Orpo { default.lambda } else { 0.0 };
-=======
-    let default = if objective == Objective::Orpo { 0.1 } else { 0.0 };
->>>>>>> opsc
     use {Accumulation::*, NllReduction::*, NllScope::*};
     LossSettings {
         lambda: lambda.unwrap_or(default_lambda),
         nll_scope: s
             .choice("loss.nll_scope", &[PromptAndResponse, Response])
-<<<<<<< HEAD
             .unwrap_or(default.nll_scope),
-        nll_reduction: s.choice("loss.nll_reduction", &[Token, Sequence]).unwrap_or(default.nll_reduction),
+        nll_reduction: s
+            .choice("loss.nll_reduction", &[Token, Sequence])
+            .unwrap_or(default.nll_reduction),
         accumulation: s.choice("loss.accumulation", &[Exact, Trl]).unwrap_or(default.accumulation),
-=======
-            .unwrap_or(PromptAndResponse),
-        nll_reduction: s.choice("loss.nll_reduction", &[Token, Sequence]).unwrap_or(Token),
-        accumulation: s.choice("loss.accumulation", &[Exact, Trl]).unwrap_or(Exact),
->>>>>>> opsc
     }
 }
 
@@ -442,15 +434,9 @@ fn read_optim(s: &mut Settings) -> OptimSettings {
     let mut optim = OptimSettings {
         learning_rate: s
             .number("optim.learning_rate", NOT_NEGATIVE, |x| x >= 0.0 && single(x))
-<<<<<<< HEAD
             .unwrap_or(default.learning_rate),
         beta1: s.number("optim.beta1", BETA, beta).unwrap_or(default.beta1),
         beta2: s.number("optim.beta2", BETA, beta).unwrap_or(default.beta2),
-=======
-            .unwrap_or(1e-3),
-        beta1: s.number("optim.beta1", BETA, beta).unwrap_or(0.9),
-        beta2: s.number("optim.beta2", BETA, beta).unwrap_or(0.999),
->>>>>>> opsc
         eps: s
             .number("optim.eps", "a positive number that f32 can hold", |x| {
                 x >= f64::from(f32::MIN_POSITIVE) && single(x)
@@ -458,26 +444,15 @@ fn read_optim(s: &mut Settings) -> OptimSettings {
             .unwrap_or(default.eps),
         weight_decay: s
             .number("optim.weight_decay", NOT_NEGATIVE, |x| x >= 0.0 && single(x))
-<<<<<<< HEAD
             .unwrap_or(default.weight_decay),
-=======
-            .unwrap_or(0.0),
->>>>>>> opsc
         max_grad_norm: s
             .number("optim.max_grad_norm", "a positive number; 1e30 for no clipping", |x| {
                 x > 0.0 && single(x)
             })
-<<<<<<< HEAD
             .unwrap_or(default.max_grad_norm),
         schedule: s
             .choice("optim.schedule", &[Schedule::Linear, Schedule::Cosine, Schedule::Constant])
             .unwrap_or(default.schedule),
-=======
-            .unwrap_or(1.0),
-        schedule: s
-            .choice("optim.schedule", &[Schedule::Linear, Schedule::Cosine, Schedule::Constant])
-            .unwrap_or(Schedule::Linear),
->>>>>>> opsc
         warmup_steps: s.whole("optim.warmup_steps", 0, u64::MAX),
         warmup_ratio: s.number("optim.warmup_ratio", "from 0 to 1", |x| (0.0..=1.0).contains(&x)),
     };

@@ -150,7 +150,9 @@ pub fn train(
         let skipped = dataset.map_or(&[][..], |d| &d.skipped);
         if !skipped.is_empty() {
             lines.push(format!("skipped    {} unusable {name} rows, for example", skipped.len()));
-            lines.extend(skipped.iter().take(5).map(|p| format!("           {}: {}", p.place, p.what)));
+            lines.extend(
+                skipped.iter().take(5).map(|p| format!("           {}: {}", p.place, p.what)),
+            );
         }
     }
     on_event(Event::Plan(lines));

@@ -79,7 +79,10 @@ fn derivative_is_right_with_fan_out_and_coefficients() {
                 objective(&x, &w)
             };
             let slope = (at(1e-5) - at(-1e-5)) / 2e-5;
-            assert!((f64::from(g) - slope).abs() < 1e-5, "input {which}[{i}]: {g} instead of {slope}");
+            assert!(
+                (f64::from(g) - slope).abs() < 1e-5,
+                "input {which}[{i}]: {g} instead of {slope}"
+            );
         }
     }
 }
@@ -157,7 +160,8 @@ fn planned_bytes_are_the_bytes_allocated() {
     let capacity = Capacity { tokens: 256, targets: 256, pairs: 16 };
     let (before, device_before) = (gpu.buffer_bytes(), gpu.allocator_bytes());
     let learner =
-        Learner::new(&gpu, &config, &init_weights(&config, 0), capacity, &OptimSettings::default()).unwrap();
+        Learner::new(&gpu, &config, &init_weights(&config, 0), capacity, &OptimSettings::default())
+            .unwrap();
     let planned = memory_plan(gpu.target(), &config, capacity).total() as f64;
     let counted = (gpu.buffer_bytes() - before - learner.staging_bytes()) as f64;
     assert!((counted / planned - 1.0).abs() < 0.01, "planned {planned}, counted {counted}");
@@ -175,7 +179,8 @@ fn nothing_is_created_while_a_step_runs() {
     let examples = pairs(6, 512);
     let capacity = Capacity { tokens: 128, targets: 128, pairs: 8 };
     let mut learner =
-        Learner::new(&gpu, &config, &init_weights(&config, 0), capacity, &OptimSettings::default()).unwrap();
+        Learner::new(&gpu, &config, &init_weights(&config, 0), capacity, &OptimSettings::default())
+            .unwrap();
     let stream = pack(&examples.iter().collect::<Vec<_>>(), capacity).unwrap().remove(0);
     let weights = group_weights(&[&stream], &LossSettings::default(), 1).remove(0);
     let created = gpu.created();
@@ -196,7 +201,13 @@ fn no_buffer_of_rows_by_vocabulary_or_tokens_by_tokens() {
     for call in g.calls() {
         for &v in call.writes.iter().chain(&call.reads) {
             let shape = g.shape(v);
-            assert!(shape != [320, vocab] && shape != [320, 320] && g.info(v).len() < 320 * vocab.min(320), "{} {shape:?}", g.info(v).name);
+            assert!(
+                shape != [320, vocab]
+                    && shape != [320, 320]
+                    && g.info(v).len() < 320 * vocab.min(320),
+                "{} {shape:?}",
+                g.info(v).name
+            );
         }
     }
     assert!(plan(&g, Reuse::Slots).temporaries() < plan(&g, Reuse::None).temporaries() / 2);

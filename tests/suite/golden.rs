@@ -52,5 +52,8 @@ fn a_wrong_reference_is_noticed() {
     value["float64"]["loss"] = (loss + 1e-4).into();
     std::fs::write(&path, value.to_string()).unwrap();
     let rows = verify(&gpu(), dir.path(), 1.0).unwrap();
-    assert_eq!(rows.iter().filter(|r| !r.passed()).map(|r| r.what.as_str()).collect::<Vec<_>>(), ["loss"]);
+    assert_eq!(
+        rows.iter().filter(|r| !r.passed()).map(|r| r.what.as_str()).collect::<Vec<_>>(),
+        ["loss"]
+    );
 }

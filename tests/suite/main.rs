@@ -11,7 +11,10 @@ use std::rc::Rc;
 
 /// The adapter the tests run on. No adapter is never a pass.
 fn gpu() -> Rc<Gpu> {
-    Rc::new(Gpu::open(&AdapterChoice::default()).unwrap_or_else(|e| panic!("tests need an adapter: {e}")))
+    Rc::new(
+        Gpu::open(&AdapterChoice::default())
+            .unwrap_or_else(|e| panic!("tests need an adapter: {e}")),
+    )
 }
 
 /// A file below `tests/golden`.

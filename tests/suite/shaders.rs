@@ -6,9 +6,12 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 fn validate(path: &str, source: &str) -> (naga::Module, naga::valid::ModuleInfo) {
-    let module = naga::front::wgsl::parse_str(source).unwrap_or_else(|e| panic!("{}", e.emit_to_string_with_path(source, path)));
-    let mut validator =
-        naga::valid::Validator::new(naga::valid::ValidationFlags::all(), naga::valid::Capabilities::SUBGROUP);
+    let module = naga::front::wgsl::parse_str(source)
+        .unwrap_or_else(|e| panic!("{}", e.emit_to_string_with_path(source, path)));
+    let mut validator = naga::valid::Validator::new(
+        naga::valid::ValidationFlags::all(),
+        naga::valid::Capabilities::SUBGROUP,
+    );
     validator.subgroup_stages(naga::valid::ShaderStages::COMPUTE);
     validator.subgroup_operations(naga::valid::SubgroupOperationSet::all());
     let info = validator.validate(&module).unwrap_or_else(|e| panic!("{path}: {e:?}"));
@@ -25,12 +28,20 @@ fn every_shader_translates_to_spirv_msl_and_hlsl() {
             let options = naga::back::spv::Options { lang_version: (1, 3), ..Default::default() };
             let spirv = naga::back::spv::write_vec(&module, &info, &options, None);
             assert!(!spirv.unwrap_or_else(|e| panic!("{path}: SPIR-V: {e}")).is_empty());
-            let options = naga::back::msl::Options { lang_version: (2, 4), fake_missing_bindings: true, ..Default::default() };
-            let (msl, _) = naga::back::msl::write_string(&module, &info, &options, &Default::default())
-                .unwrap_or_else(|e| panic!("{path}: MSL: {e}"));
+            let options = naga::back::msl::Options {
+                lang_version: (2, 4),
+                fake_missing_bindings: true,
+                ..Default::default()
+            };
+            let (msl, _) =
+                naga::back::msl::write_string(&module, &info, &options, &Default::default())
+                    .unwrap_or_else(|e| panic!("{path}: MSL: {e}"));
             assert!(msl.contains("kernel"), "{path}: no kernel in the MSL");
-            let options =
-                naga::back::hlsl::Options { shader_model: naga::back::hlsl::ShaderModel::V6_0, fake_missing_bindings: true, ..Default::default() };
+            let options = naga::back::hlsl::Options {
+                shader_model: naga::back::hlsl::ShaderModel::V6_0,
+                fake_missing_bindings: true,
+                ..Default::default()
+            };
             let mut hlsl = String::new();
             naga::back::hlsl::Writer::new(&mut hlsl, &options, &Default::default())
                 .write(&module, &info, None)
@@ -48,13 +59,21 @@ fn baseline_variants_keep_to_webgpu_defaults() {
         let first = &pass.variants[0];
         assert_eq!(first.number(), 1, "{}: the baseline is number 1 and comes first", first.path);
         let needs = &first.needs;
-        assert!(!needs.subgroups && needs.invocations <= 256 && needs.workgroup_bytes <= 16384, "{}", first.path);
+        assert!(
+            !needs.subgroups && needs.invocations <= 256 && needs.workgroup_bytes <= 16384,
+            "{}",
+            first.path
+        );
         for variant in pass.variants {
             let (module, _) = validate(variant.path, variant.source);
             let entry = &module.entry_points[0];
             assert_eq!(entry.name, "main", "{}", variant.path);
             let invocations: u32 = entry.workgroup_size.iter().product();
-            assert!(invocations <= needs.invocations.max(256), "{}: {invocations} invocations", variant.path);
+            assert!(
+                invocations <= needs.invocations.max(256),
+                "{}: {invocations} invocations",
+                variant.path
+            );
         }
     }
 }
@@ -71,7 +90,10 @@ fn no_shader_is_an_orphan_and_every_operation_has_a_case() {
         if !folder.is_dir() {
             continue;
         }
-        assert!(ops::cases().iter().any(|c| c.op == op), "shaders/{op} has no operation with a case");
+        assert!(
+            ops::cases().iter().any(|c| c.op == op),
+            "shaders/{op} has no operation with a case"
+        );
         for file in std::fs::read_dir(&folder).unwrap() {
             let file = file.unwrap().file_name().into_string().unwrap();
             if file.ends_with(".wgsl") {
@@ -80,7 +102,9 @@ fn no_shader_is_an_orphan_and_every_operation_has_a_case() {
         }
     }
     assert_eq!(found, named, "shader files on the left, files that operations name on the right");
-    let source = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/ops/mod.rs")).unwrap();
+    let source =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/ops/mod.rs"))
+            .unwrap();
     for case in ops::cases() {
         assert!(source.contains(&format!("pub mod {};", case.op)), "no file for {}", case.op);
         for pass in case.passes {

@@ -35,7 +35,11 @@ fn pairs(n: usize) -> Vec<Example> {
 /// The layout other tools use: every sequence by itself, in rows padded to the longest.
 fn padded(examples: &[Example], capacity: Capacity) -> Stream {
     let mut s = Stream::empty(capacity);
-    let width = examples.iter().map(|e| e.chosen.ids.len().max(e.rejected.as_ref().unwrap().ids.len())).max().unwrap();
+    let width = examples
+        .iter()
+        .map(|e| e.chosen.ids.len().max(e.rejected.as_ref().unwrap().ids.len()))
+        .max()
+        .unwrap();
     let (mut n, mut listed) = (0, 0);
     for (p, e) in examples.iter().enumerate() {
         for (side, sequence) in [&e.chosen, e.rejected.as_ref().unwrap()].into_iter().enumerate() {
@@ -74,17 +78,35 @@ fn padded(examples: &[Example], capacity: Capacity) -> Stream {
 }
 
 /// Loss and every gradient of the streams of one optimizer step.
-fn loss_and_gradients(streams: &[Stream], settings: &LossSettings) -> (f64, BTreeMap<String, Vec<f32>>) {
+fn loss_and_gradients(
+    streams: &[Stream],
+    settings: &LossSettings,
+) -> (f64, BTreeMap<String, Vec<f32>>) {
     let config = small_config();
-    let learner =
-        Learner::new(&gpu(), &config, &init_weights(&config, 3), streams[0].capacity, &OptimSettings::default()).unwrap();
+    let learner = Learner::new(
+        &gpu(),
+        &config,
+        &init_weights(&config, 3),
+        streams[0].capacity,
+        &OptimSettings::default(),
+    )
+    .unwrap();
     let of_step = weights(streams, settings);
-    let loss = streams.iter().zip(&of_step).map(|(s, w)| f64::from(learner.accumulate(s, w).unwrap().loss)).sum();
-    let grads = learner.read_state(GRAD).unwrap().into_iter().map(|(name, t)| (name, t.data)).collect();
+    let loss = streams
+        .iter()
+        .zip(&of_step)
+        .map(|(s, w)| f64::from(learner.accumulate(s, w).unwrap().loss))
+        .sum();
+    let grads =
+        learner.read_state(GRAD).unwrap().into_iter().map(|(name, t)| (name, t.data)).collect();
     (loss, grads)
 }
 
-fn assert_same(a: &(f64, BTreeMap<String, Vec<f32>>), b: &(f64, BTreeMap<String, Vec<f32>>), bar: f64) {
+fn assert_same(
+    a: &(f64, BTreeMap<String, Vec<f32>>),
+    b: &(f64, BTreeMap<String, Vec<f32>>),
+    bar: f64,
+) {
     assert!((a.0 - b.0).abs() <= bar, "loss {} and {}", a.0, b.0);
     for (name, x) in &a.1 {
         let y = &b.1[name];
@@ -123,7 +145,11 @@ fn pads_and_packing_order_change_nothing() {
     let tight = all(&examples, Capacity { tokens: 140, targets: 140, pairs: 6 });
     examples.reverse();
     let loose = all(&examples, Capacity { tokens: 333, targets: 301, pairs: 11 });
-    assert_same(&loss_and_gradients(&tight, &settings()), &loss_and_gradients(&loose, &settings()), 1e-5);
+    assert_same(
+        &loss_and_gradients(&tight, &settings()),
+        &loss_and_gradients(&loose, &settings()),
+        1e-5,
+    );
 }
 
 #[test]
@@ -135,7 +161,9 @@ fn micro_batches_give_the_gradient_of_one_batch_with_the_same_bits_each_time() {
     let first = loss_and_gradients(&many, &settings());
     assert_same(&loss_and_gradients(&one, &settings()), &first, 1e-5);
     let again = loss_and_gradients(&many, &settings());
-    let bits = |g: &BTreeMap<String, Vec<f32>>| g.values().flatten().map(|v| v.to_bits()).collect::<Vec<_>>();
+    let bits = |g: &BTreeMap<String, Vec<f32>>| {
+        g.values().flatten().map(|v| v.to_bits()).collect::<Vec<_>>()
+    };
     assert_eq!(bits(&first.1), bits(&again.1));
 }
 
@@ -219,10 +247,15 @@ fn training_lowers_the_loss_and_evaluation_agrees_with_it() {
     let mut evals = Vec::new();
     let mut keep = |event: Event| {
         if let Event::Evaluated(record) = event {
-            evals.push((record.step, record.get("loss").unwrap(), record.get("logps/chosen").unwrap()));
+            evals.push((
+                record.step,
+                record.get("loss").unwrap(),
+                record.get("logps/chosen").unwrap(),
+            ));
         }
     };
-    train(&gpu(), &recipe(&out, &["train.max_steps=12", "train.eval_every=6"]), false, &mut keep).unwrap();
+    train(&gpu(), &recipe(&out, &["train.max_steps=12", "train.eval_every=6"]), false, &mut keep)
+        .unwrap();
     assert_eq!(evals.iter().map(|e| e.0).collect::<Vec<_>>(), [0, 6, 12]);
     assert!(evals[2].1 < evals[0].1 - 0.5, "{evals:?}");
     assert!(evals[2].2 > evals[0].2, "{evals:?}");
@@ -244,7 +277,9 @@ fn resuming_another_recipe_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("run");
     run(&recipe(&out, &["train.max_steps=2"]), false).unwrap();
-    let error = run(&recipe(&out, &["train.max_steps=2", "loss.lambda=0.7"]), true).unwrap_err().to_string();
+    let error = run(&recipe(&out, &["train.max_steps=2", "loss.lambda=0.7"]), true)
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("another recipe"), "{error}");
 }
 
@@ -252,7 +287,12 @@ fn resuming_another_recipe_is_refused() {
 fn a_loss_that_is_not_finite_stops_the_run_and_names_step_and_rows() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("run");
-    let blow_up = ["optim.learning_rate=1e18", "optim.warmup_steps=0", "train.save_every=1", "optim.schedule=constant"];
+    let blow_up = [
+        "optim.learning_rate=1e18",
+        "optim.warmup_steps=0",
+        "train.save_every=1",
+        "optim.schedule=constant",
+    ];
     let error = run(&recipe(&out, &blow_up), false).unwrap_err();
     assert!(matches!(error, Error::NonFinite(_)), "{error}");
     let text = error.to_string();
@@ -265,6 +305,9 @@ fn a_row_that_does_not_fit_the_stream_is_named_before_anything_runs() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("run");
     let error = run(&recipe(&out, &["batch.stream_tokens=40"]), false).unwrap_err().to_string();
-    assert!(error.contains("prefs_plain.jsonl:") && error.contains("batch.stream_tokens"), "{error}");
+    assert!(
+        error.contains("prefs_plain.jsonl:") && error.contains("batch.stream_tokens"),
+        "{error}"
+    );
     assert!(!out.exists());
 }
