@@ -105,11 +105,19 @@ impl Chart {
         let root = backend.into_drawing_area();
         let font = |size: u32| ("sans-serif", size * SCALE).into_font().color(&INK);
         let decimals = decimals(y.1 - y.0);
+        let y_label = |value: &f64| match self.unit {
+            Unit::Share => format!("{:.0} %", value * 100.0),
+            Unit::Rate => thousands(*value),
+            Unit::Number => number(*value, decimals),
+        };
+        // The axis' name stands left of its labels, however long they are.
+        let letters = [y.0, y.1].iter().map(|end| y_label(end).chars().count()).max().unwrap_or(0);
+        let beside = (30 + 9 * letters as u32).max(66);
         let mut chart = ChartBuilder::on(&root)
             .margin(6 * SCALE)
             .margin_right(18 * SCALE)
             .x_label_area_size(42 * SCALE)
-            .y_label_area_size(66 * SCALE)
+            .y_label_area_size(beside * SCALE)
             .build_cartesian_2d(x.0..x.1, y.0..y.1)?;
         chart
             .configure_mesh()
@@ -124,11 +132,7 @@ impl Chart {
             .x_desc("step")
             .y_desc(self.axis)
             .x_label_formatter(&|step| format!("{step:.0}"))
-            .y_label_formatter(&|value| match self.unit {
-                Unit::Share => format!("{:.0} %", value * 100.0),
-                Unit::Rate => thousands(*value),
-                Unit::Number => number(*value, decimals),
-            })
+            .y_label_formatter(&y_label)
             .draw()?;
         if self.unit == Unit::Number && y.0 < 0.0 && y.1 > 0.0 {
             let zero = INK.mix(0.5).stroke_width(SCALE);
