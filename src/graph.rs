@@ -379,7 +379,7 @@ impl Graph {
         }
     }
 
-    /// Appends the derivative of the scalar `loss` (shape [1]) to the graph.
+    /// Appends the derivative of the scalar `loss` (shape `[1]`) to the graph.
     ///
     /// # Panics
     /// When `loss` is not a scalar, does not depend on anything that needs a gradient, or an

@@ -32,10 +32,13 @@ impl Drop for Held {
     }
 }
 
+/// A state variable's buffer and shape.
+type State = (Rc<Held>, Vec<usize>);
+
 /// State buffers (parameters, gradients, moments) shared by name between programs.
 pub struct Store {
     gpu: Rc<Gpu>,
-    buffers: RefCell<HashMap<String, (Rc<Held>, Vec<usize>)>>,
+    buffers: RefCell<HashMap<String, State>>,
 }
 
 impl Store {

@@ -377,7 +377,7 @@ mod tests {
     /// Added to the form's number where the product is added to what is there.
     const ADD: usize = 10;
 
-    /// Shapes are [form, m, n, k, b_start, out_start]. The windows lie inside taller
+    /// Shapes are `[form, m, n, k, b_start, out_start]`. The windows lie inside taller
     /// variables whose other rows are NaN (b) or must stay as they are (out).
     fn windows() -> OpCase {
         OpCase {
