@@ -6,7 +6,7 @@
 //! output = "runs/first"
 //! seed = 0
 //!
-//! `[data]`
+//! [data]
 //! train = ["pairs.jsonl"]       # files or folders; one may stand without brackets
 //! eval = []                     # held-out rows
 //! max_length = 1024             # tokens of one sequence
@@ -15,13 +15,13 @@
 //! skip_bad_rows = false
 //! map = {}                      # columns by another name: { chosen = "good" }
 //!
-//! `[loss]`
+//! [loss]
 //! lambda = 0.1                  # weight of the odds-ratio loss; always 0 for sft and lm
 //! nll_scope = "prompt+response" # prompt+response | response
 //! nll_reduction = "token"       # token | sequence
 //! accumulation = "exact"        # exact | trl
 //!
-//! `[optim]`
+//! [optim]
 //! learning_rate = 1e-3
 //! beta1 = 0.9
 //! beta2 = 0.999
@@ -31,11 +31,11 @@
 //! schedule = "linear"           # linear | cosine | constant
 //! warmup_steps = 0              # or warmup_ratio = 0.1
 //!
-//! `[batch]`
+//! [batch]
 //! size = 16                     # rows of one optimizer step
 //! stream_tokens = 1024          # length of the stream of one micro-batch
 //!
-//! `[train]`
+//! [train]
 //! epochs = 1.0                  # or max_steps = 500
 //! eval_every = 50               # steps; 0 = never
 //! eval_at_start = true
@@ -43,7 +43,7 @@
 //! log_every = 1
 //! keep_checkpoints = 2
 //!
-//! `[sample]`
+//! [sample]
 //! every = 0                     # steps; 0 = never
 //! prompts = []
 //! max_tokens = 64
