@@ -397,7 +397,7 @@ mod tests {
             inputs: window_inputs,
             build: |g, s, v| {
                 let out = g.temp("out", g.shape(v[2]).to_owned().as_slice());
-                crate::ops::add::accumulate(g, v[2], Sink { var: out, accumulate: false });
+                g.accumulate(v[2], Sink { var: out, accumulate: false });
                 let p = Product {
                     form: FORMS[s[0] % ADD],
                     m: s[1],
