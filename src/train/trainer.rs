@@ -209,7 +209,7 @@ pub fn train(
         )?),
     };
     Run { recipe, learner, train, heldout, sampler, metrics, state, total, capacity, on_event }
-        .to_the_end(per_epoch)
+        .run(per_epoch)
 }
 
 /// A resumed run must be the same run.
@@ -271,7 +271,7 @@ fn describe(gpu: &Gpu, recipe: &Recipe, config: &ModelConfig, capacity: Capacity
 }
 
 impl Run<'_> {
-    fn to_the_end(mut self, per_epoch: u64) -> Result<Outcome> {
+    fn run(mut self, per_epoch: u64) -> Result<Outcome> {
         let t = &self.recipe.train;
         let mut last_eval = None;
         (self.on_event)(Event::Begin { step: self.state.step, total: self.total });
@@ -292,7 +292,7 @@ impl Run<'_> {
             let to = (from + self.recipe.batch.size).min(order.len());
             let record = self.step(&order[from..to], per_epoch)?;
             let step = self.state.step;
-            let due = |every: u64| every > 0 && step % every == 0;
+            let due = |every: u64| every > 0 && step.is_multiple_of(every);
             if due(t.log_every) || step == self.total {
                 self.metrics.write(&record)?;
             }
