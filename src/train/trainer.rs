@@ -194,7 +194,11 @@ pub fn train(
     std::fs::write(&path, recipe.to_toml()).map_err(|e| Error::io("write", &path, e))?;
     let path = output.join(METRICS);
     if path.exists() {
-        truncate_after_step(&path, state.step)?;
+        // What was written after the checkpoint is written again.
+        match state.step {
+            0 => std::fs::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?,
+            step => truncate_after_step(&path, step)?,
+        }
     }
     let metrics = MetricsWriter::open(&path)?;
     let sampler = match recipe.sample.every {
