@@ -36,6 +36,19 @@ fn list(problems: &[Problem]) -> String {
     text
 }
 
+/// What to do about a failure of the system, where its own answer does not say it.
+fn advice(error: &std::io::Error) -> &'static str {
+    use std::io::ErrorKind;
+    match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+            ". Make room on this disk, or write to another one"
+        }
+        ErrorKind::ReadOnlyFilesystem => ". Choose a place that can be written to",
+        ErrorKind::PermissionDenied => ". Choose another place, or change who may use this one",
+        _ => "",
+    }
+}
+
 /// What can go wrong outside the program's own logic.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -49,7 +62,7 @@ pub enum Error {
     #[error("{0}")]
     Limit(String),
     /// A file could not be read, written or created.
-    #[error("cannot {action} {}: {source}", path.display())]
+    #[error("cannot {action} {}: {source}{}", path.display(), advice(source))]
     Io {
         /// What was tried: "read", "write", "create".
         action: &'static str,

@@ -24,6 +24,32 @@ pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
+/// Finds out, before anything is computed, whether a folder that does not exist yet can be made at
+/// `path`; leaves nothing behind.
+///
+/// # Errors
+/// Names the nearest folder that exists and what the system says about writing there.
+pub(crate) fn check_creatable(path: &Path) -> Result<()> {
+    let refuse = |at: &Path, why: String| {
+        let text = format!("cannot be created: {} {why}. Choose another place.", at.display());
+        Err(Error::file(path, text))
+    };
+    let mut there = path;
+    while there.symlink_metadata().is_err() {
+        match there.parent() {
+            Some(parent) if parent != Path::new("") => there = parent,
+            _ => there = Path::new("."),
+        }
+    }
+    if !there.is_dir() {
+        return refuse(there, "is not a folder".into());
+    }
+    match tempfile::tempfile_in(there) {
+        Ok(_) => Ok(()),
+        Err(e) => refuse(there, format!("cannot be written to ({e})")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -47,5 +73,17 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let error = write_atomically(&folder.path().join("absent/a.txt"), b"").unwrap_err();
         assert!(error.to_string().contains("absent"), "{error}");
+    }
+
+    #[test]
+    fn folders_that_cannot_be_made_are_found_beforehand() {
+        let folder = tempfile::tempdir().unwrap();
+        check_creatable(&folder.path().join("a/b/c")).unwrap();
+        check_creatable(Path::new("a-name-alone")).unwrap();
+        let file = folder.path().join("file");
+        std::fs::write(&file, b"").unwrap();
+        let error = check_creatable(&file.join("below")).unwrap_err().to_string();
+        assert!(error.contains("file is not a folder"), "{error}");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 }

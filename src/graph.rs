@@ -12,6 +12,7 @@
 //! push order, adding in place is safe exactly when no other pending gradient is the same
 //! variable; [`Graph::grad_into`] checks that and copies otherwise.
 
+use crate::error::{Error, Result};
 use crate::kernel::{Const, Pass, Target, Variant};
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -265,10 +266,11 @@ impl Graph {
 
     /// Appends one dispatch of `pass`. `extent` counts the outputs along x, y, z in the units of
     /// the variant's tile; a one-dimensional grid beyond 65,535 groups is folded into (x, y), and
-    /// such kernels compute `group = wid.x + wid.y * num_workgroups.x`.
+    /// such kernels compute `group = wid.x + wid.y * num_workgroups.x`. A grid that is too large
+    /// all the same is found by [`Graph::check_limits`]: it comes from the sizes a user asked for.
     ///
     /// # Panics
-    /// When the grid is too large in y or z.
+    /// When more buffers are bound than WebGPU guarantees, or one is bound twice for writing.
     #[track_caller]
     pub fn call(
         &mut self,
@@ -282,18 +284,12 @@ impl Graph {
         let mut grid = [0u32; 3];
         for axis in 0..3 {
             let groups = extent[axis].div_ceil(variant.tile[axis] as usize);
-            grid[axis] = u32::try_from(groups).expect("fewer than 2^32 workgroups");
+            grid[axis] = u32::try_from(groups).unwrap_or(u32::MAX);
         }
         if grid[0] > MAX_GROUPS && extent[1] == 1 && extent[2] == 1 {
             grid[1] = grid[0].div_ceil(MAX_GROUPS);
             grid[0] = grid[0].div_ceil(grid[1]);
         }
-        assert!(
-            grid.iter().all(|&n| n <= MAX_GROUPS),
-            "{}.{}: grid {grid:?} is beyond 65,535 workgroups per dimension",
-            pass.op,
-            pass.name
-        );
         assert!(
             reads.len() + writes.len() <= 8,
             "{}.{}: WebGPU guarantees 8 storage buffers",
@@ -321,6 +317,35 @@ impl Graph {
             writes: writes.to_vec(),
             grid,
         });
+    }
+
+    /// Compares every variable and every call with what the adapter can bind and start.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] that names the largest offender and what would be smaller.
+    pub fn check_limits(&self) -> Result<()> {
+        let largest = self.vars.iter().max_by_key(|info| info.bytes());
+        if let Some(info) = largest.filter(|info| info.bytes() > self.target.binding_bytes) {
+            let mib = |bytes: u64| bytes as f64 / 1048576.0;
+            let advice = match info.role {
+                Role::State => "Use a model with a smaller vocabulary or width",
+                _ => "Use fewer stream tokens (batch.stream_tokens) or a smaller model",
+            };
+            return Err(Error::Limit(format!(
+                "`{}` {:?} takes {:.1} MiB in one piece, and this adapter binds at most {:.1} MiB. {advice}, or another adapter.",
+                info.name,
+                info.shape,
+                mib(info.bytes()),
+                mib(self.target.binding_bytes)
+            )));
+        }
+        let call = self.calls.iter().find(|c| c.grid.iter().any(|&n| n > MAX_GROUPS));
+        call.map_or(Ok(()), |call| {
+            Err(Error::Limit(format!(
+                "{}.{} is too large for one dispatch: {:?} workgroups, and GPUs start at most {MAX_GROUPS} along each dimension. Use fewer stream tokens (batch.stream_tokens) or a smaller model.",
+                call.op, call.pass, call.grid
+            )))
+        })
     }
 
     /// Puts an operation on the tape. Its outputs need a gradient if any of `inputs` does; the

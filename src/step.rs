@@ -167,6 +167,7 @@ impl Step {
         store: &Store,
         options: Options,
     ) -> Result<Self> {
+        graph.check_limits()?;
         let plan = plan(&graph, options.reuse);
         let guard = if options.poison { GUARD_BYTES } else { 0 };
         let hold = |label: &str, bytes: u64| -> Result<Rc<Held>> {
@@ -214,6 +215,7 @@ impl Step {
             step.poison();
         }
         step.dispatches = step.graph.calls().iter().map(|call| step.dispatch(call)).collect();
+        gpu.check()?;
         Ok(step)
     }
 

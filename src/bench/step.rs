@@ -2,7 +2,7 @@
 
 use crate::data::example::{Example, Sequence};
 use crate::data::pack::{Capacity, footprint, pack};
-use crate::error::{Error, Result};
+use crate::error::{Error, Problem, Result};
 use crate::gpu::Gpu;
 use crate::model::config::ModelConfig;
 use crate::model::weights::init_weights;
@@ -53,6 +53,9 @@ pub struct StepBench {
     pub listing: String,
 }
 
+/// Longest stream that is asked of anything; a recipe's bound too.
+const MOST_TOKENS: usize = 1 << 24;
+
 /// Preference pairs of made-up tokens with the proportions of the demo's (a prompt of 30 tokens,
 /// answers of about 20 that part in their middle), filling one stream.
 fn examples(tokens: usize, vocab: usize) -> Vec<Example> {
@@ -83,11 +86,20 @@ fn examples(tokens: usize, vocab: usize) -> Vec<Example> {
 /// An unreadable model, a stream too small for one pair, a device without room.
 pub fn bench_step(gpu: &Rc<Gpu>, folder: &Path, tokens: usize, steps: usize) -> Result<StepBench> {
     let config = ModelConfig::load(folder)?;
-    let examples = examples(tokens, config.vocab_size);
-    if examples.is_empty() || steps == 0 {
-        return Err(Error::Limit("the benchmark needs at least 61 tokens and one step".into()));
+    let examples = examples(tokens.min(MOST_TOKENS), config.vocab_size);
+    let mut problems = Vec::new();
+    if examples.is_empty() || tokens > MOST_TOKENS {
+        let what = format!("is {tokens}; it must be from 61, one pair, to {MOST_TOKENS}");
+        problems.push(Problem::new("--tokens", what));
+    }
+    if steps == 0 {
+        problems.push(Problem::new("--steps", "is 0; it must be at least 1"));
+    }
+    if !problems.is_empty() {
+        return Err(Error::input("the benchmark cannot run", problems));
     }
     let capacity = Capacity { tokens, targets: tokens, pairs: examples.len() };
+    let planned = memory_plan(gpu.target(), &config, capacity)?.total();
     let before = gpu.buffer_bytes();
     let mut learner =
         Learner::new(gpu, &config, &init_weights(&config, 0), capacity, &OptimSettings::default())?;
@@ -131,7 +143,7 @@ pub fn bench_step(gpu: &Rc<Gpu>, folder: &Path, tokens: usize, steps: usize) -> 
         dispatches: learner.micro_step().graph().calls().len()
             + learner.update_step().graph().calls().len(),
         submissions: learner.micro_step().submissions() + learner.update_step().submissions(),
-        planned: memory_plan(gpu.target(), &config, capacity).total(),
+        planned,
         allocated,
         per_op,
         listing: learner.micro_step().graph().listing(),

@@ -1,7 +1,7 @@
 //! `oddgrad doctor`
 
 use super::DeviceArgs;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gpu::list_adapters;
 use clap::Args;
 
@@ -14,6 +14,11 @@ pub struct DoctorArgs {
 }
 
 pub(super) fn run(args: &DoctorArgs, device: &DeviceArgs) -> Result<()> {
+    let opened = device.open();
+    // An adapter that is there and does not open is what the list is good for.
+    if let Err(error @ (Error::Adapter(_) | Error::Input { .. })) = opened {
+        return Err(error);
+    }
     let adapters = list_adapters(device.backend);
     println!("adapters");
     for (i, adapter) in adapters.iter().enumerate() {
@@ -55,7 +60,7 @@ pub(super) fn run(args: &DoctorArgs, device: &DeviceArgs) -> Result<()> {
             yes(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX)
         );
     }
-    let gpu = device.open()?;
+    let gpu = opened?;
     println!("\nchosen: {}", gpu.describe());
     if gpu.is_software() {
         println!("  a software adapter: nothing else is there, so the CPU does the work");

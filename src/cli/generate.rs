@@ -2,12 +2,13 @@
 
 use super::DeviceArgs;
 use crate::data::tokenize::Tokenizer;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::config::ModelConfig;
 use crate::model::generate::Sampling;
 use crate::model::weights::read_weights;
 use crate::step::Store;
-use crate::train::sampler::Sampler;
+use crate::train::learner::check_parameters;
+use crate::train::sampler::{Sampler, encode_prompts};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -31,8 +32,16 @@ pub struct GenerateArgs {
 }
 
 pub(super) fn run(args: &GenerateArgs, device: &DeviceArgs) -> Result<()> {
+    let sampling =
+        Sampling { max_tokens: args.max_tokens, temperature: args.temperature, seed: args.seed };
+    let problems = sampling.problems();
+    if !problems.is_empty() {
+        return Err(Error::input("nothing can be generated with these settings", problems));
+    }
     let config = ModelConfig::load(&args.model)?;
+    check_parameters(&config)?;
     let tokenizer = Tokenizer::from_folder(&args.model)?;
+    encode_prompts(&tokenizer, &config, &args.prompt, args.max_tokens)?;
     let weights = read_weights(&args.model, &config)?;
     let gpu = device.open()?;
     let store = Store::new(&gpu);
@@ -40,8 +49,6 @@ pub(super) fn run(args: &GenerateArgs, device: &DeviceArgs) -> Result<()> {
         store.write(name, &t.shape, &t.data)?;
     }
     let sampler = Sampler::new(&gpu, &store, &config, tokenizer, &args.prompt, args.max_tokens)?;
-    let sampling =
-        Sampling { max_tokens: args.max_tokens, temperature: args.temperature, seed: args.seed };
     for text in sampler.run(&sampling)? {
         println!("{text}");
     }

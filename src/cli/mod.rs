@@ -58,15 +58,16 @@ impl DeviceArgs {
                 )),
             }
         }
-        if problems.is_empty() {
-            return Ok(choice);
+        if !problems.is_empty() {
+            return Err(Error::input("these kernels cannot be used", problems));
         }
-        Err(Error::input("unknown kernels", problems))
+        crate::ops::check_pins(&choice.kernels, None)?;
+        Ok(choice)
     }
 
     fn open(&self) -> Result<Rc<Gpu>> {
         let gpu = Gpu::open(&self.choice()?)?;
-        crate::ops::check_pins(gpu.target())?;
+        crate::ops::check_pins(&gpu.target().pinned, Some(gpu.target()))?;
         Ok(Rc::new(gpu))
     }
 }
@@ -98,6 +99,8 @@ enum Command {
 pub fn run() -> Result<()> {
     let cli = Cli::parse();
     let device = &cli.device;
+    // What costs nothing to find out comes first: before rows are read, before a device is opened.
+    device.choice()?;
     match &cli.command {
         Command::Demo(args) => demo::run(args, device),
         Command::Train(args) => train::run(args, device),

@@ -3,7 +3,7 @@
 use super::DeviceArgs;
 use crate::error::Result;
 use crate::model::config::ModelConfig;
-use crate::train::learner::{memory_plan, micro_graph};
+use crate::train::learner::{check_parameters, memory_plan, micro_graph};
 use crate::train::{recipe, trainer};
 use clap::Args;
 use std::path::PathBuf;
@@ -24,9 +24,10 @@ pub struct PlanArgs {
 pub(super) fn run(args: &PlanArgs, device: &DeviceArgs) -> Result<()> {
     let recipe = recipe::load(&args.recipe, &args.set)?;
     let config = ModelConfig::load(&recipe.model)?;
+    check_parameters(&config)?;
     let gpu = device.open()?;
     let capacity = trainer::capacity(&recipe);
-    let plan = memory_plan(gpu.target(), &config, capacity);
+    let plan = memory_plan(gpu.target(), &config, capacity)?;
     let mib = |bytes: u64| format!("{:>10.2} MiB", bytes as f64 / 1048576.0);
     println!("adapter                          {}", gpu.describe());
     println!("parameters                       {:>10}", config.parameter_count());

@@ -3,6 +3,7 @@
 use crate::data::bpe::{CHAT_TOKENS, CHATML, train_bpe};
 use crate::data::rows::{Text, read_texts};
 use crate::error::{Error, Result};
+use crate::files::check_creatable;
 use clap::Args;
 use std::path::PathBuf;
 
@@ -29,6 +30,7 @@ pub(super) fn run(args: &TokenizerArgs) -> Result<()> {
             ));
         }
     }
+    check_creatable(&args.output)?;
     let texts = read_texts(&args.texts)?.into_iter().map(|(_, text)| match text {
         Text::Plain(text) => text,
         Text::Messages(list) => list.into_iter().map(|m| m.content).collect::<Vec<_>>().join("\n"),

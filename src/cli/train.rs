@@ -2,8 +2,9 @@
 
 use super::DeviceArgs;
 use super::display::Display;
-use crate::error::Result;
-use crate::train::{recipe, trainer};
+use crate::error::{Error, Result};
+use crate::train::prepare::prepare;
+use crate::train::recipe;
 use clap::Args;
 use std::path::PathBuf;
 
@@ -29,9 +30,16 @@ pub(super) fn run(args: &TrainArgs, device: &DeviceArgs) -> Result<()> {
         set.push("data.skip_bad_rows=true".into());
     }
     let recipe = recipe::load(&args.recipe, &set)?;
+    if args.resume && !recipe.output.exists() {
+        return Err(Error::file(
+            &recipe.output,
+            "does not exist, so there is nothing to resume. Check `output`, or leave --resume out to start.",
+        ));
+    }
+    let prepared = prepare(&recipe, args.resume)?;
     let gpu = device.open()?;
     let mut display = Display::new("");
-    let outcome = trainer::train(&gpu, &recipe, args.resume, &mut |event| display.show(event))?;
+    let outcome = prepared.run(&gpu, &mut |event| display.show(event))?;
     display.finish();
     println!("model      {}", outcome.model.display());
     Ok(())

@@ -2,7 +2,7 @@
 
 use super::DeviceArgs;
 use crate::error::{Error, Problem, Result};
-use crate::train::verify::{Row, verify};
+use crate::train::verify::{Reference, Row};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -25,11 +25,12 @@ pub(super) fn run(args: &VerifyArgs, device: &DeviceArgs) -> Result<()> {
         let problem = Problem::new("--tolerance", "must be a finite number above 0");
         return Err(Error::input("cannot verify", vec![problem]));
     }
+    let references = args.folders.iter().map(|f| Reference::load(f)).collect::<Result<Vec<_>>>()?;
     let gpu = device.open()?;
     println!("adapter {}\n", gpu.describe());
     let mut failed = Vec::new();
-    for folder in &args.folders {
-        let rows = verify(&gpu, folder, args.tolerance)?;
+    for (folder, reference) in args.folders.iter().zip(references) {
+        let rows = reference.compare(&gpu, args.tolerance)?;
         println!("{}", folder.display());
         println!("  {:<58} {:>8} {:>10} {:>10}", "compared", "values", "largest", "allowed");
         let worst = worst_gradient(&rows);

@@ -14,6 +14,9 @@ use crate::error::{Error, Problem, Result};
 /// The special tokens of a tokenizer of our own, in the order of their ids.
 pub const CHAT_TOKENS: [&str; 4] = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>"];
 
+/// More tokens than any tokenizer has; the trainer makes room for all of them at once.
+const LARGEST_VOCAB: usize = 1 << 20;
+
 /// The chat template of a tokenizer of our own: ChatML.
 pub const CHATML: &str = "{% for message in messages %}\
     {{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}\
@@ -47,8 +50,10 @@ pub fn train_bpe(
     };
     let alphabet: HashSet<char> = ByteLevel::alphabet().into_iter().collect();
     let least = special.len() + alphabet.len();
-    if vocab < least {
-        return Err(refuse(format!("{vocab} tokens; special tokens and bytes alone are {least}")));
+    if !(least..=LARGEST_VOCAB).contains(&vocab) {
+        return Err(refuse(format!(
+            "{vocab} tokens; special tokens and bytes alone are {least}, and more than {LARGEST_VOCAB} are not made"
+        )));
     }
     let mut inner = Model::new(BPE::default());
     // No blank is put in front of a text: what is encoded is the text, and decoding gives it back.

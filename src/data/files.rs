@@ -85,6 +85,8 @@ pub(super) fn expand(paths: &[PathBuf], texts: bool) -> Result<Vec<(PathBuf, For
                 ));
             }
             files.extend(found);
+        } else if !meta.is_file() {
+            return Err(Error::file(path, "is neither a file nor a folder; name one"));
         } else {
             match Format::of(path).filter(|f| texts || *f != Format::Text) {
                 Some(format) => files.push((path.clone(), format)),

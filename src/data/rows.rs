@@ -97,8 +97,9 @@ const SFT_ANSWERS: [&str; 4] = ["completion", "response", "output", "answer"];
 /// every row that cannot be used, all at once.
 pub fn read_preferences(paths: &[PathBuf], options: &ReadOptions) -> Result<Rows> {
     if let Some(key) = options.map.keys().find(|key| !MAPPED.contains(&key.as_str())) {
-        let what = format!("there is no such column to map; {} can be mapped", MAPPED.join(", "));
-        return Err(Error::input("--map cannot be used", vec![Problem::new(key, what)]));
+        let what = format!("is no column to map; {} can be mapped", MAPPED.join(", "));
+        let place = format!("data.map.{key}");
+        return Err(Error::input("the columns cannot be mapped", vec![Problem::new(place, what)]));
     }
     let mut rows = Vec::new();
     let mut bad = Vec::new();
@@ -128,7 +129,7 @@ pub fn read_preferences(paths: &[PathBuf], options: &ReadOptions) -> Result<Rows
         return Err(Error::input(summary, bad));
     }
     if rows.is_empty() {
-        return Err(Error::input("there is no usable row in the data", bad));
+        return Err(Error::input(format!("there is no usable row in {}", names(paths)), bad));
     }
     Ok(Rows { rows, skipped: bad })
 }
@@ -139,6 +140,15 @@ pub fn read_preferences(paths: &[PathBuf], options: &ReadOptions) -> Result<Rows
 /// Blank documents are passed over: corpora are full of them. Everything else that is not text is
 /// an error with file and line, all at once.
 pub fn read_texts(paths: &[PathBuf]) -> Result<Vec<(Source, Text)>> {
+    read_usable_texts(paths, false).map(|(texts, _)| texts)
+}
+
+/// As [`read_texts`], going on without the documents that cannot be used if `skip_bad_rows` says
+/// so: these come second, with their reasons.
+pub fn read_usable_texts(
+    paths: &[PathBuf],
+    skip_bad_rows: bool,
+) -> Result<(Vec<(Source, Text)>, Vec<Problem>)> {
     let mut texts = Vec::new();
     let mut bad = Vec::new();
     for (path, format) in files::expand(paths, true)? {
@@ -164,14 +174,18 @@ pub fn read_texts(paths: &[PathBuf]) -> Result<Vec<(Source, Text)>> {
         let broken = files::read_records(&path, format, &mut each)?;
         bad.extend(broken);
     }
-    if !bad.is_empty() {
+    if !bad.is_empty() && !skip_bad_rows {
         return Err(Error::input(format!("{} documents cannot be used", bad.len()), bad));
     }
     texts.retain(|(_, text)| !text.is_blank());
     if texts.is_empty() {
-        return Err(Error::input("there is no text in the data", vec![]));
+        return Err(Error::input(format!("there is no text in {}", names(paths)), bad));
     }
-    Ok(texts)
+    Ok((texts, bad))
+}
+
+fn names(paths: &[PathBuf]) -> String {
+    paths.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 
 fn document(record: &Map<String, Value>) -> std::result::Result<Text, String> {
@@ -447,7 +461,7 @@ impl Columns<'_> {
         match self.options.map.get(ours) {
             Some(theirs) => format!("column \"{theirs}\" (mapped to {ours}) is missing; {has}"),
             None => format!(
-                "column \"{ours}\" is missing; {has} (--map {ours}=NAME if it has another name)"
+                "column \"{ours}\" is missing; {has} (set data.map.{ours} to its name if it has another name)"
             ),
         }
     }

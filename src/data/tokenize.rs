@@ -96,9 +96,19 @@ impl Tokenizer {
     /// the ids of `config.json` count.
     pub fn from_folder(folder: &Path) -> Result<Self> {
         let path = folder.join("tokenizer.json");
+        if !path.is_file() {
+            return Err(Error::file(
+                folder,
+                "has no tokenizer.json. Copy the one the model was trained with, or make one with `oddgrad tokenizer`.",
+            ));
+        }
         let bytes = std::fs::read(&path).map_err(|e| Error::io("read", &path, e))?;
-        let mut inner = tokenizers::Tokenizer::from_bytes(&bytes)
-            .map_err(|e| Error::file(&path, format!("not a tokenizer: {e}")))?;
+        let mut inner = tokenizers::Tokenizer::from_bytes(&bytes).map_err(|e| {
+            Error::file(
+                &path,
+                format!("is not a tokenizer of the tokenizers library: {e}; copy it again"),
+            )
+        })?;
         // Lengths are our business: a stored truncation would cut rows without a word.
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|e| Error::file(&path, e.to_string()))?;
@@ -234,7 +244,7 @@ impl Tokenizer {
             return Err(Error::input(summary, skipped));
         }
         if examples.is_empty() {
-            let summary = format!("no row is left to train on ({counts}); raise max_length?");
+            let summary = format!("no row is left ({counts}); raise data.max_length");
             return Err(Error::input(summary, skipped));
         }
         Ok(Examples { examples, counts, skipped })

@@ -36,24 +36,29 @@ pub(super) fn class(info: &wgpu::AdapterInfo) -> Class {
     }
 }
 
-fn backends(choice: Option<Backend>) -> wgpu::Backends {
-    match choice {
-        None => wgpu::Backends::all(),
-        Some(Backend::Vulkan) => wgpu::Backends::VULKAN,
-        Some(Backend::Metal) => wgpu::Backends::METAL,
-        Some(Backend::Dx12) => wgpu::Backends::DX12,
-        Some(Backend::Gl) => wgpu::Backends::GL,
+/// All adapters of the asked-for backend, in a stable order. By default those of Vulkan, Metal and
+/// DX12, and GL's only if there are none: looking for GL without a screen makes its libraries
+/// write complaints to the terminal.
+pub fn list_adapters(backend: Option<Backend>) -> Vec<wgpu::Adapter> {
+    match backend {
+        Some(Backend::Vulkan) => list(wgpu::Backends::VULKAN),
+        Some(Backend::Metal) => list(wgpu::Backends::METAL),
+        Some(Backend::Dx12) => list(wgpu::Backends::DX12),
+        Some(Backend::Gl) => list(wgpu::Backends::GL),
+        None => {
+            let native = list(wgpu::Backends::all() - wgpu::Backends::GL);
+            if native.is_empty() { list(wgpu::Backends::GL) } else { native }
+        }
     }
 }
 
-/// All adapters of the asked-for backend (all backends by default), in a stable order.
-pub fn list_adapters(backend: Option<Backend>) -> Vec<wgpu::Adapter> {
+fn list(backends: wgpu::Backends) -> Vec<wgpu::Adapter> {
     let mut desc = wgpu::InstanceDescriptor::new_without_display_handle();
-    desc.backends = backends(backend);
+    desc.backends = backends;
     // Validation layers are for the people who write the engine; they cost time at every call.
     desc.flags = wgpu::InstanceFlags::empty();
     let instance = wgpu::Instance::new(desc);
-    pollster::block_on(instance.enumerate_adapters(backends(backend)))
+    pollster::block_on(instance.enumerate_adapters(backends))
         .into_iter()
         .filter(|a| {
             a.get_downlevel_capabilities().flags.contains(wgpu::DownlevelFlags::COMPUTE_SHADERS)
@@ -77,10 +82,14 @@ pub(super) fn choose(choice: &AdapterChoice) -> Result<wgpu::Adapter> {
     let mut adapters = list_adapters(choice.backend);
     if adapters.is_empty() {
         let which = choice.backend.map_or(String::new(), |b| format!(" for {b:?}"));
-        return Err(Error::Adapter(format!(
-            "no GPU adapter found{which}. Install your GPU's Vulkan driver; without a GPU, install software Vulkan: \
-             `apt-get install mesa-vulkan-drivers` (Debian, Ubuntu), `dnf install mesa-vulkan-drivers` (Fedora)."
-        )));
+        let advice = match choice.backend {
+            None | Some(Backend::Vulkan) => {
+                "Install your GPU's Vulkan driver; without a GPU, install software Vulkan: \
+                 `apt-get install mesa-vulkan-drivers` (Debian, Ubuntu), `dnf install mesa-vulkan-drivers` (Fedora)."
+            }
+            Some(_) => "Leave --backend out to take whatever this machine has.",
+        };
+        return Err(Error::Adapter(format!("no GPU adapter found{which}. {advice}")));
     }
     let infos: Vec<_> = adapters.iter().map(wgpu::Adapter::get_info).collect();
     let Some(wanted) = &choice.adapter else {
@@ -89,15 +98,17 @@ pub(super) fn choose(choice: &AdapterChoice) -> Result<wgpu::Adapter> {
     };
     let found = match wanted.parse::<usize>() {
         Ok(index) => (index < infos.len()).then_some(index),
+        Err(_) if wanted.trim().is_empty() => None,
         Err(_) => infos.iter().position(|i| i.name.to_lowercase().contains(&wanted.to_lowercase())),
     };
     match found {
         Some(index) => Ok(adapters.swap_remove(index)),
         None => {
-            let names: Vec<_> =
-                infos.iter().enumerate().map(|(i, a)| format!("{i}: {}", a.name)).collect();
+            let line =
+                |(i, a): (usize, &wgpu::AdapterInfo)| format!("{i}: {} ({:?})", a.name, a.backend);
+            let names: Vec<_> = infos.iter().enumerate().map(line).collect();
             Err(Error::Adapter(format!(
-                "no adapter matches `{wanted}`. There are: {}.",
+                "no adapter matches --adapter `{wanted}`; give an index or a part of a name. There are: {}.",
                 names.join("; ")
             )))
         }

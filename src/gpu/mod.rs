@@ -1,16 +1,18 @@
 //! Adapter choice, the device, buffers, readback and pipelines.
 
 mod adapter;
+mod memory;
 mod pipeline;
 
 pub use adapter::{AdapterChoice, Backend, list_adapters};
+pub use memory::available as available_memory;
 pub use pipeline::Checks;
 
 use crate::error::{Error, Result};
 use crate::kernel::{Class, Target};
 use std::collections::HashMap;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// How long a submission may take before the device counts as lost.
@@ -29,6 +31,8 @@ pub struct Gpu {
     pipelines: Mutex<HashMap<String, pipeline::Compiled>>,
     bytes: AtomicU64,
     created: AtomicU64,
+    /// The first thing the device complained about outside an error scope.
+    complaint: Arc<Mutex<Option<String>>>,
 }
 
 impl Gpu {
@@ -56,6 +60,21 @@ impl Gpu {
                     info.name
                 ))
             })?;
+        // By default an error outside a scope ends the program. Here it is kept, and the next wait
+        // for the device returns it.
+        let complaint = Arc::new(Mutex::new(None));
+        let keep = |text: String, into: &Mutex<Option<String>>| {
+            into.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(text);
+        };
+        let into = complaint.clone();
+        device.on_uncaptured_error(Arc::new(move |e: wgpu::Error| keep(e.to_string(), &into)));
+        let into = complaint.clone();
+        device.set_device_lost_callback(move |reason, text| {
+            // Closing the device at the end is reported as a loss too.
+            if reason != wgpu::DeviceLostReason::Destroyed {
+                keep(format!("the device was lost: {text}"), &into);
+            }
+        });
         let target = Target {
             class: adapter::class(&info),
             subgroups: features.contains(wgpu::Features::SUBGROUP),
@@ -72,6 +91,7 @@ impl Gpu {
             pipelines: Mutex::default(),
             bytes: AtomicU64::new(0),
             created: AtomicU64::new(0),
+            complaint,
         })
     }
 
@@ -172,7 +192,22 @@ impl Gpu {
                 self.info.name,
                 TIMEOUT.as_secs()
             ))
-        })
+        })?;
+        self.check()
+    }
+
+    /// What the device complained about since it was opened.
+    ///
+    /// # Errors
+    /// The first complaint; every later call repeats it, since nothing computed after it counts.
+    pub(crate) fn check(&self) -> Result<()> {
+        match self.complaint.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            None => Ok(()),
+            Some(text) => Err(Error::Device(format!(
+                "{} refused a command: {text}\nUpdate its driver, try `--adapter` or `--backend` (`oddgrad doctor` lists what is there), or use fewer batch.stream_tokens.",
+                self.info.name
+            ))),
+        }
     }
 
     /// Starts mapping a buffer that a submitted copy fills.

@@ -133,11 +133,18 @@ impl ParameterSpec {
 /// Larger sizes are mistakes in the file, not models; the bound also keeps products in range.
 const LARGEST_SIZE: usize = 1 << 24;
 const MOST_LAYERS: usize = 4096;
+const LARGEST_WIDTH: usize = 1 << 20;
 
 impl ModelConfig {
     /// Reads `config.json` in a model folder. All problems are reported at once.
     pub fn load(folder: &Path) -> Result<Self> {
         let path = folder.join("config.json");
+        if !path.is_file() {
+            return Err(Error::file(
+                folder,
+                "is not a model folder: it has no config.json. Name a folder that transformers' save_pretrained wrote, or a checkpoint of oddgrad.",
+            ));
+        }
         let text = std::fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
         let value: Value = serde_json::from_str(&text)
             .map_err(|e| Error::file(&path, format!("is not JSON ({e}); a model folder needs the config.json that transformers writes")))?;
@@ -303,6 +310,18 @@ fn read(keys: &mut Keys) -> ModelConfig {
     }
     if !head_dim.is_multiple_of(2) {
         keys.problem("head_dim", format!("is {head_dim}; rotary positions need an even one"));
+    }
+    for (key, width) in [
+        ("hidden_size", hidden_size),
+        ("intermediate_size", intermediate_size),
+        ("num_attention_heads", heads.saturating_mul(head_dim)),
+    ] {
+        if width > LARGEST_WIDTH {
+            keys.problem(
+                key,
+                format!("asks for a width of {width}; more than {LARGEST_WIDTH} is not a model"),
+            );
+        }
     }
     let rms_norm_eps = keys.positive("rms_norm_eps", 1e-6);
     let initializer_range = keys.positive("initializer_range", 0.02);

@@ -26,6 +26,63 @@ pub struct Sampling {
     pub seed: u64,
 }
 
+impl Sampling {
+    /// What is wrong with these settings, by the names of the command line.
+    pub fn problems(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        if self.max_tokens == 0 {
+            problems.push(Problem::new("--max-tokens", "is 0; it must be at least 1"));
+        }
+        if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
+            let what = format!("is {}; it must be 0 or a positive number", self.temperature);
+            problems.push(Problem::new("--temperature", what));
+        }
+        problems
+    }
+}
+
+/// Compares prompts and what is to follow them with the `room` in positions there is.
+///
+/// # Errors
+/// Every prompt that is empty, has ids beyond the vocabulary, or does not fit, at once.
+pub fn check_prompts(
+    prompts: &[Vec<u32>],
+    max_tokens: usize,
+    room: usize,
+    vocab: usize,
+) -> Result<()> {
+    let mut problems = Vec::new();
+    for (i, p) in prompts.iter().enumerate() {
+        let place = format!("prompt {}", i + 1);
+        if p.is_empty() {
+            problems.push(Problem::new(&place, "is empty; write what is to be continued"));
+        }
+        if p.len().saturating_add(max_tokens) > room {
+            let advice = match room.saturating_sub(p.len()) {
+                0 => "shorten the prompt".to_owned(),
+                left => format!("shorten the prompt, or ask for {left} new tokens at most"),
+            };
+            problems.push(Problem::new(
+                &place,
+                format!(
+                    "{} tokens and {max_tokens} new ones do not fit {room} positions; {advice}",
+                    p.len()
+                ),
+            ));
+        }
+        if let Some(id) = p.iter().find(|&&id| id as usize >= vocab) {
+            let what = format!(
+                "token id {id} is beyond the model's vocabulary of {vocab}; take the tokenizer the model was trained with"
+            );
+            problems.push(Problem::new(&place, what));
+        }
+    }
+    if problems.is_empty() {
+        return Ok(());
+    }
+    Err(Error::input("these prompts cannot be continued", problems))
+}
+
 /// A program that continues up to `rows` prompts at a time.
 pub struct Generator {
     step: Step,
@@ -81,32 +138,7 @@ impl Generator {
         sampling: &Sampling,
     ) -> Result<Vec<Vec<u32>>> {
         let room = self.tokens.min(self.max_positions);
-        let mut problems = Vec::new();
-        for (i, p) in prompts.iter().enumerate() {
-            let place = format!("prompt {}", i + 1);
-            if p.is_empty() {
-                problems.push(Problem::new(&place, "is empty"));
-            }
-            if p.len() + sampling.max_tokens > room {
-                problems.push(Problem::new(
-                    &place,
-                    format!(
-                        "{} tokens and {} new ones do not fit {room} positions",
-                        p.len(),
-                        sampling.max_tokens
-                    ),
-                ));
-            }
-            if let Some(id) = p.iter().find(|&&id| id as usize >= self.vocab) {
-                problems.push(Problem::new(
-                    &place,
-                    format!("token id {id} is beyond the vocabulary of {}", self.vocab),
-                ));
-            }
-        }
-        if !problems.is_empty() {
-            return Err(Error::input("cannot continue these prompts", problems));
-        }
+        check_prompts(prompts, sampling.max_tokens, room, self.vocab)?;
         let mut rng = ChaCha8Rng::seed_from_u64(sampling.seed);
         let mut out = Vec::with_capacity(prompts.len());
         let mut rest = prompts;

@@ -315,6 +315,7 @@ fn foreign(bytes: &[u8], error: &SafeTensorError) -> String {
         error,
         SafeTensorError::MetadataIncompleteBuffer
             | SafeTensorError::InvalidHeaderLength
+            | SafeTensorError::HeaderTooLarge
             | SafeTensorError::HeaderTooSmall
     ) {
         return format!(

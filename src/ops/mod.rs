@@ -27,6 +27,7 @@ pub mod token_logp;
 
 use crate::kernel::{Pass, Target};
 use case::OpCase;
+use std::collections::BTreeMap;
 
 /// Every operation's case, in alphabetical order. A test fails on a shader folder without one.
 pub fn cases() -> Vec<OpCase> {
@@ -58,14 +59,18 @@ pub fn passes() -> Vec<&'static Pass> {
     cases().iter().flat_map(|c| c.passes.iter().copied()).collect()
 }
 
-/// Checks the kernels pinned by number against what exists.
+/// Checks the kernels pinned by number against what exists and, once an adapter is chosen,
+/// against what it can run.
 ///
 /// # Errors
 /// Names every unknown operation, pass or number, with what there is.
-pub fn check_pins(target: &Target) -> crate::error::Result<()> {
+pub fn check_pins(
+    pinned: &BTreeMap<String, u32>,
+    target: Option<&Target>,
+) -> crate::error::Result<()> {
     let passes = passes();
     let mut problems = Vec::new();
-    for (name, number) in &target.pinned {
+    for (name, number) in pinned {
         let (op, pass) = name.split_once('.').map_or((name.as_str(), None), |(o, p)| (o, Some(p)));
         let there: Vec<_> =
             passes.iter().filter(|p| p.op == op && pass.is_none_or(|n| n == p.name)).collect();
@@ -81,10 +86,18 @@ pub fn check_pins(target: &Target) -> crate::error::Result<()> {
                 format!("--kernel {name}={number}"),
                 format!("no variant has that number; there are: {}", list.join(", ")),
             ));
+        } else if let Some(target) = target {
+            let chosen = there.iter().flat_map(|p| p.variants).filter(|v| v.number() == *number);
+            for v in chosen.filter(|v| !v.needs_met(target)) {
+                problems.push(crate::error::Problem::new(
+                    format!("--kernel {name}={number}"),
+                    format!("this adapter cannot run {}; choose another number", v.path),
+                ));
+            }
         }
     }
     if problems.is_empty() {
         return Ok(());
     }
-    Err(crate::error::Error::input("unknown kernels", problems))
+    Err(crate::error::Error::input("these kernels cannot be used", problems))
 }

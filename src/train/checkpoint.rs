@@ -258,6 +258,17 @@ pub fn list(run_folder: &Path) -> Result<Vec<(u64, PathBuf)>> {
     Ok(found)
 }
 
+/// Renames a damaged checkpoint, so that a whole one can take its place, and returns where it is.
+pub fn set_aside(folder: &Path) -> Result<PathBuf> {
+    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+    let aside = (1..)
+        .map(|n| folder.with_file_name(format!("damaged-{n}-{name}")))
+        .find(|path| fs::symlink_metadata(path).is_err())
+        .expect("some number is free");
+    fs::rename(folder, &aside).map_err(|e| Error::io("rename", folder, e))?;
+    Ok(aside)
+}
+
 /// Deletes all but the `keep` newest checkpoints (at least one stays), and what a killed process
 /// left half-written. Call it after a checkpoint was written.
 pub fn prune(run_folder: &Path, keep: usize) -> Result<()> {

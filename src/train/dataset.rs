@@ -3,7 +3,7 @@
 use crate::data::check::{DataReport, check};
 use crate::data::example::Example;
 use crate::data::pack::{Capacity, PackStats, Stream, footprint, pack};
-use crate::data::rows::{ReadOptions, Source, read_preferences, read_texts};
+use crate::data::rows::{ReadOptions, Source, read_preferences, read_usable_texts};
 use crate::data::tokenize::{Counts, TokenizeOptions, Tokenizer};
 use crate::error::{Error, Problem, Result};
 use crate::model::config::ModelConfig;
@@ -36,7 +36,7 @@ impl Dataset {
         let options =
             TokenizeOptions { max_length: d.max_length, over_length: d.over_length, eos: d.eos };
         if recipe.objective == Objective::Lm {
-            return Self::load_texts(tokenizer, paths, &options);
+            return Self::load_texts(tokenizer, paths, &options, d.skip_bad_rows);
         }
         let read = ReadOptions {
             map: d.map.clone(),
@@ -55,17 +55,17 @@ impl Dataset {
         tokenizer: &Tokenizer,
         paths: &[PathBuf],
         options: &TokenizeOptions,
+        skip_bad_rows: bool,
     ) -> Result<Self> {
-        let texts = read_texts(paths)?;
+        let (texts, mut problems) = read_usable_texts(paths, skip_bad_rows)?;
         let mut examples = Vec::new();
-        let mut problems = Vec::new();
         for (row, (source, text)) in texts.iter().enumerate() {
             match tokenizer.document(row, source, text, options) {
                 Ok(pieces) => examples.extend(pieces),
                 Err(problem) => problems.push(problem),
             }
         }
-        if !problems.is_empty() {
+        if !problems.is_empty() && !skip_bad_rows {
             return Err(Error::input(
                 format!("{} documents cannot be used", problems.len()),
                 problems,
@@ -73,7 +73,7 @@ impl Dataset {
         }
         let counts = Counts { kept: texts.len(), ..Counts::default() };
         let sources = texts.into_iter().map(|(source, _)| source).collect();
-        Ok(Self { examples, sources, counts, skipped: Vec::new() })
+        Ok(Self { examples, sources, counts, skipped: problems })
     }
 
     /// Checks the examples against the tokenizer, the model and the stream.
@@ -90,6 +90,7 @@ impl Dataset {
         let report =
             check(&self.examples, place, tokenizer.vocab_size(), model.vocab_size, &self.counts)?;
         let mut problems = Vec::new();
+        let (mut needed, mut too_long) = (0, false);
         for e in &self.examples {
             let size = footprint(e);
             let longest = e.chosen.ids.len().max(e.rejected.as_ref().map_or(0, |r| r.ids.len()));
@@ -98,20 +99,30 @@ impl Dataset {
                     "{longest} tokens, but the model has {} positions: lower data.max_length",
                     model.max_positions
                 );
+                too_long = true;
                 problems.push(Problem::new(place(e.row), what));
             }
             if size.tokens > capacity.tokens || size.targets > capacity.targets {
                 let what = format!(
-                    "takes {} stream tokens, but a stream has {}: raise batch.stream_tokens or lower data.max_length",
+                    "takes {} stream tokens, but a stream has {}",
                     size.tokens, capacity.tokens
                 );
+                needed = needed.max(size.tokens);
                 problems.push(Problem::new(place(e.row), what));
             }
         }
         if problems.is_empty() {
             return Ok(report);
         }
-        Err(Error::input(format!("{} rows do not fit", problems.len()), problems))
+        let mut advice = Vec::new();
+        if needed > 0 {
+            advice.push(format!("raise batch.stream_tokens to {needed} or more"));
+        }
+        if needed > 0 || too_long {
+            advice.push("lower data.max_length".into());
+        }
+        let summary = format!("{} rows do not fit; {}", problems.len(), advice.join(", or "));
+        Err(Error::input(summary, problems))
     }
 
     /// The order of epoch `epoch`: a permutation that depends on the seed and the epoch only, so

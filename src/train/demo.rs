@@ -7,7 +7,7 @@
 use crate::data::grammar::{GrammarPairs, fetch_pairs};
 use crate::data::tokenize::Tokenizer;
 use crate::error::{Error, Problem, Result};
-use crate::files::write_atomically;
+use crate::files::{check_creatable, write_atomically};
 use crate::gpu::Gpu;
 use crate::model::config::ModelConfig;
 use crate::model::generate::Sampling;
@@ -114,6 +114,7 @@ impl Options {
                 "exists already. Choose another --output, remove it, or go on with it by --resume.",
             ));
         }
+        check_creatable(&self.output)?;
         if !self.model.join("config.json").is_file() {
             return Err(Error::file(
                 &self.model,

@@ -3,8 +3,9 @@
 
 use crate::data::pack::{Capacity, Stream};
 use crate::error::{Error, Result};
-use crate::gpu::Gpu;
+use crate::gpu::{Gpu, available_memory};
 use crate::graph::{DType, GRAD, Graph, Var};
+use crate::kernel::Class;
 use crate::kernel::Target;
 use crate::model::config::{ModelConfig, ParameterSpec, decays};
 use crate::model::weights::Tensor;
@@ -147,19 +148,59 @@ impl MemoryPlan {
     }
 }
 
+/// Bytes that a run holds in the machine's own memory for each parameter: the weights and both
+/// moments, when a checkpoint is written.
+const HOST_BYTES: u64 = 12;
+
+/// Refuses `bytes` of device memory, and what a run of `config` holds besides, if the machine has
+/// not got them. What a GPU with memory of its own has left, nothing can tell beforehand.
+fn check_memory(target: &Target, config: &ModelConfig, bytes: u64) -> Result<()> {
+    let device = if target.class == Class::Discrete { 0 } else { bytes };
+    let needed = device + HOST_BYTES * config.parameter_count() as u64;
+    match available_memory() {
+        Some(free) if needed > free => Err(Error::Limit(format!(
+            "this needs {:.1} GiB of memory, and {:.1} GiB are free on this machine. Use fewer stream tokens (batch.stream_tokens) or a smaller model.",
+            needed as f64 / (1u64 << 30) as f64,
+            free as f64 / (1u64 << 30) as f64,
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses a model whose weights, gradients and moments alone cannot fit, before it is read.
+///
+/// # Errors
+/// [`Error::Limit`] with what is needed and what is there.
+pub fn check_parameters(config: &ModelConfig) -> Result<()> {
+    check_memory(&Target::baseline(Class::Discrete), config, 0)
+}
+
 /// Plans a run without a device.
-pub fn memory_plan(target: &Target, config: &ModelConfig, capacity: Capacity) -> MemoryPlan {
+///
+/// # Errors
+/// [`Error::Limit`] when a tensor or a dispatch is beyond the adapter's limits, or the whole
+/// beyond the machine's free memory.
+pub fn memory_plan(
+    target: &Target,
+    config: &ModelConfig,
+    capacity: Capacity,
+) -> Result<MemoryPlan> {
     let parameters = config.parameters();
+    check_memory(target, config, 16 * config.parameter_count() as u64)?;
     let (micro, _) = micro_graph(target, config, capacity, true);
     let (eval, _) = micro_graph(target, config, capacity, false);
     let (update, _) = update_graph(target, &parameters);
-    let values: u64 = parameters.iter().map(|p| p.shape.iter().product::<usize>() as u64).sum();
-    MemoryPlan {
-        state: 16 * values,
+    for graph in [&micro, &eval, &update] {
+        graph.check_limits()?;
+    }
+    let memory = MemoryPlan {
+        state: 16 * config.parameter_count() as u64,
         micro: plan(&micro, Reuse::Slots),
         eval: plan(&eval, Reuse::Slots),
         update: plan(&update, Reuse::Slots),
-    }
+    };
+    check_memory(target, config, memory.total())?;
+    Ok(memory)
 }
 
 impl Learner {

@@ -346,8 +346,8 @@ fn single(x: f64) -> bool {
     (x as f32).is_finite()
 }
 
-const POSITIVE: &str = "a positive number";
-const NOT_NEGATIVE: &str = "a number, 0 or larger";
+const POSITIVE: &str = "a positive number that f32 can hold";
+const NOT_NEGATIVE: &str = "0 or a positive number that f32 can hold";
 
 fn read(s: &mut Settings) -> Recipe {
     let objective = s

@@ -2,10 +2,10 @@
 
 use crate::data::messages::Message;
 use crate::data::tokenize::Tokenizer;
-use crate::error::Result;
+use crate::error::{Error, Problem, Result};
 use crate::gpu::Gpu;
 use crate::model::config::ModelConfig;
-use crate::model::generate::{Generator, Sampling};
+use crate::model::generate::{Generator, Sampling, check_prompts};
 use crate::step::Store;
 use std::rc::Rc;
 
@@ -27,7 +27,7 @@ impl Sampler {
     /// program that continues them by up to `max_tokens`.
     ///
     /// # Errors
-    /// A template that refuses a prompt; memory or limits that do not suffice.
+    /// As [`encode_prompts`]; memory or limits that do not suffice.
     pub fn new(
         gpu: &Rc<Gpu>,
         store: &Store,
@@ -36,8 +36,7 @@ impl Sampler {
         prompts: &[String],
         max_tokens: usize,
     ) -> Result<Self> {
-        let prompts: Vec<Vec<u32>> =
-            prompts.iter().map(|p| encode_prompt(&tokenizer, p)).collect::<Result<_>>()?;
+        let prompts = encode_prompts(&tokenizer, config, prompts, max_tokens)?;
         let longest = prompts.iter().map(Vec::len).max().unwrap_or(0) + max_tokens;
         let generator = Generator::new(gpu, store, config, STREAM.max(longest), TOGETHER)?;
         let stop = config.eos_ids.iter().copied().chain(tokenizer.eos()).collect();
@@ -52,6 +51,32 @@ impl Sampler {
         let new = self.generator.generate(&self.prompts, &self.stop, sampling)?;
         Ok(new.iter().map(|ids| self.tokenizer.decode(ids, true).trim().to_owned()).collect())
     }
+}
+
+/// Prompts as the model expects them, with room for `max_tokens` more behind each.
+///
+/// # Errors
+/// Every prompt that is empty or too long, at once; a template that refuses one.
+pub fn encode_prompts(
+    tokenizer: &Tokenizer,
+    config: &ModelConfig,
+    prompts: &[String],
+    max_tokens: usize,
+) -> Result<Vec<Vec<u32>>> {
+    // A template would hide that nothing was asked.
+    let empty = prompts.iter().enumerate().filter(|(_, p)| p.trim().is_empty());
+    let empty: Vec<Problem> = empty
+        .map(|(i, _)| {
+            Problem::new(format!("prompt {}", i + 1), "is empty; write what is to be continued")
+        })
+        .collect();
+    if !empty.is_empty() {
+        return Err(Error::input("these prompts cannot be continued", empty));
+    }
+    let ids: Vec<Vec<u32>> =
+        prompts.iter().map(|p| encode_prompt(tokenizer, p)).collect::<Result<_>>()?;
+    check_prompts(&ids, max_tokens, config.max_positions, config.vocab_size)?;
+    Ok(ids)
 }
 
 /// A prompt as the model expects it: rendered by the chat template if there is one, with the

@@ -125,7 +125,16 @@ impl Settings {
     }
 
     fn wrong(&mut self, key: &str, value: &Value, wanted: &str) {
-        self.problem(key, format!("is {value}; it must be {wanted}"));
+        // 1e300 in full would fill the terminal.
+        let shown = match value {
+            Value::Float(x) => format!("{x:?}"),
+            other => other.to_string(),
+        };
+        let shown = match shown.char_indices().nth(80) {
+            Some((end, _)) => format!("{}…", &shown[..end]),
+            None => shown,
+        };
+        self.problem(key, format!("is {shown}; it must be {wanted}"));
     }
 
     /// A number that `accept` takes; `wanted` says which those are.

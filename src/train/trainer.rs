@@ -1,18 +1,20 @@
 //! The training loop.
 
 use crate::data::pack::{Capacity, PackStats, Stream};
-use crate::data::tokenize::Tokenizer;
 use crate::error::{Error, Problem, Result};
 use crate::gpu::Gpu;
 use crate::model::config::ModelConfig;
 use crate::model::folder::save_model_folder;
 use crate::model::generate::Sampling;
-use crate::model::weights::{Dtype, has_weights, init_weights, read_weights};
+use crate::model::weights::{Dtype, init_weights};
 use crate::train::checkpoint::{self, Moments, TrainState};
 use crate::train::dataset::Dataset;
-use crate::train::learner::{FIRST_MOMENT, Learner, SECOND_MOMENT, StreamResult, memory_plan};
+use crate::train::learner::{
+    FIRST_MOMENT, Learner, MemoryPlan, SECOND_MOMENT, StreamResult, memory_plan,
+};
 use crate::train::metrics::{MetricsWriter, Record, Split, StepMetrics, truncate_after_step};
 use crate::train::objective::{Weights, group_weights, has_rejected, in_nll, weights};
+use crate::train::prepare::{Prepared, RECIPE, prepare};
 use crate::train::recipe::{Accumulation, NllReduction, Recipe};
 use crate::train::sampler::Sampler;
 use std::path::{Path, PathBuf};
@@ -94,7 +96,7 @@ struct Run<'a> {
 }
 
 /// Runs a recipe to its end. With `resume`, goes on from the newest whole checkpoint in the
-/// output folder; without one it starts anew.
+/// output folder; without one it starts anew. [`prepare`] and [`Prepared::run`] in one.
 ///
 /// # Errors
 /// Everything the world can do wrong; nothing that exists is overwritten. A loss that is not
@@ -105,146 +107,106 @@ pub fn train(
     resume: bool,
     on_event: &mut dyn FnMut(Event),
 ) -> Result<Outcome> {
-    let output = &recipe.output;
-    let latest = if output.exists() {
-        if !resume {
-            return Err(Error::file(
-                output,
-                "exists already. Choose another `output`, remove it, or go on from its last checkpoint with --resume.",
-            ));
-        }
-        let latest = checkpoint::latest(output)?;
-        for p in &latest.skipped {
-            on_event(Event::Note(format!("{}: {}", p.place, p.what)));
-        }
-        latest.folder
-    } else {
-        None
-    };
-    let config = ModelConfig::load(&recipe.model)?;
-    let tokenizer = Tokenizer::from_folder(&recipe.model)?;
-    let capacity = capacity(recipe);
-    let train = Dataset::load(recipe, &tokenizer, &recipe.data.train)?;
-    let report = train.check(&tokenizer, &config, capacity)?;
-    let eval = match recipe.data.eval.as_slice() {
-        [] => None,
-        paths => Some(Dataset::load(recipe, &tokenizer, paths)?),
-    };
-    let eval_report = eval.as_ref().map(|e| e.check(&tokenizer, &config, capacity)).transpose()?;
-    let heldout = match &eval {
-        None => None,
-        Some(eval) => {
-            let streams = eval.pack(&(0..eval.examples.len()).collect::<Vec<_>>(), capacity)?;
-            let weights = group_weights(&streams.iter().collect::<Vec<_>>(), &recipe.loss, 1);
-            Some(Heldout { streams, weights })
-        }
-    };
-    let per_epoch = train.examples.len().div_ceil(recipe.batch.size) as u64;
-    let total = recipe.train.total_steps(per_epoch);
-    let mut lines = describe(gpu, recipe, &config, capacity);
-    lines.push(format!("train      {report}"));
-    lines.extend(eval_report.map(|r| format!("held out   {r}")));
-    let size = recipe.batch.size;
-    lines.push(format!("steps      {total} of {size} rows, {per_epoch} to a pass over the rows"));
-    for (dataset, name) in [(Some(&train), "train"), (eval.as_ref(), "held-out")] {
-        let skipped = dataset.map_or(&[][..], |d| &d.skipped);
-        if !skipped.is_empty() {
-            lines.push(format!("skipped    {} unusable {name} rows, for example", skipped.len()));
-            lines.extend(
-                skipped.iter().take(5).map(|p| format!("           {}: {}", p.place, p.what)),
-            );
-        }
-    }
-    on_event(Event::Plan(lines));
+    prepare(recipe, resume)?.run(gpu, on_event)
+}
 
-    let restored = latest.as_deref().map(checkpoint::read).transpose()?;
-    let weights = match &restored {
-        Some(c) => c.weights.clone(),
-        None if has_weights(&recipe.model) => read_weights(&recipe.model, &config)?,
-        None => {
+impl Prepared<'_> {
+    /// Runs what was prepared to its end.
+    ///
+    /// # Errors
+    /// A run that does not fit the adapter or the memory, before anything is written; and whatever
+    /// can go wrong while it runs.
+    pub fn run(self, gpu: &Rc<Gpu>, on_event: &mut dyn FnMut(Event)) -> Result<Outcome> {
+        let Self { recipe, config, capacity, train, .. } = self;
+        let output = &recipe.output;
+        let memory = memory_plan(gpu.target(), &config, capacity)?;
+        let per_epoch = train.examples.len().div_ceil(recipe.batch.size) as u64;
+        let total = recipe.train.total_steps(per_epoch);
+        let mut lines = describe(gpu, recipe, &config, capacity, &memory);
+        lines.push(format!("train      {}", self.report));
+        lines.extend(self.heldout.as_ref().map(|(_, report)| format!("held out   {report}")));
+        let size = recipe.batch.size;
+        lines.push(format!(
+            "steps      {total} of {size} rows, {per_epoch} to a pass over the rows"
+        ));
+        lines.extend(skipped_lines("train", &train.skipped));
+        if let Some((eval, _)) = &self.heldout {
+            lines.extend(skipped_lines("held-out", &eval.skipped));
+        }
+        on_event(Event::Plan(lines));
+        for note in self.notes {
+            on_event(Event::Note(note));
+        }
+
+        let heldout = match &self.heldout {
+            None => None,
+            Some((eval, _)) => {
+                let streams = eval.pack(&(0..eval.examples.len()).collect::<Vec<_>>(), capacity)?;
+                let weights = group_weights(&streams.iter().collect::<Vec<_>>(), &recipe.loss, 1);
+                Some(Heldout { streams, weights })
+            }
+        };
+        let weights = self.weights.unwrap_or_else(|| init_weights(&config, recipe.seed));
+        let mut learner = Learner::new(gpu, &config, &weights, capacity, &recipe.optim)?;
+        if let Some(moments) = &self.moments {
+            learner.restore(self.state.step, &moments.m, &moments.v)?;
+        }
+        let sampler = match recipe.sample.every {
+            0 => None,
+            _ => Some(Sampler::new(
+                gpu,
+                learner.store(),
+                &config,
+                self.tokenizer,
+                &recipe.sample.prompts,
+                recipe.sample.max_tokens,
+            )?),
+        };
+        std::fs::create_dir_all(output).map_err(|e| Error::io("create", output, e))?;
+        for folder in &self.damaged {
+            let aside = checkpoint::set_aside(folder)?;
             on_event(Event::Note(format!(
-                "{} has no weights: they are drawn at random from seed {}",
-                recipe.model.display(),
-                recipe.seed
+                "{} is damaged and was moved to {}",
+                folder.display(),
+                aside.display()
             )));
-            init_weights(&config, recipe.seed)
         }
-    };
-    let mut learner = Learner::new(gpu, &config, &weights, capacity, &recipe.optim)?;
-    let fresh = TrainState {
-        step: 0,
-        epoch: 0,
-        batch_in_epoch: 0,
-        seed: recipe.seed,
-        rng_position: 0,
-        num_tokens: 0,
-        row_order_hash: String::new(),
-        recipe_hash: recipe.fingerprint(),
-    };
-    let state = match restored {
-        None => fresh,
-        Some(c) => {
-            check_resume(&c.state, &fresh, &train, latest.as_deref().unwrap_or(output))?;
-            learner.restore(c.state.step, &c.moments.m, &c.moments.v)?;
-            c.state
+        let path = output.join(RECIPE);
+        std::fs::write(&path, recipe.to_toml()).map_err(|e| Error::io("write", &path, e))?;
+        let path = output.join(METRICS);
+        if path.exists() {
+            // What was written after the checkpoint is written again.
+            match self.state.step {
+                0 => std::fs::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?,
+                step => truncate_after_step(&path, step)?,
+            }
         }
-    };
-    std::fs::create_dir_all(output).map_err(|e| Error::io("create", output, e))?;
-    let path = output.join("recipe.toml");
-    std::fs::write(&path, recipe.to_toml()).map_err(|e| Error::io("write", &path, e))?;
-    let path = output.join(METRICS);
-    if path.exists() {
-        // What was written after the checkpoint is written again.
-        match state.step {
-            0 => std::fs::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?,
-            step => truncate_after_step(&path, step)?,
+        let metrics = MetricsWriter::open(&path)?;
+        let state = self.state;
+        if state.step >= total {
+            on_event(Event::Note(format!("all {total} steps were done already")));
         }
+        Run { recipe, learner, train, heldout, sampler, metrics, state, total, capacity, on_event }
+            .to_the_end(per_epoch)
     }
-    let metrics = MetricsWriter::open(&path)?;
-    let sampler = match recipe.sample.every {
-        0 => None,
-        _ => Some(Sampler::new(
-            gpu,
-            learner.store(),
-            &config,
-            tokenizer,
-            &recipe.sample.prompts,
-            recipe.sample.max_tokens,
-        )?),
-    };
-    Run { recipe, learner, train, heldout, sampler, metrics, state, total, capacity, on_event }
-        .run(per_epoch)
 }
 
-/// A resumed run must be the same run.
-fn check_resume(
-    found: &TrainState,
-    fresh: &TrainState,
-    train: &Dataset,
-    place: &Path,
-) -> Result<()> {
-    let mut problems = Vec::new();
-    if found.recipe_hash != fresh.recipe_hash {
-        problems.push(Problem::new(
-            place.display().to_string(),
-            "was made by another recipe. Resume with the recipe.toml in the output folder, or start a new run.",
-        ));
+fn skipped_lines(name: &str, skipped: &[Problem]) -> Vec<String> {
+    if skipped.is_empty() {
+        return Vec::new();
     }
-    let order = train.order(found.seed, found.epoch);
-    if found.row_order_hash != train.order_hash(&order) {
-        problems.push(Problem::new(
-            place.display().to_string(),
-            "was made on other rows or another tokenizer: resuming would not give the same model.",
-        ));
-    }
-    if problems.is_empty() {
-        return Ok(());
-    }
-    Err(Error::input("cannot resume", problems))
+    let mut lines = vec![format!("skipped    {} unusable {name} rows, for example", skipped.len())];
+    lines.extend(skipped.iter().take(5).map(|p| format!("           {}: {}", p.place, p.what)));
+    lines
 }
 
-fn describe(gpu: &Gpu, recipe: &Recipe, config: &ModelConfig, capacity: Capacity) -> Vec<String> {
-    let memory = memory_plan(gpu.target(), config, capacity);
+fn describe(
+    gpu: &Gpu,
+    recipe: &Recipe,
+    config: &ModelConfig,
+    capacity: Capacity,
+    memory: &MemoryPlan,
+) -> Vec<String> {
     let loss = &recipe.loss;
     let mib = |b: u64| b as f64 / 1048576.0;
     let mut lines = vec![format!("adapter    {}", gpu.describe())];
@@ -275,7 +237,7 @@ fn describe(gpu: &Gpu, recipe: &Recipe, config: &ModelConfig, capacity: Capacity
 }
 
 impl Run<'_> {
-    fn run(mut self, per_epoch: u64) -> Result<Outcome> {
+    fn to_the_end(mut self, per_epoch: u64) -> Result<Outcome> {
         let t = &self.recipe.train;
         let mut last_eval = None;
         (self.on_event)(Event::Begin { step: self.state.step, total: self.total });
@@ -296,7 +258,7 @@ impl Run<'_> {
             let to = (from + self.recipe.batch.size).min(order.len());
             let record = self.step(&order[from..to], per_epoch)?;
             let step = self.state.step;
-            let due = |every: u64| every > 0 && step.is_multiple_of(every);
+            let due = |every: u64| every > 0 && step % every == 0;
             if due(t.log_every) || step == self.total {
                 self.metrics.write(&record)?;
             }

@@ -13,14 +13,16 @@ use crate::gpu::Gpu;
 use crate::graph::{GRAD, Graph};
 use crate::model::config::ModelConfig;
 use crate::model::transformer::{HeadRows, StreamInputs, decoder, logits};
-use crate::model::weights::{read_safetensors_f64, read_weights};
+use crate::model::weights::{Tensor, Tensor64, read_safetensors_f64, read_weights};
 use crate::step::Step;
 use crate::train::learner::{Learner, StreamResult};
 use crate::train::objective::{Weights, group_weights};
 use crate::train::recipe::{Accumulation, LossSettings, NllReduction, NllScope, OptimSettings};
+use crate::train::reference::{batch_examples, count, number, read_json};
 use crate::train::schedule::Schedule;
 use serde_json::Value;
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 /// One compared quantity.
@@ -53,86 +55,56 @@ const GRADIENT_BAR: f64 = 3e-5;
 const REPLAY_LOSS_BAR: f64 = 1e-4;
 const REPLAY_NORM_BAR: f64 = 1e-3;
 
+/// Reference values, read and checked.
+pub enum Reference {
+    /// A model folder with expected values.
+    Model(Box<ModelReference>),
+    /// A recorded run.
+    Run(Box<RunReference>),
+}
+
+impl Reference {
+    /// Reads what is in `folder`; nothing is computed.
+    ///
+    /// # Errors
+    /// When the folder is neither layout, or a file is missing or damaged; rows that do not fit
+    /// the model are all named at once.
+    pub fn load(folder: &Path) -> Result<Self> {
+        if folder.join("golden.json").is_file() {
+            return Ok(Self::Model(Box::new(ModelReference::load(folder)?)));
+        }
+        if folder.join("log.json").is_file() {
+            return Ok(Self::Run(Box::new(RunReference::load(folder)?)));
+        }
+        Err(Error::file(
+            folder,
+            "holds no reference values: neither golden.json (a model with expected values) nor log.json (a recorded run)",
+        ))
+    }
+
+    /// Computes and compares everything; each bar is multiplied by `tolerance`.
+    ///
+    /// # Errors
+    /// When the device fails or the model does not fit it. Differences are not errors: see
+    /// [`Row::passed`].
+    pub fn compare(&self, gpu: &Rc<Gpu>, tolerance: f64) -> Result<Vec<Row>> {
+        let mut rows = match self {
+            Self::Model(reference) => reference.compare(gpu)?,
+            Self::Run(reference) => reference.compare(gpu)?,
+        };
+        for row in &mut rows {
+            row.bar *= tolerance;
+        }
+        Ok(rows)
+    }
+}
+
 /// Compares everything in `folder`; each bar is multiplied by `tolerance`.
 ///
 /// # Errors
-/// When the folder is neither layout, a file is damaged, or the device fails. Differences are
-/// not errors: see [`Row::passed`].
+/// As [`Reference::load`] and [`Reference::compare`].
 pub fn verify(gpu: &Rc<Gpu>, folder: &Path, tolerance: f64) -> Result<Vec<Row>> {
-    let mut rows = if folder.join("golden.json").is_file() {
-        verify_model(gpu, folder)?
-    } else if folder.join("log.json").is_file() {
-        verify_run(gpu, folder)?
-    } else {
-        return Err(Error::file(
-            folder,
-            "holds no reference values: neither golden.json (a model with expected values) nor log.json (a recorded run)",
-        ));
-    };
-    for row in &mut rows {
-        row.bar *= tolerance;
-    }
-    Ok(rows)
-}
-
-fn read_json(path: &Path) -> Result<Value> {
-    let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
-    serde_json::from_str(&text).map_err(|e| Error::file(path, format!("is not JSON: {e}")))
-}
-
-/// A number at a path of keys.
-fn number(path: &Path, value: &Value, keys: &[&str]) -> Result<f64> {
-    let found = keys.iter().try_fold(value, |v, k| v.get(k));
-    found
-        .and_then(Value::as_f64)
-        .ok_or_else(|| Error::file(path, format!("has no number at {}", keys.join("."))))
-}
-
-fn ids(path: &Path, value: Option<&Value>, what: &str) -> Result<Vec<i64>> {
-    let list = value.and_then(Value::as_array);
-    let list = list.and_then(|l| l.iter().map(Value::as_i64).collect::<Option<Vec<_>>>());
-    list.ok_or_else(|| Error::file(path, format!("has no list of token ids at {what}")))
-}
-
-/// A sequence from its ids, mask and labels (-100 where not response).
-fn sequence(path: &Path, ids: &[i64], mask: &[i64], labels: &[i64]) -> Result<Sequence> {
-    let length = mask.iter().filter(|&&m| m == 1).count();
-    let start = labels.iter().position(|&l| l != -100);
-    match start {
-        Some(start) if ids.len() == labels.len() && ids.len() == mask.len() && start < length => {
-            let ids = ids[..length].iter().map(|&i| i as u32).collect();
-            Ok(Sequence { ids, response_start: start })
-        }
-        _ => Err(Error::file(path, "has a row whose ids, mask and labels do not fit together")),
-    }
-}
-
-/// Examples of one tokenized batch: column-wise (`{chosen_input_ids: [[…], …]}`).
-fn batch_examples(path: &Path, batch: &Value) -> Result<Vec<Example>> {
-    let column = |key: &str| {
-        batch
-            .get(key)
-            .and_then(Value::as_array)
-            .ok_or_else(|| Error::file(path, format!("has no list at {key}")))
-    };
-    let side = |side: &str| -> Result<Vec<Sequence>> {
-        let names = ["input_ids", "attention_mask", "labels"].map(|k| format!("{side}_{k}"));
-        let [a, m, l] = [column(&names[0])?, column(&names[1])?, column(&names[2])?];
-        (0..a.len())
-            .map(|i| {
-                let get = |c: &Vec<Value>, n: &str| ids(path, c.get(i), n);
-                sequence(path, &get(a, &names[0])?, &get(m, &names[1])?, &get(l, &names[2])?)
-            })
-            .collect()
-    };
-    let (chosen, rejected) = (side("chosen")?, side("rejected")?);
-    if chosen.len() != rejected.len() {
-        return Err(Error::file(path, "has more rows on one side than on the other"));
-    }
-    let pairs = chosen.into_iter().zip(rejected).enumerate();
-    Ok(pairs
-        .map(|(row, (chosen, rejected))| Example { row, chosen, rejected: Some(rejected) })
-        .collect())
+    Reference::load(folder)?.compare(gpu, tolerance)
 }
 
 /// A capacity that takes `examples` in one stream with `spare` unused room.
@@ -160,179 +132,217 @@ fn relative_l2(got: &[f32], want: &[f64]) -> f64 {
     (difference / size.max(1e-60)).sqrt()
 }
 
-fn verify_model(gpu: &Rc<Gpu>, folder: &Path) -> Result<Vec<Row>> {
-    let config = ModelConfig::load(folder)?;
-    let weights = read_weights(folder, &config)?;
-    let golden_path = folder.join("golden.json");
-    let golden = read_json(&golden_path)?;
-    let batch_path = folder.join("batch.json");
-    let tokenized = read_json(&batch_path)?;
-    let rows = tokenized
-        .get("tokenized")
-        .and_then(Value::as_array)
-        .ok_or_else(|| Error::file(&batch_path, "has no list at `tokenized`"))?;
-    let mut columns = serde_json::Map::new();
-    for key in ["input_ids", "attention_mask", "labels"]
-        .iter()
-        .flat_map(|k| [format!("chosen_{k}"), format!("rejected_{k}")])
-    {
-        let column = rows.iter().map(|r| r.get(&key).cloned().unwrap_or(Value::Null)).collect();
-        columns.insert(key, Value::Array(column));
+/// A model folder with expected values, read.
+pub struct ModelReference {
+    config: ModelConfig,
+    weights: BTreeMap<String, Tensor>,
+    examples: Vec<Example>,
+    lambda: f64,
+    golden_path: PathBuf,
+    golden: Value,
+    tensors_path: PathBuf,
+    tensors: BTreeMap<String, Tensor64>,
+    gradients_path: PathBuf,
+    gradients: BTreeMap<String, Tensor64>,
+}
+
+impl ModelReference {
+    fn load(folder: &Path) -> Result<Self> {
+        let config = ModelConfig::load(folder)?;
+        let golden_path = folder.join("golden.json");
+        let golden = read_json(&golden_path)?;
+        let batch_path = folder.join("batch.json");
+        let tokenized = read_json(&batch_path)?;
+        let rows = tokenized
+            .get("tokenized")
+            .and_then(Value::as_array)
+            .ok_or_else(|| Error::file(&batch_path, "has no list at `tokenized`"))?;
+        let mut columns = serde_json::Map::new();
+        for key in ["input_ids", "attention_mask", "labels"]
+            .iter()
+            .flat_map(|k| [format!("chosen_{k}"), format!("rejected_{k}")])
+        {
+            let column = rows.iter().map(|r| r.get(&key).cloned().unwrap_or(Value::Null)).collect();
+            columns.insert(key, Value::Array(column));
+        }
+        let examples = batch_examples(&batch_path, &Value::Object(columns), config.vocab_size)?;
+        let tensors_path = folder.join("golden.safetensors");
+        let gradients_path = folder.join("grads_f64.safetensors");
+        Ok(Self {
+            weights: read_weights(folder, &config)?,
+            config,
+            examples,
+            lambda: number(&golden_path, &golden, &["beta"])?,
+            tensors: read_safetensors_f64(&tensors_path)?,
+            gradients: read_safetensors_f64(&gradients_path)?,
+            golden_path,
+            golden,
+            tensors_path,
+            gradients_path,
+        })
     }
-    let examples = batch_examples(&batch_path, &Value::Object(columns))?;
-    let lambda = number(&golden_path, &golden, &["beta"])?;
 
-    let capacity = capacity_for(&examples, 7);
-    let learner = Learner::new(gpu, &config, &weights, capacity, &OptimSettings::default())?;
-    let streams = pack(&examples.iter().collect::<Vec<_>>(), capacity)?;
-    let of_step = group_weights(
-        &streams.iter().collect::<Vec<_>>(),
-        &loss_settings(lambda, Accumulation::Exact),
-        1,
-    );
-    let result = learner.accumulate(&streams[0], &of_step[0])?;
+    fn compare(&self, gpu: &Rc<Gpu>) -> Result<Vec<Row>> {
+        let Self { config, weights, examples, lambda, golden_path, golden, .. } = self;
+        let capacity = capacity_for(examples, 7);
+        let learner = Learner::new(gpu, config, weights, capacity, &OptimSettings::default())?;
+        let streams = pack(&examples.iter().collect::<Vec<_>>(), capacity)?;
+        let of_step = group_weights(
+            &streams.iter().collect::<Vec<_>>(),
+            &loss_settings(*lambda, Accumulation::Exact),
+            1,
+        );
+        let result = learner.accumulate(&streams[0], &of_step[0])?;
 
-    let mut out = Vec::new();
-    let mut absolute = |what: &str, got: f64, want: f64| {
-        out.push(Row {
-            what: what.into(),
-            values: 1,
-            difference: (got - want).abs(),
-            bar: LOSS_BAR,
-            measure: "absolute",
-        });
-    };
-    absolute("loss", f64::from(result.loss), number(&golden_path, &golden, &["float64", "loss"])?);
-    absolute("nll", nll(&result, &of_step[0]), number(&golden_path, &golden, &["float64", "nll"])?);
-    for (p, &row) in streams[0].rows.iter().enumerate() {
-        let want = |key: &str| -> Result<f64> {
-            let list = golden.get("float64").and_then(|g| g.get(key)).and_then(|l| l.get(row));
-            list.and_then(Value::as_f64)
-                .ok_or_else(|| Error::file(&golden_path, format!("has no float64.{key}[{row}]")))
+        let mut out = Vec::new();
+        let mut absolute = |what: &str, got: f64, want: f64| {
+            out.push(Row {
+                what: what.into(),
+                values: 1,
+                difference: (got - want).abs(),
+                bar: LOSS_BAR,
+                measure: "absolute",
+            });
         };
         absolute(
-            &format!("pair {row} mean logp chosen"),
-            f64::from(result.mean_logp[2 * p]),
-            want("chosen_logps")?,
+            "loss",
+            f64::from(result.loss),
+            number(golden_path, golden, &["float64", "loss"])?,
         );
         absolute(
-            &format!("pair {row} mean logp rejected"),
-            f64::from(result.mean_logp[2 * p + 1]),
-            want("rejected_logps")?,
+            "nll",
+            nll(&result, &of_step[0]),
+            number(golden_path, golden, &["float64", "nll"])?,
         );
-        absolute(
-            &format!("pair {row} log odds ratio"),
-            f64::from(result.odds[4 * p + 1]),
-            want("log_odds")?,
-        );
-    }
-    out.extend(verify_logits(gpu, &learner, &config, folder, &examples)?);
-
-    let gradients_path = folder.join("grads_f64.safetensors");
-    let expected = read_safetensors_f64(&gradients_path)?;
-    let got = learner.read_state(GRAD)?;
-    for (name, tensor) in &got {
-        let want = &expected
-            .get(name)
-            .ok_or_else(|| Error::file(&gradients_path, format!("has no gradient of {name}")))?
-            .data;
-        if want.len() != tensor.data.len() {
-            return Err(Error::file(
-                &gradients_path,
-                format!("the gradient of {name} has another size"),
-            ));
+        for (p, &row) in streams[0].rows.iter().enumerate() {
+            let want = |key: &str| -> Result<f64> {
+                let list = golden.get("float64").and_then(|g| g.get(key)).and_then(|l| l.get(row));
+                list.and_then(Value::as_f64)
+                    .ok_or_else(|| Error::file(golden_path, format!("has no float64.{key}[{row}]")))
+            };
+            absolute(
+                &format!("pair {row} mean logp chosen"),
+                f64::from(result.mean_logp[2 * p]),
+                want("chosen_logps")?,
+            );
+            absolute(
+                &format!("pair {row} mean logp rejected"),
+                f64::from(result.mean_logp[2 * p + 1]),
+                want("rejected_logps")?,
+            );
+            absolute(
+                &format!("pair {row} log odds ratio"),
+                f64::from(result.odds[4 * p + 1]),
+                want("log_odds")?,
+            );
         }
-        out.push(Row {
-            what: format!("gradient {name}"),
-            values: want.len(),
-            difference: relative_l2(&tensor.data, want),
-            bar: GRADIENT_BAR,
-            measure: "relative L2",
-        });
+        out.extend(self.compare_logits(gpu, &learner)?);
+
+        let (gradients_path, expected) = (&self.gradients_path, &self.gradients);
+        let got = learner.read_state(GRAD)?;
+        for (name, tensor) in &got {
+            let want = &expected
+                .get(name)
+                .ok_or_else(|| Error::file(gradients_path, format!("has no gradient of {name}")))?
+                .data;
+            if want.len() != tensor.data.len() {
+                return Err(Error::file(
+                    gradients_path,
+                    format!("the gradient of {name} has another size"),
+                ));
+            }
+            out.push(Row {
+                what: format!("gradient {name}"),
+                values: want.len(),
+                difference: relative_l2(&tensor.data, want),
+                bar: GRADIENT_BAR,
+                measure: "relative L2",
+            });
+        }
+        Ok(out)
     }
-    Ok(out)
+
+    /// Logits and token log-probs of every token, each sequence by itself.
+    fn compare_logits(&self, gpu: &Rc<Gpu>, learner: &Learner) -> Result<Vec<Row>> {
+        let Self { config, examples, tensors_path: path, .. } = self;
+        let tensor = |name: &str| {
+            let found = self.tensors.get(name);
+            found.ok_or_else(|| Error::file(path, format!("has no tensor {name}")))
+        };
+        let want_logits = &tensor("logits")?.data;
+        let want_logp = &tensor("token_logps")?.data;
+        let [_, width, vocab] = tensor("logits")?.shape[..] else {
+            return Err(Error::file(path, "logits must have the shape [rows, tokens, vocabulary]"));
+        };
+        // Rows 0..B are chosen, B..2B rejected; every token is a target of its own sequence.
+        let alone = |row: usize, s: &Sequence| Example {
+            row,
+            chosen: Sequence { ids: s.ids.clone(), response_start: 1 },
+            rejected: None,
+        };
+        let mut singles: Vec<Example> = examples.iter().map(|e| alone(e.row, &e.chosen)).collect();
+        singles.extend(
+            examples
+                .iter()
+                .filter_map(|e| Some(alone(examples.len() + e.row, e.rejected.as_ref()?))),
+        );
+        if want_logits.len() < singles.len() * width * vocab
+            || want_logp.len() < singles.len() * (width - 1)
+            || vocab != config.vocab_size
+        {
+            return Err(Error::file(path, "logits or token_logps do not fit the batch"));
+        }
+
+        let longest = singles.iter().map(|e| e.chosen.ids.len()).max().unwrap_or(1);
+        let mut g = Graph::new(gpu.target());
+        let inputs = StreamInputs::declare(&mut g, longest);
+        let rows = HeadRows::declare(&mut g, longest, longest);
+        let hidden = decoder(&mut g, config, &inputs);
+        let logits = logits(&mut g, config, hidden, &rows);
+        g.output(logits);
+        let step = Step::new(gpu, g, learner.store())?;
+        let micro = learner.micro_capacity();
+        let mut worst = [0.0f64; 2];
+        let mut counts = [0; 2];
+        for single in &singles {
+            let one = Capacity { tokens: longest, targets: longest, pairs: 1 };
+            let stream = &pack(&[single], one)?[0];
+            inputs.write(&step, stream);
+            rows.write(&step, &(0..longest as u32).collect::<Vec<_>>());
+            step.run();
+            let got = step.read(logits)?;
+            let used = single.chosen.ids.len() * vocab;
+            let want = &want_logits[single.row * width * vocab..][..used];
+            worst[0] = got[..used]
+                .iter()
+                .zip(want)
+                .fold(worst[0], |m, (&g, &w)| worse(m, f64::from(g) - w));
+            counts[0] += used;
+
+            let stream: &Stream = &pack(&[single], micro)?[0];
+            let none = Weights { nll: vec![0.0; micro.targets], pair: vec![0.0; micro.pairs] };
+            let logp = learner.evaluate(stream, &none)?.logp;
+            let used = single.chosen.ids.len() - 1;
+            let want = &want_logp[single.row * (width - 1)..][..used];
+            worst[1] = logp[..used]
+                .iter()
+                .zip(want)
+                .fold(worst[1], |m, (&g, &w)| worse(m, f64::from(g) - w));
+            counts[1] += used;
+        }
+        let row = |what: &str, i: usize, bar| Row {
+            what: what.into(),
+            values: counts[i],
+            difference: worst[i],
+            bar,
+            measure: "absolute",
+        };
+        Ok(vec![row("logits", 0, LOGITS_BAR), row("token log-probs", 1, LOGP_BAR)])
+    }
 }
 
 fn nll(result: &StreamResult, weights: &Weights) -> f64 {
     result.logp.iter().zip(&weights.nll).map(|(&l, &w)| -f64::from(l) * f64::from(w)).sum()
-}
-
-/// Logits and token log-probs of every token, each sequence by itself.
-fn verify_logits(
-    gpu: &Rc<Gpu>,
-    learner: &Learner,
-    config: &ModelConfig,
-    folder: &Path,
-    examples: &[Example],
-) -> Result<Vec<Row>> {
-    let path = folder.join("golden.safetensors");
-    let golden = read_safetensors_f64(&path)?;
-    let tensor = |name: &str| {
-        golden.get(name).ok_or_else(|| Error::file(&path, format!("has no tensor {name}")))
-    };
-    let want_logits = &tensor("logits")?.data;
-    let want_logp = &tensor("token_logps")?.data;
-    let [_, width, vocab] = tensor("logits")?.shape[..] else {
-        return Err(Error::file(&path, "logits must have the shape [rows, tokens, vocabulary]"));
-    };
-    // Rows 0..B are chosen, B..2B rejected; every token is a target of its own sequence.
-    let alone = |row: usize, s: &Sequence| Example {
-        row,
-        chosen: Sequence { ids: s.ids.clone(), response_start: 1 },
-        rejected: None,
-    };
-    let mut singles: Vec<Example> = examples.iter().map(|e| alone(e.row, &e.chosen)).collect();
-    singles.extend(
-        examples.iter().filter_map(|e| Some(alone(examples.len() + e.row, e.rejected.as_ref()?))),
-    );
-    if want_logits.len() < singles.len() * width * vocab
-        || want_logp.len() < singles.len() * (width - 1)
-        || vocab != config.vocab_size
-    {
-        return Err(Error::file(&path, "logits or token_logps do not fit the batch"));
-    }
-
-    let longest = singles.iter().map(|e| e.chosen.ids.len()).max().unwrap_or(1);
-    let mut g = Graph::new(gpu.target());
-    let inputs = StreamInputs::declare(&mut g, longest);
-    let rows = HeadRows::declare(&mut g, longest, longest);
-    let hidden = decoder(&mut g, config, &inputs);
-    let logits = logits(&mut g, config, hidden, &rows);
-    g.output(logits);
-    let step = Step::new(gpu, g, learner.store())?;
-    let micro = learner.micro_capacity();
-    let mut worst = [0.0f64; 2];
-    let mut counts = [0; 2];
-    for single in &singles {
-        let one = Capacity { tokens: longest, targets: longest, pairs: 1 };
-        let stream = &pack(&[single], one)?[0];
-        inputs.write(&step, stream);
-        rows.write(&step, &(0..longest as u32).collect::<Vec<_>>());
-        step.run();
-        let got = step.read(logits)?;
-        let used = single.chosen.ids.len() * vocab;
-        let want = &want_logits[single.row * width * vocab..][..used];
-        worst[0] =
-            got[..used].iter().zip(want).fold(worst[0], |m, (&g, &w)| worse(m, f64::from(g) - w));
-        counts[0] += used;
-
-        let stream: &Stream = &pack(&[single], micro)?[0];
-        let none = Weights { nll: vec![0.0; micro.targets], pair: vec![0.0; micro.pairs] };
-        let logp = learner.evaluate(stream, &none)?.logp;
-        let used = single.chosen.ids.len() - 1;
-        let want = &want_logp[single.row * (width - 1)..][..used];
-        worst[1] =
-            logp[..used].iter().zip(want).fold(worst[1], |m, (&g, &w)| worse(m, f64::from(g) - w));
-        counts[1] += used;
-    }
-    let row = |what: &str, i: usize, bar| Row {
-        what: what.into(),
-        values: counts[i],
-        difference: worst[i],
-        bar,
-        measure: "absolute",
-    };
-    Ok(vec![row("logits", 0, LOGITS_BAR), row("token log-probs", 1, LOGP_BAR)])
 }
 
 /// The larger of two absolute differences, NaN winning.
@@ -340,99 +350,151 @@ fn worse(so_far: f64, difference: f64) -> f64 {
     if difference.is_nan() { f64::NAN } else { so_far.max(difference.abs()) }
 }
 
-fn verify_run(gpu: &Rc<Gpu>, folder: &Path) -> Result<Vec<Row>> {
-    let log_path = folder.join("log.json");
-    let log = read_json(&log_path)?;
-    let arg = |key: &str| number(&log_path, &log, &["args", key]);
-    let text = |v: Option<&Value>, what: &str| {
-        let text = v.and_then(Value::as_str).map(str::to_owned);
-        text.ok_or_else(|| Error::file(&log_path, format!("has no text at {what}")))
-    };
-    let model = folder.join("../..").join(text(log.get("model"), "model")?);
-    let kind =
-        text(log.get("args").and_then(|a| a.get("lr_scheduler_type")), "args.lr_scheduler_type")?;
-    let schedule = match kind.as_str() {
-        "constant" | "constant_with_warmup" => Schedule::Constant,
-        "linear" => Schedule::Linear,
-        "cosine" => Schedule::Cosine,
-        other => {
-            return Err(Error::file(&log_path, format!("schedule `{other}` is not known here")));
-        }
-    };
-    let steps = log.get("log").and_then(Value::as_array).cloned().unwrap_or_default();
-    let total = arg("max_steps")? as u64;
-    if steps.len() as u64 != total {
-        return Err(Error::file(&log_path, format!("logs {} steps of {total}", steps.len())));
-    }
-    let batches_path = folder.join("batches.json");
-    let batches = read_json(&batches_path)?;
-    let batches: Vec<Vec<Example>> = batches
-        .as_array()
-        .ok_or_else(|| Error::file(&batches_path, "is not a list of micro-batches"))?
-        .iter()
-        .map(|b| batch_examples(&batches_path, b))
-        .collect::<Result<_>>()?;
+/// A recorded run, read.
+pub struct RunReference {
+    config: ModelConfig,
+    weights: BTreeMap<String, Tensor>,
+    batches: Vec<Vec<Example>>,
+    schedule: Schedule,
+    optim: OptimSettings,
+    lambda: f64,
+    warmup: u64,
+    /// Micro-batches of one optimizer step.
+    group: usize,
+    /// Micro-batches of one pass over the rows.
+    epoch: usize,
+    log_path: PathBuf,
+    steps: Vec<Value>,
+}
 
-    let config = ModelConfig::load(&model)?;
-    let weights = read_weights(&model, &config)?;
-    let optim = OptimSettings {
-        learning_rate: arg("learning_rate")?,
-        beta1: arg("adam_beta1")?,
-        beta2: arg("adam_beta2")?,
-        eps: arg("adam_epsilon")?,
-        weight_decay: arg("weight_decay")?,
-        max_grad_norm: arg("max_grad_norm")?,
-        ..OptimSettings::default()
-    };
-    let sizes: Vec<Capacity> = batches.iter().map(|b| capacity_for(b, 0)).collect();
-    let most = |f: fn(&Capacity) -> usize| sizes.iter().map(f).max().unwrap_or(1);
-    let capacity = Capacity {
-        tokens: most(|c| c.tokens),
-        targets: most(|c| c.targets),
-        pairs: most(|c| c.pairs),
-    };
-    let mut learner = Learner::new(gpu, &config, &weights, capacity, &optim)?;
-
-    let group = arg("gradient_accumulation_steps")? as usize;
-    let epoch = batches
-        .len()
-        .min(log.get("batches_per_epoch").and_then(Value::as_u64).unwrap_or(8) as usize);
-    let (warmup, lambda) = (arg("warmup_steps")? as u64, arg("beta")?);
-    let (mut next, mut worst) = (0usize, [0.0f64; 3]);
-    for (k, logged) in steps.iter().enumerate() {
-        // The last group of an epoch may be short.
-        let parts = group.min(epoch - next % epoch).min(batches.len() - next);
-        let mut loss = 0.0;
-        for batch in &batches[next..next + parts] {
-            let streams = pack(&batch.iter().collect::<Vec<_>>(), capacity)?;
-            let of_step = group_weights(
-                &streams.iter().collect::<Vec<_>>(),
-                &loss_settings(lambda, Accumulation::Trl),
-                parts,
-            );
-            for (stream, weights) in streams.iter().zip(&of_step) {
-                loss += f64::from(learner.accumulate(stream, weights)?.loss);
+impl RunReference {
+    fn load(folder: &Path) -> Result<Self> {
+        let log_path = folder.join("log.json");
+        let log = read_json(&log_path)?;
+        let arg = |key: &str| number(&log_path, &log, &["args", key]);
+        let text = |v: Option<&Value>, what: &str| {
+            let text = v.and_then(Value::as_str).map(str::to_owned);
+            text.ok_or_else(|| Error::file(&log_path, format!("has no text at {what}")))
+        };
+        let model = folder.join("../..").join(text(log.get("model"), "model")?);
+        let kind = text(
+            log.get("args").and_then(|a| a.get("lr_scheduler_type")),
+            "args.lr_scheduler_type",
+        )?;
+        let schedule = match kind.as_str() {
+            "constant" | "constant_with_warmup" => Schedule::Constant,
+            "linear" => Schedule::Linear,
+            "cosine" => Schedule::Cosine,
+            other => {
+                return Err(Error::file(
+                    &log_path,
+                    format!("schedule `{other}` is not known here"),
+                ));
             }
+        };
+        let steps = log.get("log").and_then(Value::as_array).cloned().unwrap_or_default();
+        let total = count(&log_path, &log, &["args", "max_steps"])?;
+        if steps.len() != total {
+            return Err(Error::file(&log_path, format!("logs {} steps of {total}", steps.len())));
         }
-        next += parts;
-        let rate = schedule.learning_rate(optim.learning_rate, k as u64, warmup, total);
-        let norm = f64::from(learner.update(rate)?);
-        let want = |key: &str| number(&log_path, logged, &[key]);
-        let want_norm = want("grad_norm")?;
-        worst[0] = worse(worst[0], loss - want("loss")?);
-        worst[1] = worse(worst[1], (norm - want_norm) / want_norm);
-        worst[2] = worse(worst[2], rate - want("learning_rate")?);
+        let group = count(&log_path, &log, &["args", "gradient_accumulation_steps"])?;
+        let epoch = match log.get("batches_per_epoch") {
+            None => 8,
+            Some(_) => count(&log_path, &log, &["batches_per_epoch"])?,
+        };
+        let config = ModelConfig::load(&model)?;
+        let batches_path = folder.join("batches.json");
+        let batches = read_json(&batches_path)?;
+        let batches: Vec<Vec<Example>> = batches
+            .as_array()
+            .ok_or_else(|| Error::file(&batches_path, "is not a list of micro-batches"))?
+            .iter()
+            .map(|b| batch_examples(&batches_path, b, config.vocab_size))
+            .collect::<Result<_>>()?;
+        if batches.len() < total {
+            let what = format!("has {} micro-batches, too few for {total} steps", batches.len());
+            return Err(Error::file(&batches_path, what));
+        }
+        let optim = OptimSettings {
+            learning_rate: arg("learning_rate")?,
+            beta1: arg("adam_beta1")?,
+            beta2: arg("adam_beta2")?,
+            eps: arg("adam_epsilon")?,
+            weight_decay: arg("weight_decay")?,
+            max_grad_norm: arg("max_grad_norm")?,
+            ..OptimSettings::default()
+        };
+        let (lambda, warmup) = (arg("beta")?, arg("warmup_steps")? as u64);
+        let weights = read_weights(&model, &config)?;
+        let epoch = epoch.min(batches.len());
+        Ok(Self {
+            config,
+            weights,
+            batches,
+            schedule,
+            optim,
+            lambda,
+            warmup,
+            group,
+            epoch,
+            log_path,
+            steps,
+        })
     }
-    let row = |what: &str, i: usize, bar, measure| Row {
-        what: format!("{what}, {} steps", steps.len()),
-        values: steps.len(),
-        difference: worst[i],
-        bar,
-        measure,
-    };
-    Ok(vec![
-        row("loss", 0, REPLAY_LOSS_BAR, "absolute"),
-        row("grad_norm", 1, REPLAY_NORM_BAR, "relative"),
-        row("learning_rate", 2, 1e-12, "absolute"),
-    ])
+
+    fn compare(&self, gpu: &Rc<Gpu>) -> Result<Vec<Row>> {
+        let Self { batches, optim, log_path, steps, .. } = self;
+        let total = steps.len() as u64;
+        let sizes: Vec<Capacity> = batches.iter().map(|b| capacity_for(b, 0)).collect();
+        let most = |f: fn(&Capacity) -> usize| sizes.iter().map(f).max().unwrap_or(1);
+        let capacity = Capacity {
+            tokens: most(|c| c.tokens),
+            targets: most(|c| c.targets),
+            pairs: most(|c| c.pairs),
+        };
+        let mut learner = Learner::new(gpu, &self.config, &self.weights, capacity, optim)?;
+
+        let (mut next, mut worst) = (0usize, [0.0f64; 3]);
+        for (k, logged) in steps.iter().enumerate() {
+            // The last group of an epoch may be short.
+            let parts = self.group.min(self.epoch - next % self.epoch).min(batches.len() - next);
+            if parts == 0 {
+                let what = format!("logs step {}, for which there is no micro-batch left", k + 1);
+                return Err(Error::file(log_path, what));
+            }
+            let mut loss = 0.0;
+            for batch in &batches[next..next + parts] {
+                let streams = pack(&batch.iter().collect::<Vec<_>>(), capacity)?;
+                let of_step = group_weights(
+                    &streams.iter().collect::<Vec<_>>(),
+                    &loss_settings(self.lambda, Accumulation::Trl),
+                    parts,
+                );
+                for (stream, weights) in streams.iter().zip(&of_step) {
+                    loss += f64::from(learner.accumulate(stream, weights)?.loss);
+                }
+            }
+            next += parts;
+            let rate =
+                self.schedule.learning_rate(optim.learning_rate, k as u64, self.warmup, total);
+            let norm = f64::from(learner.update(rate)?);
+            let want = |key: &str| number(log_path, logged, &[key]);
+            let want_norm = want("grad_norm")?;
+            worst[0] = worse(worst[0], loss - want("loss")?);
+            worst[1] = worse(worst[1], (norm - want_norm) / want_norm);
+            worst[2] = worse(worst[2], rate - want("learning_rate")?);
+        }
+        let row = |what: &str, i: usize, bar, measure| Row {
+            what: format!("{what}, {} steps", steps.len()),
+            values: steps.len(),
+            difference: worst[i],
+            bar,
+            measure,
+        };
+        Ok(vec![
+            row("loss", 0, REPLAY_LOSS_BAR, "absolute"),
+            row("grad_norm", 1, REPLAY_NORM_BAR, "relative"),
+            row("learning_rate", 2, 1e-12, "absolute"),
+        ])
+    }
 }

@@ -162,7 +162,7 @@ fn planned_bytes_are_the_bytes_allocated() {
     let mut learner =
         Learner::new(&gpu, &config, &init_weights(&config, 0), capacity, &OptimSettings::default())
             .unwrap();
-    let planned = memory_plan(gpu.target(), &config, capacity).total() as f64;
+    let planned = memory_plan(gpu.target(), &config, capacity).unwrap().total() as f64;
     let counted = (gpu.buffer_bytes() - before - learner.staging_bytes()) as f64;
     assert!((counted / planned - 1.0).abs() < 0.01, "planned {planned}, counted {counted}");
     // A run sends off what was uploaded, and waiting lets the staging memory of that go.

@@ -1,0 +1,242 @@
+//! Everything about a run that can be found out without a device: the recipe's files are read and
+//! checked, and nothing is written.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::data::check::DataReport;
+use crate::data::pack::Capacity;
+use crate::data::tokenize::Tokenizer;
+use crate::error::{Error, Problem, Result};
+use crate::files::check_creatable;
+use crate::model::config::ModelConfig;
+use crate::model::folder::PARTIAL;
+use crate::model::weights::{Tensor, has_weights, read_weights};
+use crate::train::checkpoint::{self, Moments, TrainState};
+use crate::train::dataset::Dataset;
+use crate::train::learner::check_parameters;
+use crate::train::recipe::{self, Recipe};
+use crate::train::sampler::encode_prompts;
+use crate::train::trainer::{METRICS, capacity};
+
+/// Name of the resolved recipe in a run's folder.
+pub const RECIPE: &str = "recipe.toml";
+
+/// A run whose input was read and found usable.
+pub struct Prepared<'a> {
+    pub(super) recipe: &'a Recipe,
+    pub(super) config: ModelConfig,
+    pub(super) tokenizer: Tokenizer,
+    pub(super) capacity: Capacity,
+    pub(super) train: Dataset,
+    pub(super) report: DataReport,
+    pub(super) heldout: Option<(Dataset, DataReport)>,
+    /// None where the folder has none: they are drawn from the seed.
+    pub(super) weights: Option<BTreeMap<String, Tensor>>,
+    pub(super) state: TrainState,
+    /// The optimizer's moments of a resumed run.
+    pub(super) moments: Option<Moments>,
+    /// Damaged checkpoints newer than the one resumed from, to be moved aside.
+    pub(super) damaged: Vec<PathBuf>,
+    /// Lines for the user.
+    pub(super) notes: Vec<String>,
+}
+
+/// Reads and checks what `recipe` names. With `resume` the newest whole checkpoint in the output
+/// folder is read too; a folder in which a run stopped before its first checkpoint, or none at
+/// all, is the start of the run.
+///
+/// # Errors
+/// Everything that would stop the run later: an output folder that exists or cannot be made, a
+/// folder to resume in that is not this recipe's run, a model, tokenizer, rows or prompts that
+/// cannot be used or do not fit each other.
+pub fn prepare(recipe: &Recipe, resume: bool) -> Result<Prepared<'_>> {
+    let mut notes = Vec::new();
+    let (latest, damaged) = look_for_checkpoint(recipe, resume, &mut notes)?;
+    check_creatable(&recipe.output)?;
+    let config = ModelConfig::load(&recipe.model)?;
+    check_parameters(&config)?;
+    let tokenizer = Tokenizer::from_folder(&recipe.model)?;
+    if recipe.sample.every > 0 {
+        encode_prompts(&tokenizer, &config, &recipe.sample.prompts, recipe.sample.max_tokens)?;
+    }
+    let capacity = capacity(recipe);
+    check_paths(recipe)?;
+    let load = |paths: &[PathBuf]| -> Result<(Dataset, DataReport)> {
+        let dataset = Dataset::load(recipe, &tokenizer, paths)?;
+        let report = dataset.check(&tokenizer, &config, capacity)?;
+        Ok((dataset, report))
+    };
+    let (train, report) = load(&recipe.data.train)?;
+    let heldout = match recipe.data.eval.as_slice() {
+        [] => None,
+        paths => Some(load(paths)?),
+    };
+    let fresh = TrainState {
+        step: 0,
+        epoch: 0,
+        batch_in_epoch: 0,
+        seed: recipe.seed,
+        rng_position: 0,
+        num_tokens: 0,
+        row_order_hash: String::new(),
+        recipe_hash: recipe.fingerprint(),
+    };
+    let (weights, state, moments) = match latest {
+        Some(folder) => {
+            let found = checkpoint::read(&folder)?;
+            check_same_run(&found.state, &fresh, &train, &folder)?;
+            (Some(found.weights), found.state, Some(found.moments))
+        }
+        None if has_weights(&recipe.model) => {
+            (Some(read_weights(&recipe.model, &config)?), fresh, None)
+        }
+        None => {
+            notes.push(format!(
+                "{} has no weights: they are drawn at random from seed {}",
+                recipe.model.display(),
+                recipe.seed
+            ));
+            (None, fresh, None)
+        }
+    };
+    Ok(Prepared {
+        recipe,
+        config,
+        tokenizer,
+        capacity,
+        train,
+        report,
+        heldout,
+        weights,
+        state,
+        moments,
+        damaged,
+        notes,
+    })
+}
+
+/// Every file or folder of rows that is not there, by its key.
+fn check_paths(recipe: &Recipe) -> Result<()> {
+    let data = &recipe.data;
+    let named = data.train.iter().map(|p| ("data.train", p));
+    let missing: Vec<Problem> = named
+        .chain(data.eval.iter().map(|p| ("data.eval", p)))
+        .filter_map(|(key, path)| {
+            let error = fs::metadata(path).err()?;
+            let what = format!("{} cannot be read: {error}", path.display());
+            Some(Problem::new(key, what))
+        })
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let summary = "there are no rows; relative paths start at the current folder";
+    Err(Error::input(summary, missing))
+}
+
+/// The checkpoint to go on from, if any, and the damaged ones that are newer.
+fn look_for_checkpoint(
+    recipe: &Recipe,
+    resume: bool,
+    notes: &mut Vec<String>,
+) -> Result<(Option<PathBuf>, Vec<PathBuf>)> {
+    let output = &recipe.output;
+    if fs::symlink_metadata(output).is_err() {
+        if resume {
+            notes.push(format!("{} does not exist: the run starts anew", output.display()));
+        }
+        return Ok((None, Vec::new()));
+    }
+    if !resume {
+        return Err(Error::file(
+            output,
+            "exists already. Choose another `output`, remove it, or go on from its last checkpoint with --resume.",
+        ));
+    }
+    if !output.is_dir() {
+        return Err(Error::file(
+            output,
+            "is not a folder, so there is no run in it to resume. Check `output`.",
+        ));
+    }
+    let latest = checkpoint::latest(output)?;
+    if latest.folder.is_none() {
+        if !latest.skipped.is_empty() {
+            return Err(Error::input(
+                format!(
+                    "{} has no whole checkpoint to go on from. Start anew with another `output`.",
+                    output.display()
+                ),
+                latest.skipped,
+            ));
+        }
+        check_leftovers(recipe)?;
+        notes.push(format!("{} has no checkpoint: the run starts anew", output.display()));
+    }
+    notes.extend(latest.skipped.iter().map(|p| format!("{}: {}", p.place, p.what)));
+    let damaged = latest.skipped.into_iter().map(|p| PathBuf::from(p.place)).collect();
+    Ok((latest.folder, damaged))
+}
+
+/// A folder without checkpoints may be written into only if nothing is in it but what this very
+/// run left when it stopped before its first one.
+fn check_leftovers(recipe: &Recipe) -> Result<()> {
+    let output = &recipe.output;
+    let mut foreign = Vec::new();
+    for entry in fs::read_dir(output).map_err(|e| Error::io("read", output, e))? {
+        let entry = entry.map_err(|e| Error::io("read", output, e))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if !(name == RECIPE || name == METRICS || name.ends_with(PARTIAL)) {
+            foreign.push(name);
+        }
+    }
+    foreign.sort();
+    if !foreign.is_empty() {
+        return Err(Error::file(
+            output,
+            format!(
+                "has no checkpoint to go on from, and holds something else ({}). Check `output`, or choose a new folder and leave --resume out.",
+                foreign.join(", ")
+            ),
+        ));
+    }
+    let path = output.join(RECIPE);
+    if path.exists()
+        && recipe::load(&path, &[]).map(|r| r.fingerprint()).ok() != Some(recipe.fingerprint())
+    {
+        return Err(Error::file(
+            path,
+            "is another recipe, and there is no checkpoint to go on from. Choose another `output` and leave --resume out.",
+        ));
+    }
+    Ok(())
+}
+
+/// A resumed run must be the same run.
+fn check_same_run(
+    found: &TrainState,
+    fresh: &TrainState,
+    train: &Dataset,
+    place: &Path,
+) -> Result<()> {
+    let mut problems = Vec::new();
+    if found.recipe_hash != fresh.recipe_hash {
+        problems.push(Problem::new(
+            place.display().to_string(),
+            "was made by another recipe. Resume with the recipe.toml in the output folder, or start a new run.",
+        ));
+    }
+    let order = train.order(found.seed, found.epoch);
+    if found.row_order_hash != train.order_hash(&order) {
+        problems.push(Problem::new(
+            place.display().to_string(),
+            "was made on other rows or another tokenizer: resuming would not give the same model.",
+        ));
+    }
+    if problems.is_empty() {
+        return Ok(());
+    }
+    Err(Error::input("cannot resume", problems))
+}
