@@ -3,6 +3,7 @@
 mod demo;
 mod engine;
 mod golden;
+mod portability;
 mod shaders;
 mod training;
 

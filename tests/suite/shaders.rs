@@ -18,35 +18,40 @@ fn validate(path: &str, source: &str) -> (naga::Module, naga::valid::ModuleInfo)
     (module, info)
 }
 
+/// The module as SPIR-V, after a translation to MSL and HLSL as well.
+pub(super) fn translate(path: &str, source: &str) -> Vec<u32> {
+    let (module, info) = validate(path, source);
+    let options = naga::back::spv::Options { lang_version: (1, 3), ..Default::default() };
+    let spirv = naga::back::spv::write_vec(&module, &info, &options, None)
+        .unwrap_or_else(|e| panic!("{path}: SPIR-V: {e}"));
+    assert!(!spirv.is_empty());
+    let options = naga::back::msl::Options {
+        lang_version: (2, 4),
+        fake_missing_bindings: true,
+        ..Default::default()
+    };
+    let (msl, _) = naga::back::msl::write_string(&module, &info, &options, &Default::default())
+        .unwrap_or_else(|e| panic!("{path}: MSL: {e}"));
+    assert!(msl.contains("kernel"), "{path}: no kernel in the MSL");
+    let options = naga::back::hlsl::Options {
+        shader_model: naga::back::hlsl::ShaderModel::V6_0,
+        fake_missing_bindings: true,
+        ..Default::default()
+    };
+    let mut hlsl = String::new();
+    naga::back::hlsl::Writer::new(&mut hlsl, &options, &Default::default())
+        .write(&module, &info, None)
+        .unwrap_or_else(|e| panic!("{path}: HLSL: {e}"));
+    assert!(hlsl.contains("numthreads"), "{path}: no compute shader in the HLSL");
+    spirv
+}
+
 #[test]
 fn every_shader_translates_to_spirv_msl_and_hlsl() {
     let mut seen = 0;
     for pass in ops::passes() {
         for variant in pass.variants {
-            let path = variant.path;
-            let (module, info) = validate(path, variant.source);
-            let options = naga::back::spv::Options { lang_version: (1, 3), ..Default::default() };
-            let spirv = naga::back::spv::write_vec(&module, &info, &options, None);
-            assert!(!spirv.unwrap_or_else(|e| panic!("{path}: SPIR-V: {e}")).is_empty());
-            let options = naga::back::msl::Options {
-                lang_version: (2, 4),
-                fake_missing_bindings: true,
-                ..Default::default()
-            };
-            let (msl, _) =
-                naga::back::msl::write_string(&module, &info, &options, &Default::default())
-                    .unwrap_or_else(|e| panic!("{path}: MSL: {e}"));
-            assert!(msl.contains("kernel"), "{path}: no kernel in the MSL");
-            let options = naga::back::hlsl::Options {
-                shader_model: naga::back::hlsl::ShaderModel::V6_0,
-                fake_missing_bindings: true,
-                ..Default::default()
-            };
-            let mut hlsl = String::new();
-            naga::back::hlsl::Writer::new(&mut hlsl, &options, &Default::default())
-                .write(&module, &info, None)
-                .unwrap_or_else(|e| panic!("{path}: HLSL: {e}"));
-            assert!(hlsl.contains("numthreads"), "{path}: no compute shader in the HLSL");
+            translate(variant.path, variant.source);
             seen += 1;
         }
     }
