@@ -265,7 +265,7 @@ fn read_parquet(path: &Path, file: File, each: &mut dyn FnMut(Source, Record)) -
     }));
     let what: String = match outcome {
         Ok(Ok(())) => return None,
-        Ok(Err(what)) => what.chars().take(300).collect(),
+        Ok(Err(what)) => what.trim_start_matches("Parquet error: ").chars().take(300).collect(),
         Err(_) => "the file is damaged".into(),
     };
     Some(Problem::new(path.display().to_string(), format!("not a readable Parquet file: {what}")))

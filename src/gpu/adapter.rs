@@ -36,29 +36,24 @@ pub(super) fn class(info: &wgpu::AdapterInfo) -> Class {
     }
 }
 
-/// All adapters of the asked-for backend, in a stable order. By default those of Vulkan, Metal and
-/// DX12, and GL's only if there are none: looking for GL without a screen makes its libraries
-/// write complaints to the terminal.
-pub fn list_adapters(backend: Option<Backend>) -> Vec<wgpu::Adapter> {
-    match backend {
-        Some(Backend::Vulkan) => list(wgpu::Backends::VULKAN),
-        Some(Backend::Metal) => list(wgpu::Backends::METAL),
-        Some(Backend::Dx12) => list(wgpu::Backends::DX12),
-        Some(Backend::Gl) => list(wgpu::Backends::GL),
-        None => {
-            let native = list(wgpu::Backends::all() - wgpu::Backends::GL);
-            if native.is_empty() { list(wgpu::Backends::GL) } else { native }
-        }
+fn backends(choice: Option<Backend>) -> wgpu::Backends {
+    match choice {
+        None => wgpu::Backends::all(),
+        Some(Backend::Vulkan) => wgpu::Backends::VULKAN,
+        Some(Backend::Metal) => wgpu::Backends::METAL,
+        Some(Backend::Dx12) => wgpu::Backends::DX12,
+        Some(Backend::Gl) => wgpu::Backends::GL,
     }
 }
 
-fn list(backends: wgpu::Backends) -> Vec<wgpu::Adapter> {
+/// All adapters of the asked-for backend (all backends by default), in a stable order.
+pub fn list_adapters(backend: Option<Backend>) -> Vec<wgpu::Adapter> {
     let mut desc = wgpu::InstanceDescriptor::new_without_display_handle();
-    desc.backends = backends;
+    desc.backends = backends(backend);
     // Validation layers are for the people who write the engine; they cost time at every call.
     desc.flags = wgpu::InstanceFlags::empty();
     let instance = wgpu::Instance::new(desc);
-    pollster::block_on(instance.enumerate_adapters(backends))
+    pollster::block_on(instance.enumerate_adapters(backends(backend)))
         .into_iter()
         .filter(|a| {
             a.get_downlevel_capabilities().flags.contains(wgpu::DownlevelFlags::COMPUTE_SHADERS)

@@ -127,7 +127,7 @@ impl Settings {
     fn wrong(&mut self, key: &str, value: &Value, wanted: &str) {
         // 1e300 in full would fill the terminal.
         let shown = match value {
-            Value::Float(x) => format!("{x:?}"),
+            Value::Float(x) if x.is_finite() => format!("{x:?}"),
             other => other.to_string(),
         };
         let shown = match shown.char_indices().nth(80) {
