@@ -56,7 +56,7 @@ ensure_swiftshader() {
             SWIFTSHADER=$folder/vk_swiftshader_icd.json
     done
     if [ -z "$SWIFTSHADER" ]; then
-        have apt-get && have dpkg-deb || die "no SwiftShader found: Chromium brings it. Set \
+        { have apt-get && have dpkg-deb; } || die "no SwiftShader found: Chromium brings it. Set \
 SWIFTSHADER to its vk_swiftshader_icd.json."
         say "No SwiftShader found: unpacking it from Debian's chromium-common into .cache/portability."
         mkdir -p "$CACHE/chromium"
@@ -141,7 +141,7 @@ if wanted naga spirv-val tint dawn; then
     rm -rf "$EXPORT"
     export ODDGRAD_EXPORT=$EXPORT
     bed naga "naga $(sed -n '/^name = "naga"$/{n;s/version = "\(.*\)"/\1/p}' Cargo.lock) to SPIR-V, MSL, HLSL" \
-        cargo test --locked --test suite shaders portability
+        cargo test --locked --test suite -- shaders:: portability::
     unset ODDGRAD_EXPORT
     [ -f "$EXPORT/manifest.json" ] || die "the cases were not exported: see $LOGS/naga.log"
 fi
@@ -149,12 +149,15 @@ if wanted spirv-val; then
     ensure_spirv_val
     bed spirv-val "$(spirv-val --version | head -n 1)" validate_spirv
 fi
-if wanted tint dawn; then
+if wanted tint; then
+    ensure_node
+    bed tint "Tint of npm webgpu $WEBGPU_VERSION, as written and specialised" \
+        node scripts/portability/tint.mjs "$EXPORT"
+fi
+if wanted dawn; then
     ensure_node
     ensure_swiftshader
-    wanted tint && bed tint "Tint of npm webgpu $WEBGPU_VERSION, every module" \
-        on_swiftshader node scripts/portability/tint.mjs "$EXPORT"
-    wanted dawn && bed dawn "Dawn of npm webgpu $WEBGPU_VERSION on SwiftShader, cases" \
+    bed dawn "Dawn of npm webgpu $WEBGPU_VERSION on SwiftShader, the cases" \
         on_swiftshader node scripts/portability/cases.mjs "$EXPORT"
 fi
 if wanted adapter swiftshader; then

@@ -4,11 +4,12 @@
 import path from 'node:path';
 import { pathToFileURL } from 'node:url';
 
-export async function open() {
+// `options` are Dawn's, as in ['backend=null'].
+export async function open(options = []) {
     const entry = path.join(process.env.WEBGPU_PACKAGE, 'index.js');
     const { create, globals } = await import(pathToFileURL(entry).href);
     Object.assign(globalThis, globals);
-    const gpu = create([]);
+    const gpu = create(options);
     const adapter = await gpu.requestAdapter();
     if (!adapter) {
         throw new Error('Dawn finds no adapter it accepts');
@@ -21,9 +22,9 @@ export async function open() {
             maxBufferSize: adapter.limits.maxBufferSize,
         },
     });
-    const { description, device: name } = adapter.info;
-    const lanes = `${adapter.info.subgroupMinSize}..${adapter.info.subgroupMaxSize}`;
-    const about = `${description || name}, subgroups ${subgroups ? lanes : 'no'}`;
+    const { description, device: name, subgroupMinSize, subgroupMaxSize } = adapter.info;
+    const lanes = subgroups ? `${subgroupMinSize}..${subgroupMaxSize}` : 'no';
+    const about = `${description || name}, subgroups ${lanes}`;
     // The object that `create` made must live as long as its device.
     return { gpu, device, subgroups, about };
 }

@@ -114,7 +114,9 @@ fn no_shader_is_an_orphan_and_every_operation_has_a_case() {
         assert!(source.contains(&format!("pub mod {};", case.op)), "no file for {}", case.op);
         for pass in case.passes {
             for v in pass.variants {
-                let prefix = format!("{}/{}_{}_", pass.op, pass.name, v.number());
+                // The passes for odd row lengths have some of the files of the pass without.
+                let pass_of_file = pass.name.trim_end_matches("_odd");
+                let prefix = format!("{}/{pass_of_file}_{}_", pass.op, v.number());
                 assert!(v.path.starts_with(&prefix), "{} should start with {prefix}", v.path);
             }
         }
