@@ -170,7 +170,10 @@ fn planned_bytes_are_the_bytes_allocated() {
     gpu.wait().unwrap();
     if let (Some(now), Some(then)) = (gpu.allocator_bytes(), device_before) {
         let device = (now - then) as f64 - learner.staging_bytes() as f64;
-        assert!((device / planned - 1.0).abs() < 0.01, "planned {planned}, the device has {device}");
+        assert!(
+            (device / planned - 1.0).abs() < 0.01,
+            "planned {planned}, the device has {device}"
+        );
     }
 }
 
