@@ -49,8 +49,8 @@ export function lacking(module, { device, subgroups }) {
 // Prints the failures and the line that scripts/portability.sh reads; ends the process, because
 // Dawn's threads would keep it alive.
 export function finish(what, passed, failures, skipped = 0) {
-    for (const failure of failures.slice(0, 20)) console.log(failure);
-    if (failures.length > 20) console.log(`... and ${failures.length - 20} more`);
+    for (const failure of failures.slice(0, 40)) console.log(failure);
+    if (failures.length > 40) console.log(`... and ${failures.length - 40} more`);
     console.log(`${what}: ${passed} passed, ${failures.length} failed, ${skipped} skipped`);
     process.exit(failures.length === 0 && passed > 0 ? 0 : 1);
 }

@@ -83,6 +83,34 @@ fn baseline_variants_keep_to_webgpu_defaults() {
     }
 }
 
+/// WGSL zeroes a variable each time its declaration is reached, but Tint's SPIR-V does so only once
+/// a function (seen in npm webgpu 0.6.2), so a sum that is declared in a loop must say its zero.
+#[test]
+fn variables_in_loops_are_initialised() {
+    for pass in ops::passes() {
+        for variant in pass.variants {
+            let mut blocks: Vec<bool> = Vec::new(); // is this block a loop's?
+            for (i, line) in variant.source.lines().enumerate() {
+                let code = line.split("//").next().unwrap_or_default().trim();
+                assert!(
+                    !(code.starts_with("var ") && !code.contains('=') && blocks.contains(&true)),
+                    "{}:{}: give the variable its first value: {code}",
+                    variant.path,
+                    i + 1
+                );
+                let heads = code.starts_with("for ") || code.starts_with("while ");
+                for c in code.chars() {
+                    match c {
+                        '{' => blocks.push(heads || code.starts_with("loop")),
+                        '}' => drop(blocks.pop()),
+                        _ => {}
+                    }
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn no_shader_is_an_orphan_and_every_operation_has_a_case() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("shaders");
