@@ -127,6 +127,13 @@ pub const GRAD: &str = ".grad";
 /// WebGPU's limit of workgroups per dimension.
 pub const MAX_GROUPS: u32 = 65_535;
 
+/// Where two gradients meet: the only kernel that the graph calls by itself.
+pub static ACCUMULATE: Pass = Pass {
+    op: "add",
+    name: "accumulate",
+    variants: &[crate::variant!("add/accumulate_1_naive.wgsl", tile: [256, 1, 1])],
+};
+
 /// An arena of variables, calls and tape records.
 pub struct Graph {
     target: Target,
@@ -384,7 +391,7 @@ impl Graph {
         let shared = self.grads.iter().any(|(&other, &g)| other != var && g == present);
         if shared || seed {
             let copy = self.temp(&name, &shape);
-            crate::ops::add::accumulate(self, present, Sink { var: copy, accumulate: false });
+            self.accumulate(present, Sink { var: copy, accumulate: false });
             self.grads.insert(var, copy);
             return Some(Sink { var: copy, accumulate: true });
         }
@@ -400,11 +407,18 @@ impl Graph {
         if fresh {
             self.grads.insert(var, grad);
         } else if let Some(sink) = self.grad_into(var) {
-            crate::ops::add::accumulate(self, grad, sink);
+            self.accumulate(grad, sink);
         }
     }
 
-    /// Appends the derivative of the scalar `loss` (shape [1]) to the graph.
+    /// Adds `x` to the sink, or copies it there.
+    pub(crate) fn accumulate(&mut self, x: Var, sink: Sink) {
+        let n = self.info(x).len();
+        let constants = [("N", n.into()), ("ACCUMULATE", sink.accumulate.into())];
+        self.call(&ACCUMULATE, &constants, &[x], &[sink.var], [n, 1, 1]);
+    }
+
+    /// Appends the derivative of the scalar `loss` (shape `[1]`) to the graph.
     ///
     /// # Panics
     /// When `loss` is not a scalar, does not depend on anything that needs a gradient, or an

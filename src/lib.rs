@@ -10,7 +10,7 @@
 //! - [`data`]: rows, chat templates, tokens, the packed preference stream
 //! - [`model`]: the decoder, its configuration, weights and sampling
 //! - [`train`]: objectives, schedules, checkpoints, the training loop
-//! - [`bench`]: benchmarks
+//! - [`mod@bench`]: benchmarks of kernels and of the whole step
 //! - [`cli`]: parsing and printing only
 
 pub mod bench;

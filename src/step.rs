@@ -32,10 +32,13 @@ impl Drop for Held {
     }
 }
 
+/// A state variable's buffer and shape.
+type State = (Rc<Held>, Vec<usize>);
+
 /// State buffers (parameters, gradients, moments) shared by name between programs.
 pub struct Store {
     gpu: Rc<Gpu>,
-    buffers: RefCell<HashMap<String, (Rc<Held>, Vec<usize>)>>,
+    buffers: RefCell<HashMap<String, State>>,
 }
 
 impl Store {
@@ -301,6 +304,10 @@ impl Step {
     }
 
     fn submit(&self, dispatches: &[Dispatch]) {
+        self.gpu.queue.submit([self.encode(dispatches)]);
+    }
+
+    fn encode(&self, dispatches: &[Dispatch]) -> wgpu::CommandBuffer {
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
         {
             let mut pass = encoder.begin_compute_pass(&Default::default());
@@ -310,7 +317,17 @@ impl Step {
                 pass.dispatch_workgroups(d.grid[0], d.grid[1], d.grid[2]);
             }
         }
-        self.gpu.queue.submit([encoder.finish()]);
+        encoder.finish()
+    }
+
+    /// Seconds the CPU needs to encode one run, without submitting it: what replaying costs on an
+    /// adapter whose work the CPU does not do itself.
+    pub fn encoding_seconds(&self) -> f64 {
+        let start = std::time::Instant::now();
+        for chunk in self.dispatches.chunks(PER_SUBMISSION) {
+            drop(self.encode(chunk));
+        }
+        start.elapsed().as_secs_f64()
     }
 
     /// Runs one call at a time and scans what each wrote; names the first call whose result holds

@@ -1,9 +1,16 @@
 #!/usr/bin/env bash
-# Makes models/nano from nothing. First step: the text it is pretrained on, in ./corpus (or $1).
+# Makes models/nano from nothing: the text, the tokenizer, the weights. Run where they are to be
+# made anew: an existing tokenizer or run is never overwritten, the scripts say what to remove.
 set -euo pipefail
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-corpus=${1:-corpus}
-export ODDGRAD_CACHE=${ODDGRAD_CACHE:-$root/.cache}
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+export ODDGRAD_CACHE=${ODDGRAD_CACHE:-.cache}
 
 command -v python3 >/dev/null || { echo "error: python3 is needed to build the text" >&2; exit 1; }
-python3 "$root/models/nano/corpus.py" --out "$corpus"
+command -v cargo >/dev/null || { echo "error: cargo is needed; see https://rustup.rs" >&2; exit 1; }
+cargo build --release --locked
+oddgrad=${CARGO_TARGET_DIR:-target}/release/oddgrad
+
+python3 models/nano/corpus.py --out corpus
+"$oddgrad" tokenizer corpus/train.jsonl --vocab 2048 --output models/nano
+"$oddgrad" train models/nano/pretrain.toml "$@"
+cp runs/nano/model/model.safetensors models/nano/model.safetensors

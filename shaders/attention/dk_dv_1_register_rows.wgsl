@@ -109,10 +109,10 @@ fn main(
         let s = spans[i];
         let row = i * H + group.y * group_heads + t % group_heads;
         let stat = stats[row];
-        var x: array<vec4<f32>, QUADS>; // q[i]
-        var y: array<vec4<f32>, QUADS>; // d_o[i]
-        var p: array<f32, KEYS>; // first the scores
-        var ds: array<f32, KEYS>; // first dp
+        var x = array<vec4<f32>, QUADS>(); // q[i]
+        var y = array<vec4<f32>, QUADS>(); // d_o[i]
+        var p = array<f32, KEYS>(); // first the scores
+        var ds = array<f32, KEYS>(); // first dp
         for (var c = 0u; c < QUADS; c++) {
             x[c] = quad_q(row * HEAD_DIM, c);
             y[c] = quad_d_o(row * HEAD_DIM, c);

@@ -121,9 +121,9 @@ fn main(
     for (var t = 0u; t < keys; t++) {
         let j = select(t - in_ctx + own_start, t + ctx.x, t < in_ctx);
         let key = j * HKV * HEAD_DIM + kv;
-        var keep: array<vec4<f32>, QUADS>; // k[j], needed twice
-        var ds: array<f32, ROWS>; // first the scores
-        var dp: array<f32, ROWS>;
+        var keep = array<vec4<f32>, QUADS>(); // k[j], needed twice
+        var ds = array<f32, ROWS>(); // first the scores
+        var dp = array<f32, ROWS>();
         for (var c = 0u; c < QUADS; c++) {
             let x = quad_k(key, c);
             let y = quad_v(key, c);

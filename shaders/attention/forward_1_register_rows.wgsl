@@ -109,14 +109,14 @@ fn main(
     for (var t = 0u; t < keys; t++) {
         let j = select(t - in_ctx + own_start, t + ctx.x, t < in_ctx);
         let key = j * HKV * HEAD_DIM + kv;
-        var p: array<f32, ROWS>; // first the scores
+        var p = array<f32, ROWS>(); // first the scores
         for (var c = 0u; c < QUADS; c++) {
             let y = quad_k(key, c);
             for (var r = 0u; r < ROWS; r++) {
                 p[r] = dot_add(rows[r][c], y, p[r]);
             }
         }
-        var scale: array<f32, ROWS>;
+        var scale = array<f32, ROWS>();
         for (var r = 0u; r < ROWS; r++) {
             let s = span[r / HEADS];
             let context = j >= s.x && j < s.y;

@@ -49,7 +49,7 @@ pub(super) fn run(args: &BenchArgs, device: &DeviceArgs) -> Result<()> {
         1e3 * bench.seconds[bench.seconds.len() - 1]
     );
     println!("stream tokens/s    {:.0}", bench.tokens as f64 / bench.median);
-    println!("CPU per step       {:.2} ms of encoding and uploads", 1e3 * bench.host);
+    println!("CPU per step       {:.2} ms to encode", 1e3 * bench.host);
     println!("dispatches         {}", bench.dispatches);
     println!("submissions        {}", bench.submissions);
     println!(

@@ -65,7 +65,7 @@ impl Display {
         }
         // Where there is no terminal a bar is invisible: a line now and then says it is alive.
         let every = (self.total / 20).max(1);
-        if !std::io::stderr().is_terminal() && record.step % every == 0 {
+        if !std::io::stderr().is_terminal() && record.step.is_multiple_of(every) {
             self.line(&format!("step {:>5}/{}  {message}", record.step, self.total));
         }
     }

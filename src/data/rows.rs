@@ -139,19 +139,19 @@ pub fn read_preferences(paths: &[PathBuf], options: &ReadOptions) -> Result<Rows
 ///
 /// Blank documents are passed over: corpora are full of them. Everything else that is not text is
 /// an error with file and line, all at once.
-pub fn read_texts(paths: &[PathBuf]) -> Result<Documents> {
+pub fn read_texts(paths: &[PathBuf]) -> Result<Vec<Document>> {
     read_usable_texts(paths, false).map(|(texts, _)| texts)
 }
 
-/// Plain documents with their places.
-pub type Documents = Vec<(Source, Text)>;
+/// A document and where it stands.
+pub type Document = (Source, Text);
 
 /// As [`read_texts`], going on without the documents that cannot be used if `skip_bad_rows` says
 /// so: these come second, with their reasons.
 pub fn read_usable_texts(
     paths: &[PathBuf],
     skip_bad_rows: bool,
-) -> Result<(Documents, Vec<Problem>)> {
+) -> Result<(Vec<Document>, Vec<Problem>)> {
     let mut texts = Vec::new();
     let mut bad = Vec::new();
     for (path, format) in files::expand(paths, true)? {

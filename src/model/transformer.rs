@@ -24,9 +24,9 @@ use crate::step::Step;
 
 /// The inputs that describe a stream of T tokens.
 pub struct StreamInputs {
-    /// Token ids [T].
+    /// Token ids `[T]`.
     pub tokens: Var,
-    /// Position of each token in its own sequence [T].
+    /// Position of each token in its own sequence `[T]`.
     pub position: Var,
     /// Attention ranges [T, 4]: ctx_start, ctx_end, own_start, query_end.
     pub spans: Var,
@@ -56,7 +56,7 @@ impl StreamInputs {
 
 /// The rows of the stream the head looks at.
 pub struct HeadRows {
-    /// Stream row of each [N].
+    /// Stream row of each `[N]`.
     pub rows: Var,
     /// Inverse index, for the gradient.
     pub index: GatherIndex,
@@ -85,7 +85,7 @@ fn norm(g: &mut Graph, c: &ModelConfig, name: &str, x: Var) -> Var {
     rms_norm(g, x, w, c.rms_norm_eps as f32)
 }
 
-/// The embedding matrix [V, D].
+/// The embedding matrix `[V, D]`.
 fn embedding_weight(g: &mut Graph, c: &ModelConfig) -> Var {
     weight(g, "model.embed_tokens.weight", &[c.vocab_size, c.hidden_size])
 }
@@ -98,7 +98,7 @@ pub fn head_weight(g: &mut Graph, c: &ModelConfig) -> Var {
     weight(g, "lm_head.weight", &[c.vocab_size, c.hidden_size])
 }
 
-/// Hidden states [T, D] after the last layer, before the final norm.
+/// Hidden states `[T, D]` after the last layer, before the final norm.
 pub fn decoder(g: &mut Graph, c: &ModelConfig, s: &StreamInputs) -> Var {
     let t = g.shape(s.tokens)[0];
     // No position in a stream of T tokens reaches T.
@@ -157,14 +157,14 @@ fn feed_forward(g: &mut Graph, c: &ModelConfig, layer: usize, x: Var) -> Var {
     add(g, x, h)
 }
 
-/// The rows the head looks at, after the final norm [N, D]. Rows that no loss term uses never
+/// The rows the head looks at, after the final norm `[N, D]`. Rows that no loss term uses never
 /// get here.
 pub fn head_input(g: &mut Graph, c: &ModelConfig, hidden: Var, rows: &HeadRows) -> Var {
     let h = gather_rows(g, hidden, rows.rows, rows.index);
     norm(g, c, "model.norm", h)
 }
 
-/// Logits [N, V] of the head's rows: for generation and `verify`. Training never makes them.
+/// Logits `[N, V]` of the head's rows: for generation and `verify`. Training never makes them.
 pub fn logits(g: &mut Graph, c: &ModelConfig, hidden: Var, rows: &HeadRows) -> Var {
     let h = head_input(g, c, hidden, rows);
     let w = head_weight(g, c);

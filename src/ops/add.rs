@@ -1,9 +1,9 @@
 //! `add`: y = a + b, elementwise, same shape (the residual stream).
 //!
 //! Backward: da = dy, db = dy. Both are passed on without a copy where that is safe; the
-//! `accumulate` pass is what [`Graph::grad_into`] falls back to where it is not.
+//! `accumulate` pass, which the graph itself uses, is what it falls back to where it is not.
 
-use crate::graph::{Graph, Sink, Var};
+use crate::graph::{ACCUMULATE, Graph, Var};
 use crate::kernel::Pass;
 use crate::ops::case::{Array, OpCase};
 use crate::variant;
@@ -28,28 +28,10 @@ pub fn add(g: &mut Graph, a: Var, b: Var) -> Var {
     y
 }
 
-/// Adds `x` to the sink, or copies it there.
-pub fn accumulate(g: &mut Graph, x: Var, sink: Sink) {
-    let n = g.info(x).len();
-    g.call(
-        &ACCUMULATE,
-        &[("N", n.into()), ("ACCUMULATE", sink.accumulate.into())],
-        &[x],
-        &[sink.var],
-        [n, 1, 1],
-    );
-}
-
 static FORWARD: Pass = Pass {
     op: "add",
     name: "forward",
     variants: &[variant!("add/forward_1_naive.wgsl", tile: [256, 1, 1])],
-};
-
-static ACCUMULATE: Pass = Pass {
-    op: "add",
-    name: "accumulate",
-    variants: &[variant!("add/accumulate_1_naive.wgsl", tile: [256, 1, 1])],
 };
 
 static PASSES: &[&Pass] = &[&FORWARD, &ACCUMULATE];
@@ -58,7 +40,7 @@ fn reference(_: &[usize], inputs: &[Array]) -> Vec<Vec<f64>> {
     vec![inputs[0].f().iter().zip(inputs[1].f()).map(|(a, b)| a + b).collect()]
 }
 
-/// Shapes are [n].
+/// Shapes are `[n]`.
 pub fn case() -> OpCase {
     OpCase {
         op: "add",

@@ -1,4 +1,4 @@
-//! `attention`: softmax attention over the packed stream, grouped heads, no [T, T] matrix.
+//! `attention`: softmax attention over the packed stream, grouped heads, no `[T, T]` matrix.
 //!
 //! Query i attends key j iff `ctx_start[i] <= j < ctx_end[i]` or `own_start[i] <= j <= i`; query
 //! head h reads key head h / (H / HKV). With d the head dimension and sums over the attended keys,
@@ -28,8 +28,8 @@ use rand::RngExt;
 
 /// o = softmax(q kᵀ / sqrt(head_dim)) v over the keys each query attends to.
 ///
-/// `q` is [T, H * head_dim]; `k` and `v` are [T, HKV * head_dim] with HKV a divisor of H; the
-/// result is [T, H * head_dim]. `spans` is [T, 4] u32: `spans[i]` = (ctx_start, ctx_end,
+/// `q` is `[T, H * head_dim]`; `k` and `v` are `[T, HKV * head_dim]` with HKV a divisor of H; the
+/// result is `[T, H * head_dim]`. `spans` is `[T, 4]` u32: `spans[i]` = (ctx_start, ctx_end,
 /// own_start, query_end). The first three say what query i attends to (see the module's text);
 /// query_end is one past the last query that may attend key i, and no query before i does.
 /// Every span must satisfy ctx_end <= T, own_start <= i < query_end <= T.
@@ -65,7 +65,7 @@ pub fn attention(g: &mut Graph, q: Var, k: Var, v: Var, spans: Var, head_dim: us
     o
 }
 
-/// The output [T, H * head_dim] and lse [T, H].
+/// The output `[T, H * head_dim]` and lse `[T, H]`.
 fn forward(g: &mut Graph, dims: Dims, q: Var, k: Var, v: Var, spans: Var) -> (Var, Var) {
     let o = g.temp("attended", &[dims.tokens, dims.heads * dims.head_dim]);
     let lse = g.temp("lse", &[dims.tokens, dims.heads]);
@@ -297,7 +297,7 @@ fn pairs(shape: &[usize]) -> f64 {
     (shape[0] * (shape[0] + 1) / 2) as f64
 }
 
-/// Shapes are [T, H, HKV, head_dim, layout of the spans].
+/// Shapes are `[T, H, HKV, head_dim, layout of the spans]`.
 pub fn case() -> OpCase {
     OpCase {
         op: "attention",

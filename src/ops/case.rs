@@ -125,7 +125,7 @@ pub struct OpCase {
 
 /// Each pass alone pinned to each variant the adapter can run; one entry without pins if there is
 /// nothing to choose.
-fn pinnings(case: &OpCase, target: &Target) -> Vec<Target> {
+pub fn pinnings(case: &OpCase, target: &Target) -> Vec<Target> {
     let mut all = Vec::new();
     for pass in case.passes {
         for v in pass.variants {
@@ -142,11 +142,13 @@ fn pinnings(case: &OpCase, target: &Target) -> Vec<Target> {
     all
 }
 
-fn rng(shape: &[usize]) -> TestRng {
+/// The random numbers for a shape.
+pub fn rng(shape: &[usize]) -> TestRng {
     ChaCha8Rng::seed_from_u64(shape.iter().fold(7, |a, &d| a * 1009 + d as u64))
 }
 
-fn declare(graph: &mut Graph, inputs: &[Array]) -> Vec<Var> {
+/// The inputs as variables of `graph`.
+pub fn declare(graph: &mut Graph, inputs: &[Array]) -> Vec<Var> {
     inputs
         .iter()
         .map(|a| match &a.data {
@@ -230,6 +232,65 @@ pub fn check_forward(gpu: &Rc<Gpu>, case: &OpCase) -> Result<()> {
 /// Elements per input whose derivative is checked.
 const SAMPLED: usize = 24;
 
+/// What the derivative of an operation must be at one shape.
+pub struct Slopes {
+    /// The point it is taken at.
+    pub inputs: Vec<Array>,
+    /// The gradient of each output that is handed to the operation.
+    pub cotangents: Vec<Vec<f32>>,
+    /// Which input, which of its elements, and the derivative by each.
+    pub of: Vec<(usize, Vec<usize>, Vec<f64>)>,
+}
+
+/// Central differences of the reference, for random cotangents, at a sample of the elements.
+pub fn slopes(case: &OpCase, shape: &[usize]) -> Slopes {
+    let rng = &mut rng(shape);
+    let inputs = (case.inputs)(shape, rng);
+    let value = (case.reference)(shape, &inputs);
+    let cotangents: Vec<Vec<f32>> =
+        value.iter().map(|v| v.iter().map(|_| normal(rng)).collect()).collect();
+    let objective = |inputs: &[Array]| -> f64 {
+        let value = (case.reference)(shape, inputs);
+        value
+            .iter()
+            .flatten()
+            .zip(cotangents.iter().flatten())
+            .map(|(v, &c)| v * f64::from(c))
+            .sum()
+    };
+    let mut of = Vec::new();
+    for (which, a) in inputs.iter().enumerate() {
+        let Data::Float { values, grad: true } = &a.data else { continue };
+        let at: Vec<usize> = if values.len() <= SAMPLED {
+            (0..values.len()).collect()
+        } else {
+            (0..SAMPLED).map(|_| rng.random_range(0..values.len())).collect()
+        };
+        let slope = at
+            .iter()
+            .map(|&i| {
+                let mut moved = inputs.clone();
+                let h = 1e-4 * values[i].abs().max(1.0);
+                let mut at_offset = |offset: f64| {
+                    if let Data::Float { values: v, .. } = &mut moved[which].data {
+                        v[i] = values[i] + offset;
+                    }
+                    objective(&moved)
+                };
+                // Fourth order: the error is h^4, far below single precision.
+                (8.0 * (at_offset(h) - at_offset(-h)) - (at_offset(2.0 * h) - at_offset(-2.0 * h)))
+                    / (12.0 * h)
+            })
+            .collect();
+        of.push((which, at, slope));
+    }
+    Slopes { inputs, cotangents, of }
+}
+
+/// Allowed error of a gradient, as a part of the largest, as a multiple of [`OpCase::tolerance`]:
+/// one step of single precision per term of the sums behind it, generously.
+pub const GRADIENT_TOLERANCE: f64 = 10.0;
+
 /// Compares the kernels' gradient with central differences of the reference.
 ///
 /// # Errors
@@ -240,47 +301,7 @@ const SAMPLED: usize = 24;
 pub fn check_gradient(gpu: &Rc<Gpu>, case: &OpCase) -> Result<()> {
     assert!(case.differentiable, "{} has no derivative", case.op);
     for shape in case.shapes {
-        let rng = &mut rng(shape);
-        let inputs = (case.inputs)(shape, rng);
-        let value = (case.reference)(shape, &inputs);
-        let cotangents: Vec<Vec<f32>> =
-            value.iter().map(|v| v.iter().map(|_| normal(rng)).collect()).collect();
-        let objective = |inputs: &[Array]| -> f64 {
-            let value = (case.reference)(shape, inputs);
-            value
-                .iter()
-                .flatten()
-                .zip(cotangents.iter().flatten())
-                .map(|(v, &c)| v * f64::from(c))
-                .sum()
-        };
-        let mut checks: Vec<(usize, Vec<usize>, Vec<f64>)> = Vec::new();
-        for (which, a) in inputs.iter().enumerate() {
-            let Data::Float { values, grad: true } = &a.data else { continue };
-            let at: Vec<usize> = if values.len() <= SAMPLED {
-                (0..values.len()).collect()
-            } else {
-                (0..SAMPLED).map(|_| rng.random_range(0..values.len())).collect()
-            };
-            let slope = at
-                .iter()
-                .map(|&i| {
-                    let mut moved = inputs.clone();
-                    let h = 1e-4 * values[i].abs().max(1.0);
-                    let mut at_offset = |offset: f64| {
-                        if let Data::Float { values: v, .. } = &mut moved[which].data {
-                            v[i] = values[i] + offset;
-                        }
-                        objective(&moved)
-                    };
-                    // Fourth order: the error is h^4, far below single precision.
-                    (8.0 * (at_offset(h) - at_offset(-h))
-                        - (at_offset(2.0 * h) - at_offset(-2.0 * h)))
-                        / (12.0 * h)
-                })
-                .collect();
-            checks.push((which, at, slope));
-        }
+        let Slopes { inputs, cotangents, of: checks } = slopes(case, shape);
         for target in pinnings(case, gpu.target()) {
             let mut graph = Graph::new(&target);
             let vars = declare(&mut graph, &inputs);
@@ -309,8 +330,7 @@ pub fn check_gradient(gpu: &Rc<Gpu>, case: &OpCase) -> Result<()> {
                 let grad = grads[*which].unwrap_or_else(|| panic!("{what}: no gradient arrived"));
                 let all = step.read(grad)?;
                 let got: Vec<f32> = at.iter().map(|&i| all[i]).collect();
-                // One step of single precision per term of the sums behind it, generously.
-                compare(&what, &got, slope, 10.0 * case.tolerance);
+                compare(&what, &got, slope, GRADIENT_TOLERANCE * case.tolerance);
                 assert!(all.iter().all(|v| v.is_finite()), "{what}: an element was not written");
             }
             let broken = step.broken_guards()?;

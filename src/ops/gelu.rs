@@ -52,7 +52,7 @@ fn reference(_: &[usize], inputs: &[Array]) -> Vec<Vec<f64>> {
     vec![inputs[0].f().iter().map(|&x| gelu(x)).collect()]
 }
 
-/// Shapes are [n].
+/// Shapes are `[n]`.
 pub fn case() -> OpCase {
     OpCase {
         op: "gelu",

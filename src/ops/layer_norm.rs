@@ -119,7 +119,7 @@ fn reference(s: &[usize], inputs: &[Array]) -> Vec<Vec<f64>> {
     vec![y]
 }
 
-/// Shapes are [T, D].
+/// Shapes are `[T, D]`.
 pub fn case() -> OpCase {
     OpCase {
         op: "layer_norm",

@@ -377,7 +377,7 @@ mod tests {
     /// Added to the form's number where the product is added to what is there.
     const ADD: usize = 10;
 
-    /// Shapes are [form, m, n, k, b_start, out_start]. The windows lie inside taller
+    /// Shapes are `[form, m, n, k, b_start, out_start]`. The windows lie inside taller
     /// variables whose other rows are NaN (b) or must stay as they are (out).
     fn windows() -> OpCase {
         OpCase {
@@ -397,7 +397,7 @@ mod tests {
             inputs: window_inputs,
             build: |g, s, v| {
                 let out = g.temp("out", g.shape(v[2]).to_owned().as_slice());
-                crate::ops::add::accumulate(g, v[2], Sink { var: out, accumulate: false });
+                g.accumulate(v[2], Sink { var: out, accumulate: false });
                 let p = Product {
                     form: FORMS[s[0] % ADD],
                     m: s[1],

@@ -45,7 +45,7 @@ fn reference(_: &[usize], inputs: &[Array]) -> Vec<Vec<f64>> {
     vec![inputs[0].f().iter().map(|x| x.max(0.0)).collect()]
 }
 
-/// Shapes are [n].
+/// Shapes are `[n]`.
 pub fn case() -> OpCase {
     OpCase {
         op: "relu",

@@ -115,7 +115,7 @@ fn reference(s: &[usize], inputs: &[Array]) -> Vec<Vec<f64>> {
     vec![y]
 }
 
-/// Shapes are [T, H, head_dim].
+/// Shapes are `[T, H, head_dim]`.
 pub fn case() -> OpCase {
     OpCase {
         op: "rope",

@@ -49,7 +49,7 @@ fn reference(_: &[usize], inputs: &[Array]) -> Vec<Vec<f64>> {
     vec![inputs[0].f().iter().map(|x| f64::from(FACTOR) * x).collect()]
 }
 
-/// Shapes are [n].
+/// Shapes are `[n]`.
 pub fn case() -> OpCase {
     OpCase {
         op: "scale",

@@ -61,7 +61,7 @@ fn reference(_: &[usize], inputs: &[Array]) -> Vec<Vec<f64>> {
     vec![inputs[0].f().iter().zip(inputs[1].f()).map(|(&z, u)| silu(z) * u).collect()]
 }
 
-/// Shapes are [n].
+/// Shapes are `[n]`.
 pub fn case() -> OpCase {
     OpCase {
         op: "silu_mul",

@@ -66,7 +66,7 @@ fn reference(s: &[usize], inputs: &[Array]) -> Vec<Vec<f64>> {
     vec![y]
 }
 
-/// Shapes are [R, C].
+/// Shapes are `[R, C]`.
 pub fn case() -> OpCase {
     OpCase {
         op: "softmax",

@@ -29,7 +29,7 @@ const RECIPE: &str = include_str!("../../models/nano/demo.toml");
 /// Name of [`RECIPE`] in messages.
 const RECIPE_NAME: &str = "models/nano/demo.toml";
 /// What `--quick` changes in it.
-const QUICK: [&str; 3] = ["train.max_steps=24", "train.eval_every=6", "train.save_every=12"];
+const QUICK: [&str; 3] = ["train.max_steps=32", "train.eval_every=8", "train.save_every=16"];
 
 /// Name of the page in the output folder.
 pub const REPORT: &str = "report.html";
@@ -518,7 +518,7 @@ mod tests {
         assert!(orpo.loss.lambda > 0.0);
         assert_eq!(control.loss.lambda, 0.0);
         assert_eq!(orpo.optim.learning_rate, 0.125);
-        assert_eq!(orpo.train.max_steps, Some(24));
+        assert_eq!(orpo.train.max_steps, Some(32));
         assert_ne!(orpo.output, control.output);
         // What is saved beside the control is a recipe that can be read again.
         Recipe::parse("saved", &control.to_toml(), &[]).unwrap();

@@ -28,11 +28,11 @@ pub const SECOND_MOMENT: &str = ".v";
 pub struct StreamResult {
     /// The stream's part of the step's loss.
     pub loss: f32,
-    /// Log-probability of every target [N].
+    /// Log-probability of every target `[N]`.
     pub logp: Vec<f32>,
-    /// Mean log-probability of every sequence's response [2P].
+    /// Mean log-probability of every sequence's response `[2P]`.
     pub mean_logp: Vec<f32>,
-    /// Per pair: L_OR, z, g_w, g_l [P, 4].
+    /// Per pair: L_OR, z, g_w, g_l `[P, 4]`.
     pub odds: Vec<f32>,
 }
 

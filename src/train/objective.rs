@@ -30,13 +30,13 @@ pub struct Objective {
     nll_weight: Var,
     pair_weight: Var,
     capacity: Capacity,
-    /// The loss [1], of which the derivative is taken.
+    /// The loss `[1]`, of which the derivative is taken.
     pub loss: Var,
-    /// Log-probability of every target [N].
+    /// Log-probability of every target `[N]`.
     pub logp: Var,
-    /// Mean log-probability of every sequence's response [2P].
+    /// Mean log-probability of every sequence's response `[2P]`.
     pub mean_logp: Var,
-    /// Per pair: L_OR, z, g_w, g_l [P, 4].
+    /// Per pair: L_OR, z, g_w, g_l `[P, 4]`.
     pub odds: Var,
 }
 
@@ -102,9 +102,9 @@ impl Objective {
 /// What one stream's targets and pairs weigh in the loss of the optimizer step.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Weights {
-    /// Per target [N]: its part of the negative log-likelihood.
+    /// Per target, `[N]`: its part of the negative log-likelihood.
     pub nll: Vec<f32>,
-    /// Per pair [P]: lambda / B.
+    /// Per pair, `[P]`: lambda / B.
     pub pair: Vec<f32>,
 }
 

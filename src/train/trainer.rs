@@ -175,7 +175,11 @@ impl Prepared<'_> {
         std::fs::write(&path, recipe.to_toml()).map_err(|e| Error::io("write", &path, e))?;
         let path = output.join(METRICS);
         if path.exists() {
-            truncate_after_step(&path, self.state.step)?;
+            // What was written after the checkpoint is written again.
+            match self.state.step {
+                0 => std::fs::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?,
+                step => truncate_after_step(&path, step)?,
+            }
         }
         let metrics = MetricsWriter::open(&path)?;
         let state = self.state;
@@ -183,7 +187,7 @@ impl Prepared<'_> {
             on_event(Event::Note(format!("all {total} steps were done already")));
         }
         Run { recipe, learner, train, heldout, sampler, metrics, state, total, capacity, on_event }
-            .to_the_end(per_epoch)
+            .run_to_end(per_epoch)
     }
 }
 
@@ -233,7 +237,7 @@ fn describe(
 }
 
 impl Run<'_> {
-    fn to_the_end(mut self, per_epoch: u64) -> Result<Outcome> {
+    fn run_to_end(mut self, per_epoch: u64) -> Result<Outcome> {
         let t = &self.recipe.train;
         let mut last_eval = None;
         (self.on_event)(Event::Begin { step: self.state.step, total: self.total });
@@ -254,7 +258,7 @@ impl Run<'_> {
             let to = (from + self.recipe.batch.size).min(order.len());
             let record = self.step(&order[from..to], per_epoch)?;
             let step = self.state.step;
-            let due = |every: u64| every > 0 && step % every == 0;
+            let due = |every: u64| every > 0 && step.is_multiple_of(every);
             if due(t.log_every) || step == self.total {
                 self.metrics.write(&record)?;
             }

@@ -4,6 +4,7 @@ mod bad_input;
 mod demo;
 mod engine;
 mod golden;
+mod portability;
 mod shaders;
 mod training;
 
