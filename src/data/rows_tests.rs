@@ -225,9 +225,7 @@ fn columns_can_have_other_names() {
     let text = text.unwrap_err().to_string();
     assert!(text.contains("column \"ask\" (mapped to prompt) is missing"), "{text}");
     let unknown = ReadOptions { map: BTreeMap::from([("chose".into(), "x".into())]), ..options };
-    assert!(
-        read(&[], &unknown).unwrap_err().to_string().contains("data.map.chose: is no column")
-    );
+    assert!(read(&[], &unknown).unwrap_err().to_string().contains("data.map.chose: is no column"));
 }
 
 #[test]

@@ -48,7 +48,7 @@ impl Place {
     fn new() -> Self {
         let place = Self { dir: tempfile::tempdir().unwrap() };
         copy_folder(&golden("llama_tied"), &place.path("model"));
-        place.write("rows.jsonl", &format!("{ROW}\n").repeat(4));
+        place.write("rows.jsonl", format!("{ROW}\n").repeat(4));
         place.write(
             "r.toml",
             "model = \"model\"\noutput = \"run\"\n[data]\ntrain = \"rows.jsonl\"\n\
