@@ -147,7 +147,7 @@ if wanted naga spirv-val tint dawn; then
 fi
 if wanted spirv-val; then
     ensure_spirv_val
-    bed spirv-val "$(spirv-val --version | head -n 1)" validate_spirv
+    bed spirv-val "$(spirv-val --version | sed -n "1{s/ unknown.*//;p}"), naga's SPIR-V" validate_spirv
 fi
 if wanted tint; then
     ensure_node
