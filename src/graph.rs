@@ -101,6 +101,39 @@ pub struct Call {
     pub writes: Vec<Var>,
     /// Workgroups along x, y, z.
     pub grid: [u32; 3],
+    /// Outputs along x, y, z, from which the grid of another variant follows.
+    pub extent: [usize; 3],
+}
+
+impl Call {
+    /// The same work done by another kernel of the pass.
+    ///
+    /// # Panics
+    /// As [`Graph::call`].
+    #[track_caller]
+    pub fn with_variant(&self, variant: &'static Variant) -> Self {
+        let grid = grid(self.op, self.pass, variant, self.extent);
+        Self { variant, grid, ..self.clone() }
+    }
+}
+
+/// Workgroups of `variant` that cover `extent`; a long one-dimensional grid is folded into (x, y).
+#[track_caller]
+fn grid(op: &str, pass: &str, variant: &Variant, extent: [usize; 3]) -> [u32; 3] {
+    let mut grid = [0u32; 3];
+    for axis in 0..3 {
+        let groups = extent[axis].div_ceil(variant.tile[axis] as usize);
+        grid[axis] = u32::try_from(groups).expect("fewer than 2^32 workgroups");
+    }
+    if grid[0] > MAX_GROUPS && extent[1] == 1 && extent[2] == 1 {
+        grid[1] = grid[0].div_ceil(MAX_GROUPS);
+        grid[0] = grid[0].div_ceil(grid[1]);
+    }
+    assert!(
+        grid.iter().all(|&n| n <= MAX_GROUPS),
+        "{op}.{pass}: grid {grid:?} is beyond 65,535 workgroups per dimension"
+    );
+    grid
 }
 
 /// Where a gradient kernel writes: `accumulate` says whether it adds to what is there.
@@ -272,21 +305,7 @@ impl Graph {
         extent: [usize; 3],
     ) {
         let variant = pass.choose(&self.target);
-        let mut grid = [0u32; 3];
-        for axis in 0..3 {
-            let groups = extent[axis].div_ceil(variant.tile[axis] as usize);
-            grid[axis] = u32::try_from(groups).expect("fewer than 2^32 workgroups");
-        }
-        if grid[0] > MAX_GROUPS && extent[1] == 1 && extent[2] == 1 {
-            grid[1] = grid[0].div_ceil(MAX_GROUPS);
-            grid[0] = grid[0].div_ceil(grid[1]);
-        }
-        assert!(
-            grid.iter().all(|&n| n <= MAX_GROUPS),
-            "{}.{}: grid {grid:?} is beyond 65,535 workgroups per dimension",
-            pass.op,
-            pass.name
-        );
+        let grid = grid(pass.op, pass.name, variant, extent);
         assert!(
             reads.len() + writes.len() <= 8,
             "{}.{}: WebGPU guarantees 8 storage buffers",
@@ -313,7 +332,23 @@ impl Graph {
             reads: reads.to_vec(),
             writes: writes.to_vec(),
             grid,
+            extent,
         });
+    }
+
+    /// Puts `variant` in the place of the kernel of every call of a pass and returns how many
+    /// there are: for benchmarks and tests of kernels that stand in no table.
+    ///
+    /// # Panics
+    /// As [`Graph::call`].
+    #[track_caller]
+    pub fn replace(&mut self, op: &str, pass: &str, variant: &'static Variant) -> usize {
+        let mut replaced = 0;
+        for call in self.calls.iter_mut().filter(|c| c.op == op && c.pass == pass) {
+            *call = call.with_variant(variant);
+            replaced += 1;
+        }
+        replaced
     }
 
     /// Puts an operation on the tape. Its outputs need a gradient if any of `inputs` does; the

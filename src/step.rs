@@ -3,8 +3,12 @@
 //! Everything is created in [`Step::new`]; [`Step::write`], [`Step::run`] and [`Step::read`]
 //! create nothing ([`Gpu::created`] proves it in a test).
 
+mod replay;
+
+pub use replay::{Replay, Time};
+
 use crate::error::{Error, Result};
-use crate::gpu::{Checks, Gpu, Mapping};
+use crate::gpu::{Checks, Compiled, Gpu, Mapping};
 use crate::graph::{DType, Graph, Role, Var};
 use crate::plan::{Plan, Reuse, padded, plan};
 use std::cell::{Cell, RefCell};
@@ -215,7 +219,10 @@ impl Step {
     }
 
     fn dispatch(&self, call: &crate::graph::Call) -> Dispatch {
-        let compiled = self.gpu.pipeline(call, self.options.checks);
+        self.bind(call, self.gpu.pipeline(call, self.options.checks))
+    }
+
+    fn bind(&self, call: &crate::graph::Call, compiled: Compiled) -> Dispatch {
         let entries: Vec<_> = call
             .reads
             .iter()
@@ -226,7 +233,13 @@ impl Step {
                 resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
                     buffer: &self.held(v).buffer,
                     offset: 0,
-                    size: std::num::NonZeroU64::new(padded(self.graph.info(v).bytes())),
+                    // A driver or a shader with bounds checks would drop a write beyond the
+                    // binding, or bend it back: so the guard zone is bound too and can be hit.
+                    size: if self.options.poison {
+                        None
+                    } else {
+                        std::num::NonZeroU64::new(padded(self.graph.info(v).bytes()))
+                    },
                 }),
             })
             .collect();

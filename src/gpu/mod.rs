@@ -2,9 +2,12 @@
 
 mod adapter;
 mod pipeline;
+mod stopwatch;
 
 pub use adapter::{AdapterChoice, Backend, list_adapters};
 pub use pipeline::Checks;
+pub(crate) use pipeline::Compiled;
+pub(crate) use stopwatch::Stopwatch;
 
 use crate::error::{Error, Result};
 use crate::kernel::{Class, Target};

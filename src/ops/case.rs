@@ -1,19 +1,11 @@
 //! One [`OpCase`] drives an operation's kernel test, its gradient check and its benchmark.
 //!
-//! [`check_forward`] runs every variant on every shape, outputs pre-filled with NaN and guard
-//! zones behind every buffer, against the f64 reference. [`check_gradient`] compares the gradient
-//! computed by the kernels, for a random cotangent, with central differences of the f64
-//! reference, so reference and derivative can only agree by both being right.
+//! [`trial`](super::trial) runs a case.
 
-use crate::error::Result;
-use crate::gpu::Gpu;
-use crate::graph::{DType, Graph, Var};
-use crate::kernel::{Pass, Target};
-use crate::plan::Reuse;
-use crate::step::{Options, Step, Store};
-use rand::{RngExt, SeedableRng};
+use crate::graph::{Graph, Var};
+use crate::kernel::Pass;
+use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
-use std::rc::Rc;
 
 /// The random numbers of tests and benchmarks: the same on every machine.
 pub type TestRng = ChaCha8Rng;
@@ -123,207 +115,12 @@ pub struct OpCase {
     pub bytes: fn(&[usize]) -> f64,
 }
 
-/// Each pass alone pinned to each variant the adapter can run; one entry without pins if there is
-/// nothing to choose.
-fn pinnings(case: &OpCase, target: &Target) -> Vec<Target> {
-    let mut all = Vec::new();
-    for pass in case.passes {
-        for v in pass.variants {
-            let mut pinned = target.clone();
-            pinned.pinned.insert(format!("{}.{}", pass.op, pass.name), v.number());
-            if v.needs_met(target) && pass.variants.len() > 1 {
-                all.push(pinned);
-            }
-        }
-    }
-    if all.is_empty() {
-        all.push(target.clone());
-    }
-    all
-}
-
-fn rng(shape: &[usize]) -> TestRng {
-    ChaCha8Rng::seed_from_u64(shape.iter().fold(7, |a, &d| a * 1009 + d as u64))
-}
-
-fn declare(graph: &mut Graph, inputs: &[Array]) -> Vec<Var> {
-    inputs
-        .iter()
-        .map(|a| match &a.data {
-            Data::Float { grad: true, .. } => graph.input_with_grad(a.name, &a.shape),
-            Data::Float { grad: false, .. } => graph.input(a.name, &a.shape, DType::F32),
-            Data::Index(_) => graph.input(a.name, &a.shape, DType::U32),
-        })
-        .collect()
-}
-
-fn upload(step: &Step, vars: &[Var], inputs: &[Array]) {
-    for (&var, a) in vars.iter().zip(inputs) {
-        match &a.data {
-            Data::Float { values, .. } => {
-                step.write(var, &values.iter().map(|&v| v as f32).collect::<Vec<_>>());
-            }
-            Data::Index(values) => step.write_u32(var, values),
-        }
-    }
-}
-
-const POISONED: Options =
-    Options { reuse: Reuse::None, poison: true, checks: crate::gpu::Checks::Off };
-
-fn compare(what: &str, got: &[f32], want: &[f64], tolerance: f64) {
-    assert_eq!(got.len(), want.len(), "{what}: length");
-    let scale = want.iter().fold(0.0f64, |m, v| m.max(v.abs())).max(1e-30);
-    for (i, (&g, &w)) in got.iter().zip(want).enumerate() {
-        let off = (f64::from(g) - w).abs() / scale;
-        // Written so that NaN fails.
-        assert!(
-            off <= tolerance,
-            "{what}[{i}]: {g} instead of {w} ({off:.1e} of the largest, {tolerance:.0e} allowed)"
-        );
-    }
-}
-
-/// Runs every variant of `case` on every shape against the reference.
-///
-/// # Errors
-/// When the device is lost.
-///
-/// # Panics
-/// On the first difference, unwritten element or broken guard zone.
-pub fn check_forward(gpu: &Rc<Gpu>, case: &OpCase) -> Result<()> {
-    for shape in case.shapes.iter().chain(case.large) {
-        let inputs = (case.inputs)(shape, &mut rng(shape));
-        let want = (case.reference)(shape, &inputs);
-        for target in pinnings(case, gpu.target()) {
-            let mut graph = Graph::new(&target);
-            let vars = declare(&mut graph, &inputs);
-            let outputs = (case.build)(&mut graph, shape, &vars);
-            for &out in &outputs {
-                graph.output(out);
-            }
-            let step = Step::with_options(gpu, graph, &Store::new(gpu), POISONED)?;
-            upload(&step, &vars, &inputs);
-            step.run();
-            assert_eq!(outputs.len(), want.len(), "{}: outputs", case.op);
-            for (&out, want) in outputs.iter().zip(&want) {
-                let what = format!(
-                    "{} {shape:?} {:?} {}",
-                    case.op,
-                    target.pinned,
-                    step.graph().info(out).name
-                );
-                compare(&what, &step.read(out)?, want, case.tolerance);
-            }
-            let broken = step.broken_guards()?;
-            assert!(
-                broken.is_empty(),
-                "{} {shape:?} {:?} wrote beyond {broken:?}",
-                case.op,
-                target.pinned
-            );
-        }
-    }
-    Ok(())
-}
-
-/// Elements per input whose derivative is checked.
-const SAMPLED: usize = 24;
-
-/// Compares the kernels' gradient with central differences of the reference.
-///
-/// # Errors
-/// When the device is lost.
-///
-/// # Panics
-/// On the first difference.
-pub fn check_gradient(gpu: &Rc<Gpu>, case: &OpCase) -> Result<()> {
-    assert!(case.differentiable, "{} has no derivative", case.op);
-    for shape in case.shapes {
-        let rng = &mut rng(shape);
-        let inputs = (case.inputs)(shape, rng);
-        let value = (case.reference)(shape, &inputs);
-        let cotangents: Vec<Vec<f32>> =
-            value.iter().map(|v| v.iter().map(|_| normal(rng)).collect()).collect();
-        let objective = |inputs: &[Array]| -> f64 {
-            let value = (case.reference)(shape, inputs);
-            value
-                .iter()
-                .flatten()
-                .zip(cotangents.iter().flatten())
-                .map(|(v, &c)| v * f64::from(c))
-                .sum()
-        };
-        let mut checks: Vec<(usize, Vec<usize>, Vec<f64>)> = Vec::new();
-        for (which, a) in inputs.iter().enumerate() {
-            let Data::Float { values, grad: true } = &a.data else { continue };
-            let at: Vec<usize> = if values.len() <= SAMPLED {
-                (0..values.len()).collect()
-            } else {
-                (0..SAMPLED).map(|_| rng.random_range(0..values.len())).collect()
-            };
-            let slope = at
-                .iter()
-                .map(|&i| {
-                    let mut moved = inputs.clone();
-                    let h = 1e-4 * values[i].abs().max(1.0);
-                    let mut at_offset = |offset: f64| {
-                        if let Data::Float { values: v, .. } = &mut moved[which].data {
-                            v[i] = values[i] + offset;
-                        }
-                        objective(&moved)
-                    };
-                    // Fourth order: the error is h^4, far below single precision.
-                    (8.0 * (at_offset(h) - at_offset(-h))
-                        - (at_offset(2.0 * h) - at_offset(-2.0 * h)))
-                        / (12.0 * h)
-                })
-                .collect();
-            checks.push((which, at, slope));
-        }
-        for target in pinnings(case, gpu.target()) {
-            let mut graph = Graph::new(&target);
-            let vars = declare(&mut graph, &inputs);
-            let outputs = (case.build)(&mut graph, shape, &vars);
-            let seeds: Vec<(Var, Var)> = outputs
-                .iter()
-                .map(|&out| {
-                    let dims = graph.shape(out).to_vec();
-                    (out, graph.input("cotangent", &dims, DType::F32))
-                })
-                .collect();
-            graph.backward_from(&seeds);
-            let grads: Vec<Option<Var>> = vars.iter().map(|&v| graph.grad(v)).collect();
-            for grad in grads.iter().flatten() {
-                graph.output(*grad);
-            }
-            let step = Step::with_options(gpu, graph, &Store::new(gpu), POISONED)?;
-            upload(&step, &vars, &inputs);
-            for ((_, seed), c) in seeds.iter().zip(&cotangents) {
-                step.write(*seed, c);
-            }
-            step.run();
-            for (which, at, slope) in &checks {
-                let what =
-                    format!("{} {shape:?} {:?} d {}", case.op, target.pinned, inputs[*which].name);
-                let grad = grads[*which].unwrap_or_else(|| panic!("{what}: no gradient arrived"));
-                let all = step.read(grad)?;
-                let got: Vec<f32> = at.iter().map(|&i| all[i]).collect();
-                // One step of single precision per term of the sums behind it, generously.
-                compare(&what, &got, slope, 10.0 * case.tolerance);
-                assert!(all.iter().all(|v| v.is_finite()), "{what}: an element was not written");
-            }
-            let broken = step.broken_guards()?;
-            assert!(broken.is_empty(), "{} {shape:?} wrote beyond {broken:?}", case.op);
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
-    use super::*;
-    use crate::gpu::AdapterChoice;
+    use super::OpCase;
+    use crate::gpu::{AdapterChoice, Gpu};
+    use crate::ops::trial::{check_forward, check_gradient};
+    use std::rc::Rc;
 
     /// The adapter tests run on. No adapter is never a pass.
     pub(crate) fn gpu() -> Rc<Gpu> {

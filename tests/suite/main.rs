@@ -1,5 +1,6 @@
 //! Tests across modules, in one binary: linking wgpu once is enough.
 
+mod bench;
 mod demo;
 mod engine;
 mod golden;
