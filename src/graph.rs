@@ -112,28 +112,33 @@ impl Call {
     /// As [`Graph::call`].
     #[track_caller]
     pub fn with_variant(&self, variant: &'static Variant) -> Self {
-        let grid = grid(self.op, self.pass, variant, self.extent);
+        let grid = self.grid_of(variant).unwrap_or_else(|e| panic!("{e}"));
         Self { variant, grid, ..self.clone() }
+    }
+
+    /// The grid another kernel of the pass would have.
+    ///
+    /// # Errors
+    /// Says what is too large.
+    pub fn grid_of(&self, variant: &Variant) -> Result<[u32; 3], String> {
+        grid(self.op, self.pass, variant, self.extent)
     }
 }
 
 /// Workgroups of `variant` that cover `extent`; a long one-dimensional grid is folded into (x, y).
-#[track_caller]
-fn grid(op: &str, pass: &str, variant: &Variant, extent: [usize; 3]) -> [u32; 3] {
-    let mut grid = [0u32; 3];
-    for axis in 0..3 {
-        let groups = extent[axis].div_ceil(variant.tile[axis] as usize);
-        grid[axis] = u32::try_from(groups).expect("fewer than 2^32 workgroups");
+fn grid(op: &str, pass: &str, variant: &Variant, extent: [usize; 3]) -> Result<[u32; 3], String> {
+    let mut groups = [0, 1, 2].map(|axis| extent[axis].div_ceil(variant.tile[axis] as usize));
+    let most = MAX_GROUPS as usize;
+    if groups[0] > most && extent[1] == 1 && extent[2] == 1 {
+        groups[1] = groups[0].div_ceil(most);
+        groups[0] = groups[0].div_ceil(groups[1]);
     }
-    if grid[0] > MAX_GROUPS && extent[1] == 1 && extent[2] == 1 {
-        grid[1] = grid[0].div_ceil(MAX_GROUPS);
-        grid[0] = grid[0].div_ceil(grid[1]);
+    if groups.iter().any(|&n| n > most) {
+        return Err(format!(
+            "{op}.{pass}: grid {groups:?} is beyond 65,535 workgroups per dimension"
+        ));
     }
-    assert!(
-        grid.iter().all(|&n| n <= MAX_GROUPS),
-        "{op}.{pass}: grid {grid:?} is beyond 65,535 workgroups per dimension"
-    );
-    grid
+    Ok(groups.map(|n| n as u32))
 }
 
 /// Where a gradient kernel writes: `accumulate` says whether it adds to what is there.
@@ -305,7 +310,7 @@ impl Graph {
         extent: [usize; 3],
     ) {
         let variant = pass.choose(&self.target);
-        let grid = grid(pass.op, pass.name, variant, extent);
+        let grid = grid(pass.op, pass.name, variant, extent).unwrap_or_else(|e| panic!("{e}"));
         assert!(
             reads.len() + writes.len() <= 8,
             "{}.{}: WebGPU guarantees 8 storage buffers",

@@ -31,7 +31,7 @@ pub fn supervise(
     let (sender, lines) = channel();
     std::thread::spawn(move || {
         // Ends with the child, or when nobody listens any more.
-        for line in BufReader::new(stderr).lines().map_while(|l| l.ok()) {
+        for line in BufReader::new(stderr).lines().map_while(std::result::Result::ok) {
             if sender.send(line).is_err() {
                 return;
             }

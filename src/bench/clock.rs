@@ -22,11 +22,15 @@ impl Clock {
 
     /// The device's timestamps, if they agree with the wall clock on `replay`: above zero, not
     /// longer than the wall clock, most of it in a long sample, and twice as long for twice the
-    /// work.
+    /// work. One of three tries is enough, since other work on the machine stretches the wall's.
     ///
     /// # Errors
     /// When the device is lost.
     pub fn choose(gpu: &Gpu, step: &Step, replay: &Replay) -> Result<Self> {
+        // Good ones or not, they would come and go with the load of the machine.
+        if gpu.is_software() {
+            return Ok(Self::wall("a software adapter has no clock of its own"));
+        }
         let Some(watch) = Stopwatch::new(gpu) else {
             return Ok(Self::wall("the adapter has no timestamps"));
         };
@@ -40,7 +44,9 @@ impl Clock {
             let twice = step.time(replay, 2 * repeats, Some(&watch))?;
             pairs.push((once, twice));
         }
-        match pairs.iter().find_map(|(once, twice)| doubt(*once, *twice)) {
+        let doubts: Option<Vec<String>> =
+            pairs.iter().map(|(once, twice)| doubt(*once, *twice)).collect();
+        match doubts.and_then(|d| d.into_iter().next()) {
             Some(why) => Ok(Self::wall(&why)),
             None => Ok(Self { watch: Some(watch), name: "GPU timestamps".into() }),
         }

@@ -69,7 +69,7 @@ pub fn check_contract(path: &str, source: &str, pass: &Pass) -> Result<()> {
         problems.push(crate::error::Problem::new(path, what));
     };
     let entry = module.entry_points.iter().find(|e| e.name == "main");
-    if !entry.is_some_and(|e| e.stage == naga::ShaderStage::Compute) {
+    if entry.is_none_or(|e| e.stage != naga::ShaderStage::Compute) {
         problem("has no entry point `@compute fn main`".into());
     }
     let reference = parse(pass.variants[0].path, ours)?;

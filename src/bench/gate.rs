@@ -21,7 +21,7 @@ pub struct Verdict {
 }
 
 /// Tries each of `plants` in its place, on the awkward shapes of `case` at which its pass occurs.
-/// The second argument of `progress` names the plant, the first is what comes next.
+/// `progress` hears which trial comes next.
 ///
 /// # Errors
 /// When the device is lost.

@@ -4,7 +4,7 @@ use crate::bench::ceiling::measure;
 use crate::bench::clock::Clock;
 use crate::bench::facts::{check_contract, read_kernel, workgroup_bytes};
 use crate::bench::gate::{judge, same_as_first};
-use crate::bench::race::{Limits, race};
+use crate::bench::race::{Limits, Timing, race};
 use crate::bench::report::{FORMAT, Gate, Report, Row};
 use crate::bench::shapes::{self, Shape, of_case};
 use crate::bench::stats::Summary;
@@ -15,7 +15,7 @@ use crate::kernel::{Const, Needs, Pass, Variant, specialise};
 use crate::ops::case::{OpCase, TestRng, normal};
 use crate::ops::trial::{Plant, cotangents, declare, upload};
 use crate::plan::Reuse;
-use crate::step::{Options, Step, Store};
+use crate::step::{Options, Replay, Step, Store};
 use rand::SeedableRng;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -179,6 +179,10 @@ pub fn bench_op(
             rows.extend(track.race(&case, shape, &mut here, &clock, request.limits)?);
         }
     }
+    // A kernel that is wrong at one shape is not ranked at another.
+    rows.retain(|r: &Row| {
+        field.iter().any(|c| c.fault.is_none() && c.label == r.kernel && c.pass() == r.pass)
+    });
     // A pass that was asked for by name, and does nothing at any shape, is a mistake to name.
     if request.pass.is_some() && unused.len() == shapes.len() {
         let what = "does not occur there; kernels for rows of a multiple of four and for other rows are different passes".to_owned();
@@ -270,6 +274,16 @@ impl Track {
         clock: &Clock,
         limits: Limits,
     ) -> Result<Vec<Row>> {
+        let mut able: Vec<&mut Contender> = Vec::new();
+        for c in field.iter_mut() {
+            let too_large =
+                |&at: &usize| self.step.graph().calls()[at].grid_of(c.plant.variant).err();
+            c.fault = self.calls.iter().find_map(too_large);
+            if c.fault.is_none() {
+                able.push(c);
+            }
+        }
+        let mut field = able;
         let Some(first) = field.first() else { return Ok(Vec::new()) };
         let baseline = &first.plant.pass.variants[0];
         let mut replays = vec![self.step.replay(&self.calls, baseline, Checks::Off)?];
@@ -289,30 +303,29 @@ impl Track {
         }
         let runners: Vec<_> = fit.iter().map(|(_, replay)| replay).collect();
         let (timings, stopped) = race(&self.step, &runners, clock, limits)?;
-        let row = |((c, replay), t): (&(&&mut Contender, _), crate::bench::race::Timing)| {
-            let replay: &crate::step::Replay = replay;
-            let variant = c.plant.variant;
-            let constants = &self.step.graph().calls()[self.calls[0]].constants;
-            Row {
-                pass: c.pass(),
-                kernel: c.label.clone(),
-                hash: blake3::hash(variant.source.as_bytes()).to_hex()[..16].into(),
-                shape: shape.dims.clone(),
-                set: shape.set.into(),
-                seconds: Summary::of(&t.samples),
-                samples: t.samples,
-                repeats: t.repeats,
-                stopped: stopped.clone(),
-                flops: self.flops,
-                bytes: self.bytes,
-                compile: replay.compiled_in + t.first,
-                workgroup_bytes: specialise(variant.source, constants)
-                    .ok()
-                    .and_then(|source| workgroup_bytes(&source))
-                    .unwrap_or(0),
-            }
-        };
-        Ok(fit.iter().zip(timings).map(row).collect())
+        let rows = fit.into_iter().zip(timings);
+        Ok(rows.map(|((c, replay), t)| self.row(c, &replay, t, shape, &stopped)).collect())
+    }
+
+    fn row(&self, c: &Contender, replay: &Replay, t: Timing, shape: &Shape, stopped: &str) -> Row {
+        let source = c.plant.variant.source;
+        let constants = &self.step.graph().calls()[self.calls[0]].constants;
+        let specialised = specialise(source, constants).ok();
+        Row {
+            pass: c.pass(),
+            kernel: c.label.clone(),
+            hash: blake3::hash(source.as_bytes()).to_hex()[..16].into(),
+            shape: shape.dims.clone(),
+            set: shape.set.into(),
+            seconds: Summary::of(&t.samples),
+            samples: t.samples,
+            repeats: t.repeats,
+            stopped: stopped.into(),
+            flops: self.flops,
+            bytes: self.bytes,
+            compile: replay.compiled_in + t.first,
+            workgroup_bytes: specialised.and_then(|s| workgroup_bytes(&s)).unwrap_or(0),
+        }
     }
 }
 

@@ -156,20 +156,42 @@ pub fn parse(op: &str, text: &str) -> Result<Vec<Shape>> {
     if problems.is_empty() { Ok(shapes) } else { Err(Error::input("unknown shapes", problems)) }
 }
 
+/// Elements of the largest buffer a shape may ask for: 1 GiB.
+const MOST: usize = 1 << 28;
+/// Rows of a product: a grid of 65,535 workgroups of variant 1, which covers 8 rows each.
+const MOST_ROWS: usize = 65_535 * 8;
+
 /// True if an operation can be built at `dims`: what its own assertions would panic about.
 fn fits(op: &str, dims: &[usize]) -> bool {
-    // Every buffer and every product of dimensions must stay in what 32-bit indices reach.
-    let size = dims.iter().try_fold(1usize, |n, &d| n.checked_mul(d.max(1)));
-    if size.is_none_or(|n| n > 1 << 40) || dims.iter().any(|&d| d > 1 << 28) {
+    if dims.iter().any(|&d| d > MOST) {
+        return false;
+    }
+    let product = |dims: &[usize]| dims.iter().fold(1usize, |n, &d| n.saturating_mul(d));
+    // Buffers of these have all dimensions, those of products two of three.
+    let size = match (op, dims) {
+        ("attention", &[t, h, _, d, _]) => product(&[t, h, d]),
+        ("rope", dims) => product(dims),
+        (_, &[a, b, c]) => product(&[a, b]).max(product(&[a, c])).max(product(&[b, c])),
+        (_, dims) if op != "grad_norm" => product(dims),
+        _ => 1,
+    };
+    if size > MOST {
         return false;
     }
     match (op, dims) {
-        ("grad_norm", _) => true,
+        ("grad_norm", _) => dims.len() <= 64,
         ("attention", &[t, h, hkv, d, layout]) => {
-            t > 0 && hkv > 0 && h > 0 && h % hkv == 0 && (1..=128).contains(&d) && layout < 5
+            t > 0
+                && hkv > 0
+                && h > 0
+                && h <= 65_535
+                && h % hkv == 0
+                && (1..=128).contains(&d)
+                && layout < 5
         }
         ("attention", _) => false,
         ("rope", &[_, _, d]) => d % 2 == 0,
+        ("matmul" | "token_logp", &[_, _, _]) => dims.iter().all(|&d| d <= MOST_ROWS),
         _ => dims.len() == legend(op).split(" x ").count(),
     }
 }
@@ -210,9 +232,11 @@ mod tests {
         let shapes = parse("matmul", "7x5x3, nano").unwrap();
         assert_eq!(shapes[0], Shape { dims: vec![7, 5, 3], set: "" });
         assert_eq!(shapes.len(), 6);
-        for bad in ["7x5", "0x1x1", "7x5x3x", "large", "", "99999999999x1x1"] {
+        for bad in ["7x5", "0x1x1", "7x5x3x", "large", "", "99999999999x1x1", "600000x1x1"] {
             assert!(parse("matmul", bad).is_err(), "{bad}");
         }
+        assert!(parse("embedding", "200000000x1x4000").is_err());
+        assert!(parse("attention", "64x3x2x32x1").is_err());
         let text = parse("add", "skinny").unwrap_err().to_string();
         assert!(text.contains("nano, smollm2, square"), "{text}");
     }

@@ -35,7 +35,7 @@ pub(super) struct OpArgs {
     #[arg(long, value_name = "XxYxZ", value_parser = tile, requires = "with")]
     tile: Option<[u32; 3]>,
     /// Stop your kernel when nothing happened for so many seconds.
-    #[arg(long, default_value_t = 60.0, value_name = "SECONDS")]
+    #[arg(long, default_value = "60", value_name = "SECONDS", value_parser = seconds)]
     timeout: f64,
     /// Print what a kernel of your own is given and must do.
     #[arg(long)]
@@ -44,7 +44,7 @@ pub(super) struct OpArgs {
     #[arg(long, default_value = "2%", value_name = "PERCENT", value_parser = percent)]
     within: f64,
     /// Stop a race of the kernels at one shape after so many seconds.
-    #[arg(long, default_value_t = 5.0, value_name = "SECONDS")]
+    #[arg(long, default_value = "5", value_name = "SECONDS", value_parser = seconds)]
     seconds: f64,
     /// Seed of the random inputs [default: the clock].
     #[arg(long)]
@@ -67,6 +67,11 @@ pub(super) struct OpArgs {
     /// Set by the program for the process in which someone's kernel runs.
     #[arg(long, hide = true)]
     worker: bool,
+}
+
+fn seconds(text: &str) -> std::result::Result<f64, String> {
+    let number = text.parse::<f64>().ok().filter(|s| *s > 0.0 && *s <= 1e6);
+    number.ok_or_else(|| "write a number of seconds above zero".into())
 }
 
 fn tile(text: &str) -> std::result::Result<[u32; 3], String> {
@@ -96,11 +101,7 @@ pub(super) fn run(args: &OpArgs, device: &DeviceArgs) -> Result<()> {
         variants: args.variants.clone(),
         shapes: args.shapes.clone(),
         seed: args.seed.unwrap_or_else(clock_seed),
-        limits: Limits {
-            uncertainty: args.within,
-            seconds: args.seconds.clamp(0.0, 1e6),
-            ..Limits::default()
-        },
+        limits: Limits { uncertainty: args.within, seconds: args.seconds, ..Limits::default() },
         with: args.with.clone().map(|path| Own { path, tile: args.tile }),
         command: std::env::args().skip(1).filter(|a| a != WORKER).collect::<Vec<_>>().join(" "),
     };
@@ -145,7 +146,7 @@ fn in_child(args: &OpArgs) -> Result<()> {
     let program = std::env::current_exe().map_err(|e| Error::io("find", "this program", e))?;
     let mut words: Vec<OsString> = std::env::args_os().skip(1).collect();
     words.push(WORKER.into());
-    let silence = Duration::from_secs_f64(args.timeout.clamp(1.0, 1e6));
+    let silence = Duration::from_secs_f64(args.timeout);
     let mut show = Progress::new(false);
     let outcome = supervise(&program, &words, silence, &mut |line| show.line(line));
     show.clear();
@@ -183,17 +184,14 @@ impl Progress {
 }
 
 fn write(args: &OpArgs, op: &str, report: &Report) -> Result<()> {
-    let files: [(&Option<PathBuf>, fn(&Report) -> String); 4] = [
-        (&args.json, Report::json),
-        (&args.csv, Report::csv),
-        (&args.md, Report::markdown),
-        (&args.svg, chart::bars),
-    ];
-    for (path, text) in files {
-        if let Some(path) = path {
-            write_atomically(path, text(report).as_bytes())?;
-        }
-    }
+    let save = |path: &Option<PathBuf>, text: fn(&Report) -> String| match path {
+        Some(path) => write_atomically(path, text(report).as_bytes()),
+        None => Ok(()),
+    };
+    save(&args.json, Report::json)?;
+    save(&args.csv, Report::csv)?;
+    save(&args.md, Report::markdown)?;
+    save(&args.svg, chart::bars)?;
     if args.readme {
         let path = Path::new("shaders").join(op).join("README.md");
         let old = std::fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
