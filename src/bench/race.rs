@@ -38,8 +38,10 @@ pub struct Timing {
     pub first: f64,
 }
 
-/// Fewest rounds after which the intervals are believed.
+/// Fewest rounds and seconds after which the intervals are believed. What else a machine does
+/// comes and goes in fractions of a second: a shorter race would see one state of it only.
 const ROUNDS: usize = 10;
+const SECONDS: f64 = 1.0;
 /// Most rounds.
 const MOST_ROUNDS: usize = 500;
 /// Most repeats of a run in a sample.
@@ -73,7 +75,8 @@ pub fn race(
         let worst =
             timings.iter().map(|t| Summary::of(&t.samples).uncertainty()).fold(0.0, f64::max);
         let elapsed = start.elapsed().as_secs_f64();
-        if round >= ROUNDS && worst <= limits.uncertainty {
+        let seen = round >= ROUNDS && elapsed >= SECONDS.min(limits.seconds);
+        if seen && worst <= limits.uncertainty {
             return Ok((timings, format!("within {:.1} %", 100.0 * limits.uncertainty)));
         }
         if round >= FEWEST && elapsed > limits.seconds {

@@ -223,7 +223,7 @@ impl Report {
             debug_assert_eq!(r.dims(), row[1]);
             text += &line(row.iter().map(String::as_str).collect());
         }
-        text += "\n± is how far the 95 % interval of the median reaches; n is samples x runs in each.\n";
+        text += "\n± is how far the 95 % interval of the median reaches; n is samples x runs in each;\ncompile is quick where the driver kept the kernel from an earlier run.\n";
         text += &(self.stops() + "\n");
         text
     }

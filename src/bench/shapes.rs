@@ -12,7 +12,7 @@ pub struct Shape {
 }
 
 /// Names of the sets.
-pub const SETS: &[&str] = &["nano", "smollm2", "square", "skinny", "batched"];
+pub const SETS: &[&str] = &["nano", "smollm2", "square", "large", "skinny", "batched"];
 
 /// Tokens of a stream in the sets of model layers.
 const T: usize = 1024;
@@ -90,7 +90,9 @@ fn named(op: &str, set: &str) -> Vec<Vec<usize>> {
     match (set, op) {
         ("nano", _) => layers(op, &NANO),
         ("smollm2", _) => layers(op, &SMOLLM2),
-        ("square", "matmul") => [256, 512, 1024, 2048].map(|n| vec![n; 3]).to_vec(),
+        ("square", "matmul") => [256, 512, 1024].map(|n| vec![n; 3]).to_vec(),
+        // For hardware: a naive product of this size takes a software adapter minutes.
+        ("large", "matmul") => [2048, 4096].map(|n| vec![n; 3]).to_vec(),
         ("square", "softmax" | "rms_norm" | "layer_norm") => {
             [256, 512, 1024, 2048].map(|n| vec![n; 2]).to_vec()
         }

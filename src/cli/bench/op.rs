@@ -25,7 +25,7 @@ pub(super) struct OpArgs {
     /// Only these variants, by number.
     #[arg(long, value_delimiter = ',', value_name = "1,3,…")]
     variants: Vec<u32>,
-    /// Sets (nano, smollm2, square, skinny, batched) and shapes such as 512x512x512.
+    /// Sets (nano, smollm2, square, large, skinny, batched) and shapes such as 512x512x512.
     #[arg(long, value_name = "SET|SHAPE,…")]
     shapes: Option<String>,
     /// Race a kernel of your own against ours; needs a pass.
