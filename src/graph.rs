@@ -102,6 +102,48 @@ pub struct Call {
     pub writes: Vec<Var>,
     /// Workgroups along x, y, z.
     pub grid: [u32; 3],
+    /// Outputs along x, y, z, from which the grid of another variant follows.
+    pub extent: [usize; 3],
+}
+
+impl Call {
+    /// The same work done by another kernel of the pass.
+    ///
+    /// # Panics
+    /// As [`Graph::call`].
+    #[track_caller]
+    pub fn with_variant(&self, variant: &'static Variant) -> Self {
+        let grid = self.grid_of(variant).unwrap_or_else(|e| panic!("{e}"));
+        Self { variant, grid, ..self.clone() }
+    }
+
+    /// The grid another kernel of the pass would have.
+    ///
+    /// # Errors
+    /// Says what is too large.
+    pub fn grid_of(&self, variant: &Variant) -> std::result::Result<[u32; 3], String> {
+        let grid = cover(variant, self.extent);
+        if grid.iter().all(|&n| n <= MAX_GROUPS) {
+            return Ok(grid);
+        }
+        Err(format!(
+            "{}.{}: grid {grid:?} is beyond 65,535 workgroups per dimension",
+            self.op, self.pass
+        ))
+    }
+}
+
+/// Workgroups of `variant` that cover `extent`; a long one-dimensional grid is folded into (x, y).
+/// What is too large for any adapter stays so: [`Graph::check_limits`] names it.
+fn cover(variant: &Variant, extent: [usize; 3]) -> [u32; 3] {
+    let mut groups = [0, 1, 2].map(|axis| {
+        u32::try_from(extent[axis].div_ceil(variant.tile[axis] as usize)).unwrap_or(u32::MAX)
+    });
+    if groups[0] > MAX_GROUPS && extent[1] == 1 && extent[2] == 1 {
+        groups[1] = groups[0].div_ceil(MAX_GROUPS);
+        groups[0] = groups[0].div_ceil(groups[1]);
+    }
+    groups
 }
 
 /// Where a gradient kernel writes: `accumulate` says whether it adds to what is there.
@@ -281,15 +323,7 @@ impl Graph {
         extent: [usize; 3],
     ) {
         let variant = pass.choose(&self.target);
-        let mut grid = [0u32; 3];
-        for axis in 0..3 {
-            let groups = extent[axis].div_ceil(variant.tile[axis] as usize);
-            grid[axis] = u32::try_from(groups).unwrap_or(u32::MAX);
-        }
-        if grid[0] > MAX_GROUPS && extent[1] == 1 && extent[2] == 1 {
-            grid[1] = grid[0].div_ceil(MAX_GROUPS);
-            grid[0] = grid[0].div_ceil(grid[1]);
-        }
+        let grid = cover(variant, extent);
         assert!(
             reads.len() + writes.len() <= 8,
             "{}.{}: WebGPU guarantees 8 storage buffers",
@@ -316,6 +350,7 @@ impl Graph {
             reads: reads.to_vec(),
             writes: writes.to_vec(),
             grid,
+            extent,
         });
     }
 
@@ -346,6 +381,21 @@ impl Graph {
                 call.op, call.pass, call.grid
             )))
         })
+    }
+
+    /// Puts `variant` in the place of the kernel of every call of a pass and returns how many
+    /// there are: for benchmarks and tests of kernels that stand in no table.
+    ///
+    /// # Panics
+    /// As [`Graph::call`].
+    #[track_caller]
+    pub fn replace(&mut self, op: &str, pass: &str, variant: &'static Variant) -> usize {
+        let mut replaced = 0;
+        for call in self.calls.iter_mut().filter(|c| c.op == op && c.pass == pass) {
+            *call = call.with_variant(variant);
+            replaced += 1;
+        }
+        replaced
     }
 
     /// Puts an operation on the tape. Its outputs need a gradient if any of `inputs` does; the

@@ -3,8 +3,12 @@
 //! Everything is created in [`Step::new`]; [`Step::write`], [`Step::run`] and [`Step::read`]
 //! create nothing ([`Gpu::created`] proves it in a test).
 
+mod replay;
+
+pub use replay::{Replay, Time};
+
 use crate::error::{Error, Result};
-use crate::gpu::{Checks, Gpu, Mapping};
+use crate::gpu::{Checks, Compiled, Gpu, Mapping};
 use crate::graph::{DType, Graph, Role, Var};
 use crate::plan::{Plan, Reuse, padded, plan};
 use std::cell::{Cell, RefCell};
@@ -17,8 +21,15 @@ const PER_SUBMISSION: usize = 48;
 const GUARD_BYTES: u64 = 256;
 /// Reads of one step that may be started before the first is collected.
 pub const READS_IN_FLIGHT: usize = 4;
-/// What the guard zone and poisoned outputs hold: a NaN with a recognisable payload.
+/// What poisoned outputs hold: a NaN with a recognisable payload.
 pub const POISON: u32 = 0x7fc0_dead;
+
+/// What the guard zone of a variable holds. Arithmetic keeps the payload of a NaN, so a kernel that
+/// reads beyond one buffer and writes beyond another would leave the guard as it was if all were
+/// alike.
+fn guard(var: usize) -> u32 {
+    0x7fc1_0000 + (var % 0x1_0000) as u32
+}
 
 /// A device buffer that is counted while it lives.
 struct Held {
@@ -220,7 +231,10 @@ impl Step {
     }
 
     fn dispatch(&self, call: &crate::graph::Call) -> Dispatch {
-        let compiled = self.gpu.pipeline(call, self.options.checks);
+        self.bind(call, self.gpu.pipeline(call, self.options.checks))
+    }
+
+    fn bind(&self, call: &crate::graph::Call, compiled: Compiled) -> Dispatch {
         let entries: Vec<_> = call
             .reads
             .iter()
@@ -231,7 +245,13 @@ impl Step {
                 resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
                     buffer: &self.held(v).buffer,
                     offset: 0,
-                    size: std::num::NonZeroU64::new(padded(self.graph.info(v).bytes())),
+                    // A driver or a shader with bounds checks would drop a write beyond the
+                    // binding, or bend it back: so the guard zone is bound too and can be hit.
+                    size: if self.options.poison {
+                        None
+                    } else {
+                        std::num::NonZeroU64::new(padded(self.graph.info(v).bytes()))
+                    },
                 }),
             })
             .collect();
@@ -443,9 +463,12 @@ impl Step {
         for (i, info) in self.graph.vars().iter().enumerate() {
             let Some(held) = &self.buffers[i] else { continue };
             let words = (held.buffer.size() / 4) as usize;
-            let from = if matches!(info.role, Role::Temp) { 0 } else { padded(info.bytes()) / 4 };
-            let pattern = vec![POISON; words - from as usize];
-            self.gpu.queue.write_buffer(&held.buffer, 4 * from, bytemuck::cast_slice(&pattern));
+            let inside = (padded(info.bytes()) / 4) as usize;
+            let from = if matches!(info.role, Role::Temp) { 0 } else { inside };
+            let mut pattern = vec![POISON; inside - from];
+            pattern.resize(words - from, guard(i));
+            let offset = 4 * from as u64;
+            self.gpu.queue.write_buffer(&held.buffer, offset, bytemuck::cast_slice(&pattern));
         }
     }
 
@@ -465,7 +488,7 @@ impl Step {
             let data: Vec<u32> = bytemuck::pod_collect_to_vec(
                 &self.gpu.read_buffer(&held.buffer, held.buffer.size())?,
             );
-            if data[(padded(info.bytes()) / 4) as usize..].iter().any(|&w| w != POISON) {
+            if data[(padded(info.bytes()) / 4) as usize..].iter().any(|&w| w != guard(i)) {
                 broken.push(info.name.clone());
             }
         }

@@ -1,3 +1,23 @@
-//! Benchmarks: the whole training step.
+//! Benchmarks: the kernels of an operation against each other, and the whole training step.
+//!
+//! - [`op`]: one operation, from the request to the [`report`]
+//! - [`shapes`], [`facts`]: what is run, what a kernel's text says
+//! - [`gate`]: correctness first; [`race`], [`clock`], [`stats`]: then time
+//! - [`child`]: a process for kernels that may not end
+//! - [`ceiling`]: what the adapter itself can do
+//! - [`report`], [`chart`], [`compare`]: what is written down, drawn and compared
+//! - [`mod@step`]: forward, backward and update of a model
 
+pub mod ceiling;
+pub mod chart;
+pub mod child;
+pub mod clock;
+pub mod compare;
+pub mod facts;
+pub mod gate;
+pub mod op;
+pub mod race;
+pub mod report;
+pub mod shapes;
+pub mod stats;
 pub mod step;

@@ -52,7 +52,7 @@ pub(super) fn run(args: &DoctorArgs, device: &DeviceArgs) -> Result<()> {
             yes(wgpu::Features::SHADER_F16)
         );
         println!(
-            "     timestamps           {}       not used yet",
+            "     timestamps           {}       `oddgrad bench OP`, where they can be believed",
             yes(wgpu::Features::TIMESTAMP_QUERY)
         );
         println!(

@@ -85,7 +85,7 @@ enum Command {
     /// Say how much memory a recipe needs, before anything is allocated.
     Plan(plan::PlanArgs),
     /// Measure this adapter.
-    Bench(bench::BenchArgs),
+    Bench(Box<bench::BenchArgs>),
     /// Continue prompts with a model.
     Generate(generate::GenerateArgs),
     /// Train a byte-level BPE tokenizer on text.

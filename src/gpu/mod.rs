@@ -3,10 +3,13 @@
 mod adapter;
 mod memory;
 mod pipeline;
+mod stopwatch;
 
 pub use adapter::{AdapterChoice, Backend, list_adapters};
 pub use memory::available as available_memory;
 pub use pipeline::Checks;
+pub(crate) use pipeline::Compiled;
+pub(crate) use stopwatch::Stopwatch;
 
 use crate::error::{Error, Result};
 use crate::kernel::{Class, Target};

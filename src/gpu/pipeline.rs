@@ -1,6 +1,7 @@
 //! WGSL and constants to a compute pipeline, compiled once per device.
 
 use super::Gpu;
+use crate::error::{Error, Result};
 use crate::graph::Call;
 use crate::kernel;
 
@@ -25,12 +26,28 @@ impl Gpu {
     /// constants before.
     pub(crate) fn pipeline(&self, call: &Call, checks: Checks) -> Compiled {
         let constants: Vec<_> = call.constants.iter().map(|(n, v)| format!("{n}={v}")).collect();
-        let key = format!("{} {} {checks:?}", call.variant.path, constants.join(" "));
+        // Two kernels outside the tables may have one path; their texts are elsewhere.
+        let text = call.variant.source.as_ptr();
+        let key = format!("{} {text:p} {} {checks:?}", call.variant.path, constants.join(" "));
         let mut cache = self.pipelines.lock().unwrap_or_else(|e| e.into_inner());
         cache.entry(key).or_insert_with(|| self.compile(call, checks)).clone()
     }
 
-    fn compile(&self, call: &Call, checks: Checks) -> Compiled {
+    /// As [`Gpu::pipeline`] for a kernel that may be wrong.
+    ///
+    /// # Errors
+    /// What the device says against it.
+    pub(crate) fn try_pipeline(&self, call: &Call, checks: Checks) -> Result<Compiled> {
+        let scope = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let compiled = self.compile(call, checks);
+        match pollster::block_on(scope.pop()) {
+            None => Ok(compiled),
+            Some(e) => Err(Error::file(call.variant.path, e.to_string())),
+        }
+    }
+
+    /// Compiles afresh, without the cache of [`Gpu::pipeline`].
+    pub(crate) fn compile(&self, call: &Call, checks: Checks) -> Compiled {
         let path = call.variant.path;
         let source = kernel::specialise(call.variant.source, &call.constants)
             .unwrap_or_else(|e| panic!("{path}: {e}"));

@@ -24,6 +24,7 @@ pub mod segment_mean;
 pub mod silu_mul;
 pub mod softmax;
 pub mod token_logp;
+pub mod trial;
 
 use crate::kernel::{Pass, Target};
 use case::OpCase;

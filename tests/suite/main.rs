@@ -1,6 +1,7 @@
 //! Tests across modules, in one binary: linking wgpu once is enough.
 
 mod bad_input;
+mod bench;
 mod demo;
 mod engine;
 mod golden;

@@ -14,7 +14,8 @@ use crate::shaders::translate;
 use oddgrad::graph::{DType, Graph, Role, Var};
 use oddgrad::kernel::{Class, Needs, Target, Variant, specialise};
 use oddgrad::ops;
-use oddgrad::ops::case::{Array, Data, GRADIENT_TOLERANCE, OpCase, Slopes, declare, pinnings, rng};
+use oddgrad::ops::case::{Array, Data, OpCase};
+use oddgrad::ops::trial::{GRADIENT_TOLERANCE, Slopes, declare, pinnings, rng, slopes};
 use serde_json::{Value, json};
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -170,7 +171,7 @@ impl Export {
     }
 
     fn forward(&mut self, case: &OpCase, shape: &[usize], target: &Target) {
-        let inputs = (case.inputs)(shape, &mut rng(shape));
+        let inputs = (case.inputs)(shape, &mut rng(shape, 0));
         let at: Vec<usize> = inputs.iter().map(|a| self.array(a)).collect();
         let truth: Vec<_> =
             (case.reference)(shape, &inputs).into_iter().map(|v| self.truth(v)).collect();
@@ -196,11 +197,11 @@ impl Export {
     /// The operation is applied twice to the same inputs, so that its gradient kernels first write
     /// and then add: twice the gradient must come out.
     fn gradient(&mut self, case: &OpCase, shape: &[usize], target: &Target) {
-        let Slopes { inputs, cotangents, of } = ops::case::slopes(case, shape);
+        let Slopes { inputs, cotangents, samples } = slopes(case, shape, 0);
         let at: Vec<usize> = inputs.iter().map(|a| self.array(a)).collect();
         let seeds_at: Vec<usize> = cotangents.iter().map(|c| self.floats(c)).collect();
         let truth: Vec<_> =
-            of.iter().map(|(_, _, d)| self.truth(d.iter().map(|d| 2.0 * d))).collect();
+            samples.iter().map(|s| self.truth(s.values.iter().map(|d| 2.0 * d))).collect();
         for target in pinnings(case, target) {
             let mut graph = Graph::new(&target);
             let vars = declare(&mut graph, &inputs);
@@ -216,12 +217,14 @@ impl Export {
                 }
             }
             graph.backward_from(&seeds);
-            let want: Vec<_> = of
+            let want: Vec<_> = samples
                 .iter()
                 .zip(&truth)
-                .map(|((which, at, _), &values)| Expected {
-                    var: graph.grad(vars[*which]).expect("an input with a slope has a gradient"),
-                    at: Some(at.clone()),
+                .map(|(sample, &values)| Expected {
+                    var: graph
+                        .grad(vars[sample.input])
+                        .expect("an input with a slope has a gradient"),
+                    at: Some(sample.at.clone()),
                     values,
                     tolerance: GRADIENT_TOLERANCE * case.tolerance,
                 })
@@ -249,7 +252,7 @@ fn cases_reach_every_kernel_and_every_specialised_kernel_translates() {
     let mut export = Export::new(&folder);
     for case in ops::cases() {
         for shape in case.shapes {
-            let inputs = (case.inputs)(shape, &mut rng(shape));
+            let inputs = (case.inputs)(shape, &mut rng(shape, 0));
             let largest = inputs.iter().map(|a| 4 * a.shape.iter().product::<usize>() as u64).max();
             if largest.unwrap_or(0) > LARGEST {
                 continue;

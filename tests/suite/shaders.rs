@@ -1,9 +1,15 @@
 //! Every shader is valid, translates to the languages of the other backends, and belongs to an
 //! operation that has a case. No adapter is needed.
 
-use oddgrad::ops;
+use oddgrad::kernel::Pass;
+use oddgrad::{bench, ops};
 use std::collections::BTreeSet;
 use std::path::Path;
+
+/// Passes of the operations and of the benchmark's own kernels.
+fn passes() -> Vec<&'static Pass> {
+    ops::passes().into_iter().chain(bench::ceiling::PASSES.iter().copied()).collect()
+}
 
 fn validate(path: &str, source: &str) -> (naga::Module, naga::valid::ModuleInfo) {
     let module = naga::front::wgsl::parse_str(source)
@@ -49,7 +55,7 @@ pub(super) fn translate(path: &str, source: &str) -> Vec<u32> {
 #[test]
 fn every_shader_translates_to_spirv_msl_and_hlsl() {
     let mut seen = 0;
-    for pass in ops::passes() {
+    for pass in passes() {
         for variant in pass.variants {
             translate(variant.path, variant.source);
             seen += 1;
@@ -60,7 +66,7 @@ fn every_shader_translates_to_spirv_msl_and_hlsl() {
 
 #[test]
 fn baseline_variants_keep_to_webgpu_defaults() {
-    for pass in ops::passes() {
+    for pass in passes() {
         let first = &pass.variants[0];
         assert_eq!(first.number(), 1, "{}: the baseline is number 1 and comes first", first.path);
         let needs = &first.needs;
@@ -115,7 +121,7 @@ fn variables_in_loops_are_initialised() {
 fn no_shader_is_an_orphan_and_every_operation_has_a_case() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("shaders");
     let named: BTreeSet<String> =
-        ops::passes().iter().flat_map(|p| p.variants.iter().map(|v| v.path.to_owned())).collect();
+        passes().iter().flat_map(|p| p.variants.iter().map(|v| v.path.to_owned())).collect();
     let mut found = BTreeSet::new();
     for folder in std::fs::read_dir(&root).unwrap() {
         let folder = folder.unwrap().path();
@@ -124,7 +130,7 @@ fn no_shader_is_an_orphan_and_every_operation_has_a_case() {
             continue;
         }
         assert!(
-            ops::cases().iter().any(|c| c.op == op),
+            op == "bench" || ops::cases().iter().any(|c| c.op == op),
             "shaders/{op} has no operation with a case"
         );
         for file in std::fs::read_dir(&folder).unwrap() {
@@ -140,13 +146,12 @@ fn no_shader_is_an_orphan_and_every_operation_has_a_case() {
             .unwrap();
     for case in ops::cases() {
         assert!(source.contains(&format!("pub mod {};", case.op)), "no file for {}", case.op);
-        for pass in case.passes {
-            for v in pass.variants {
-                // The passes for odd row lengths have some of the files of the pass without.
-                let pass_of_file = pass.name.trim_end_matches("_odd");
-                let prefix = format!("{}/{pass_of_file}_{}_", pass.op, v.number());
-                assert!(v.path.starts_with(&prefix), "{} should start with {prefix}", v.path);
-            }
+    }
+    for pass in passes() {
+        for v in pass.variants {
+            let name = pass.name.trim_end_matches("_odd");
+            let prefix = format!("{}/{name}_{}_", pass.op, v.number());
+            assert!(v.path.starts_with(&prefix), "{} should start with {prefix}", v.path);
         }
     }
 }

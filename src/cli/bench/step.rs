@@ -1,26 +1,13 @@
 //! `oddgrad bench step`
 
-use super::DeviceArgs;
+use super::super::DeviceArgs;
 use crate::bench::step::{StepBench, bench_step};
 use crate::error::Result;
-use clap::{Args, Subcommand};
+use clap::Args;
 use std::path::PathBuf;
 
-/// Arguments of `oddgrad bench`.
 #[derive(Args)]
-pub struct BenchArgs {
-    #[command(subcommand)]
-    what: What,
-}
-
-#[derive(Subcommand)]
-enum What {
-    /// Forward, backward and AdamW of a model on full streams: tokens/s and time per operation.
-    Step(StepArgs),
-}
-
-#[derive(Args)]
-struct StepArgs {
+pub(super) struct StepArgs {
     /// A model folder (its config.json is enough).
     #[arg(long, default_value = "models/nano")]
     model: PathBuf,
@@ -35,8 +22,7 @@ struct StepArgs {
     listing: bool,
 }
 
-pub(super) fn run(args: &BenchArgs, device: &DeviceArgs) -> Result<()> {
-    let What::Step(args) = &args.what;
+pub(super) fn run(args: &StepArgs, device: &DeviceArgs) -> Result<()> {
     let gpu = device.open()?;
     let bench: StepBench = bench_step(&gpu, &args.model, args.tokens, args.steps)?;
     println!("adapter            {}", gpu.describe());

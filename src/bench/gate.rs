@@ -1,0 +1,117 @@
+//! Correctness before speed: a kernel that fails here is shown and not ranked.
+//!
+//! The operation's awkward shapes with fresh random inputs, every result poisoned beforehand, a
+//! guard zone behind every buffer, run twice for the same bits; then, at each shape that is timed,
+//! the same results as the pass' first variant.
+
+use crate::error::Result;
+use crate::gpu::Gpu;
+use crate::ops::case::OpCase;
+use crate::ops::trial::{Fault, Kind, Plant, Trial};
+use crate::step::{POISON, Replay, Step};
+use std::rc::Rc;
+
+/// How a kernel did.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Verdict {
+    /// Trials it went through, the failed one included.
+    pub trials: usize,
+    /// The first fault.
+    pub fault: Option<Fault>,
+}
+
+/// Tries each of `plants` in its place, on the awkward shapes of `case` at which its pass occurs.
+/// `progress` hears which trial comes next.
+///
+/// # Errors
+/// When the device is lost.
+pub fn judge(
+    gpu: &Rc<Gpu>,
+    case: &OpCase,
+    plants: &[Plant],
+    seed: u64,
+    progress: &mut dyn FnMut(&str),
+) -> Result<Vec<Verdict>> {
+    let mut verdicts = vec![Verdict { trials: 0, fault: None }; plants.len()];
+    let mut attempt = |trial: Trial, what: String| -> Result<()> {
+        for (plant, verdict) in plants.iter().zip(&mut verdicts) {
+            if verdict.fault.is_none() && trial.meets(gpu.target(), plant.pass) {
+                progress(&format!("gate: {} {what}", plant.variant.path));
+                verdict.trials += 1;
+                verdict.fault = trial.run(gpu, gpu.target(), Some(plant))?;
+            }
+        }
+        Ok(())
+    };
+    for shape in case.shapes {
+        attempt(Trial::forward(case, shape, seed), format!("forward {shape:?}"))?;
+        if case.differentiable {
+            attempt(Trial::gradient(case, shape, seed), format!("gradient {shape:?}"))?;
+        }
+    }
+    Ok(verdicts)
+}
+
+/// Two kernels sum in different orders: they may differ this many times as much as one of them
+/// from the reference.
+const SLACK: f64 = 10.0;
+
+/// The first of `replays` is the baseline; says where each of the others writes something else.
+/// All start from the same contents; the step must have run before.
+///
+/// # Errors
+/// When the device is lost.
+pub fn same_as_first(
+    step: &Step,
+    replays: &[&Replay],
+    shape: &[usize],
+    tolerance: f64,
+) -> Result<Vec<Option<Fault>>> {
+    let Some(&baseline) = replays.first() else { return Ok(Vec::new()) };
+    let before = step.written(baseline)?;
+    // Poison shows what a kernel leaves out, where the pass writes everything and reads nothing of
+    // it. Where it adds to what is there, or writes a part, every kernel starts from `before`.
+    step.poison_writes(baseline);
+    step.time(baseline, 1, None)?;
+    let mut want = step.written(baseline)?;
+    let nan = |bits: &u32| f32::from_bits(*bits).is_nan();
+    let poisoned = !want.iter().flatten().any(nan);
+    if !poisoned {
+        step.restore(baseline, &before);
+        step.time(baseline, 1, None)?;
+        want = step.written(baseline)?;
+    }
+    let mut faults = vec![None];
+    for replay in &replays[1..] {
+        if poisoned {
+            step.poison_writes(replay);
+        } else {
+            step.restore(replay, &before);
+        }
+        step.time(replay, 1, None)?;
+        let got = step.written(replay)?;
+        let kind = want.iter().zip(&got).find_map(|(w, g)| difference(w, g, SLACK * tolerance));
+        faults.push(kind.map(|kind| Fault {
+            shape: shape.to_vec(),
+            place: "against variant 1: result".into(),
+            kind,
+        }));
+    }
+    step.restore(baseline, &before);
+    Ok(faults)
+}
+
+fn difference(want: &[u32], got: &[u32], allowed: f64) -> Option<Kind> {
+    let value = |bits: u32| f64::from(f32::from_bits(bits));
+    let scale = want.iter().fold(1e-30f64, |m, &w| m.max(value(w).abs()));
+    want.iter().zip(got).enumerate().find_map(|(index, (&w, &g))| {
+        let off = (value(w) - value(g)).abs() / scale;
+        if w == g || off <= allowed {
+            return None;
+        }
+        if g == POISON {
+            return Some(Kind::Unwritten(index));
+        }
+        Some(Kind::Wrong { index, got: f32::from_bits(g), want: value(w), off, allowed })
+    })
+}

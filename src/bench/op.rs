@@ -1,0 +1,363 @@
+//! One operation: its kernels through the gate, then against the clock.
+
+use crate::bench::ceiling::measure;
+use crate::bench::clock::Clock;
+use crate::bench::facts::{check_contract, read_kernel, workgroup_bytes};
+use crate::bench::gate::{judge, same_as_first};
+use crate::bench::race::{Limits, Timing, race};
+use crate::bench::report::{FORMAT, Gate, Report, Row};
+use crate::bench::shapes::{self, Shape, of_case};
+use crate::bench::stats::Summary;
+use crate::error::{Error, Problem, Result};
+use crate::gpu::{Checks, Gpu};
+use crate::graph::{Call, Graph, Role};
+use crate::kernel::{Const, Needs, Pass, Variant, specialise};
+use crate::ops::case::{OpCase, TestRng, normal};
+use crate::ops::trial::{Plant, cotangents, declare, upload};
+use crate::plan::Reuse;
+use crate::step::{Options, Replay, Step, Store};
+use rand::SeedableRng;
+use std::path::PathBuf;
+use std::rc::Rc;
+
+/// What to benchmark.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The operation.
+    pub op: String,
+    /// One pass; all that occur by default.
+    pub pass: Option<String>,
+    /// Variants by number; all by default.
+    pub variants: Vec<u32>,
+    /// Sets and shapes; by default a set that suits the adapter.
+    pub shapes: Option<String>,
+    /// Seed of all random inputs.
+    pub seed: u64,
+    /// When to stop.
+    pub limits: Limits,
+    /// A kernel from a file that races ours.
+    pub with: Option<Own>,
+    /// The command line, for the report.
+    pub command: String,
+}
+
+/// A kernel from outside.
+#[derive(Debug, Clone)]
+pub struct Own {
+    /// Its WGSL file.
+    pub path: PathBuf,
+    /// Outputs of a workgroup along x, y, z; those of variant 1 by default.
+    pub tile: Option<[u32; 3]>,
+}
+
+/// The case of an operation.
+///
+/// # Errors
+/// An unknown name: says what there is.
+pub fn find_case(op: &str) -> Result<OpCase> {
+    let cases = crate::ops::cases();
+    let names: Vec<_> = cases.iter().map(|c| c.op).collect();
+    cases.into_iter().find(|c| c.op == op).ok_or_else(|| {
+        let what = format!("there is no such operation; there are {}", names.join(", "));
+        Error::input("unknown operation", vec![Problem::new(format!("bench {op}"), what)])
+    })
+}
+
+/// The passes of a case that are asked for.
+///
+/// # Errors
+/// An unknown pass: says what there is.
+pub fn find_passes(case: &OpCase, pass: Option<&str>) -> Result<Vec<&'static Pass>> {
+    let Some(wanted) = pass else { return Ok(case.passes.to_vec()) };
+    let found: Vec<_> = case.passes.iter().copied().filter(|p| p.name == wanted).collect();
+    if found.is_empty() {
+        let names: Vec<_> = case.passes.iter().map(|p| p.name).collect();
+        let what = format!("{} has the passes {}", case.op, names.join(", "));
+        return Err(Error::input(
+            "unknown pass",
+            vec![Problem::new(format!("--pass {wanted}"), what)],
+        ));
+    }
+    Ok(found)
+}
+
+/// A kernel of a pass with what a table calls it.
+struct Contender {
+    plant: Plant,
+    label: String,
+    fault: Option<String>,
+    trials: usize,
+}
+
+impl Contender {
+    fn pass(&self) -> String {
+        format!("{}.{}", self.plant.pass.op, self.plant.pass.name)
+    }
+}
+
+fn contenders(gpu: &Gpu, request: &Request, pass: &'static Pass) -> Result<Vec<Contender>> {
+    let mut all = Vec::new();
+    for v in pass.variants {
+        if !request.variants.is_empty() && !request.variants.contains(&v.number()) {
+            continue;
+        }
+        let fault = (!v.needs_met(gpu.target()))
+            .then(|| "the adapter lacks what it needs (see the file's header)".to_owned());
+        let label = format!("{} {}", v.number(), v.idea());
+        let plant = Plant { pass, variant: v, checks: Checks::Off };
+        all.push(Contender { plant, label, fault, trials: 0 });
+    }
+    if let Some(own) = &request.with {
+        let (path, source) = read_kernel(&own.path)?;
+        check_contract(path, source, pass)?;
+        let tile = own.tile.unwrap_or(pass.variants[0].tile);
+        let variant: &'static Variant =
+            Box::leak(Box::new(Variant { path, source, needs: Needs::NONE, tile, suits: &[] }));
+        let label = own.path.file_name().map_or(path.into(), |n| n.to_string_lossy().into_owned());
+        let plant = Plant { pass, variant, checks: Checks::On };
+        all.push(Contender { plant, label, fault: None, trials: 0 });
+    }
+    Ok(all)
+}
+
+/// Runs the gate and the races of a request. `progress` hears what comes next.
+///
+/// # Errors
+/// Unknown names and shapes, a kernel that does not fit, a device without room or lost.
+pub fn bench_op(
+    gpu: &Rc<Gpu>,
+    request: &Request,
+    progress: &mut dyn FnMut(&str),
+) -> Result<Report> {
+    let case = find_case(&request.op)?;
+    let passes = find_passes(&case, request.pass.as_deref())?;
+    if request.with.is_some() && passes.len() > 1 {
+        let names: Vec<_> = passes.iter().map(|p| p.name).collect();
+        let what = format!("needs --pass: one of {}", names.join(", "));
+        return Err(Error::input("which pass?", vec![Problem::new("--with", what)]));
+    }
+    let usual = if gpu.is_software() { "nano" } else { "smollm2" };
+    let shapes = shapes::parse(case.op, request.shapes.as_deref().unwrap_or(usual))?;
+
+    let mut field = Vec::new();
+    for pass in &passes {
+        field.extend(contenders(gpu, request, pass)?);
+    }
+    if field.is_empty() {
+        let there = passes.iter().flat_map(|p| p.variants).map(|v| v.path).collect::<Vec<_>>();
+        let what = format!("no variant has such a number; there are {}", there.join(", "));
+        return Err(Error::input("unknown variants", vec![Problem::new("--variants", what)]));
+    }
+    let able: Vec<usize> = (0..field.len()).filter(|&i| field[i].fault.is_none()).collect();
+    let plants: Vec<Plant> = able.iter().map(|&i| field[i].plant).collect();
+    for (&i, verdict) in able.iter().zip(judge(gpu, &case, &plants, request.seed, progress)?) {
+        field[i].trials = verdict.trials;
+        field[i].fault = verdict.fault.map(|f| f.to_string());
+        if verdict.trials == 0 {
+            field[i].fault = Some("no shape of the gate uses this pass".into());
+        }
+    }
+
+    progress("ceilings: multiply-adds and copies");
+    let (clock, ceilings) = measure(gpu)?;
+    let mut rows = Vec::new();
+    let mut unused = Vec::new();
+    for shape in &shapes {
+        for pass in &passes {
+            let dims = of_case(case.op, pass.name, &shape.dims);
+            let place = format!("{}.{} {:?}", pass.op, pass.name, shape.dims);
+            progress(&format!("inputs: {place}"));
+            let Some(track) = Track::build(gpu, &case, pass, &dims, request.seed)? else {
+                unused.push(place);
+                continue;
+            };
+            progress(&format!("race: {place}"));
+            let mut here: Vec<&mut Contender> = field
+                .iter_mut()
+                .filter(|c| std::ptr::eq(c.plant.pass, *pass) && c.fault.is_none())
+                .collect();
+            rows.extend(track.race(&case, shape, &mut here, &clock, request.limits)?);
+        }
+    }
+    // A kernel that is wrong at one shape is not ranked at another.
+    rows.retain(|r: &Row| {
+        field.iter().any(|c| c.fault.is_none() && c.label == r.kernel && c.pass() == r.pass)
+    });
+    // A pass that was asked for by name, and does nothing at any shape, is a mistake to name.
+    if request.pass.is_some() && unused.len() == shapes.len() {
+        let what = "does not occur there; kernels for rows of a multiple of four and for other rows are different passes".to_owned();
+        let problems = unused.into_iter().map(|p| Problem::new(p, what.clone())).collect();
+        return Err(Error::input("nothing to time", problems));
+    }
+    let info = gpu.info();
+    Ok(Report {
+        format: FORMAT,
+        version: env!("CARGO_PKG_VERSION").into(),
+        adapter: info.name.clone(),
+        driver: format!("{} {}", info.driver, info.driver_info).trim().into(),
+        backend: format!("{:?}", info.backend),
+        clock: clock.name.clone(),
+        command: request.command.clone(),
+        seed: request.seed,
+        ceilings,
+        gates: field
+            .into_iter()
+            .map(|c| Gate { pass: c.pass(), kernel: c.label, trials: c.trials, fault: c.fault })
+            .collect(),
+        rows,
+    })
+}
+
+/// A step at a shape, and which of its calls are the pass'.
+struct Track {
+    step: Step,
+    calls: Vec<usize>,
+    flops: Option<f64>,
+    bytes: f64,
+}
+
+/// Positions of a pass' calls.
+fn positions(graph: &Graph, pass: &Pass) -> Vec<usize> {
+    let ours = |c: &Call| (c.op, c.pass) == (pass.op, pass.name);
+    (0..graph.calls().len()).filter(|&i| ours(&graph.calls()[i])).collect()
+}
+
+impl Track {
+    /// None if the operation does not use the pass at this shape.
+    fn build(
+        gpu: &Rc<Gpu>,
+        case: &OpCase,
+        pass: &'static Pass,
+        dims: &[usize],
+        seed: u64,
+    ) -> Result<Option<Self>> {
+        let rng = &mut TestRng::seed_from_u64(seed);
+        let inputs = (case.inputs)(dims, rng);
+        let mut graph = Graph::new(gpu.target());
+        let vars = declare(&mut graph, &inputs);
+        let outputs = (case.build)(&mut graph, dims, &vars);
+        let mut calls = positions(&graph, pass);
+        let is_forward = !calls.is_empty() && calls.len() == graph.calls().len();
+        let mut seeds = Vec::new();
+        if calls.is_empty() && case.differentiable {
+            seeds = cotangents(&mut graph, &outputs);
+            graph.backward_from(&seeds);
+            calls = positions(&graph, pass);
+        }
+        if calls.is_empty() {
+            return Ok(None);
+        }
+        let (flops, bytes) = if is_forward {
+            let flops = (case.flops)(dims);
+            ((flops > 0.0).then_some(flops), (case.bytes)(dims))
+        } else {
+            (flops_of(case, pass, dims), bound_bytes(&graph, &calls))
+        };
+        let options = Options { reuse: Reuse::None, poison: false, checks: Checks::Off };
+        let step = Step::with_options(gpu, graph, &Store::new(gpu), options)?;
+        upload(&step, &vars, &inputs);
+        for (_, seed) in &seeds {
+            let n = step.graph().info(*seed).len();
+            step.write(*seed, &(0..n).map(|_| normal(rng)).collect::<Vec<_>>());
+        }
+        step.run();
+        gpu.wait()?;
+        Ok(Some(Self { step, calls, flops, bytes }))
+    }
+
+    /// Compares the kernels with the pass' first and times those that agree.
+    fn race(
+        &self,
+        case: &OpCase,
+        shape: &Shape,
+        field: &mut [&mut Contender],
+        clock: &Clock,
+        limits: Limits,
+    ) -> Result<Vec<Row>> {
+        let mut able: Vec<&mut Contender> = Vec::new();
+        for c in field.iter_mut() {
+            let too_large =
+                |&at: &usize| self.step.graph().calls()[at].grid_of(c.plant.variant).err();
+            c.fault = self.calls.iter().find_map(too_large);
+            if c.fault.is_none() {
+                able.push(c);
+            }
+        }
+        let mut field = able;
+        let Some(first) = field.first() else { return Ok(Vec::new()) };
+        let baseline = &first.plant.pass.variants[0];
+        let mut replays = vec![self.step.replay(&self.calls, baseline, Checks::Off)?];
+        for c in field.iter() {
+            replays.push(self.step.replay(&self.calls, c.plant.variant, c.plant.checks)?);
+        }
+        let all: Vec<_> = replays.iter().collect();
+        let faults = same_as_first(&self.step, &all, &shape.dims, case.tolerance)?;
+        for (c, fault) in field.iter_mut().zip(faults.into_iter().skip(1)) {
+            c.fault = fault.map(|f| f.to_string());
+        }
+        // `same_as_first` has run every kernel, so what a driver compiles late is compiled. For
+        // the time that takes each kernel is made once more.
+        let mut fit = Vec::new();
+        for c in field.iter().filter(|c| c.fault.is_none()) {
+            fit.push((c, self.step.replay(&self.calls, c.plant.variant, c.plant.checks)?));
+        }
+        let runners: Vec<_> = fit.iter().map(|(_, replay)| replay).collect();
+        let (timings, stopped) = race(&self.step, &runners, clock, limits)?;
+        let rows = fit.into_iter().zip(timings);
+        Ok(rows.map(|((c, replay), t)| self.row(c, &replay, t, shape, &stopped)).collect())
+    }
+
+    fn row(&self, c: &Contender, replay: &Replay, t: Timing, shape: &Shape, stopped: &str) -> Row {
+        let source = c.plant.variant.source;
+        let constants = &self.step.graph().calls()[self.calls[0]].constants;
+        let specialised = specialise(source, constants).ok();
+        Row {
+            pass: c.pass(),
+            kernel: c.label.clone(),
+            hash: blake3::hash(source.as_bytes()).to_hex()[..16].into(),
+            shape: shape.dims.clone(),
+            set: shape.set.into(),
+            seconds: Summary::of(&t.samples),
+            samples: t.samples,
+            repeats: t.repeats,
+            stopped: stopped.into(),
+            flops: self.flops,
+            bytes: self.bytes,
+            compile: replay.compiled_in + t.first,
+            workgroup_bytes: specialised.and_then(|s| workgroup_bytes(&s)).unwrap_or(0),
+        }
+    }
+}
+
+/// Operations of a pass that is not the whole forward, where they follow from the forward's.
+fn flops_of(case: &OpCase, pass: &Pass, dims: &[usize]) -> Option<f64> {
+    let forward = (case.flops)(dims);
+    match (pass.op, pass.name) {
+        ("matmul", "bias_backward") => None,
+        // Every product of a linear layer has the same three dimensions.
+        ("matmul", _) if case.op == "matmul" => Some(forward),
+        // Forward multiplies twice (scores, output), dq three times, dk_dv four times.
+        ("attention", "dq") => Some(1.5 * forward),
+        ("attention", "dk_dv") => Some(2.0 * forward),
+        _ => None,
+    }
+}
+
+/// Bytes of everything the calls read and write, once for each call; what a kernel adds to is
+/// read too.
+fn bound_bytes(graph: &Graph, calls: &[usize]) -> f64 {
+    let mut bytes = 0;
+    for &at in calls {
+        let call = &graph.calls()[at];
+        let adds = call.constants.contains(&("ACCUMULATE", Const::Bool(true)));
+        let mut reads = call.reads.clone();
+        // One variable may stand in for another that is not used.
+        reads.sort_unstable();
+        reads.dedup();
+        let tables = |v: &&crate::graph::Var| !matches!(graph.info(**v).role, Role::Constant(_));
+        bytes += reads.iter().filter(tables).map(|&v| graph.info(v).bytes()).sum::<u64>();
+        let written: u64 = call.writes.iter().map(|&v| graph.info(v).bytes()).sum();
+        bytes += if adds { 2 * written } else { written };
+    }
+    bytes as f64
+}

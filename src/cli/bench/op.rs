@@ -1,0 +1,202 @@
+//! `oddgrad bench OP`
+
+use super::super::DeviceArgs;
+use super::compare::percent;
+use crate::bench::child::supervise;
+use crate::bench::op::{Own, Request, bench_op, find_case, find_passes};
+use crate::bench::race::Limits;
+use crate::bench::report::{Report, between_markers};
+use crate::bench::{chart, facts, shapes};
+use crate::error::{Error, Result};
+use crate::files::write_atomically;
+use clap::Args;
+use std::ffi::OsString;
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+#[derive(Args)]
+pub(super) struct OpArgs {
+    /// Operation whose kernels race each other; without one, lists all.
+    op: Option<String>,
+    /// Only this pass: `forward`, `nt`, …
+    #[arg(long)]
+    pass: Option<String>,
+    /// Only these variants, by number.
+    #[arg(long, value_delimiter = ',', value_name = "1,3,…")]
+    variants: Vec<u32>,
+    /// Sets (nano, smollm2, square, large, skinny, batched) and shapes such as 512x512x512.
+    #[arg(long, value_name = "SET|SHAPE,…")]
+    shapes: Option<String>,
+    /// Race a kernel of your own against ours; needs a pass.
+    #[arg(long, value_name = "FILE.wgsl")]
+    with: Option<PathBuf>,
+    /// Outputs of one workgroup of your kernel along x, y, z [default: those of variant 1].
+    #[arg(long, value_name = "XxYxZ", value_parser = tile, requires = "with")]
+    tile: Option<[u32; 3]>,
+    /// Stop your kernel when nothing happened for so many seconds.
+    #[arg(long, default_value = "60", value_name = "SECONDS", value_parser = seconds)]
+    timeout: f64,
+    /// Print what a kernel of your own is given and must do.
+    #[arg(long)]
+    contract: bool,
+    /// Stop when the 95 % interval of every median is within this.
+    #[arg(long, default_value = "2%", value_name = "PERCENT", value_parser = percent)]
+    within: f64,
+    /// Stop a race of the kernels at one shape after so many seconds.
+    #[arg(long, default_value = "5", value_name = "SECONDS", value_parser = seconds)]
+    seconds: f64,
+    /// Seed of the random inputs [default: the clock].
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Write the report with every sample.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Write the table as comma-separated values.
+    #[arg(long, value_name = "FILE")]
+    csv: Option<PathBuf>,
+    /// Write the table as Markdown.
+    #[arg(long, value_name = "FILE")]
+    md: Option<PathBuf>,
+    /// Write bars.
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+    /// Replace the table between the markers in shaders/OP/README.md.
+    #[arg(long)]
+    readme: bool,
+    /// Set by the program for the process in which someone's kernel runs.
+    #[arg(long, hide = true)]
+    worker: bool,
+}
+
+fn seconds(text: &str) -> std::result::Result<f64, String> {
+    let number = text.parse::<f64>().ok().filter(|s| *s > 0.0 && *s <= 1e6);
+    number.ok_or_else(|| "write a number of seconds above zero".into())
+}
+
+fn tile(text: &str) -> std::result::Result<[u32; 3], String> {
+    let parts: Option<Vec<u32>> =
+        text.split('x').map(|p| p.parse().ok().filter(|&n| n > 0)).collect();
+    parts.and_then(|p| p.try_into().ok()).ok_or_else(|| "write three numbers, as in 64x8x1".into())
+}
+
+pub(super) fn run(args: &OpArgs, device: &DeviceArgs) -> Result<()> {
+    let Some(op) = &args.op else {
+        list();
+        return Ok(());
+    };
+    let case = find_case(op)?;
+    if args.contract {
+        for pass in find_passes(&case, args.pass.as_deref())? {
+            println!("{}", facts::contract(pass));
+        }
+        return Ok(());
+    }
+    if args.with.is_some() && !args.worker {
+        return in_child(args);
+    }
+    let request = Request {
+        op: op.clone(),
+        pass: args.pass.clone(),
+        variants: args.variants.clone(),
+        shapes: args.shapes.clone(),
+        seed: args.seed.unwrap_or_else(clock_seed),
+        limits: Limits { uncertainty: args.within, seconds: args.seconds, ..Limits::default() },
+        with: args.with.clone().map(|path| Own { path, tile: args.tile }),
+        command: std::env::args().skip(1).filter(|a| a != WORKER).collect::<Vec<_>>().join(" "),
+    };
+    let gpu = device.open()?;
+    let mut show = Progress::new(args.worker);
+    let report = bench_op(&gpu, &request, &mut |line| show.line(line))?;
+    show.clear();
+    print!("{}", report.table());
+    write(args, op, &report)?;
+    let failed = report.gates.iter().filter(|g| g.fault.is_some() && g.trials > 0).count();
+    if failed > 0 {
+        let s = if failed == 1 { "" } else { "s" };
+        return Err(Error::Mismatch(format!("{failed} kernel{s} failed the gate")));
+    }
+    Ok(())
+}
+
+fn list() {
+    println!("operations, their passes and what a shape means");
+    for case in crate::ops::cases() {
+        let passes: Vec<_> = case.passes.iter().map(|p| p.name).collect();
+        println!(
+            "  {:<14} {}\n{:17}shape {}",
+            case.op,
+            passes.join(", "),
+            "",
+            shapes::legend(case.op)
+        );
+    }
+    println!("\nshape sets: {}", shapes::SETS.join(", "));
+    println!("`oddgrad bench OP` races the kernels of one; `oddgrad bench --help` says more");
+}
+
+fn clock_seed() -> u64 {
+    // Any number will do; whole seconds are short enough to type again.
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}
+
+const WORKER: &str = "--worker";
+
+fn in_child(args: &OpArgs) -> Result<()> {
+    let program = std::env::current_exe().map_err(|e| Error::io("find", "this program", e))?;
+    let mut words: Vec<OsString> = std::env::args_os().skip(1).collect();
+    words.push(WORKER.into());
+    let silence = Duration::from_secs_f64(args.timeout);
+    let mut show = Progress::new(false);
+    let outcome = supervise(&program, &words, silence, &mut |line| show.line(line));
+    show.clear();
+    outcome
+}
+
+/// Where a benchmark is, on standard error.
+struct Progress {
+    /// Every line, for the process that watches this one.
+    all: bool,
+    terminal: bool,
+}
+
+impl Progress {
+    fn new(all: bool) -> Self {
+        Self { all, terminal: std::io::stderr().is_terminal() && !all }
+    }
+
+    fn line(&mut self, line: &str) {
+        let step =
+            ["gate: ", "inputs: ", "ceilings: ", "race: "].iter().any(|p| line.starts_with(p));
+        if self.terminal && step {
+            eprint!("\r\x1b[K{line}");
+        } else if self.all || !step || line.starts_with("race: ") {
+            self.clear();
+            eprintln!("{line}");
+        }
+    }
+
+    fn clear(&self) {
+        if self.terminal {
+            eprint!("\r\x1b[K");
+        }
+    }
+}
+
+fn write(args: &OpArgs, op: &str, report: &Report) -> Result<()> {
+    let save = |path: &Option<PathBuf>, text: fn(&Report) -> String| match path {
+        Some(path) => write_atomically(path, text(report).as_bytes()),
+        None => Ok(()),
+    };
+    save(&args.json, Report::json)?;
+    save(&args.csv, Report::csv)?;
+    save(&args.md, Report::markdown)?;
+    save(&args.svg, chart::bars)?;
+    if args.readme {
+        let path = Path::new("shaders").join(op).join("README.md");
+        let old = std::fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
+        let new = between_markers(&path, &old, &report.markdown())?;
+        write_atomically(&path, new.as_bytes())?;
+    }
+    Ok(())
+}

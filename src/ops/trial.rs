@@ -1,0 +1,444 @@
+//! Runs an [`OpCase`] against its f64 reference, for tests and for the gate of the benchmark.
+//!
+//! Outputs are filled with NaN beforehand and guard zones stand behind every buffer. A forward
+//! trial compares every element with the reference. A gradient trial compares the gradient computed
+//! by the kernels, for a random cotangent, with central differences of the reference, so reference
+//! and derivative can only agree by both being right.
+
+use crate::error::Result;
+use crate::gpu::{Checks, Gpu};
+use crate::graph::{DType, Graph, Var};
+use crate::kernel::{Pass, Target, Variant};
+use crate::ops::case::{Array, Data, OpCase, TestRng, normal};
+use crate::plan::Reuse;
+use crate::step::{Options, POISON, Step, Store};
+use rand::{RngExt, SeedableRng};
+use std::fmt;
+use std::rc::Rc;
+
+/// A kernel that stands in for every call of a pass.
+#[derive(Debug, Clone, Copy)]
+pub struct Plant {
+    /// Whose place it takes.
+    pub pass: &'static Pass,
+    /// The kernel.
+    pub variant: &'static Variant,
+    /// On for kernels that nobody has tested yet.
+    pub checks: Checks,
+}
+
+/// The first thing found wrong.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Fault {
+    /// The shape it happened at.
+    pub shape: Vec<usize>,
+    /// The output, or the gradient as `d x`; empty for a kernel that did not run.
+    pub place: String,
+    /// What it was.
+    pub kind: Kind,
+}
+
+/// What can be wrong with a kernel.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Kind {
+    /// An element differs from the reference.
+    Wrong {
+        /// Its position, row-major.
+        index: usize,
+        /// What the kernel wrote.
+        got: f32,
+        /// What is right.
+        want: f64,
+        /// The difference as a part of the largest element.
+        off: f64,
+        /// The part that is allowed.
+        allowed: f64,
+    },
+    /// An element that no kernel wrote, at this position.
+    Unwritten(usize),
+    /// An element that is not finite where none may be.
+    NotFinite(usize, f32),
+    /// Something behind the end of these variables was written.
+    Beyond(Vec<String>),
+    /// A second run on the same inputs gave other bits first at this position: a race, or it
+    /// reads what it should only write.
+    Unsteady(usize),
+    /// The device does not take the kernel.
+    Refused(String),
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let place = &self.place;
+        match &self.kind {
+            Kind::Wrong { index, got, want, off, allowed } => write!(
+                f,
+                "{place}[{index}]: {got} instead of {want} ({off:.1e} of the largest, {allowed:.0e} allowed)"
+            )?,
+            Kind::Unwritten(index) => write!(f, "{place}[{index}] was not written")?,
+            Kind::NotFinite(index, got) => write!(f, "{place}[{index}] is {got}")?,
+            Kind::Beyond(names) => write!(f, "wrote beyond the end of {}", names.join(", "))?,
+            Kind::Unsteady(index) => write!(
+                f,
+                "{place}[{index}] has other bits when run again on the same inputs: invocations race, or it reads what was there before"
+            )?,
+            Kind::Refused(why) => return write!(f, "does not run: {why}"),
+        }
+        write!(f, " at shape {:?}", self.shape)
+    }
+}
+
+/// One shape of a case with random inputs and what must come out.
+pub struct Trial<'a> {
+    case: &'a OpCase,
+    shape: &'a [usize],
+    inputs: Vec<Array>,
+    wanted: Wanted,
+}
+
+enum Wanted {
+    Outputs(Vec<Vec<f64>>),
+    Slopes { cotangents: Vec<Vec<f32>>, samples: Vec<Sample> },
+}
+
+/// Derivatives with respect to some elements of one input.
+pub struct Sample {
+    /// Which input.
+    pub input: usize,
+    /// Which of its elements.
+    pub at: Vec<usize>,
+    /// The derivative with respect to each.
+    pub values: Vec<f64>,
+}
+
+/// What the derivative of an operation must be at one shape.
+pub struct Slopes {
+    /// The point it is taken at.
+    pub inputs: Vec<Array>,
+    /// The gradient of each output that is handed to the operation.
+    pub cotangents: Vec<Vec<f32>>,
+    /// The derivative with respect to some elements of each input.
+    pub samples: Vec<Sample>,
+}
+
+struct Built {
+    graph: Graph,
+    vars: Vec<Var>,
+    /// What is read back, with the name a fault calls it by.
+    outputs: Vec<(Var, String)>,
+    cotangents: Vec<Var>,
+}
+
+const POISONED: Options = Options { reuse: Reuse::None, poison: true, checks: Checks::Off };
+
+/// A tolerance is set for the inputs of the tests. A planted kernel gets fresh ones, which may be a
+/// little worse; mistakes are larger by far.
+const FRESH: f64 = 4.0;
+
+/// Allowed error of a gradient, as a part of the largest, as a multiple of [`OpCase::tolerance`]:
+/// one step of single precision per term of the sums behind it, generously.
+pub const GRADIENT_TOLERANCE: f64 = 10.0;
+
+/// Elements per input whose derivative is checked.
+const SAMPLED: usize = 24;
+
+impl<'a> Trial<'a> {
+    /// Compares the outputs. Other seeds give other inputs.
+    pub fn forward(case: &'a OpCase, shape: &'a [usize], seed: u64) -> Self {
+        let inputs = (case.inputs)(shape, &mut rng(shape, seed));
+        let wanted = Wanted::Outputs((case.reference)(shape, &inputs));
+        Self { case, shape, inputs, wanted }
+    }
+
+    /// Compares the gradients of the inputs.
+    ///
+    /// # Panics
+    /// When the operation has no derivative.
+    pub fn gradient(case: &'a OpCase, shape: &'a [usize], seed: u64) -> Self {
+        let Slopes { inputs, cotangents, samples } = slopes(case, shape, seed);
+        Self { case, shape, inputs, wanted: Wanted::Slopes { cotangents, samples } }
+    }
+
+    fn build(&self, target: &Target) -> Built {
+        let mut graph = Graph::new(target);
+        let vars = declare(&mut graph, &self.inputs);
+        let results = (self.case.build)(&mut graph, self.shape, &vars);
+        let mut built = Built { graph, vars, outputs: Vec::new(), cotangents: Vec::new() };
+        let graph = &mut built.graph;
+        match &self.wanted {
+            Wanted::Outputs(want) => {
+                assert_eq!(results.len(), want.len(), "{}: outputs", self.case.op);
+                for out in results {
+                    built.outputs.push((out, graph.info(out).name.clone()));
+                }
+            }
+            Wanted::Slopes { samples, .. } => {
+                let seeds = cotangents(graph, &results);
+                graph.backward_from(&seeds);
+                built.cotangents = seeds.into_iter().map(|(_, seed)| seed).collect();
+                for s in samples {
+                    let name = format!("d {}", self.inputs[s.input].name);
+                    let grad = graph.grad(built.vars[s.input]);
+                    let grad = grad.unwrap_or_else(|| panic!("{name}: no gradient arrived"));
+                    built.outputs.push((grad, name));
+                }
+            }
+        }
+        for (out, _) in &built.outputs {
+            graph.output(*out);
+        }
+        built
+    }
+
+    /// True if the trial runs a kernel of `pass`.
+    pub fn meets(&self, target: &Target, pass: &Pass) -> bool {
+        self.build(target).graph.calls().iter().any(|c| (c.op, c.pass) == (pass.op, pass.name))
+    }
+
+    /// Runs the kernels that `target` chooses, with `plant` in the place of one of them, and
+    /// compares. A planted kernel is run twice.
+    ///
+    /// # Errors
+    /// When the device is lost.
+    pub fn run(
+        &self,
+        gpu: &Rc<Gpu>,
+        target: &Target,
+        plant: Option<&Plant>,
+    ) -> Result<Option<Fault>> {
+        let Built { mut graph, vars, outputs, cotangents } = self.build(target);
+        let mut options = POISONED;
+        let slack = if plant.is_some() { FRESH } else { 1.0 };
+        if let Some(p) = plant {
+            options.checks = p.checks;
+            let ours = |c: &&crate::graph::Call| (c.op, c.pass) == (p.pass.op, p.pass.name);
+            let refused = |why| Ok(Some(self.fault("", Kind::Refused(why))));
+            for call in graph.calls().iter().filter(ours) {
+                if let Err(why) = call.grid_of(p.variant) {
+                    return refused(why);
+                }
+            }
+            graph.replace(p.pass.op, p.pass.name, p.variant);
+            for call in graph.calls().iter().filter(ours) {
+                if let Err(e) = gpu.try_pipeline(call, p.checks) {
+                    return refused(e.to_string());
+                }
+            }
+        }
+        let step = Step::with_options(gpu, graph, &Store::new(gpu), options)?;
+        let run = || {
+            upload(&step, &vars, &self.inputs);
+            if let Wanted::Slopes { cotangents: values, .. } = &self.wanted {
+                cotangents.iter().zip(values).for_each(|(&var, c)| step.write(var, c));
+            }
+            step.run();
+        };
+        run();
+        // One by one: two inputs may have one variable as their gradient.
+        let read = || outputs.iter().map(|(var, _)| step.read(*var)).collect::<Result<Vec<_>>>();
+        let got = read()?;
+        for (i, (_, name)) in outputs.iter().enumerate() {
+            if let Some(kind) = self.compare(i, &got[i], slack) {
+                return Ok(Some(self.fault(name, kind)));
+            }
+        }
+        let broken = step.broken_guards()?;
+        if !broken.is_empty() {
+            return Ok(Some(self.fault("", Kind::Beyond(broken))));
+        }
+        if plant.is_some() {
+            run();
+            for ((first, again), (_, name)) in got.iter().zip(read()?).zip(&outputs) {
+                let other = first.iter().zip(&again).position(|(a, b)| a.to_bits() != b.to_bits());
+                if let Some(index) = other {
+                    return Ok(Some(self.fault(name, Kind::Unsteady(index))));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn fault(&self, place: &str, kind: Kind) -> Fault {
+        Fault { shape: self.shape.to_vec(), place: place.to_owned(), kind }
+    }
+
+    fn compare(&self, which: usize, got: &[f32], slack: f64) -> Option<Kind> {
+        if let Some(index) = got.iter().position(|v| v.to_bits() == POISON) {
+            return Some(Kind::Unwritten(index));
+        }
+        match &self.wanted {
+            Wanted::Outputs(want) => {
+                let want = &want[which];
+                assert_eq!(got.len(), want.len(), "{}: elements of an output", self.case.op);
+                let allowed = slack * self.case.tolerance;
+                first_difference(got.iter().copied().enumerate(), want, allowed)
+            }
+            Wanted::Slopes { samples, .. } => {
+                let Sample { at, values, .. } = &samples[which];
+                let got_there = at.iter().map(|&i| (i, got[i]));
+                let allowed = GRADIENT_TOLERANCE * slack * self.case.tolerance;
+                first_difference(got_there, values, allowed).or_else(|| {
+                    let index = got.iter().position(|v| !v.is_finite())?;
+                    Some(Kind::NotFinite(index, got[index]))
+                })
+            }
+        }
+    }
+}
+
+/// Central differences of the reference, for random cotangents, at a sample of the elements.
+///
+/// # Panics
+/// When the operation has no derivative.
+pub fn slopes(case: &OpCase, shape: &[usize], seed: u64) -> Slopes {
+    assert!(case.differentiable, "{} has no derivative", case.op);
+    let rng = &mut rng(shape, seed);
+    let inputs = (case.inputs)(shape, rng);
+    let value = (case.reference)(shape, &inputs);
+    let cotangents: Vec<Vec<f32>> =
+        value.iter().map(|v| v.iter().map(|_| normal(rng)).collect()).collect();
+    let objective = |inputs: &[Array]| -> f64 {
+        let value = (case.reference)(shape, inputs);
+        value
+            .iter()
+            .flatten()
+            .zip(cotangents.iter().flatten())
+            .map(|(v, &c)| v * f64::from(c))
+            .sum()
+    };
+    let mut samples = Vec::new();
+    for (input, a) in inputs.iter().enumerate() {
+        let Data::Float { values, grad: true } = &a.data else { continue };
+        let at: Vec<usize> = if values.len() <= SAMPLED {
+            (0..values.len()).collect()
+        } else {
+            (0..SAMPLED).map(|_| rng.random_range(0..values.len())).collect()
+        };
+        let slope = |&i: &usize| {
+            let mut moved = inputs.clone();
+            let h = 1e-4 * values[i].abs().max(1.0);
+            let mut at_offset = |offset: f64| {
+                if let Data::Float { values: v, .. } = &mut moved[input].data {
+                    v[i] = values[i] + offset;
+                }
+                objective(&moved)
+            };
+            // Fourth order: the error is h^4, far below single precision.
+            (8.0 * (at_offset(h) - at_offset(-h)) - (at_offset(2.0 * h) - at_offset(-2.0 * h)))
+                / (12.0 * h)
+        };
+        let values = at.iter().map(slope).collect();
+        samples.push(Sample { input, at, values });
+    }
+    Slopes { inputs, cotangents, samples }
+}
+
+/// The first element that is further from `want` than a part `allowed` of the largest.
+fn first_difference(
+    got: impl Iterator<Item = (usize, f32)>,
+    want: &[f64],
+    allowed: f64,
+) -> Option<Kind> {
+    let scale = want.iter().fold(0.0f64, |m, v| m.max(v.abs())).max(1e-30);
+    got.zip(want).find_map(|((index, got), &want)| {
+        let off = (f64::from(got) - want).abs() / scale;
+        // Written so that NaN is a difference.
+        let fits = off <= allowed;
+        (!fits).then_some(Kind::Wrong { index, got, want, off, allowed })
+    })
+}
+
+/// Inputs for the gradients of `outputs`, as pairs for [`Graph::backward_from`].
+pub(crate) fn cotangents(graph: &mut Graph, outputs: &[Var]) -> Vec<(Var, Var)> {
+    let mut seed = |&out: &Var| {
+        let dims = graph.shape(out).to_vec();
+        (out, graph.input("cotangent", &dims, DType::F32))
+    };
+    outputs.iter().map(&mut seed).collect()
+}
+
+/// The random numbers for a shape.
+pub fn rng(shape: &[usize], seed: u64) -> TestRng {
+    let mix = |a: u64, &d: &usize| a.wrapping_mul(1009).wrapping_add(d as u64);
+    TestRng::seed_from_u64(shape.iter().fold(seed.wrapping_add(7), mix))
+}
+
+/// An input variable for each array.
+pub fn declare(graph: &mut Graph, inputs: &[Array]) -> Vec<Var> {
+    inputs
+        .iter()
+        .map(|a| match &a.data {
+            Data::Float { grad: true, .. } => graph.input_with_grad(a.name, &a.shape),
+            Data::Float { grad: false, .. } => graph.input(a.name, &a.shape, DType::F32),
+            Data::Index(_) => graph.input(a.name, &a.shape, DType::U32),
+        })
+        .collect()
+}
+
+/// Writes the arrays to their variables.
+pub(crate) fn upload(step: &Step, vars: &[Var], inputs: &[Array]) {
+    for (&var, a) in vars.iter().zip(inputs) {
+        match &a.data {
+            Data::Float { values, .. } => {
+                step.write(var, &values.iter().map(|&v| v as f32).collect::<Vec<_>>());
+            }
+            Data::Index(values) => step.write_u32(var, values),
+        }
+    }
+}
+
+/// Each pass alone pinned to each variant the adapter can run; one entry without pins if there is
+/// nothing to choose.
+pub fn pinnings(case: &OpCase, target: &Target) -> Vec<Target> {
+    let mut all = Vec::new();
+    for pass in case.passes {
+        for v in pass.variants {
+            let mut pinned = target.clone();
+            pinned.pinned.insert(format!("{}.{}", pass.op, pass.name), v.number());
+            if v.needs_met(target) && pass.variants.len() > 1 {
+                all.push(pinned);
+            }
+        }
+    }
+    if all.is_empty() {
+        all.push(target.clone());
+    }
+    all
+}
+
+fn check(gpu: &Rc<Gpu>, case: &OpCase, trial: &Trial) -> Result<()> {
+    for target in pinnings(case, gpu.target()) {
+        if let Some(fault) = trial.run(gpu, &target, None)? {
+            panic!("{} {:?}: {fault}", case.op, target.pinned);
+        }
+    }
+    Ok(())
+}
+
+/// Runs every variant of `case` on every shape against the reference.
+///
+/// # Errors
+/// When the device is lost.
+///
+/// # Panics
+/// On the first difference, unwritten element or broken guard zone.
+pub fn check_forward(gpu: &Rc<Gpu>, case: &OpCase) -> Result<()> {
+    for shape in case.shapes.iter().chain(case.large) {
+        check(gpu, case, &Trial::forward(case, shape, 0))?;
+    }
+    Ok(())
+}
+
+/// Compares the kernels' gradient with central differences of the reference.
+///
+/// # Errors
+/// When the device is lost.
+///
+/// # Panics
+/// On the first difference.
+pub fn check_gradient(gpu: &Rc<Gpu>, case: &OpCase) -> Result<()> {
+    for shape in case.shapes {
+        check(gpu, case, &Trial::gradient(case, shape, 0))?;
+    }
+    Ok(())
+}
