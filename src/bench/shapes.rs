@@ -234,7 +234,7 @@ mod tests {
         let shapes = parse("matmul", "7x5x3, nano").unwrap();
         assert_eq!(shapes[0], Shape { dims: vec![7, 5, 3], set: "" });
         assert_eq!(shapes.len(), 6);
-        for bad in ["7x5", "0x1x1", "7x5x3x", "large", "", "99999999999x1x1", "600000x1x1"] {
+        for bad in ["7x5", "0x1x1", "7x5x3x", "huge", "", "99999999999x1x1", "600000x1x1"] {
             assert!(parse("matmul", bad).is_err(), "{bad}");
         }
         assert!(parse("embedding", "200000000x1x4000").is_err());
