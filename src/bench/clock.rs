@@ -52,11 +52,6 @@ impl Clock {
         }
     }
 
-    /// True for the device's own clock.
-    pub fn is_device(&self) -> bool {
-        self.watch.is_some()
-    }
-
     /// Seconds that `repeats` runs of a replay take.
     ///
     /// # Errors

@@ -9,7 +9,7 @@
 //! with what each one reached.
 
 use crate::graph::{Graph, Sink, Var};
-use crate::kernel::{HARDWARE, Needs, Pass, SOFTWARE};
+use crate::kernel::{HARDWARE, Needs, Pass, SOFTWARE, Variant};
 use crate::ops::case::{Array, OpCase};
 use crate::variant;
 
@@ -185,82 +185,52 @@ fn matrix(g: &Graph, op: &str, var: Var) -> [usize; 2] {
 
 const SUBGROUPS: Needs = Needs { subgroups: true, ..Needs::NONE };
 
-static NT: Pass = Pass {
-    op: "matmul",
-    name: "nt",
-    variants: &[
-        variant!("matmul/nt_1_naive.wgsl", tile: [8, 8, 1]),
-        variant!("matmul/nt_2_workgroup_tile.wgsl", tile: [16, 16, 1], suits: HARDWARE),
-        variant!("matmul/nt_3_register_tile.wgsl", tile: [64, 64, 1], suits: HARDWARE),
-        variant!("matmul/nt_4_invocation_tile.wgsl", tile: [64, 8, 1], suits: SOFTWARE),
-        variant!("matmul/nt_5_subgroup_tile.wgsl", tile: [64, 16, 1], suits: SOFTWARE, needs: SUBGROUPS),
-        variant!("matmul/nt_6_subgroup_vec4.wgsl", tile: [64, 16, 1], suits: SOFTWARE, needs: SUBGROUPS),
-    ],
-};
+static NT_VARIANTS: [Variant; 6] = [
+    variant!("matmul/nt_1_naive.wgsl", tile: [8, 8, 1]),
+    variant!("matmul/nt_2_workgroup_tile.wgsl", tile: [16, 16, 1], suits: HARDWARE),
+    variant!("matmul/nt_3_register_tile.wgsl", tile: [64, 64, 1], suits: HARDWARE),
+    variant!("matmul/nt_4_invocation_tile.wgsl", tile: [64, 8, 1], suits: SOFTWARE),
+    variant!("matmul/nt_5_subgroup_tile.wgsl", tile: [64, 16, 1], suits: SOFTWARE, needs: SUBGROUPS),
+    variant!("matmul/nt_6_subgroup_vec4.wgsl", tile: [64, 16, 1], suits: SOFTWARE, needs: SUBGROUPS),
+];
 
-static NN: Pass = Pass {
-    op: "matmul",
-    name: "nn",
-    variants: &[
-        variant!("matmul/nn_1_naive.wgsl", tile: [8, 8, 1]),
-        variant!("matmul/nn_2_workgroup_tile.wgsl", tile: [16, 16, 1], suits: HARDWARE),
-        variant!("matmul/nn_3_register_tile.wgsl", tile: [64, 64, 1], suits: HARDWARE),
-        variant!("matmul/nn_4_invocation_tile.wgsl", tile: [64, 8, 1], suits: SOFTWARE),
-        variant!("matmul/nn_5_subgroup_tile.wgsl", tile: [64, 16, 1], suits: SOFTWARE, needs: SUBGROUPS),
-        variant!("matmul/nn_6_subgroup_vec4.wgsl", tile: [64, 16, 1], suits: SOFTWARE, needs: SUBGROUPS),
-    ],
-};
+static NT: Pass = Pass { op: "matmul", name: "nt", variants: &NT_VARIANTS };
 
-static TN: Pass = Pass {
-    op: "matmul",
-    name: "tn",
-    variants: &[
-        variant!("matmul/tn_1_naive.wgsl", tile: [8, 8, 1]),
-        variant!("matmul/tn_2_workgroup_tile.wgsl", tile: [16, 16, 1], suits: HARDWARE),
-        variant!("matmul/tn_3_register_tile.wgsl", tile: [64, 64, 1], suits: HARDWARE),
-        variant!("matmul/tn_4_invocation_tile.wgsl", tile: [64, 8, 1], suits: SOFTWARE),
-        variant!("matmul/tn_5_subgroup_tile.wgsl", tile: [64, 16, 1], suits: SOFTWARE, needs: SUBGROUPS),
-        variant!("matmul/tn_6_subgroup_vec4.wgsl", tile: [64, 16, 1], suits: SOFTWARE, needs: SUBGROUPS),
-    ],
-};
+static NN_VARIANTS: [Variant; 6] = [
+    variant!("matmul/nn_1_naive.wgsl", tile: [8, 8, 1]),
+    variant!("matmul/nn_2_workgroup_tile.wgsl", tile: [16, 16, 1], suits: HARDWARE),
+    variant!("matmul/nn_3_register_tile.wgsl", tile: [64, 64, 1], suits: HARDWARE),
+    variant!("matmul/nn_4_invocation_tile.wgsl", tile: [64, 8, 1], suits: SOFTWARE),
+    variant!("matmul/nn_5_subgroup_tile.wgsl", tile: [64, 16, 1], suits: SOFTWARE, needs: SUBGROUPS),
+    variant!("matmul/nn_6_subgroup_vec4.wgsl", tile: [64, 16, 1], suits: SOFTWARE, needs: SUBGROUPS),
+];
+
+static NN: Pass = Pass { op: "matmul", name: "nn", variants: &NN_VARIANTS };
+
+static TN_VARIANTS: [Variant; 6] = [
+    variant!("matmul/tn_1_naive.wgsl", tile: [8, 8, 1]),
+    variant!("matmul/tn_2_workgroup_tile.wgsl", tile: [16, 16, 1], suits: HARDWARE),
+    variant!("matmul/tn_3_register_tile.wgsl", tile: [64, 64, 1], suits: HARDWARE),
+    variant!("matmul/tn_4_invocation_tile.wgsl", tile: [64, 8, 1], suits: SOFTWARE),
+    variant!("matmul/tn_5_subgroup_tile.wgsl", tile: [64, 16, 1], suits: SOFTWARE, needs: SUBGROUPS),
+    variant!("matmul/tn_6_subgroup_vec4.wgsl", tile: [64, 16, 1], suits: SOFTWARE, needs: SUBGROUPS),
+];
+
+static TN: Pass = Pass { op: "matmul", name: "tn", variants: &TN_VARIANTS };
+
+/// Variants of each table that come before those of four-element vectors.
+const WITHOUT_QUADS: usize = 5;
 
 // The same kernels without those of four-element vectors, for row lengths that are no multiples of
 // four. They are passes of their own so that a pinned number always exists.
-static NT_ODD: Pass = Pass {
-    op: "matmul",
-    name: "nt_odd",
-    variants: &[
-        variant!("matmul/nt_1_naive.wgsl", tile: [8, 8, 1]),
-        variant!("matmul/nt_2_workgroup_tile.wgsl", tile: [16, 16, 1], suits: HARDWARE),
-        variant!("matmul/nt_3_register_tile.wgsl", tile: [64, 64, 1], suits: HARDWARE),
-        variant!("matmul/nt_4_invocation_tile.wgsl", tile: [64, 8, 1], suits: SOFTWARE),
-        variant!("matmul/nt_5_subgroup_tile.wgsl", tile: [64, 16, 1], suits: SOFTWARE, needs: SUBGROUPS),
-    ],
-};
+static NT_ODD: Pass =
+    Pass { op: "matmul", name: "nt_odd", variants: NT_VARIANTS.split_at(WITHOUT_QUADS).0 };
 
-static NN_ODD: Pass = Pass {
-    op: "matmul",
-    name: "nn_odd",
-    variants: &[
-        variant!("matmul/nn_1_naive.wgsl", tile: [8, 8, 1]),
-        variant!("matmul/nn_2_workgroup_tile.wgsl", tile: [16, 16, 1], suits: HARDWARE),
-        variant!("matmul/nn_3_register_tile.wgsl", tile: [64, 64, 1], suits: HARDWARE),
-        variant!("matmul/nn_4_invocation_tile.wgsl", tile: [64, 8, 1], suits: SOFTWARE),
-        variant!("matmul/nn_5_subgroup_tile.wgsl", tile: [64, 16, 1], suits: SOFTWARE, needs: SUBGROUPS),
-    ],
-};
+static NN_ODD: Pass =
+    Pass { op: "matmul", name: "nn_odd", variants: NN_VARIANTS.split_at(WITHOUT_QUADS).0 };
 
-static TN_ODD: Pass = Pass {
-    op: "matmul",
-    name: "tn_odd",
-    variants: &[
-        variant!("matmul/tn_1_naive.wgsl", tile: [8, 8, 1]),
-        variant!("matmul/tn_2_workgroup_tile.wgsl", tile: [16, 16, 1], suits: HARDWARE),
-        variant!("matmul/tn_3_register_tile.wgsl", tile: [64, 64, 1], suits: HARDWARE),
-        variant!("matmul/tn_4_invocation_tile.wgsl", tile: [64, 8, 1], suits: SOFTWARE),
-        variant!("matmul/tn_5_subgroup_tile.wgsl", tile: [64, 16, 1], suits: SOFTWARE, needs: SUBGROUPS),
-    ],
-};
+static TN_ODD: Pass =
+    Pass { op: "matmul", name: "tn_odd", variants: TN_VARIANTS.split_at(WITHOUT_QUADS).0 };
 
 static BIAS_BACKWARD: Pass = Pass {
     op: "matmul",
