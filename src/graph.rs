@@ -13,7 +13,7 @@
 //! variable; [`Graph::grad_into`] checks that and copies otherwise.
 
 use crate::error::{Error, Result};
-use crate::kernel::{Const, Pass, Target, Variant};
+use crate::kernel::{Const, Pass, SizeClass, Target, Variant};
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -322,7 +322,7 @@ impl Graph {
         writes: &[Var],
         extent: [usize; 3],
     ) {
-        let variant = pass.choose(&self.target);
+        let variant = pass.choose(&self.target, self.size_class(reads, writes));
         let grid = cover(variant, extent);
         assert!(
             reads.len() + writes.len() <= 8,
@@ -352,6 +352,12 @@ impl Graph {
             grid,
             extent,
         });
+    }
+
+    /// The class that kernels of a dispatch on these variables are tuned by.
+    pub fn size_class(&self, reads: &[Var], writes: &[Var]) -> SizeClass {
+        let bytes = |vars: &[Var]| vars.iter().map(|&v| self.info(v).bytes()).sum();
+        SizeClass::of(bytes(reads), bytes(writes))
     }
 
     /// Compares every variable and every call with what the adapter can bind and start.

@@ -4,6 +4,7 @@
 //! and `gpu` makes pipelines of the result.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// The kind of adapter a graph is built for. It decides which of several correct kernels is the
 /// usual choice; every class can run every baseline kernel.
@@ -32,7 +33,33 @@ pub struct Target {
     pub binding_bytes: u64,
     /// Variants asked for by number: `softmax` or `matmul.nt` to 1, 2, …
     pub pinned: BTreeMap<String, u32>,
+    /// What `oddgrad tune` found on this adapter.
+    pub tuned: Arc<Tuned>,
 }
+
+/// Sizes that one tuned choice holds for: bytes read and bytes written by a dispatch, each rounded
+/// up to a power of four. Two products of one class have nearly the same shape of work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SizeClass {
+    /// Bytes of everything the dispatch reads lie below this power of four.
+    pub reads_below: u64,
+    /// Bytes of everything it writes lie below this one.
+    pub writes_below: u64,
+}
+
+impl SizeClass {
+    /// The class of a dispatch that reads and writes so many bytes.
+    pub fn of(reads: u64, writes: u64) -> Self {
+        let above = |bytes: u64| {
+            let bits = u64::BITS - bytes.leading_zeros();
+            1u64 << (bits + bits % 2).min(62)
+        };
+        Self { reads_below: above(reads), writes_below: above(writes) }
+    }
+}
+
+/// Kernels measured to be the fastest here: pass (`matmul.nt`) and class of sizes to a number.
+pub type Tuned = BTreeMap<(String, SizeClass), u32>;
 
 impl Target {
     /// WebGPU's default limits and nothing else: what every adapter can do.
@@ -44,6 +71,7 @@ impl Target {
             invocations: 256,
             binding_bytes: 128 << 20,
             pinned: BTreeMap::new(),
+            tuned: Arc::default(),
         }
     }
 }
@@ -131,13 +159,18 @@ pub struct Pass {
 }
 
 impl Pass {
-    /// The variant for `target`: the pinned one, else the last that suits its class and whose
-    /// needs are met, else the baseline.
+    /// `matmul.nt`.
+    pub fn full_name(&self) -> String {
+        format!("{}.{}", self.op, self.name)
+    }
+
+    /// The variant for a dispatch of class `size` on `target`: the pinned one, else the tuned one,
+    /// else the usual one.
     ///
     /// # Panics
     /// When a pinned number does not exist; `ops::check_pins` reports that to users beforehand.
-    pub fn choose(&self, target: &Target) -> &'static Variant {
-        let full = format!("{}.{}", self.op, self.name);
+    pub fn choose(&self, target: &Target, size: SizeClass) -> &'static Variant {
+        let full = self.full_name();
         if let Some(&n) = target.pinned.get(&full) {
             return self.variants.iter().find(|v| v.number() == n).unwrap_or_else(|| {
                 panic!("kernel {full} has no variant {n}");
@@ -149,6 +182,18 @@ impl Pass {
         {
             return v;
         }
+        // The file it comes from may have been written with other kernels or edited by hand.
+        let tuned = target.tuned.get(&(full, size));
+        let tuned = tuned.and_then(|&n| self.variants.iter().find(|v| v.number() == n));
+        match tuned.filter(|v| v.needs.met(target)) {
+            Some(v) => v,
+            None => self.usual(target),
+        }
+    }
+
+    /// The variant for a kind of adapter, whatever the sizes: the last that suits its class and
+    /// whose needs are met, else the baseline.
+    pub fn usual(&self, target: &Target) -> &'static Variant {
         self.variants
             .iter()
             .rfind(|v| v.suits.contains(&target.class) && v.needs.met(target))
@@ -265,6 +310,35 @@ mod tests {
     fn an_unknown_constant_is_named() {
         let err = specialise("const N: u32 = 1u;", &[("M", 2u32.into())]).unwrap_err();
         assert!(err.contains("const M"), "{err}");
+    }
+
+    #[test]
+    fn size_classes_are_powers_of_four_above_the_bytes() {
+        for (bytes, below) in
+            [(0, 1), (1, 4), (3, 4), (4, 16), (1 << 20, 1 << 22), (5 << 20, 1 << 24)]
+        {
+            assert_eq!(SizeClass::of(bytes, 0).reads_below, below, "{bytes}");
+        }
+        assert_eq!(SizeClass::of(0, u64::MAX).writes_below, 1 << 62);
+    }
+
+    #[test]
+    fn choose_prefers_the_pinned_then_the_tuned_then_the_usual_kernel() {
+        let pass = crate::ops::passes().into_iter().find(|p| p.full_name() == "adamw.update");
+        let pass = pass.unwrap();
+        let size = SizeClass::of(1000, 1000);
+        let mut target = Target::baseline(Class::Software);
+        let usual = pass.choose(&target, size).number();
+        assert_eq!(usual, pass.usual(&target).number());
+        let other = pass.variants.iter().map(Variant::number).find(|&n| n != usual).unwrap();
+        target.tuned = Arc::new(Tuned::from([(("adamw.update".to_owned(), size), other)]));
+        assert_eq!(pass.choose(&target, size).number(), other);
+        assert_eq!(pass.choose(&target, SizeClass::of(1, 1)).number(), usual);
+        target.pinned.insert("adamw.update".into(), usual);
+        assert_eq!(pass.choose(&target, size).number(), usual);
+        target.pinned.clear();
+        target.tuned = Arc::new(Tuned::from([(("adamw.update".to_owned(), size), 99)]));
+        assert_eq!(pass.choose(&target, size).number(), usual, "an unknown number is passed over");
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! - [`ceiling`]: what the adapter itself can do
 //! - [`report`], [`chart`], [`compare`]: what is written down, drawn and compared
 //! - [`mod@step`]: forward, backward and update of a model
+//! - [`mod@tune`]: the fastest kernel for each dispatch of that step; [`tuned`]: the file it is kept in
 
 pub mod ceiling;
 pub mod chart;
@@ -21,3 +22,5 @@ pub mod report;
 pub mod shapes;
 pub mod stats;
 pub mod step;
+pub mod tune;
+pub mod tuned;

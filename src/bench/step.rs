@@ -1,13 +1,14 @@
 //! The training step as a benchmark: forward, backward and AdamW on full streams.
 
 use crate::data::example::{Example, Sequence};
-use crate::data::pack::{Capacity, footprint, pack};
+use crate::data::pack::{Capacity, Stream, footprint, pack};
 use crate::error::{Error, Problem, Result};
 use crate::gpu::Gpu;
 use crate::model::config::ModelConfig;
 use crate::model::weights::init_weights;
+use crate::plan::Reuse;
 use crate::train::learner::{Learner, memory_plan};
-use crate::train::objective::group_weights;
+use crate::train::objective::{Weights, group_weights};
 use crate::train::recipe::{LossSettings, OptimSettings};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -49,7 +50,7 @@ pub struct StepBench {
     pub allocated: u64,
     /// Operations, the slowest first.
     pub per_op: Vec<OpTime>,
-    /// Every dispatch of forward and backward.
+    /// Every dispatch of forward and backward, then of the update.
     pub listing: String,
 }
 
@@ -79,45 +80,75 @@ fn examples(tokens: usize, vocab: usize) -> Vec<Example> {
     }
 }
 
+/// A model with random weights and one full stream for it, ready to train.
+pub(crate) struct Loaded {
+    pub config: ModelConfig,
+    pub capacity: Capacity,
+    pub learner: Learner,
+    pub stream: Stream,
+    pub weights: Weights,
+}
+
+impl Loaded {
+    /// The model of `folder` (its config.json is enough) and a stream of `tokens`, made by `reuse`.
+    ///
+    /// # Errors
+    /// An unreadable model, a stream too small for one pair, a device without room.
+    pub fn new(gpu: &Rc<Gpu>, folder: &Path, tokens: usize, reuse: Reuse) -> Result<Self> {
+        let config = ModelConfig::load(folder)?;
+        let examples = examples(tokens.min(MOST_TOKENS), config.vocab_size);
+        if examples.is_empty() || tokens > MOST_TOKENS {
+            let what = format!("is {tokens}; it must be from 61, one pair, to {MOST_TOKENS}");
+            let problems = vec![Problem::new("--tokens", what)];
+            return Err(Error::input("the benchmark cannot run", problems));
+        }
+        let capacity = Capacity { tokens, targets: tokens, pairs: examples.len() };
+        // Says what does not fit before anything is allocated.
+        memory_plan(gpu.target(), &config, capacity)?;
+        let optim = OptimSettings::default();
+        let init = init_weights(&config, 0);
+        let learner = Learner::with_reuse(gpu, &config, &init, capacity, &optim, reuse)?;
+        let stream = pack(&examples.iter().collect::<Vec<_>>(), capacity)?.remove(0);
+        let weights = group_weights(&[&stream], &LossSettings::default(), 1).remove(0);
+        Ok(Self { config, capacity, learner, stream, weights })
+    }
+
+    /// One training step, waited for.
+    ///
+    /// # Errors
+    /// When the device is lost.
+    pub fn step(&mut self) -> Result<()> {
+        self.learner.accumulate(&self.stream, &self.weights)?;
+        self.learner.update(1e-4)?;
+        Ok(())
+    }
+}
+
 /// Times `steps` training steps of the model in `folder` (weights drawn at random) on full
 /// streams of `tokens` tokens.
 ///
 /// # Errors
 /// An unreadable model, a stream too small for one pair, a device without room.
 pub fn bench_step(gpu: &Rc<Gpu>, folder: &Path, tokens: usize, steps: usize) -> Result<StepBench> {
-    let config = ModelConfig::load(folder)?;
-    let examples = examples(tokens.min(MOST_TOKENS), config.vocab_size);
-    let mut problems = Vec::new();
-    if examples.is_empty() || tokens > MOST_TOKENS {
-        let what = format!("is {tokens}; it must be from 61, one pair, to {MOST_TOKENS}");
-        problems.push(Problem::new("--tokens", what));
-    }
     if steps == 0 {
-        problems.push(Problem::new("--steps", "is 0; it must be at least 1"));
-    }
-    if !problems.is_empty() {
+        let problems = vec![Problem::new("--steps", "is 0; it must be at least 1")];
         return Err(Error::input("the benchmark cannot run", problems));
     }
-    let capacity = Capacity { tokens, targets: tokens, pairs: examples.len() };
-    let planned = memory_plan(gpu.target(), &config, capacity)?.total();
     let before = gpu.buffer_bytes();
-    let mut learner =
-        Learner::new(gpu, &config, &init_weights(&config, 0), capacity, &OptimSettings::default())?;
-    let staging: u64 = learner.staging_bytes();
-    let allocated = gpu.buffer_bytes() - before - staging;
-    let stream = pack(&examples.iter().collect::<Vec<_>>(), capacity)?.remove(0);
-    let weights = group_weights(&[&stream], &LossSettings::default(), 1).remove(0);
+    let mut loaded = Loaded::new(gpu, folder, tokens, Reuse::Slots)?;
+    let planned = memory_plan(gpu.target(), &loaded.config, loaded.capacity)?.total();
+    let allocated = gpu.buffer_bytes() - before - loaded.learner.staging_bytes();
 
     let mut seconds = Vec::with_capacity(steps);
     for i in 0..=steps {
         let start = Instant::now();
-        learner.accumulate(&stream, &weights)?;
-        learner.update(1e-4)?;
+        loaded.step()?;
         if i > 0 {
             seconds.push(start.elapsed().as_secs_f64());
         }
     }
     seconds.sort_by(f64::total_cmp);
+    let Loaded { config, learner, stream, .. } = loaded;
     let host = learner.micro_step().encoding_seconds() + learner.update_step().encoding_seconds();
 
     let mut per_op: Vec<OpTime> = Vec::new();
@@ -146,6 +177,6 @@ pub fn bench_step(gpu: &Rc<Gpu>, folder: &Path, tokens: usize, steps: usize) -> 
         planned,
         allocated,
         per_op,
-        listing: learner.micro_step().graph().listing(),
+        listing: learner.micro_step().graph().listing() + &learner.update_step().graph().listing(),
     })
 }

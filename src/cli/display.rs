@@ -90,3 +90,33 @@ pub(super) fn figures(record: &Record) -> String {
         names.iter().filter_map(|(key, name)| Some(format!("{name} {:.4}", record.get(key)?)));
     shown.collect::<Vec<_>>().join("  ")
 }
+
+/// Where a benchmark is, on standard error.
+pub(super) struct Progress {
+    /// Every line, for the process that watches this one.
+    all: bool,
+    terminal: bool,
+}
+
+impl Progress {
+    pub(super) fn new(all: bool) -> Self {
+        Self { all, terminal: std::io::stderr().is_terminal() && !all }
+    }
+
+    pub(super) fn line(&mut self, line: &str) {
+        let step =
+            ["gate: ", "inputs: ", "ceilings: ", "race: "].iter().any(|p| line.starts_with(p));
+        if self.terminal && step {
+            eprint!("\r\x1b[K{line}");
+        } else if self.all || !step || line.starts_with("race: ") {
+            self.clear();
+            eprintln!("{line}");
+        }
+    }
+
+    pub(super) fn clear(&self) {
+        if self.terminal {
+            eprint!("\r\x1b[K");
+        }
+    }
+}

@@ -65,12 +65,15 @@ pub(super) fn run(args: &DoctorArgs, device: &DeviceArgs) -> Result<()> {
     if gpu.is_software() {
         println!("  a software adapter: nothing else is there, so the CPU does the work");
     }
+    if let n @ 1.. = gpu.target().tuned.len() {
+        println!("  {n} choices of kernels by `oddgrad tune`; --untuned leaves them out");
+    }
     if args.kernels {
         println!(
             "\nkernels (* = chosen for this adapter; --kernel OP=NUMBER or OP.PASS=NUMBER changes that)"
         );
         for pass in crate::ops::passes() {
-            let chosen = pass.choose(gpu.target()).number();
+            let chosen = pass.usual(gpu.target()).number();
             for v in pass.variants {
                 let mark = if v.number() == chosen { "*" } else { " " };
                 println!(

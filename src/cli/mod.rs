@@ -8,8 +8,10 @@ mod generate;
 mod plan;
 mod tokenizer;
 mod train;
+mod tune;
 mod verify;
 
+use crate::bench::tuned::{self, TunedFile};
 use crate::error::{Error, Problem, Result};
 use crate::gpu::{AdapterChoice, Backend, Gpu};
 use clap::{Args, Parser, Subcommand};
@@ -37,6 +39,9 @@ struct DeviceArgs {
     /// Use this numbered kernel: `softmax=1` or `matmul.nt=2`; may be repeated.
     #[arg(long, global = true, value_name = "OP=NUMBER")]
     kernel: Vec<String>,
+    /// Use the built-in choice of kernels, not what `oddgrad tune` found.
+    #[arg(long, global = true)]
+    untuned: bool,
 }
 
 impl DeviceArgs {
@@ -65,10 +70,34 @@ impl DeviceArgs {
         Ok(choice)
     }
 
+    /// Opens the adapter with the kernels that `oddgrad tune` found for it, if it has been run.
     fn open(&self) -> Result<Rc<Gpu>> {
+        let mut gpu = self.open_bare()?;
+        let Some(path) = tuned::path_of(&gpu).filter(|_| !self.untuned) else {
+            return Ok(Rc::new(gpu));
+        };
+        if let Some(file) = TunedFile::load(&path)? {
+            let loaded = file.applied_to(&TunedFile::new(&gpu));
+            if let Some(void) = loaded.void {
+                eprintln!(
+                    "note: {} {void}, so that part is not used; run `oddgrad tune` again",
+                    path.display()
+                );
+            }
+            gpu.set_tuned(loaded.tuned);
+        }
+        Ok(Rc::new(gpu))
+    }
+
+    /// Opens the adapter with the built-in choice of kernels.
+    fn open_untuned(&self) -> Result<Rc<Gpu>> {
+        Ok(Rc::new(self.open_bare()?))
+    }
+
+    fn open_bare(&self) -> Result<Gpu> {
         let gpu = Gpu::open(&self.choice()?)?;
         crate::ops::check_pins(&gpu.target().pinned, Some(gpu.target()))?;
-        Ok(Rc::new(gpu))
+        Ok(gpu)
     }
 }
 
@@ -86,6 +115,8 @@ enum Command {
     Plan(plan::PlanArgs),
     /// Measure this adapter.
     Bench(Box<bench::BenchArgs>),
+    /// Find the fastest kernels for this adapter; the other commands use them from then on.
+    Tune(tune::TuneArgs),
     /// Continue prompts with a model.
     Generate(generate::GenerateArgs),
     /// Train a byte-level BPE tokenizer on text.
@@ -108,7 +139,14 @@ pub fn run() -> Result<()> {
         Command::Doctor(args) => doctor::run(args, device),
         Command::Plan(args) => plan::run(args, device),
         Command::Bench(args) => bench::run(args, device),
+        Command::Tune(args) => tune::run(args, device),
         Command::Generate(args) => generate::run(args, device),
         Command::Tokenizer(args) => tokenizer::run(args),
     }
+}
+
+/// A number of seconds above zero.
+fn seconds(text: &str) -> std::result::Result<f64, String> {
+    let number = text.parse::<f64>().ok().filter(|s| *s > 0.0 && *s <= 1e6);
+    number.ok_or_else(|| "write a number of seconds above zero".into())
 }

@@ -12,7 +12,7 @@ pub(crate) use pipeline::Compiled;
 pub(crate) use stopwatch::Stopwatch;
 
 use crate::error::{Error, Result};
-use crate::kernel::{Class, Target};
+use crate::kernel::{Class, Target, Tuned};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -85,6 +85,7 @@ impl Gpu {
             invocations: limits.max_compute_invocations_per_workgroup,
             binding_bytes: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size),
             pinned: choice.kernels.clone(),
+            tuned: Arc::default(),
         };
         Ok(Self {
             device,
@@ -101,6 +102,11 @@ impl Gpu {
     /// What graphs are built for.
     pub fn target(&self) -> &Target {
         &self.target
+    }
+
+    /// Graphs built from now on take these kernels where a size is among them.
+    pub fn set_tuned(&mut self, tuned: Tuned) {
+        self.target.tuned = Arc::new(tuned);
     }
 
     /// Name, driver and backend of the adapter.

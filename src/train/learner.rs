@@ -12,7 +12,7 @@ use crate::model::weights::Tensor;
 use crate::ops::adamw::{HYPER, adamw, hyper};
 use crate::ops::grad_norm::grad_norm;
 use crate::plan::{Plan, Reuse, plan};
-use crate::step::{Fetch, READS_IN_FLIGHT, Step, Store};
+use crate::step::{Fetch, Options, READS_IN_FLIGHT, Step, Store};
 use crate::train::objective::{Objective, Weights};
 use crate::train::recipe::OptimSettings;
 use std::collections::{BTreeMap, VecDeque};
@@ -215,18 +215,36 @@ impl Learner {
         capacity: Capacity,
         optim: &OptimSettings,
     ) -> Result<Self> {
+        Self::with_reuse(gpu, config, weights, capacity, optim, Reuse::Slots)
+    }
+
+    /// As [`Learner::new`]; without sharing memory every temporary keeps its value after a run, so
+    /// that single calls can be run again.
+    ///
+    /// # Errors
+    /// When the adapter's memory or limits do not suffice.
+    pub fn with_reuse(
+        gpu: &Rc<Gpu>,
+        config: &ModelConfig,
+        weights: &BTreeMap<String, Tensor>,
+        capacity: Capacity,
+        optim: &OptimSettings,
+        reuse: Reuse,
+    ) -> Result<Self> {
         let store = Store::new(gpu);
+        let options = Options { reuse, ..Options::default() };
         for (name, t) in weights {
             store.write(name, &t.shape, &t.data)?;
         }
         let program = |derivative| -> Result<Program> {
             let (graph, objective) = micro_graph(gpu.target(), config, capacity, derivative);
-            Ok(Program { step: Step::new(gpu, graph, &store)?, objective })
+            Ok(Program { step: Step::with_options(gpu, graph, &store, options)?, objective })
         };
         let micro = program(true)?;
         let eval = program(false)?;
         let (graph, [hyper, max_norm, norm]) = update_graph(gpu.target(), &config.parameters());
-        let update = Update { step: Step::new(gpu, graph, &store)?, hyper, max_norm, norm };
+        let step = Step::with_options(gpu, graph, &store, options)?;
+        let update = Update { step, hyper, max_norm, norm };
         Ok(Self {
             config: config.clone(),
             gpu: gpu.clone(),

@@ -215,6 +215,10 @@ fn describe(
             "           this is a software adapter: no GPU was found, the CPU does the work".into(),
         );
     }
+    if !gpu.target().tuned.is_empty() {
+        let n = gpu.target().tuned.len();
+        lines.push(format!("kernels    {n} choices of `oddgrad tune`; --untuned leaves them out"));
+    }
     lines.push(format!(
         "model      {} ({} parameters, {} layers, vocabulary {})",
         recipe.model.display(),

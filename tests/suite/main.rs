@@ -8,6 +8,7 @@ mod golden;
 mod portability;
 mod shaders;
 mod training;
+mod tune;
 
 use oddgrad::gpu::{AdapterChoice, Gpu};
 use std::rc::Rc;

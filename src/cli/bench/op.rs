@@ -1,6 +1,7 @@
 //! `oddgrad bench OP`
 
-use super::super::DeviceArgs;
+use super::super::display::Progress;
+use super::super::{DeviceArgs, seconds};
 use super::compare::percent;
 use crate::bench::child::supervise;
 use crate::bench::op::{Own, Request, bench_op, find_case, find_passes};
@@ -11,7 +12,6 @@ use crate::error::{Error, Result};
 use crate::files::write_atomically;
 use clap::Args;
 use std::ffi::OsString;
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -67,11 +67,6 @@ pub(super) struct OpArgs {
     /// Set by the program for the process in which someone's kernel runs.
     #[arg(long, hide = true)]
     worker: bool,
-}
-
-fn seconds(text: &str) -> std::result::Result<f64, String> {
-    let number = text.parse::<f64>().ok().filter(|s| *s > 0.0 && *s <= 1e6);
-    number.ok_or_else(|| "write a number of seconds above zero".into())
 }
 
 fn tile(text: &str) -> std::result::Result<[u32; 3], String> {
@@ -151,36 +146,6 @@ fn in_child(args: &OpArgs) -> Result<()> {
     let outcome = supervise(&program, &words, silence, &mut |line| show.line(line));
     show.clear();
     outcome
-}
-
-/// Where a benchmark is, on standard error.
-struct Progress {
-    /// Every line, for the process that watches this one.
-    all: bool,
-    terminal: bool,
-}
-
-impl Progress {
-    fn new(all: bool) -> Self {
-        Self { all, terminal: std::io::stderr().is_terminal() && !all }
-    }
-
-    fn line(&mut self, line: &str) {
-        let step =
-            ["gate: ", "inputs: ", "ceilings: ", "race: "].iter().any(|p| line.starts_with(p));
-        if self.terminal && step {
-            eprint!("\r\x1b[K{line}");
-        } else if self.all || !step || line.starts_with("race: ") {
-            self.clear();
-            eprintln!("{line}");
-        }
-    }
-
-    fn clear(&self) {
-        if self.terminal {
-            eprint!("\r\x1b[K");
-        }
-    }
 }
 
 fn write(args: &OpArgs, op: &str, report: &Report) -> Result<()> {

@@ -1,0 +1,249 @@
+//! The file that `oddgrad tune` writes and every other command reads: which kernel is fastest here.
+//!
+//! It is TOML that a person can read and mend. It counts for one adapter, driver and backend; each
+//! choice also names the texts it was made between by a hash, so that a new driver or an edited
+//! kernel makes it void instead of wrong.
+
+use crate::error::{Error, Result};
+use crate::files::write_atomically;
+use crate::gpu::Gpu;
+use crate::kernel::{Pass, SizeClass, Tuned};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// A tuned adapter.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TunedFile {
+    /// Name of the adapter.
+    pub adapter: String,
+    /// Its driver with version.
+    pub driver: String,
+    /// Vulkan, Metal, …
+    pub backend: String,
+    /// What was found.
+    #[serde(default, rename = "choice")]
+    pub choices: Vec<Choice>,
+}
+
+/// The fastest kernel of a pass for a class of sizes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Choice {
+    /// `matmul.nt`.
+    pub pass: String,
+    /// [`SizeClass::reads_below`].
+    pub reads_below: u64,
+    /// [`SizeClass::writes_below`].
+    pub writes_below: u64,
+    /// Number of the kernel.
+    pub variant: u32,
+    /// Its idea, for the reader.
+    pub idea: String,
+    /// Microseconds of one dispatch.
+    pub us: f64,
+    /// Microseconds of the usual kernel.
+    pub usual_us: f64,
+    /// [`texts_hash`] of the pass.
+    pub kernels: String,
+}
+
+impl Choice {
+    /// The class it holds for.
+    pub fn size(&self) -> SizeClass {
+        SizeClass { reads_below: self.reads_below, writes_below: self.writes_below }
+    }
+}
+
+/// A hash of the names and texts of all kernels of a pass.
+pub fn texts_hash(pass: &Pass) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for v in pass.variants {
+        hasher.update(v.path.as_bytes()).update(v.source.as_bytes());
+    }
+    hasher.finalize().to_hex()[..16].into()
+}
+
+/// The folder that holds these files: `ODDGRAD_CACHE`, else where the system keeps such things.
+/// None where no home is known.
+pub fn folder() -> Option<PathBuf> {
+    let dir = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    if let Some(folder) = dir("ODDGRAD_CACHE") {
+        return Some(folder);
+    }
+    let base = if cfg!(windows) {
+        dir("LOCALAPPDATA")
+    } else if cfg!(target_os = "macos") {
+        dir("HOME").map(|home| home.join("Library/Caches"))
+    } else {
+        dir("XDG_CACHE_HOME").or_else(|| dir("HOME").map(|home| home.join(".cache")))
+    };
+    Some(base?.join("oddgrad"))
+}
+
+/// The file of an adapter, below [`folder`].
+pub fn path_of(gpu: &Gpu) -> Option<PathBuf> {
+    let info = gpu.info();
+    let name = format!("{} {:?}", info.name, info.backend).to_lowercase();
+    let words: Vec<&str> =
+        name.split(|c: char| !c.is_ascii_alphanumeric()).filter(|w| !w.is_empty()).collect();
+    Some(folder()?.join(format!("tuned-{}.toml", words.join("-"))))
+}
+
+/// What a file holds for this program on this adapter.
+#[derive(Debug, Default, PartialEq)]
+pub struct Loaded {
+    /// The choices that count.
+    pub tuned: Tuned,
+    /// Why all or some of the file does not count.
+    pub void: Option<String>,
+}
+
+impl TunedFile {
+    /// An empty file for an adapter.
+    pub fn new(gpu: &Gpu) -> Self {
+        let info = gpu.info();
+        Self {
+            adapter: info.name.clone(),
+            driver: format!("{} {}", info.driver, info.driver_info).trim().into(),
+            backend: format!("{:?}", info.backend),
+            choices: Vec::new(),
+        }
+    }
+
+    /// The file at `path`; None if there is none.
+    ///
+    /// # Errors
+    /// A file that cannot be read or is none of ours.
+    pub fn load(path: &Path) -> Result<Option<Self>> {
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(Error::io("read", path, e)),
+        };
+        let file = toml::from_str(&text).map_err(|e| {
+            Error::file(path, format!("{e}\nDelete it, run `oddgrad tune` again, or use --untuned"))
+        })?;
+        Ok(Some(file))
+    }
+
+    /// The choices that count on the adapter `here` is an empty file of.
+    pub fn applied_to(&self, here: &Self) -> Loaded {
+        let mine = |f: &Self| (f.adapter.clone(), f.driver.clone(), f.backend.clone());
+        if mine(self) != mine(here) {
+            let void =
+                format!("was made with {} ({}, {})", self.adapter, self.driver, self.backend);
+            return Loaded { tuned: Tuned::new(), void: Some(void) };
+        }
+        let passes = crate::ops::passes();
+        let current = |c: &&Choice| {
+            passes.iter().any(|p| p.full_name() == c.pass && texts_hash(p) == c.kernels)
+        };
+        let tuned: Tuned = self
+            .choices
+            .iter()
+            .filter(current)
+            .map(|c| ((c.pass.clone(), c.size()), c.variant))
+            .collect();
+        let old = self.choices.iter().filter(|c| !current(c)).count();
+        let void =
+            (old > 0).then(|| format!("has {old} choices between kernels that have changed"));
+        Loaded { tuned, void }
+    }
+
+    /// Puts `new` in the place of what is there for the same pass and sizes, and drops what was
+    /// chosen between other texts.
+    pub fn merge(&mut self, new: Vec<Choice>) {
+        let passes = crate::ops::passes();
+        self.choices.retain(|old| {
+            passes.iter().any(|p| p.full_name() == old.pass && texts_hash(p) == old.kernels)
+                && !new.iter().any(|n| n.pass == old.pass && n.size() == old.size())
+        });
+        self.choices.extend(new);
+        self.choices.sort_by(|a, b| (&a.pass, a.size()).cmp(&(&b.pass, b.size())));
+    }
+
+    /// Writes the file, and its folder if that is new.
+    ///
+    /// # Errors
+    /// A folder that cannot be made, a full disk.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
+        }
+        let body = toml::to_string(self).expect("strings and numbers");
+        let text = format!(
+            "# Kernels that `oddgrad tune` measured to be the fastest on this adapter, by what a\n\
+             # dispatch reads and writes in bytes. Delete the file to go back to the usual ones.\n\n{body}"
+        );
+        write_atomically(path, text.as_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pass() -> &'static Pass {
+        crate::ops::passes().into_iter().find(|p| p.full_name() == "adamw.update").unwrap()
+    }
+
+    fn choice(variant: u32, reads_below: u64) -> Choice {
+        Choice {
+            pass: "adamw.update".into(),
+            reads_below,
+            writes_below: 4096,
+            variant,
+            idea: "naive".into(),
+            us: 1.5,
+            usual_us: 2.0,
+            kernels: texts_hash(pass()),
+        }
+    }
+
+    fn file(driver: &str, choices: Vec<Choice>) -> TunedFile {
+        TunedFile {
+            adapter: "a \"GPU\"".into(),
+            driver: driver.into(),
+            backend: "Vulkan".into(),
+            choices,
+        }
+    }
+
+    #[test]
+    fn tuned_file_survives_the_disk_and_applies_to_its_driver_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("new/tuned.toml");
+        assert_eq!(TunedFile::load(&path).unwrap(), None);
+        let written = file("1", vec![choice(1, 1024), choice(2, 4096)]);
+        written.save(&path).unwrap();
+        let read = TunedFile::load(&path).unwrap().unwrap();
+        assert_eq!(read, written);
+        let loaded = read.applied_to(&file("1", Vec::new()));
+        assert_eq!((loaded.tuned.len(), loaded.void), (2, None));
+        let loaded = read.applied_to(&file("2", Vec::new()));
+        assert!(loaded.tuned.is_empty() && loaded.void.unwrap().contains("was made with"));
+    }
+
+    #[test]
+    fn tuned_choices_between_other_texts_are_void() {
+        let old = Choice { kernels: "0123".into(), ..choice(1, 4096) };
+        let mut both = file("1", vec![old, choice(2, 1024)]);
+        let loaded = both.applied_to(&file("1", Vec::new()));
+        assert_eq!(loaded.tuned.len(), 1);
+        assert!(loaded.void.unwrap().contains("1 choices"));
+        both.merge(vec![choice(1, 1024)]);
+        assert_eq!(both.choices, [choice(1, 1024)]);
+    }
+
+    #[test]
+    fn tuned_file_that_is_none_is_named_with_what_to_do() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tuned.toml");
+        for text in ["[[choice]]", "adapter = 1", "\u{0}", "colour = 2"] {
+            std::fs::write(&path, text).unwrap();
+            let error = TunedFile::load(&path).unwrap_err().to_string();
+            assert!(error.contains("tuned.toml") && error.contains("--untuned"), "{error}");
+        }
+    }
+}

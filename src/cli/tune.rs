@@ -1,0 +1,108 @@
+//! `oddgrad tune`
+
+use super::DeviceArgs;
+use super::display::Progress;
+use crate::bench::report::time;
+use crate::bench::tune::tune;
+use crate::bench::tuned::{TunedFile, path_of};
+use crate::error::{Error, Problem, Result};
+use clap::Args;
+use std::path::PathBuf;
+
+/// Arguments of `oddgrad tune`.
+#[derive(Args)]
+pub struct TuneArgs {
+    /// A model folder (its config.json is enough): its training step is what is tuned.
+    #[arg(long, default_value = "models/nano")]
+    model: PathBuf,
+    /// Tokens of a stream, as batch.stream_tokens of the recipe.
+    #[arg(long, default_value_t = 1024)]
+    tokens: usize,
+    /// Only these operations and passes: `matmul`, `matmul.nt`.
+    #[arg(long, value_delimiter = ',', value_name = "OP|OP.PASS,…")]
+    only: Vec<String>,
+    /// Seconds for the race of each kind of dispatch at most.
+    #[arg(long, default_value = "2", value_name = "SECONDS", value_parser = super::seconds)]
+    seconds: f64,
+    /// Measure and print, and write nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Write here instead of the file that the other commands read.
+    #[arg(long, value_name = "FILE", conflicts_with = "dry_run")]
+    out: Option<PathBuf>,
+}
+
+pub(super) fn run(args: &TuneArgs, device: &DeviceArgs) -> Result<()> {
+    if !device.kernel.is_empty() {
+        let what = "pins a kernel, and tune looks for the fastest; leave it out";
+        return Err(Error::input("nothing to tune", vec![Problem::new("--kernel", what)]));
+    }
+    let gpu = device.open_untuned()?;
+    let path = match &args.out {
+        _ if args.dry_run => None,
+        Some(path) => Some(path.clone()),
+        None => Some(path_of(&gpu).ok_or_else(|| {
+            let what = "no cache folder is known on this system; set ODDGRAD_CACHE to one";
+            Error::input("nowhere to write", vec![Problem::new("tune", what)])
+        })?),
+    };
+    let mut file = TunedFile::new(&gpu);
+    // What was tuned before for other sizes stays, if it is of the same adapter and driver.
+    let before = path.as_deref().map_or(Ok(None), TunedFile::load)?;
+    if let Some(before) = before.filter(|b| {
+        (&b.adapter, &b.driver, &b.backend) == (&file.adapter, &file.driver, &file.backend)
+    }) {
+        file.choices = before.choices;
+    }
+    let mut show = Progress::new(false);
+    let tuning = tune(&gpu, &args.model, args.tokens, &args.only, args.seconds, &mut |line| {
+        show.line(line);
+    })?;
+    show.clear();
+    println!("adapter   {}", gpu.describe());
+    println!("clock     {}", tuning.clock);
+    for fault in &tuning.faults {
+        println!("not used: {fault}");
+    }
+    println!(
+        "\n{:<26} {:>11} {:>11} {:>5}  {:<22} {:>9} {:>9} {:>6}",
+        "pass", "reads below", "writes", "calls", "kernel", "time", "usual", "gain"
+    );
+    let (mut usual, mut tuned) = (0.0, 0.0);
+    for (c, &calls) in tuning.choices.iter().zip(&tuning.dispatches) {
+        usual += c.usual_us * calls as f64;
+        tuned += c.us * calls as f64;
+        println!(
+            "{:<26} {:>11} {:>11} {:>5}  {:<22} {:>9} {:>9} {:>5.2}x",
+            c.pass,
+            bytes(c.reads_below),
+            bytes(c.writes_below),
+            calls,
+            format!("{} {}", c.variant, c.idea),
+            time(1e-6 * c.us),
+            time(1e-6 * c.usual_us),
+            c.usual_us / c.us
+        );
+    }
+    println!(
+        "\nof these dispatches a step has {} with the usual kernels and {} with the tuned ones",
+        time(1e-6 * usual),
+        time(1e-6 * tuned)
+    );
+    if let Some(path) = path {
+        file.merge(tuning.choices);
+        file.save(&path)?;
+        println!("written   {} ({} choices)", path.display(), file.choices.len());
+    }
+    Ok(())
+}
+
+/// A power of four in bytes.
+fn bytes(n: u64) -> String {
+    match n {
+        n if n >= 1 << 30 => format!("{} GiB", n >> 30),
+        n if n >= 1 << 20 => format!("{} MiB", n >> 20),
+        n if n >= 1 << 10 => format!("{} KiB", n >> 10),
+        n => format!("{n} B"),
+    }
+}
