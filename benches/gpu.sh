@@ -37,8 +37,17 @@ section() {
     section "$binary" "${pick[@]}" verify tests/golden/llama_tied tests/golden/llama_untied \
         tests/golden/llama_overfit tests/golden/train/llama_tied_plain_linear \
         tests/golden/train/llama_untied_plain_const
-    section "$binary" "${pick[@]}" bench step --steps 30
+    # Without a tuned file that may lie on this machine, then with one made here.
+    section "$binary" "${pick[@]}" --untuned bench step --steps 30
+    section "$binary" "${pick[@]}" --untuned bench step --steps 30 --tokens 8192
+    ODDGRAD_CACHE=$(mktemp -d)
+    export ODDGRAD_CACHE
+    section "$binary" "${pick[@]}" tune --tokens 8192
     section "$binary" "${pick[@]}" bench step --steps 30 --tokens 8192
+    for op in matmul softmax attention token_logp rms_norm embedding adamw; do
+        section "$binary" "${pick[@]}" bench "$op" --shapes smollm2
+    done
+    section "$binary" "${pick[@]}" bench matmul --shapes large
     if [ -n "${ODDGRAD_TESTS:-}" ]; then
         for test in "$ODDGRAD_TESTS"/*; do section "$test"; done
     elif command -v cargo >/dev/null; then

@@ -43,6 +43,10 @@ pub struct TrainState {
     pub row_order_hash: String,
     /// [`Recipe::fingerprint`](super::recipe::Recipe::fingerprint) of the run.
     pub recipe_hash: String,
+    /// [`Learner::kernels_hash`](super::learner::Learner::kernels_hash); empty in checkpoints of
+    /// earlier versions.
+    #[serde(default)]
+    pub kernels_hash: String,
 }
 
 /// Adam's moments by parameter name, in the shapes of the parameters.

@@ -12,6 +12,7 @@ fn state(step: u64) -> TrainState {
         num_tokens: 1 << 40,
         row_order_hash: "order".into(),
         recipe_hash: "recipe".into(),
+        kernels_hash: "kernels".into(),
     }
 }
 

@@ -317,6 +317,19 @@ impl Learner {
         Ok(u.step.read(u.norm)?[0])
     }
 
+    /// A hash of the kernels that forward, backward and update run, in their order: runs with one
+    /// hash on one device give the same bits.
+    pub fn kernels_hash(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        for step in [&self.micro.step, &self.update.step] {
+            for call in step.graph().calls() {
+                hasher.update(call.variant.path.as_bytes());
+                hasher.update(call.variant.source.as_bytes());
+            }
+        }
+        hasher.finalize().to_hex()[..16].into()
+    }
+
     /// Optimizer steps done; AdamW's bias correction counts on it.
     pub fn steps(&self) -> u64 {
         self.steps

@@ -82,6 +82,7 @@ pub fn prepare(recipe: &Recipe, resume: bool) -> Result<Prepared<'_>> {
         num_tokens: 0,
         row_order_hash: String::new(),
         recipe_hash: recipe.fingerprint(),
+        kernels_hash: String::new(),
     };
     let (weights, state, moments) = match latest {
         Some(folder) => {

@@ -182,7 +182,14 @@ impl Prepared<'_> {
             }
         }
         let metrics = MetricsWriter::open(&path)?;
-        let state = self.state;
+        let mut state = self.state;
+        let kernels = learner.kernels_hash();
+        if !state.kernels_hash.is_empty() && state.kernels_hash != kernels {
+            on_event(Event::Note(
+                "the checkpoint was made with other kernels (`oddgrad tune`, --kernel, another adapter or version): the run goes on, but its last bits will differ from those of a run that was not interrupted".into(),
+            ));
+        }
+        state.kernels_hash = kernels;
         if state.step >= total {
             on_event(Event::Note(format!("all {total} steps were done already")));
         }

@@ -5,6 +5,7 @@ use crate::{golden, gpu};
 use oddgrad::data::example::{Example, Sequence};
 use oddgrad::data::pack::{Capacity, NONE, Stream, TargetKind, pack};
 use oddgrad::error::Error;
+use oddgrad::gpu::{AdapterChoice, Gpu};
 use oddgrad::graph::GRAD;
 use oddgrad::model::weights::{init_weights, read_safetensors};
 use oddgrad::train::learner::Learner;
@@ -13,6 +14,7 @@ use oddgrad::train::recipe::{LossSettings, OptimSettings, Recipe};
 use oddgrad::train::trainer::{Event, Outcome, train};
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::rc::Rc;
 
 /// Pairs with a common prompt and partly common answers.
 fn pairs(n: usize) -> Vec<Example> {
@@ -281,6 +283,29 @@ fn resuming_another_recipe_is_refused() {
         .unwrap_err()
         .to_string();
     assert!(error.contains("another recipe"), "{error}");
+}
+
+/// The same bits can be promised with the same kernels only, so others are told of.
+#[test]
+fn resuming_with_other_kernels_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let recipe = recipe(&dir.path().join("run"), &["train.max_steps=1"]);
+    run(&recipe, false).unwrap();
+    for number in [1, 2] {
+        let mut choice = AdapterChoice::default();
+        let usual = gpu().target().clone();
+        let pass = oddgrad::ops::passes().into_iter().find(|p| p.full_name() == "adamw.update");
+        let told = pass.unwrap().usual(&usual).number() != number;
+        choice.kernels.insert("adamw".into(), number);
+        let mut notes = Vec::new();
+        let mut keep = |event: Event| {
+            if let Event::Note(text) = event {
+                notes.push(text);
+            }
+        };
+        train(&Rc::new(Gpu::open(&choice).unwrap()), &recipe, true, &mut keep).unwrap();
+        assert_eq!(notes.iter().any(|n| n.contains("other kernels")), told, "{number}: {notes:?}");
+    }
 }
 
 #[test]
