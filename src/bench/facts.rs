@@ -119,7 +119,9 @@ pub fn contract(pass: &Pass) -> String {
     let last_binding = first.source.lines().position(|l| l.starts_with("@group"));
     let bindings = first.source.lines().filter(|l| l.starts_with("@group")).count();
     let shown = last_binding.map_or(end, |at| (at + bindings).min(end));
-    let mut text = format!("// {}.{}, as variant 1 has it ({})\n", pass.op, pass.name, first.path);
+    let number = first.number();
+    let mut text =
+        format!("// {}.{}, as variant {number} has it ({})\n", pass.op, pass.name, first.path);
     for line in first.source.lines().take(shown) {
         text.push_str(line);
         text.push('\n');
@@ -129,7 +131,7 @@ pub fn contract(pass: &Pass) -> String {
         "\n\
          // Entry point: @compute fn main.\n\
          // The engine rewrites these lines: {}.\n\
-         // The grid is the outputs along x, y, z over the tile, rounded up. Variant 1 has the tile\n\
+         // The grid is the outputs along x, y, z over the tile, rounded up. Variant {number} has the tile\n\
          // {x}x{y}x{z}; give yours with --tile. A long one-dimensional grid is folded: use\n\
          // group.x + group.y * groups.x.\n\
          // Do not use arrayLength: buffers may be longer than their shape.\n",

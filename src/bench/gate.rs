@@ -93,7 +93,7 @@ pub fn same_as_first(
         let kind = want.iter().zip(&got).find_map(|(w, g)| difference(w, g, SLACK * tolerance));
         faults.push(kind.map(|kind| Fault {
             shape: shape.to_vec(),
-            place: "against variant 1: result".into(),
+            place: "against the first variant: result".into(),
             kind,
         }));
     }

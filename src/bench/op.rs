@@ -46,7 +46,7 @@ pub struct Request {
 pub struct Own {
     /// Its WGSL file.
     pub path: PathBuf,
-    /// Outputs of a workgroup along x, y, z; those of variant 1 by default.
+    /// Outputs of a workgroup along x, y, z; those of the first variant by default.
     pub tile: Option<[u32; 3]>,
 }
 

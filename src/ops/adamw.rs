@@ -77,6 +77,7 @@ static UPDATE: Pass = Pass {
     variants: &[
         variant!("adamw/update_1_naive.wgsl", tile: [256, 1, 1]),
         variant!("adamw/update_2_span.wgsl", tile: [256, 1, 1], suits: SOFTWARE),
+        variant!("adamw/update_3_strided_span.wgsl", tile: [1024, 1, 1], suits: &[]),
     ],
 };
 

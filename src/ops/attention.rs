@@ -154,6 +154,7 @@ static FORWARD: Pass = Pass {
     op: "attention",
     name: "forward",
     variants: &[
+        variant!("attention/forward_0_naive.wgsl", tile: [64, 1, 1], suits: &[]),
         variant!("attention/forward_1_register_rows.wgsl", tile: [32, 1, 1]),
         variant!("attention/forward_2_shared_blocks.wgsl", tile: [64, 1, 1], suits: HARDWARE),
     ],
@@ -169,6 +170,7 @@ static DQ: Pass = Pass {
     op: "attention",
     name: "dq",
     variants: &[
+        variant!("attention/dq_0_naive.wgsl", tile: [64, 1, 1], suits: &[]),
         variant!("attention/dq_1_register_rows.wgsl", tile: [32, 1, 1]),
         variant!("attention/dq_2_shared_blocks.wgsl", tile: [64, 1, 1], suits: HARDWARE),
     ],
@@ -178,6 +180,7 @@ static DK_DV: Pass = Pass {
     op: "attention",
     name: "dk_dv",
     variants: &[
+        variant!("attention/dk_dv_0_naive.wgsl", tile: [64, 1, 1], suits: &[]),
         variant!("attention/dk_dv_1_register_rows.wgsl", tile: [32, 1, 1]),
         variant!("attention/dk_dv_2_shared_blocks.wgsl", tile: [64, 1, 1], suits: HARDWARE),
     ],
@@ -329,7 +332,10 @@ pub fn case() -> OpCase {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::{Class, Target, Variant};
     use crate::ops::case::tests::{forward, gradient};
+    use crate::plan::{Reuse, plan};
+    use std::collections::BTreeSet;
 
     #[test]
     fn attention_forward() {
@@ -430,6 +436,32 @@ mod tests {
             },
             ..case()
         });
+    }
+
+    /// Every variant recomputes the scores, so nothing grows with the square of T.
+    #[test]
+    fn attention_memory_is_linear_in_tokens() {
+        let numbers: BTreeSet<u32> =
+            PASSES.iter().flat_map(|p| p.variants.iter().map(Variant::number)).collect();
+        for &number in &numbers {
+            let memory = |tokens: usize| {
+                let mut target = Target::baseline(Class::Discrete);
+                target.pinned.insert("attention".into(), number);
+                let mut g = Graph::new(&target);
+                let q = g.input_with_grad("q", &[tokens, 9 * 64]);
+                let k = g.input_with_grad("k", &[tokens, 3 * 64]);
+                let v = g.input_with_grad("v", &[tokens, 3 * 64]);
+                let spans = g.input("spans", &[tokens, 4], DType::U32);
+                let o = attention(&mut g, q, k, v, spans, 64);
+                let d_o = g.input("cotangent", &[tokens, 9 * 64], DType::F32);
+                g.backward_from(&[(o, d_o)]);
+                let plan = plan(&g, Reuse::Slots);
+                assert!(plan.temporaries() > 0);
+                (plan.temporaries(), plan.total())
+            };
+            let (short, long) = (memory(256), memory(8192));
+            assert_eq!((32 * short.0, 32 * short.1), long, "variant {number}");
+        }
     }
 
     /// A gradient is right, and nothing else is computed, when only one input wants one.

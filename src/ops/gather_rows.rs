@@ -62,7 +62,10 @@ static FILL: Pass = Pass {
 static BACKWARD: Pass = Pass {
     op: "gather_rows",
     name: "backward",
-    variants: &[variant!("gather_rows/backward_1_naive.wgsl", tile: [256, 1, 1])],
+    variants: &[
+        variant!("gather_rows/backward_1_naive.wgsl", tile: [256, 1, 1]),
+        variant!("gather_rows/backward_2_quad_columns.wgsl", tile: [1024, 1, 1], suits: &[]),
+    ],
 };
 
 pub(super) static PASSES: &[&Pass] = &[&FORWARD, &FILL, &BACKWARD];

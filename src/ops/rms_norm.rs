@@ -11,7 +11,7 @@
 //! Source: Zhang and Sennrich, Root Mean Square Layer Normalization, arXiv:1910.07467.
 
 use crate::graph::{Graph, Sink, Var};
-use crate::kernel::{HARDWARE, Pass};
+use crate::kernel::{HARDWARE, Needs, Pass};
 use crate::ops::case::{Array, OpCase};
 use crate::variant;
 
@@ -73,12 +73,20 @@ pub(crate) fn add_blocks(g: &mut Graph, part: Sink, total: Sink, t: usize, d: us
     }
 }
 
+const SUBGROUPS: Needs = Needs { subgroups: true, ..Needs::NONE };
+
 static FORWARD: Pass = Pass {
     op: "rms_norm",
     name: "forward",
     variants: &[
         variant!("rms_norm/forward_1_naive.wgsl", tile: [64, 1, 1]),
         variant!("rms_norm/forward_2_workgroup_row.wgsl", tile: [1, 1, 1], suits: HARDWARE),
+        variant!(
+            "rms_norm/forward_3_subgroup_row.wgsl",
+            tile: [1, 1, 1],
+            suits: HARDWARE,
+            needs: SUBGROUPS
+        ),
     ],
 };
 
@@ -88,6 +96,12 @@ static INPUT: Pass = Pass {
     variants: &[
         variant!("rms_norm/input_1_naive.wgsl", tile: [64, 1, 1]),
         variant!("rms_norm/input_2_workgroup_row.wgsl", tile: [1, 1, 1], suits: HARDWARE),
+        variant!(
+            "rms_norm/input_3_subgroup_row.wgsl",
+            tile: [1, 1, 1],
+            suits: HARDWARE,
+            needs: SUBGROUPS
+        ),
     ],
 };
 

@@ -10,7 +10,7 @@
 //! 1990; Goodfellow, Bengio and Courville, Deep Learning, sections 4.1 and 6.2.2.3.
 
 use crate::graph::{Graph, Var};
-use crate::kernel::{HARDWARE, Pass};
+use crate::kernel::{HARDWARE, Needs, Pass};
 use crate::ops::case::{Array, OpCase};
 use crate::variant;
 
@@ -36,12 +36,21 @@ pub fn softmax(g: &mut Graph, x: Var) -> Var {
     y
 }
 
+const SUBGROUPS: Needs = Needs { subgroups: true, ..Needs::NONE };
+
 static FORWARD: Pass = Pass {
     op: "softmax",
     name: "forward",
     variants: &[
         variant!("softmax/forward_1_naive.wgsl", tile: [64, 1, 1]),
         variant!("softmax/forward_2_workgroup_row.wgsl", tile: [1, 1, 1], suits: HARDWARE),
+        variant!("softmax/forward_3_online.wgsl", tile: [1, 1, 1], suits: &[]),
+        variant!(
+            "softmax/forward_4_subgroup_row.wgsl",
+            tile: [1, 1, 1],
+            suits: HARDWARE,
+            needs: SUBGROUPS
+        ),
     ],
 };
 
@@ -51,6 +60,12 @@ static BACKWARD: Pass = Pass {
     variants: &[
         variant!("softmax/backward_1_naive.wgsl", tile: [64, 1, 1]),
         variant!("softmax/backward_2_workgroup_row.wgsl", tile: [1, 1, 1], suits: HARDWARE),
+        variant!(
+            "softmax/backward_3_subgroup_row.wgsl",
+            tile: [1, 1, 1],
+            suits: HARDWARE,
+            needs: SUBGROUPS
+        ),
     ],
 };
 

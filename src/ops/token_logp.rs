@@ -12,7 +12,7 @@
 //! and $dw \mathrel{+}= dz^\top h$, chunk by chunk with the logits computed again.
 
 use crate::graph::{Graph, Sink, Var};
-use crate::kernel::{HARDWARE, Pass, SOFTWARE};
+use crate::kernel::{HARDWARE, Needs, Pass, SOFTWARE};
 use crate::ops::case::{Array, OpCase};
 use crate::ops::matmul::{Form, Product, product};
 use crate::variant;
@@ -106,12 +106,20 @@ fn chunk_logits(g: &mut Graph, chunk: &Chunk, hidden: Var, weight: Var) -> Var {
     logits
 }
 
+const SUBGROUPS: Needs = Needs { subgroups: true, ..Needs::NONE };
+
 static UPDATE: Pass = Pass {
     op: "token_logp",
     name: "update",
     variants: &[
         variant!("token_logp/update_1_naive.wgsl", tile: [8, 1, 1]),
         variant!("token_logp/update_2_workgroup_row.wgsl", tile: [1, 1, 1], suits: HARDWARE),
+        variant!(
+            "token_logp/update_3_subgroup_row.wgsl",
+            tile: [1, 1, 1],
+            suits: HARDWARE,
+            needs: SUBGROUPS
+        ),
     ],
 };
 

@@ -31,7 +31,7 @@ pub(super) struct OpArgs {
     /// Race a kernel of your own against ours; needs a pass.
     #[arg(long, value_name = "FILE.wgsl")]
     with: Option<PathBuf>,
-    /// Outputs of one workgroup of your kernel along x, y, z [default: those of variant 1].
+    /// Outputs of one workgroup of your kernel along x, y, z [default: those of the first variant].
     #[arg(long, value_name = "XxYxZ", value_parser = tile, requires = "with")]
     tile: Option<[u32; 3]>,
     /// Stop your kernel when nothing happened for so many seconds.

@@ -1,0 +1,93 @@
+// attention, gradients of k and v:
+// dk[j] = sum_i p[i, j] (dp[i, j] - delta[i]) q[i] / sqrt(HEAD_DIM),  dv[j] = sum_i p[i, j] d_o[i],
+// over the queries i that attend key j and the query heads that share its head;
+// p[i, j] = exp(s[i, j] - lse[i]) recomputed, dp[i, j] = d_o[i] . v[j].
+// The formula as loops: one invocation per key, which alone owns its row of dk and dv.
+// Grid: x = ceil(T / 64), y = HKV.
+// Needs: nothing beyond WebGPU's default limits.
+
+const T: u32 = 1u; // tokens
+const H: u32 = 1u; // query heads
+const HKV: u32 = 1u; // key heads; H is a multiple
+const HEAD_DIM: u32 = 32u; // elements of a head
+const WANT_DK: bool = true; // dk is wanted
+const WANT_DV: bool = true; // dv is wanted
+const ACCUMULATE_DK: bool = false; // add to dk instead of overwriting it
+const ACCUMULATE_DV: bool = false; // add to dv instead of overwriting it
+
+@group(0) @binding(0) var<storage, read> q: array<f32>; // [T, H * HEAD_DIM]
+@group(0) @binding(1) var<storage, read> k: array<f32>; // [T, HKV * HEAD_DIM]
+@group(0) @binding(2) var<storage, read> v: array<f32>; // [T, HKV * HEAD_DIM]
+@group(0) @binding(3) var<storage, read> spans: array<vec4<u32>>; // [T]: ctx_start, ctx_end, own_start, query_end
+@group(0) @binding(4) var<storage, read> d_o: array<f32>; // [T, H * HEAD_DIM]
+@group(0) @binding(5) var<storage, read> stats: array<vec2<f32>>; // [T, H]: lse, delta
+@group(0) @binding(6) var<storage, read_write> dk: array<f32>; // [T, HKV * HEAD_DIM], [1] if not wanted
+@group(0) @binding(7) var<storage, read_write> dv: array<f32>; // [T, HKV * HEAD_DIM], [1] if not wanted
+
+// Query i attends key j.
+fn attends(i: u32, j: u32) -> bool {
+    let s = spans[i];
+    return (j >= s.x && j < s.y) || (j >= s.z && j <= i);
+}
+
+// q . k / sqrt(HEAD_DIM) of the heads that start there.
+fn score(q_start: u32, k_start: u32) -> f32 {
+    var sum = 0.0;
+    for (var c = 0u; c < HEAD_DIM; c++) {
+        sum += q[q_start + c] * k[k_start + c];
+    }
+    return sum / sqrt(f32(HEAD_DIM));
+}
+
+// d_o . v of the heads that start there: the derivative with respect to p.
+fn slope_of_p(d_o_start: u32, v_start: u32) -> f32 {
+    var sum = 0.0;
+    for (var c = 0u; c < HEAD_DIM; c++) {
+        sum += d_o[d_o_start + c] * v[v_start + c];
+    }
+    return sum;
+}
+
+@compute @workgroup_size(64)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let j = group.x * 64u + lane;
+    if j >= T {
+        return;
+    }
+    let key = (j * HKV + group.y) * HEAD_DIM;
+    var dk_sum = array<f32, HEAD_DIM>(); // dk[j] * sqrt(HEAD_DIM)
+    var dv_sum = array<f32, HEAD_DIM>();
+    // No query before j attends to it, and none from query_end on.
+    for (var i = j; i < spans[j].w; i++) {
+        if attends(i, j) {
+            for (var n = 0u; n < H / HKV; n++) {
+                let row = i * H + group.y * (H / HKV) + n;
+                let p = exp(score(row * HEAD_DIM, key) - stats[row].x);
+                let ds = p * (slope_of_p(row * HEAD_DIM, key) - stats[row].y);
+                for (var c = 0u; c < HEAD_DIM; c++) {
+                    dk_sum[c] += ds * q[row * HEAD_DIM + c];
+                    dv_sum[c] += p * d_o[row * HEAD_DIM + c];
+                }
+            }
+        }
+    }
+    for (var c = 0u; c < HEAD_DIM; c++) {
+        if WANT_DK {
+            var slope = dk_sum[c] / sqrt(f32(HEAD_DIM));
+            if ACCUMULATE_DK {
+                slope += dk[key + c];
+            }
+            dk[key + c] = slope;
+        }
+        if WANT_DV {
+            var slope = dv_sum[c];
+            if ACCUMULATE_DV {
+                slope += dv[key + c];
+            }
+            dv[key + c] = slope;
+        }
+    }
+}
