@@ -106,15 +106,26 @@ fn bench_races_a_kernel_from_a_file_and_writes_reports() {
     std::fs::write(&readme, "a\n<!-- bench -->\n<!-- /bench -->\nb\n").unwrap();
     let mut args = QUICK.to_vec();
     args.extend(["--with", "my.wgsl", "--json", "a.json", "--csv", "a.csv", "--md", "a.md"]);
-    args.extend(["--svg", "a.svg", "--readme"]);
+    args.extend(["--svg", "a.svg", "--roofline", "roofline.svg", "--sweep", "sweep.svg"]);
+    args.extend(["--html", "a.html", "--readme"]);
     let (out, text) = oddgrad(at, &args);
     assert!(out.status.success(), "{text}");
     for part in ["my.wgsl", "1 naive", "clock", "ceilings", "gate      2 of 2 kernels"] {
         assert!(text.contains(part), "{part}: {text}");
     }
-    for file in ["a.csv", "a.md", "a.svg", "shaders/scale/README.md"] {
+    let charts = ["a.svg", "roofline.svg", "sweep.svg"];
+    for file in [&charts[..], &["a.csv", "a.md", "a.html", "shaders/scale/README.md"]].concat() {
         let text = std::fs::read_to_string(at.join(file)).unwrap();
         assert!(text.contains("my.wgsl"), "{file}: {text}");
+    }
+    for file in charts {
+        let text = std::fs::read_to_string(at.join(file)).unwrap();
+        assert!(text.starts_with("<svg") && text.trim_end().ends_with("</svg>"), "{file}: {text}");
+    }
+    let page = std::fs::read_to_string(at.join("a.html")).unwrap();
+    assert_eq!(page.matches("<figure").count(), charts.len(), "{page}");
+    for part in ["2 of 2 kernels", "--html a.html", "Ceilings", "</html>"] {
+        assert!(page.contains(part), "{part}: {page}");
     }
 
     let (out, text) = oddgrad(at, &["bench", "compare", "a.json", "a.json"]);

@@ -78,10 +78,10 @@ pub(super) fn panels(report: &Report, panels: &[Panel], empty: &str) -> String {
     })
 }
 
-/// The powers of ten around `values`, never the same.
+/// The powers of ten around `values`, never the same, so that no mark lies on an axis.
 fn decades(values: impl Iterator<Item = f64>) -> std::ops::Range<f64> {
     let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| {
-        (low.min(v.log10().floor()), high.max(v.log10().ceil()))
+        (low.min((v.log10() - 0.05).floor()), high.max((v.log10() + 0.05).ceil()))
     });
     // A little more than the power, so that rounding does not cost the last mark of the axis.
     10f64.powf(low) * (1.0 - 1e-9)..10f64.powf(high.max(low + 1.0)) * (1.0 + 1e-9)
