@@ -76,6 +76,41 @@ fn bench_gate_catches_other_bits_in_a_second_run() {
     assert!(matches!(kind, Kind::Unsteady(_)), "{kind:?}");
 }
 
+/// Each invocation hands its value to the one at the other end of the workgroup and takes back its
+/// own, with nothing between writing and reading. The ends are in different subgroups wherever
+/// subgroups are smaller than half a workgroup, so one of them reads before the other has written.
+#[test]
+fn bench_gate_catches_a_race() {
+    let memory = "var<workgroup> handed: array<f32, 256>;\n";
+    let racing = |barrier: &str| {
+        let source = edited(
+            "    if i >= N {\n        return;\n    }\n    var value = FACTOR * x[i];\n",
+            &format!(
+                "    let other = 255u - lane;
+    let partner = i - lane + other;
+    handed[other] = 0.0;
+    workgroupBarrier();
+    if partner < N {{
+        handed[other] = FACTOR * x[partner];
+    }}
+    {barrier}
+    var value = handed[lane];
+    if i >= N {{
+        return;
+    }}
+"
+            ),
+        );
+        source.replace("@compute", &format!("{memory}\n@compute"))
+    };
+    // The barrier is all that is missing.
+    assert_eq!(judged(racing("workgroupBarrier();"), Checks::On).fault, None);
+    for checks in [Checks::Off, Checks::On] {
+        let kind = fault(racing(""), checks);
+        assert!(matches!(kind, Kind::Wrong { .. } | Kind::Unsteady(_)), "{kind:?}");
+    }
+}
+
 #[test]
 fn bench_gate_shows_a_kernel_that_the_device_refuses() {
     let kind = fault(edited("@workgroup_size(256)", "@workgroup_size(65536)"), Checks::On);
