@@ -1,4 +1,11 @@
-//! A report as bars: one chart of every shape, a bar for each kernel.
+//! A report as charts: bars, a roofline, and rates over problem sizes.
+
+mod panel;
+mod roofline;
+mod sweep;
+
+pub use roofline::roofline;
+pub use sweep::sweep;
 
 use crate::bench::report::{Report, Row, digits};
 use plotters::prelude::*;
@@ -14,6 +21,9 @@ const BARS: [RGBColor; 6] = [
     RGBColor(0x5A, 0x7D, 0x2A),
 ];
 
+/// What a chart of no rows says.
+const NOTHING: &str = "nothing was timed";
+
 /// Pixels of a bar with its space, of the words left of it, and of a whole chart.
 const BAR: i32 = 22;
 const WORDS: i32 = 230;
@@ -24,7 +34,8 @@ fn rate(row: &Row) -> (f64, &'static str) {
     row.gflops().map_or_else(|| (row.gbs(), "GB/s"), |g| (g, "GFLOP/s"))
 }
 
-/// The report as an SVG text. A thin line at the end of a bar spans the interval of the median.
+/// Every shape with a bar for each kernel, as an SVG text. A thin line at the end of a bar spans
+/// the interval of the median.
 pub fn bars(report: &Report) -> String {
     let mut groups: Vec<(String, Vec<&Row>)> = Vec::new();
     for row in &report.rows {
@@ -34,27 +45,36 @@ pub fn bars(report: &Report) -> String {
             None => groups.push((title, vec![row])),
         }
     }
-    let height: i32 = 70 + groups.iter().map(|(_, rows)| 42 + BAR * rows.len() as i32).sum::<i32>();
+    let height: i32 = groups.iter().map(|(_, rows)| 42 + BAR * rows.len() as i32).sum();
+    picture(report, height, |root| draw(root, &groups))
+}
+
+type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
+type Drawn<'a> = Result<(), Box<dyn std::error::Error + 'a>>;
+
+/// Pixels of the lines that every chart begins with.
+const HEADING: i32 = 66;
+
+fn font(size: i32) -> TextStyle<'static> {
+    ("sans-serif", size).into_font().color(&INK)
+}
+
+/// An SVG text with the device on top and what `body` draws in the `height` pixels below.
+fn picture(report: &Report, height: i32, body: impl for<'a> Fn(&Area<'a>) -> Drawn<'a>) -> String {
+    let size = (WIDTH as u32, (HEADING + height.max(34)) as u32);
     let mut text = String::new();
     {
-        let root =
-            SVGBackend::with_string(&mut text, (WIDTH as u32, height as u32)).into_drawing_area();
+        let root = SVGBackend::with_string(&mut text, size).into_drawing_area();
         // Drawing into a string has no way to fail but a mistake in here.
-        draw(&root, report, &groups).expect("bars of finite length");
+        heading(&root, report).expect("lines of text");
+        body(&root).expect("a chart of finite points");
         root.present().expect("a string takes everything");
     }
     text
 }
 
-type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
-
-fn draw<'a>(
-    root: &Area<'a>,
-    report: &Report,
-    groups: &[(String, Vec<&Row>)],
-) -> Result<(), Box<dyn std::error::Error + 'a>> {
+fn heading<'a>(root: &Area<'a>, report: &Report) -> Drawn<'a> {
     root.fill(&WHITE)?;
-    let font = |size: i32| ("sans-serif", size).into_font().color(&INK);
     root.draw(&Text::new(report.device(), (12, 14), font(15)))?;
     let c = &report.ceilings;
     let line = format!(
@@ -64,7 +84,14 @@ fn draw<'a>(
         digits(1e-9 * c.bytes)
     );
     root.draw(&Text::new(line, (12, 36), font(13)))?;
-    let mut y = 66;
+    if report.rows.is_empty() {
+        root.draw(&Text::new(NOTHING, (12, HEADING), font(15)))?;
+    }
+    Ok(())
+}
+
+fn draw<'a>(root: &Area<'a>, groups: &[(String, Vec<&Row>)]) -> Drawn<'a> {
+    let mut y = HEADING;
     for (title, rows) in groups {
         root.draw(&Text::new(title.clone(), (12, y), font(15)))?;
         y += 22;
@@ -96,16 +123,111 @@ mod tests {
     use super::*;
     use crate::bench::report::tests::report;
 
+    const CHARTS: [fn(&Report) -> String; 3] = [bars, roofline, sweep];
+
+    /// Opening and closing tags match, and every coordinate is a number.
+    fn assert_svg(svg: &str) {
+        assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"), "{svg}");
+        for tag in ["svg", "text"] {
+            let ends =
+                [format!("<{tag} "), format!("</{tag}>")].map(|end| svg.matches(&end).count());
+            assert_eq!(ends[0], ends[1], "{tag}: {svg}");
+        }
+        assert!(!svg.contains("NaN") && !svg.contains("2147483647"), "{svg}");
+    }
+
+    /// Two kernels at eight sizes, and a pass whose operations are not counted.
+    fn many() -> Report {
+        let mut report = report(&[1e-3, 2e-3, 1.5e-3]);
+        let row = report.rows[0].clone();
+        report.rows.clear();
+        for size in 0..8 {
+            for (kernel, speed) in [("1 naive", 1.0), ("2 <b>.wgsl", 3.0)] {
+                let mut row = row.clone();
+                let work = 4f64.powi(size);
+                row.kernel = kernel.into();
+                row.shape = vec![1 << size, 7];
+                row.flops = Some(1e4 * work * work);
+                row.bytes = 4e4 * work;
+                row.seconds.median = 1e-6 * work / speed;
+                report.rows.push(row.clone());
+                row.pass = "scale.sum".into();
+                row.flops = None;
+                report.rows.push(row);
+            }
+        }
+        report
+    }
+
     #[test]
-    fn chart_has_a_bar_for_each_row() {
+    fn bench_chart_has_a_bar_for_each_row() {
         let mut report = report(&[1e-3, 2e-3, 1.5e-3]);
         let mut second = report.rows[0].clone();
         second.kernel = "2 span".into();
         second.flops = None;
         report.rows.push(second);
         let svg = bars(&report);
-        assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"));
+        assert_svg(&svg);
         for part in ["1 naive", "2 span", "GFLOP/s", "GB/s", "1000x2"] {
+            assert!(svg.contains(part), "{part}: {svg}");
+        }
+    }
+
+    #[test]
+    fn bench_charts_draw_no_row_one_row_and_many() {
+        for chart in CHARTS {
+            let mut none = report(&[1e-3]);
+            none.rows.clear();
+            let svg = chart(&none);
+            assert_svg(&svg);
+            assert!(svg.contains(NOTHING), "{svg}");
+            let svg = chart(&report(&[1e-3]));
+            assert_svg(&svg);
+            assert!(svg.contains("1 naive") && !svg.contains(NOTHING), "{svg}");
+            let svg = chart(&many());
+            assert_svg(&svg);
+            assert!(svg.contains("2 &lt;b&gt;.wgsl") && !svg.contains("<b>"), "{svg}");
+        }
+    }
+
+    /// A clock that stood still, ceilings that were not measured, sizes of nothing.
+    #[test]
+    fn bench_charts_cope_with_what_is_not_finite() {
+        for value in [0.0, f64::NAN, f64::INFINITY, 1e-300, 1e300] {
+            for chart in CHARTS {
+                let mut odd = many();
+                odd.ceilings.flops = value;
+                odd.rows[3].flops = Some(value);
+                odd.rows[4].bytes = value;
+                odd.rows[5].seconds.median = value;
+                chart(&odd);
+                odd.rows.truncate(1);
+                odd.rows[0].seconds.median = value;
+                odd.ceilings.bytes = value;
+                chart(&odd);
+            }
+        }
+    }
+
+    #[test]
+    fn bench_roofline_has_a_mark_for_each_row_and_the_roof() {
+        let report = many();
+        let svg = roofline(&report);
+        let counted = report.rows.iter().filter(|r| r.flops.is_some()).count();
+        // One more of each colour in the legend.
+        assert_eq!(svg.matches("<circle ").count(), counted + 2, "{svg}");
+        assert!(svg.contains("roof") && svg.contains("operations per byte"), "{svg}");
+        let mut uncounted = report;
+        uncounted.rows.retain(|r| r.flops.is_none());
+        assert!(roofline(&uncounted).contains("are not counted"));
+    }
+
+    #[test]
+    fn bench_sweep_has_a_line_for_each_kernel_and_a_panel_for_each_unit() {
+        let svg = sweep(&many());
+        // Lines of two kernels in two panels; the rest are axes and the legend's.
+        assert_eq!(svg.matches("stroke-width=\"2\"").count(), 4, "{svg}");
+        for part in ["GFLOP/s", "GB/s", "scale.forward 1 naive", "scale.sum 2 &lt;b&gt;.wgsl"] {
             assert!(svg.contains(part), "{part}: {svg}");
         }
     }

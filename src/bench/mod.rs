@@ -5,7 +5,7 @@
 //! - [`gate`]: correctness first; [`race`], [`clock`], [`stats`]: then time
 //! - [`child`]: a process for kernels that may not end
 //! - [`ceiling`]: what the adapter itself can do
-//! - [`report`], [`chart`], [`compare`]: what is written down, drawn and compared
+//! - [`report`], [`chart`], [`page`], [`compare`]: what is written down, drawn and compared
 //! - [`mod@step`]: forward, backward and update of a model
 //! - [`mod@tune`]: the fastest kernel for each dispatch of that step; [`tuned`]: the file it is kept in
 
@@ -17,6 +17,7 @@ pub mod compare;
 pub mod facts;
 pub mod gate;
 pub mod op;
+pub mod page;
 pub mod race;
 pub mod report;
 pub mod shapes;

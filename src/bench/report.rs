@@ -141,7 +141,7 @@ impl Report {
     }
 
     /// The columns of every table, a list of cells for each row.
-    fn cells(&self) -> (Vec<&'static str>, Vec<Vec<String>>) {
+    pub(super) fn cells(&self) -> (Vec<&'static str>, Vec<Vec<String>>) {
         let names = vec![
             "pass", "shape", "kernel", "time", "±", "MAD", "p5", "p95", "GFLOP/s", "% fma", "GB/s",
             "% copy", "compile", "shared", "n",
@@ -171,7 +171,7 @@ impl Report {
     }
 
     /// Why races stopped, each reason once with the number of rows.
-    fn stops(&self) -> String {
+    pub(super) fn stops(&self) -> String {
         let mut counts: Vec<(&str, usize)> = Vec::new();
         for r in &self.rows {
             match counts.iter_mut().find(|(why, _)| *why == r.stopped) {

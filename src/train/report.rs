@@ -13,7 +13,9 @@ use crate::error::Result;
 use crate::files::write_atomically;
 use crate::train::metrics::{Record, Split};
 use chart::{Chart, Hue, Line, Unit, number, thousands};
-use words::{Side, escape, marked};
+use words::{Side, marked};
+
+pub(crate) use words::escape;
 
 /// Everything the page shows.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -136,22 +138,25 @@ fn ends(run: &Run, metric: &Metric) -> Option<(f64, f64)> {
 }
 
 fn page(report: &Report) -> String {
-    let title = escape(&report.title);
-    let style = include_str!("report/style.css");
-    let mut html = format!(
-        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <title>{title}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n\
-         <h1>{title}</h1>\n"
-    );
-    html.push_str(&lead(&report.runs));
+    let mut html = lead(&report.runs);
     html.push_str(&tiles(&report.runs));
     html.push_str(&charts(&report.runs));
     html.push_str(&samples(report));
     html.push_str(&figures(&report.runs));
     html.push_str(&facts(&report.facts));
-    html.push_str("</main>\n</body>\n</html>\n");
-    html
+    document(&report.title, &html)
+}
+
+/// A whole page with its style sheet around `body`, which must be HTML already.
+pub(crate) fn document(title: &str, body: &str) -> String {
+    let title = escape(title);
+    let style = include_str!("report/style.css");
+    format!(
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <title>{title}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n\
+         <h1>{title}</h1>\n{body}</main>\n</body>\n</html>\n"
+    )
 }
 
 /// What the figures say, in one sentence a run.
@@ -439,7 +444,8 @@ fn figures(runs: &[Run]) -> String {
     )
 }
 
-fn facts(facts: &[(String, String)]) -> String {
+/// Names and values as the page's last part.
+pub(crate) fn facts(facts: &[(String, String)]) -> String {
     if facts.is_empty() {
         return String::new();
     }

@@ -76,6 +76,41 @@ fn bench_gate_catches_other_bits_in_a_second_run() {
     assert!(matches!(kind, Kind::Unsteady(_)), "{kind:?}");
 }
 
+/// Each invocation hands its value to the one at the other end of the workgroup and takes back its
+/// own, with nothing between writing and reading. The ends are in different subgroups wherever
+/// subgroups are smaller than half a workgroup, so one of them reads before the other has written.
+#[test]
+fn bench_gate_catches_a_race() {
+    let memory = "var<workgroup> handed: array<f32, 256>;\n";
+    let racing = |barrier: &str| {
+        let source = edited(
+            "    if i >= N {\n        return;\n    }\n    var value = FACTOR * x[i];\n",
+            &format!(
+                "    let other = 255u - lane;
+    let partner = i - lane + other;
+    handed[other] = 0.0;
+    workgroupBarrier();
+    if partner < N {{
+        handed[other] = FACTOR * x[partner];
+    }}
+    {barrier}
+    var value = handed[lane];
+    if i >= N {{
+        return;
+    }}
+"
+            ),
+        );
+        source.replace("@compute", &format!("{memory}\n@compute"))
+    };
+    // The barrier is all that is missing.
+    assert_eq!(judged(racing("workgroupBarrier();"), Checks::On).fault, None);
+    for checks in [Checks::Off, Checks::On] {
+        let kind = fault(racing(""), checks);
+        assert!(matches!(kind, Kind::Wrong { .. } | Kind::Unsteady(_)), "{kind:?}");
+    }
+}
+
 #[test]
 fn bench_gate_shows_a_kernel_that_the_device_refuses() {
     let kind = fault(edited("@workgroup_size(256)", "@workgroup_size(65536)"), Checks::On);
@@ -106,15 +141,26 @@ fn bench_races_a_kernel_from_a_file_and_writes_reports() {
     std::fs::write(&readme, "a\n<!-- bench -->\n<!-- /bench -->\nb\n").unwrap();
     let mut args = QUICK.to_vec();
     args.extend(["--with", "my.wgsl", "--json", "a.json", "--csv", "a.csv", "--md", "a.md"]);
-    args.extend(["--svg", "a.svg", "--readme"]);
+    args.extend(["--svg", "a.svg", "--roofline", "roofline.svg", "--sweep", "sweep.svg"]);
+    args.extend(["--html", "a.html", "--readme"]);
     let (out, text) = oddgrad(at, &args);
     assert!(out.status.success(), "{text}");
     for part in ["my.wgsl", "1 naive", "clock", "ceilings", "gate      2 of 2 kernels"] {
         assert!(text.contains(part), "{part}: {text}");
     }
-    for file in ["a.csv", "a.md", "a.svg", "shaders/scale/README.md"] {
+    let charts = ["a.svg", "roofline.svg", "sweep.svg"];
+    for file in [&charts[..], &["a.csv", "a.md", "a.html", "shaders/scale/README.md"]].concat() {
         let text = std::fs::read_to_string(at.join(file)).unwrap();
         assert!(text.contains("my.wgsl"), "{file}: {text}");
+    }
+    for file in charts {
+        let text = std::fs::read_to_string(at.join(file)).unwrap();
+        assert!(text.starts_with("<svg") && text.trim_end().ends_with("</svg>"), "{file}: {text}");
+    }
+    let page = std::fs::read_to_string(at.join("a.html")).unwrap();
+    assert_eq!(page.matches("<figure").count(), charts.len(), "{page}");
+    for part in ["2 of 2 kernels", "--html a.html", "Ceilings", "</html>"] {
+        assert!(page.contains(part), "{part}: {page}");
     }
 
     let (out, text) = oddgrad(at, &["bench", "compare", "a.json", "a.json"]);

@@ -7,7 +7,7 @@ use crate::bench::child::supervise;
 use crate::bench::op::{Own, Request, bench_op, find_case, find_passes};
 use crate::bench::race::Limits;
 use crate::bench::report::{Report, between_markers};
-use crate::bench::{chart, facts, shapes};
+use crate::bench::{chart, facts, page, shapes};
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
 use clap::Args;
@@ -58,9 +58,18 @@ pub(super) struct OpArgs {
     /// Write the table as Markdown.
     #[arg(long, value_name = "FILE")]
     md: Option<PathBuf>,
-    /// Write bars.
+    /// Draw bars as SVG: every shape with a bar for each kernel.
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
+    /// Draw GFLOP/s over operations per byte as SVG, under the adapter's measured ceilings.
+    #[arg(long, value_name = "FILE")]
+    roofline: Option<PathBuf>,
+    /// Draw GFLOP/s or GB/s over the size of the problem as SVG.
+    #[arg(long, value_name = "FILE")]
+    sweep: Option<PathBuf>,
+    /// Write one page that opens offline: device, gate, charts and table.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
     /// Replace the table between the markers in shaders/OP/README.md.
     #[arg(long)]
     readme: bool,
@@ -157,6 +166,9 @@ fn write(args: &OpArgs, op: &str, report: &Report) -> Result<()> {
     save(&args.csv, Report::csv)?;
     save(&args.md, Report::markdown)?;
     save(&args.svg, chart::bars)?;
+    save(&args.roofline, chart::roofline)?;
+    save(&args.sweep, chart::sweep)?;
+    save(&args.html, page::html)?;
     if args.readme {
         let path = Path::new("shaders").join(op).join("README.md");
         let old = std::fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
