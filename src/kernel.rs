@@ -3,7 +3,7 @@
 //! No wgpu in here: an operation chooses a variant and its constants while the graph is built,
 //! and `gpu` makes pipelines of the result.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// The kind of adapter a graph is built for. It decides which of several correct kernels is the
@@ -35,6 +35,8 @@ pub struct Target {
     pub pinned: BTreeMap<String, u32>,
     /// What `oddgrad tune` found on this adapter.
     pub tuned: Arc<Tuned>,
+    /// Paths of kernels that gave wrong results here.
+    pub demoted: BTreeSet<&'static str>,
 }
 
 /// Sizes that one tuned choice holds for: bytes read and bytes written by a dispatch, each rounded
@@ -72,6 +74,7 @@ impl Target {
             binding_bytes: 128 << 20,
             pinned: BTreeMap::new(),
             tuned: Arc::default(),
+            demoted: BTreeSet::new(),
         }
     }
 }
@@ -90,6 +93,11 @@ pub struct Needs {
 impl Needs {
     /// Nothing beyond WebGPU's defaults.
     pub const NONE: Needs = Needs { subgroups: false, invocations: 0, workgroup_bytes: 0 };
+
+    /// True if it uses an optional capability, which drivers get wrong more often than the rest.
+    pub fn special(&self) -> bool {
+        self.subgroups
+    }
 
     fn met(&self, target: &Target) -> bool {
         (!self.subgroups || target.subgroups)
@@ -136,9 +144,9 @@ impl Variant {
         &self.stem()[at + digits.len()..]
     }
 
-    /// True if an adapter with these facts can run it.
+    /// True if an adapter with these facts can run it and is not known to get it wrong.
     pub fn needs_met(&self, target: &Target) -> bool {
-        self.needs.met(target)
+        self.needs.met(target) && !target.demoted.contains(self.path)
     }
 
     fn stem(&self) -> &'static str {
@@ -185,10 +193,23 @@ impl Pass {
         // The file it comes from may have been written with other kernels or edited by hand.
         let tuned = target.tuned.get(&(full, size));
         let tuned = tuned.and_then(|&n| self.variants.iter().find(|v| v.number() == n));
-        match tuned.filter(|v| v.needs.met(target)) {
+        match tuned.filter(|v| v.needs_met(target)) {
             Some(v) => v,
             None => self.usual(target),
         }
+    }
+
+    /// Every kernel that [`Pass::choose`] may take on `target`, whatever the sizes.
+    pub fn in_use(&self, target: &Target) -> Vec<&'static Variant> {
+        let full = self.full_name();
+        let tuned = target.tuned.iter().filter(|((pass, _), _)| *pass == full).map(|(_, n)| n);
+        let pinned = target.pinned.get(&full).or(target.pinned.get(self.op));
+        let numbers: Vec<u32> =
+            tuned.chain(pinned).copied().chain([self.usual(target).number()]).collect();
+        self.variants
+            .iter()
+            .filter(|v| numbers.contains(&v.number()) && v.needs_met(target))
+            .collect()
     }
 
     /// The variant for a kind of adapter, whatever the sizes: the last that suits its class and
@@ -196,7 +217,7 @@ impl Pass {
     pub fn usual(&self, target: &Target) -> &'static Variant {
         self.variants
             .iter()
-            .rfind(|v| v.suits.contains(&target.class) && v.needs.met(target))
+            .rfind(|v| v.suits.contains(&target.class) && v.needs_met(target))
             .unwrap_or(&self.variants[0])
     }
 }

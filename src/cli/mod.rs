@@ -14,6 +14,7 @@ mod verify;
 use crate::bench::tuned::{self, TunedFile};
 use crate::error::{Error, Problem, Result};
 use crate::gpu::{AdapterChoice, Backend, Gpu};
+use crate::ops::self_test::self_test;
 use clap::{Args, Parser, Subcommand};
 use std::rc::Rc;
 
@@ -70,13 +71,13 @@ impl DeviceArgs {
         Ok(choice)
     }
 
-    /// Opens the adapter with the kernels that `oddgrad tune` found for it, if it has been run.
+    /// Opens the adapter with the kernels that `oddgrad tune` found for it, if it has been run, and
+    /// without those that give wrong results here.
     fn open(&self) -> Result<Rc<Gpu>> {
         let mut gpu = self.open_bare()?;
-        let Some(path) = tuned::path_of(&gpu).filter(|_| !self.untuned) else {
-            return Ok(Rc::new(gpu));
-        };
-        if let Some(file) = TunedFile::load(&path)? {
+        if let Some(path) = tuned::path_of(&gpu).filter(|_| !self.untuned)
+            && let Some(file) = TunedFile::load(&path)?
+        {
             let loaded = file.applied_to(&TunedFile::new(&gpu));
             if let Some(void) = loaded.void {
                 eprintln!(
@@ -86,10 +87,22 @@ impl DeviceArgs {
             }
             gpu.set_tuned(loaded.tuned);
         }
+        let gpu = Rc::new(gpu);
+        let demotions = self_test(&gpu)?;
+        let mut gpu = Rc::into_inner(gpu).expect("a self-test keeps nothing");
+        for d in &demotions {
+            eprintln!(
+                "note: {} is wrong on this adapter and not used: {}",
+                d.variant.path, d.fault
+            );
+            gpu.demote(d.variant.path);
+        }
+        crate::ops::check_pins(&gpu.target().pinned, Some(gpu.target()))?;
         Ok(Rc::new(gpu))
     }
 
-    /// Opens the adapter with the built-in choice of kernels.
+    /// Opens the adapter with the built-in choice of kernels and no test of them: for the commands
+    /// that put every kernel through a gate themselves.
     fn open_untuned(&self) -> Result<Rc<Gpu>> {
         Ok(Rc::new(self.open_bare()?))
     }

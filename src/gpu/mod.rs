@@ -13,7 +13,7 @@ pub(crate) use stopwatch::Stopwatch;
 
 use crate::error::{Error, Result};
 use crate::kernel::{Class, Target, Tuned};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -86,6 +86,7 @@ impl Gpu {
             binding_bytes: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size),
             pinned: choice.kernels.clone(),
             tuned: Arc::default(),
+            demoted: BTreeSet::new(),
         };
         Ok(Self {
             device,
@@ -107,6 +108,11 @@ impl Gpu {
     /// Graphs built from now on take these kernels where a size is among them.
     pub fn set_tuned(&mut self, tuned: Tuned) {
         self.target.tuned = Arc::new(tuned);
+    }
+
+    /// Graphs built from now on do without this kernel.
+    pub fn demote(&mut self, path: &'static str) {
+        self.target.demoted.insert(path);
     }
 
     /// Name, driver and backend of the adapter.

@@ -21,6 +21,7 @@ pub mod rms_norm;
 pub mod rope;
 pub mod scale;
 pub mod segment_mean;
+pub mod self_test;
 pub mod silu_mul;
 pub mod softmax;
 pub mod token_logp;
@@ -92,7 +93,10 @@ pub fn check_pins(
             for v in chosen.filter(|v| !v.needs_met(target)) {
                 problems.push(crate::error::Problem::new(
                     format!("--kernel {name}={number}"),
-                    format!("this adapter cannot run {}; choose another number", v.path),
+                    format!(
+                        "this adapter cannot run {}, or not rightly; choose another number",
+                        v.path
+                    ),
                 ));
             }
         }

@@ -109,7 +109,7 @@ pub(super) fn run(args: &OpArgs, device: &DeviceArgs) -> Result<()> {
         with: args.with.clone().map(|path| Own { path, tile: args.tile }),
         command: std::env::args().skip(1).filter(|a| a != WORKER).collect::<Vec<_>>().join(" "),
     };
-    let gpu = device.open()?;
+    let gpu = device.open_untuned()?;
     let mut show = Progress::new(args.worker);
     let report = bench_op(&gpu, &request, &mut |line| show.line(line))?;
     show.clear();

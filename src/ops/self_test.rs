@@ -1,0 +1,117 @@
+//! Kernels that use what drivers get wrong are tried when a device is opened.
+//!
+//! Subgroups, f16 and cooperative matrices have miscompiled on shipping drivers, and a wrong kernel
+//! trains on without a word. So each such kernel that would be used runs once on a small awkward
+//! shape against the operation's f64 reference; one that fails is left out, and the next that suits
+//! takes its place. Kernels without special needs are what the others fall back to.
+
+use crate::error::Result;
+use crate::gpu::{Checks, Gpu};
+use crate::kernel::{Pass, Variant};
+use crate::ops::case::OpCase;
+use crate::ops::trial::{Fault, Plant, Trial};
+use std::rc::Rc;
+
+/// Most elements of a trial's shape, as a product of its numbers: enough for a few tiles, and the
+/// reference costs nothing to speak of.
+const MOST: usize = 1 << 13;
+
+/// A kernel that gave wrong results here.
+#[derive(Debug)]
+pub struct Demotion {
+    /// The kernel.
+    pub variant: &'static Variant,
+    /// What was wrong.
+    pub fault: Fault,
+}
+
+/// Tries every kernel with special needs that this device would use.
+///
+/// # Errors
+/// When the device is lost.
+pub fn self_test(gpu: &Rc<Gpu>) -> Result<Vec<Demotion>> {
+    let mut found = Vec::new();
+    for case in super::cases() {
+        for pass in case.passes {
+            for variant in pass.in_use(gpu.target()).into_iter().filter(|v| v.needs.special()) {
+                if let Some(fault) = fault_of(gpu, &case, pass, variant)? {
+                    found.push(Demotion { variant, fault });
+                }
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// What is wrong with a kernel at the largest small shape of its operation's case at which the pass
+/// occurs; None if nothing is.
+///
+/// # Errors
+/// When the device is lost.
+pub fn fault_of(
+    gpu: &Rc<Gpu>,
+    case: &OpCase,
+    pass: &'static Pass,
+    variant: &'static Variant,
+) -> Result<Option<Fault>> {
+    let size = |shape: &[usize]| shape.iter().map(|&d| d.max(1)).product::<usize>();
+    let mut shapes: Vec<&[usize]> = case.shapes.to_vec();
+    shapes.retain(|s| size(s) <= MOST);
+    shapes.sort_by_key(|s| std::cmp::Reverse(size(s)));
+    let plant = Plant { pass, variant, checks: Checks::Off };
+    for shape in shapes {
+        // Central differences cost more than a forward, so they come where nothing else shows the
+        // pass.
+        let forward = Trial::forward(case, shape, 0);
+        if forward.meets(gpu.target(), pass) {
+            return forward.run(gpu, gpu.target(), Some(&plant));
+        }
+        if case.differentiable {
+            let gradient = Trial::gradient(case, shape, 0);
+            if gradient.meets(gpu.target(), pass) {
+                return gradient.run(gpu, gpu.target(), Some(&plant));
+            }
+        }
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::{ANY, Needs};
+    use crate::ops::case::tests::gpu;
+
+    const SCALE: &str = include_str!("../../shaders/scale/forward_1_naive.wgsl");
+
+    fn scale(path: &'static str, source: String) -> Variant {
+        Variant { path, source: source.leak(), needs: Needs::NONE, tile: [256, 1, 1], suits: ANY }
+    }
+
+    #[test]
+    fn self_test_finds_a_kernel_that_is_wrong_here() {
+        let wrong = SCALE.replace("FACTOR * x[i]", "FACTOR * x[i] * 1.001");
+        let variants = vec![
+            scale("scale/forward_1_naive.wgsl", SCALE.into()),
+            scale("scale/forward_2_wrong.wgsl", wrong),
+        ];
+        let pass: &'static Pass =
+            Box::leak(Box::new(Pass { op: "scale", name: "forward", variants: variants.leak() }));
+        let gpu = gpu();
+        let case = crate::ops::scale::case();
+        assert!(fault_of(&gpu, &case, pass, &pass.variants[0]).unwrap().is_none());
+        let fault = fault_of(&gpu, &case, pass, &pass.variants[1]).unwrap().unwrap();
+        assert!(fault.to_string().contains("instead of"), "{fault}");
+        // Once it is demoted, the other is the usual kernel.
+        let mut target = gpu.target().clone();
+        assert_eq!(pass.usual(&target).number(), 2);
+        target.demoted.insert("scale/forward_2_wrong.wgsl");
+        assert_eq!(pass.usual(&target).number(), 1);
+    }
+
+    #[test]
+    fn self_test_passes_on_the_adapter_of_the_tests() {
+        let found = self_test(&gpu()).unwrap();
+        assert!(found.is_empty(), "{found:?}");
+    }
+}
