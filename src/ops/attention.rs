@@ -438,6 +438,18 @@ mod tests {
         });
     }
 
+    /// The variant for reading stands first in the tables and must not be taken for that.
+    #[test]
+    fn attention_chooses_no_naive_kernel() {
+        for class in [Class::Software, Class::Integrated, Class::Discrete] {
+            let usual = if class == Class::Software { 1 } else { 2 };
+            for pass in [&FORWARD, &DQ, &DK_DV] {
+                let chosen = pass.choose(&Target::baseline(class));
+                assert_eq!(chosen.number(), usual, "{} for {class:?}", pass.name);
+            }
+        }
+    }
+
     /// Every variant recomputes the scores, so nothing grows with the square of T.
     #[test]
     fn attention_memory_is_linear_in_tokens() {
