@@ -56,14 +56,15 @@ pub fn judge(
 /// from the reference.
 const SLACK: f64 = 10.0;
 
-/// The first of `replays` is the baseline; says where each of the others writes something else.
-/// All start from the same contents; the step must have run before.
+/// The first of `replays` is the baseline, variant `number` of its pass; says where each of the
+/// others writes something else. All start from the same contents; the step must have run before.
 ///
 /// # Errors
 /// When the device is lost.
 pub fn same_as_first(
     step: &Step,
     replays: &[&Replay],
+    number: u32,
     shape: &[usize],
     tolerance: f64,
 ) -> Result<Vec<Option<Fault>>> {
@@ -93,7 +94,7 @@ pub fn same_as_first(
         let kind = want.iter().zip(&got).find_map(|(w, g)| difference(w, g, SLACK * tolerance));
         faults.push(kind.map(|kind| Fault {
             shape: shape.to_vec(),
-            place: "against the first variant: result".into(),
+            place: format!("against variant {number}: result"),
             kind,
         }));
     }

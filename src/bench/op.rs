@@ -5,7 +5,7 @@ use crate::bench::clock::Clock;
 use crate::bench::facts::{check_contract, read_kernel, workgroup_bytes};
 use crate::bench::gate::{judge, same_as_first};
 use crate::bench::race::{Limits, Timing, race};
-use crate::bench::report::{FORMAT, Gate, Report, Row};
+use crate::bench::report::{FORMAT, Gate, LeftOut, Report, Row, time};
 use crate::bench::shapes::{self, Shape, of_case};
 use crate::bench::stats::Summary;
 use crate::error::{Error, Problem, Result};
@@ -87,11 +87,43 @@ struct Contender {
     label: String,
     fault: Option<String>,
     trials: usize,
+    slowest: Option<Run>,
 }
+
+/// How long a run took at some shape.
+#[derive(Debug, Clone, Copy)]
+struct Run {
+    work: f64,
+    seconds: f64,
+}
+
+/// A shorter run is mostly what a submission costs and says little about larger shapes.
+const TELLING: f64 = 0.05;
 
 impl Contender {
     fn pass(&self) -> String {
         format!("{}.{}", self.plant.pass.op, self.plant.pass.name)
+    }
+
+    /// Remembers a run with so many operations, or bytes, if it tells how long others will take.
+    fn took(&mut self, work: f64, seconds: f64) {
+        if seconds >= TELLING && self.slowest.is_none_or(|run| run.seconds < seconds) {
+            self.slowest = Some(Run { work, seconds });
+        }
+    }
+
+    /// Seconds that a run should take, if a slow one was seen before.
+    fn expected(&self, work: f64) -> Option<f64> {
+        self.slowest.map(|run| run.seconds * work / run.work)
+    }
+
+    fn left_out(&self, shape: &Shape, took: &str, seconds: f64, limits: Limits) -> LeftOut {
+        let why = format!(
+            "too slow here: a run {took} {}, more than {}",
+            time(seconds),
+            time(limits.run)
+        );
+        LeftOut { pass: self.pass(), kernel: self.label.clone(), shape: shape.dims.clone(), why }
     }
 }
 
@@ -105,7 +137,7 @@ fn contenders(gpu: &Gpu, request: &Request, pass: &'static Pass) -> Result<Vec<C
             .then(|| "the adapter lacks what it needs (see the file's header)".to_owned());
         let label = format!("{} {}", v.number(), v.idea());
         let plant = Plant { pass, variant: v, checks: Checks::Off };
-        all.push(Contender { plant, label, fault, trials: 0 });
+        all.push(Contender { plant, label, fault, trials: 0, slowest: None });
     }
     if let Some(own) = &request.with {
         let (path, source) = read_kernel(&own.path)?;
@@ -115,7 +147,7 @@ fn contenders(gpu: &Gpu, request: &Request, pass: &'static Pass) -> Result<Vec<C
             Box::leak(Box::new(Variant { path, source, needs: Needs::NONE, tile, suits: &[] }));
         let label = own.path.file_name().map_or(path.into(), |n| n.to_string_lossy().into_owned());
         let plant = Plant { pass, variant, checks: Checks::On };
-        all.push(Contender { plant, label, fault: None, trials: 0 });
+        all.push(Contender { plant, label, fault: None, trials: 0, slowest: None });
     }
     Ok(all)
 }
@@ -161,6 +193,7 @@ pub fn bench_op(
     progress("ceilings: multiply-adds and copies");
     let (clock, ceilings) = measure(gpu)?;
     let mut rows = Vec::new();
+    let mut left_out = Vec::new();
     let mut unused = Vec::new();
     for shape in &shapes {
         for pass in &passes {
@@ -176,7 +209,8 @@ pub fn bench_op(
                 .iter_mut()
                 .filter(|c| std::ptr::eq(c.plant.pass, *pass) && c.fault.is_none())
                 .collect();
-            rows.extend(track.race(&case, shape, &mut here, &clock, request.limits)?);
+            let slow = &mut left_out;
+            rows.extend(track.race(&case, shape, &mut here, &clock, request.limits, slow)?);
         }
     }
     // A kernel that is wrong at one shape is not ranked at another.
@@ -205,6 +239,7 @@ pub fn bench_op(
             .map(|c| Gate { pass: c.pass(), kernel: c.label, trials: c.trials, fault: c.fault })
             .collect(),
         rows,
+        left_out,
     })
 }
 
@@ -265,7 +300,8 @@ impl Track {
         Ok(Some(Self { step, calls, flops, bytes }))
     }
 
-    /// Compares the kernels with the pass' first and times those that agree.
+    /// Compares the kernels with the pass' first and times those that agree. Those too slow for
+    /// that go to `left_out`.
     fn race(
         &self,
         case: &OpCase,
@@ -273,38 +309,69 @@ impl Track {
         field: &mut [&mut Contender],
         clock: &Clock,
         limits: Limits,
+        left_out: &mut Vec<LeftOut>,
     ) -> Result<Vec<Row>> {
+        let work = self.flops.unwrap_or(self.bytes);
+        let call = &self.step.graph().calls()[self.calls[0]];
+        let mut baseline = None;
         let mut able: Vec<&mut Contender> = Vec::new();
         for c in field.iter_mut() {
             let too_large =
                 |&at: &usize| self.step.graph().calls()[at].grid_of(c.plant.variant).err();
             c.fault = self.calls.iter().find_map(too_large);
-            if c.fault.is_none() {
+            if c.fault.is_some() {
+                continue;
+            }
+            let first = &c.plant.pass.variants[0];
+            let expected = c.expected(work).filter(|&seconds| seconds > limits.run);
+            let Some(seconds) = expected else {
+                baseline.get_or_insert(first);
                 able.push(c);
+                continue;
+            };
+            left_out.push(c.left_out(shape, "would take about", seconds, limits));
+            if std::ptr::eq(c.plant.variant, first) {
+                // The step has just run with the kernel of its own choice.
+                baseline = Some(call.variant);
             }
         }
         let mut field = able;
-        let Some(first) = field.first() else { return Ok(Vec::new()) };
-        let baseline = &first.plant.pass.variants[0];
+        let Some(baseline) = baseline.filter(|_| !field.is_empty()) else { return Ok(Vec::new()) };
         let mut replays = vec![self.step.replay(&self.calls, baseline, Checks::Off)?];
         for c in field.iter() {
             replays.push(self.step.replay(&self.calls, c.plant.variant, c.plant.checks)?);
         }
         let all: Vec<_> = replays.iter().collect();
-        let faults = same_as_first(&self.step, &all, &shape.dims, case.tolerance)?;
+        let number = baseline.number();
+        let faults = same_as_first(&self.step, &all, number, &shape.dims, case.tolerance)?;
         for (c, fault) in field.iter_mut().zip(faults.into_iter().skip(1)) {
             c.fault = fault.map(|f| f.to_string());
         }
         // `same_as_first` has run every kernel, so what a driver compiles late is compiled. For
         // the time that takes each kernel is made once more.
         let mut fit = Vec::new();
-        for c in field.iter().filter(|c| c.fault.is_none()) {
-            fit.push((c, self.step.replay(&self.calls, c.plant.variant, c.plant.checks)?));
+        for c in field.into_iter().filter(|c| c.fault.is_none()) {
+            let replay = self.step.replay(&self.calls, c.plant.variant, c.plant.checks)?;
+            let first = self.step.time(&replay, 1, None)?.wall;
+            if first > limits.run {
+                c.took(work, first);
+                left_out.push(c.left_out(shape, "takes", first, limits));
+            } else {
+                fit.push((c, replay, first));
+            }
         }
-        let runners: Vec<_> = fit.iter().map(|(_, replay)| replay).collect();
+        if fit.is_empty() {
+            return Ok(Vec::new());
+        }
+        let runners: Vec<_> = fit.iter().map(|(_, replay, first)| (replay, *first)).collect();
         let (timings, stopped) = race(&self.step, &runners, clock, limits)?;
-        let rows = fit.into_iter().zip(timings);
-        Ok(rows.map(|((c, replay), t)| self.row(c, &replay, t, shape, &stopped)).collect())
+        let mut rows = Vec::new();
+        for ((c, replay, _), timing) in fit.into_iter().zip(timings) {
+            let row = self.row(c, &replay, timing, shape, &stopped);
+            c.took(work, row.seconds.median);
+            rows.push(row);
+        }
+        Ok(rows)
     }
 
     fn row(&self, c: &Contender, replay: &Replay, t: Timing, shape: &Shape, stopped: &str) -> Row {
@@ -360,4 +427,26 @@ fn bound_bytes(graph: &Graph, calls: &[usize]) -> f64 {
         bytes += if adds { 2 * written } else { written };
     }
     bytes as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bench_expects_a_slow_kernel_to_be_slower_at_larger_shapes() {
+        let pass = crate::ops::scale::case().passes[0];
+        let plant = Plant { pass, variant: &pass.variants[0], checks: Checks::Off };
+        let label = "1 naive".into();
+        let mut c = Contender { plant, label, fault: None, trials: 0, slowest: None };
+        // What a submission costs is no rate.
+        c.took(1.0, 1e-4);
+        assert_eq!(c.expected(1e9), None);
+        c.took(1e6, 1.0);
+        c.took(1e5, 0.5);
+        assert_eq!(c.expected(3e7), Some(30.0));
+        let shape = Shape { set: "", dims: vec![7] };
+        let line = c.left_out(&shape, "would take about", 30.0, Limits::default());
+        assert_eq!(line.why, "too slow here: a run would take about 30.0 s, more than 20.0 s");
+    }
 }

@@ -34,7 +34,11 @@ fn gate(report: &Report) -> String {
             g.trials
         );
     }
-    html + "</tbody>\n</table></div>\n"
+    html += "</tbody>\n</table></div>\n";
+    for l in &report.left_out {
+        let _ = writeln!(html, "<p>Not ranked: {}</p>", escape(&l.line()));
+    }
+    html
 }
 
 fn charts(report: &Report) -> String {
@@ -122,6 +126,7 @@ mod tests {
             "<dt>Seed</dt><dd>1</dd>",
             "1 of 2 kernels",
             "scale[3]: 1 instead of 2",
+            "Not ranked: scale.forward 1 naive at 9000x3: too slow here",
             "<td>1000x2</td><td>1 naive</td><td>1.00 ms</td>",
             "stopped by within 2.0 %: 1 rows",
         ] {
@@ -145,6 +150,7 @@ mod tests {
         report.rows[0].stopped = name.into();
         report.gates[1].kernel = name.into();
         report.gates[1].fault = Some("<b>\"&".into());
+        report.left_out[0].kernel = name.into();
         for text in [
             &mut report.adapter,
             &mut report.driver,

@@ -19,11 +19,14 @@ pub struct Limits {
     pub seconds: f64,
     /// Seconds a sample should take.
     pub sample: f64,
+    /// A kernel whose run takes more seconds than this is left out: it would use up the time of
+    /// all others, and the device counts as lost after a run of two minutes.
+    pub run: f64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { uncertainty: 0.02, seconds: 5.0, sample: 0.02 }
+        Self { uncertainty: 0.02, seconds: 5.0, sample: 0.02, run: 20.0 }
     }
 }
 
@@ -49,19 +52,20 @@ const MOST_REPEATS: usize = 1 << 16;
 /// A race of very slow kernels may outlast its time this often to come by an interval at all.
 const PATIENCE: f64 = 4.0;
 
-/// Times `replays` against each other. Also says why it stopped, in words for a table.
+/// Times replays, given with the seconds of their first run, against each other. Also says why it
+/// stopped, in words for a table.
 ///
 /// # Errors
 /// When the device is lost.
 pub fn race(
     step: &Step,
-    replays: &[&Replay],
+    replays: &[(&Replay, f64)],
     clock: &Clock,
     limits: Limits,
 ) -> Result<(Vec<Timing>, String)> {
     let mut timings = Vec::with_capacity(replays.len());
-    for replay in replays {
-        timings.push(warm_up(step, replay, clock, limits.sample)?);
+    for &(replay, first) in replays {
+        timings.push(warm_up(step, replay, first, clock, limits.sample)?);
     }
     let start = Instant::now();
     let order: Vec<usize> = (0..replays.len()).collect();
@@ -69,7 +73,7 @@ pub fn race(
         let turn = |i: usize| if round % 2 == 0 { order.len() - 1 - i } else { i };
         for i in (0..order.len()).map(turn) {
             let repeats = timings[i].repeats;
-            let seconds = clock.time(step, replays[i], repeats)?;
+            let seconds = clock.time(step, replays[i].0, repeats)?;
             timings[i].samples.push(seconds / repeats as f64);
         }
         let worst =
@@ -91,8 +95,7 @@ pub fn race(
 }
 
 /// Runs a kernel until it is warm and the number of repeats that fill a sample is known.
-fn warm_up(step: &Step, replay: &Replay, clock: &Clock, sample: f64) -> Result<Timing> {
-    let first = step.time(replay, 1, None)?.wall;
+fn warm_up(step: &Step, replay: &Replay, first: f64, clock: &Clock, sample: f64) -> Result<Timing> {
     let second = step.time(replay, 1, None)?.wall;
     let mut repeats = 1usize;
     let mut one = clock.time(step, replay, 1)?;

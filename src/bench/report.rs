@@ -35,6 +35,9 @@ pub struct Report {
     pub gates: Vec<Gate>,
     /// What was timed.
     pub rows: Vec<Row>,
+    /// What was not, though it passed the gate.
+    #[serde(default)]
+    pub left_out: Vec<LeftOut>,
 }
 
 /// A kernel at the gate.
@@ -48,6 +51,31 @@ pub struct Gate {
     pub trials: usize,
     /// Why it is not ranked; None if it passed.
     pub fault: Option<String>,
+}
+
+/// A kernel that is not raced at a shape.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LeftOut {
+    /// `matmul.nt`.
+    pub pass: String,
+    /// Number and idea, or a file's name.
+    pub kernel: String,
+    /// The shape's numbers.
+    pub shape: Vec<usize>,
+    /// Why, with the seconds of the run.
+    pub why: String,
+}
+
+impl LeftOut {
+    /// Kernel, shape and reason in a line.
+    pub(super) fn line(&self) -> String {
+        format!("{} {} at {}: {}", self.pass, self.kernel, dims(&self.shape), self.why)
+    }
+}
+
+/// A shape as text: `512x576x576`.
+fn dims(shape: &[usize]) -> String {
+    shape.iter().map(usize::to_string).collect::<Vec<_>>().join("x")
 }
 
 /// A kernel at a shape.
@@ -84,7 +112,7 @@ pub struct Row {
 impl Row {
     /// The shape as text: `512x576x576`.
     pub fn dims(&self) -> String {
-        self.shape.iter().map(usize::to_string).collect::<Vec<_>>().join("x")
+        dims(&self.shape)
     }
 
     /// GFLOP/s at the median.
@@ -194,6 +222,9 @@ impl Report {
             let fault = g.fault.as_deref().unwrap_or_default();
             let _ = writeln!(text, "  not ranked: {} {}: {fault}", g.pass, g.kernel);
         }
+        for l in &self.left_out {
+            let _ = writeln!(text, "  not ranked: {}", l.line());
+        }
         if self.rows.is_empty() {
             return text;
         }
@@ -290,6 +321,9 @@ impl Report {
         for g in self.gates.iter().filter(|g| g.fault.is_some()) {
             let fault = g.fault.as_deref().unwrap_or_default().replace('\n', " ");
             let _ = writeln!(text, "\nNot ranked: {} {}: {fault}", g.pass, g.kernel);
+        }
+        for l in &self.left_out {
+            let _ = writeln!(text, "\nNot ranked: {}", l.line());
         }
         text
     }
@@ -392,6 +426,12 @@ pub(crate) mod tests {
                 compile: 0.25,
                 workgroup_bytes: 64,
             }],
+            left_out: vec![LeftOut {
+                pass: "scale.forward".into(),
+                kernel: "1 naive".into(),
+                shape: vec![9000, 3],
+                why: "too slow here".into(),
+            }],
         }
     }
 
@@ -421,6 +461,7 @@ pub(crate) mod tests {
                 "64 B",
                 "my.wgsl",
                 "instead of 2",
+                "ot ranked: scale.forward 1 naive at 9000x3: too slow here",
             ] {
                 assert!(text.contains(part), "{part}: {text}");
             }

@@ -2,6 +2,8 @@
 
 use crate::gpu;
 use oddgrad::bench::gate::{Verdict, judge};
+use oddgrad::bench::op::{Request, bench_op};
+use oddgrad::bench::race::Limits;
 use oddgrad::gpu::Checks;
 use oddgrad::kernel::{ANY, Needs, Variant};
 use oddgrad::ops;
@@ -115,6 +117,27 @@ fn bench_gate_catches_a_race() {
 fn bench_gate_shows_a_kernel_that_the_device_refuses() {
     let kind = fault(edited("@workgroup_size(256)", "@workgroup_size(65536)"), Checks::On);
     assert!(matches!(kind, Kind::Refused(_)), "{kind:?}");
+}
+
+/// No kernel is as quick as a limit of a nanosecond, and the report still comes.
+#[test]
+fn bench_leaves_out_what_is_too_slow() {
+    let request = Request {
+        op: "scale".into(),
+        pass: None,
+        variants: Vec::new(),
+        shapes: Some("5000,6000".into()),
+        seed: 1,
+        limits: Limits { run: 1e-9, ..Limits::default() },
+        with: None,
+        command: String::new(),
+    };
+    let report = bench_op(&gpu(), &request, &mut |_| ()).unwrap();
+    assert!(report.rows.is_empty() && report.gates.iter().all(|g| g.fault.is_none()));
+    let shapes: Vec<_> = report.left_out.iter().map(|l| l.shape.clone()).collect();
+    assert_eq!(shapes, [[5000], [6000]]);
+    let text = report.table();
+    assert!(text.contains("not ranked: scale.forward 1 naive at 5000: too slow here"), "{text}");
 }
 
 fn oddgrad(folder: &Path, args: &[&str]) -> (Output, String) {
