@@ -24,6 +24,10 @@ pub struct Target {
     pub class: Class,
     /// The adapter can run subgroup operations.
     pub subgroups: bool,
+    /// The adapter can compute with 16-bit floats.
+    pub f16: bool,
+    /// Cooperative matrices the adapter lists.
+    pub cooperative: Vec<Cooperative>,
     /// Bytes of workgroup memory a kernel may use.
     pub workgroup_bytes: u32,
     /// Invocations a workgroup may have.
@@ -40,6 +44,8 @@ impl Target {
         Self {
             class,
             subgroups: false,
+            f16: false,
+            cooperative: Vec::new(),
             workgroup_bytes: 16384,
             invocations: 256,
             binding_bytes: 128 << 20,
@@ -48,11 +54,24 @@ impl Target {
     }
 }
 
+/// A kind of cooperative matrix: square, with sums in single precision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cooperative {
+    /// Rows and columns of every matrix: 8 or 16.
+    pub size: u32,
+    /// The factors are 16-bit floats, else single precision.
+    pub half: bool,
+}
+
 /// What a variant needs beyond WebGPU's default limits.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Needs {
     /// Subgroup operations.
     pub subgroups: bool,
+    /// 16-bit floats.
+    pub f16: bool,
+    /// Cooperative matrices of this kind.
+    pub cooperative: Option<Cooperative>,
     /// Invocations per workgroup, where more than 256.
     pub invocations: u32,
     /// Workgroup memory in bytes, where more than 16 KiB.
@@ -61,10 +80,18 @@ pub struct Needs {
 
 impl Needs {
     /// Nothing beyond WebGPU's defaults.
-    pub const NONE: Needs = Needs { subgroups: false, invocations: 0, workgroup_bytes: 0 };
+    pub const NONE: Needs = Needs {
+        subgroups: false,
+        f16: false,
+        cooperative: None,
+        invocations: 0,
+        workgroup_bytes: 0,
+    };
 
     fn met(&self, target: &Target) -> bool {
         (!self.subgroups || target.subgroups)
+            && (!self.f16 || target.f16)
+            && self.cooperative.is_none_or(|c| target.cooperative.contains(&c))
             && self.invocations <= target.invocations
             && self.workgroup_bytes <= target.workgroup_bytes
     }
@@ -83,6 +110,9 @@ pub struct Variant {
     pub tile: [u32; 3],
     /// Adapter classes for which this is the usual choice. Of several the last in the table wins.
     pub suits: &'static [Class],
+    /// Error it may have beyond the case's, as a part of the largest: 0 for single precision. One
+    /// that has any is never the usual choice.
+    pub tolerance: f64,
 }
 
 /// Every class of adapter.
@@ -151,7 +181,7 @@ impl Pass {
         }
         self.variants
             .iter()
-            .rfind(|v| v.suits.contains(&target.class) && v.needs.met(target))
+            .rfind(|v| v.tolerance == 0.0 && v.suits.contains(&target.class) && v.needs.met(target))
             .unwrap_or(&self.variants[0])
     }
 }
@@ -159,7 +189,7 @@ impl Pass {
 /// Declares a [`Variant`] from a file below `shaders/`.
 ///
 /// `variant!("scale/forward_1_naive.wgsl", tile: [256, 1, 1])`, optionally followed by
-/// `suits: SOFTWARE` and `needs: Needs { .. }`.
+/// `suits: SOFTWARE`, `needs: Needs { .. }` and `tolerance: 2e-3`, in this order.
 #[macro_export]
 macro_rules! variant {
     ($path:literal, tile: $tile:expr) => {
@@ -169,12 +199,16 @@ macro_rules! variant {
         $crate::variant!($path, tile: $tile, suits: $suits, needs: $crate::kernel::Needs::NONE)
     };
     ($path:literal, tile: $tile:expr, suits: $suits:expr, needs: $needs:expr) => {
+        $crate::variant!($path, tile: $tile, suits: $suits, needs: $needs, tolerance: 0.0)
+    };
+    ($path:literal, tile: $tile:expr, suits: $suits:expr, needs: $needs:expr, tolerance: $tolerance:expr) => {
         $crate::kernel::Variant {
             path: $path,
             source: include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/", $path)),
             needs: $needs,
             tile: $tile,
             suits: $suits,
+            tolerance: $tolerance,
         }
     };
 }
@@ -275,6 +309,7 @@ mod tests {
             needs: Needs::NONE,
             tile: [1, 1, 1],
             suits: ANY,
+            tolerance: 0.0,
         };
         assert_eq!((v.number(), v.idea()), (3, "register_tile"));
     }

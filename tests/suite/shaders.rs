@@ -16,7 +16,9 @@ fn validate(path: &str, source: &str) -> (naga::Module, naga::valid::ModuleInfo)
         .unwrap_or_else(|e| panic!("{}", e.emit_to_string_with_path(source, path)));
     let mut validator = naga::valid::Validator::new(
         naga::valid::ValidationFlags::all(),
-        naga::valid::Capabilities::SUBGROUP,
+        naga::valid::Capabilities::SUBGROUP
+            | naga::valid::Capabilities::SHADER_FLOAT16
+            | naga::valid::Capabilities::COOPERATIVE_MATRIX,
     );
     validator.subgroup_stages(naga::valid::ShaderStages::COMPUTE);
     validator.subgroup_operations(naga::valid::SubgroupOperationSet::all());
@@ -71,7 +73,11 @@ fn baseline_variants_keep_to_webgpu_defaults() {
         assert_eq!(first.number(), 1, "{}: the baseline is number 1 and comes first", first.path);
         let needs = &first.needs;
         assert!(
-            !needs.subgroups && needs.invocations <= 256 && needs.workgroup_bytes <= 16384,
+            !needs.subgroups
+                && !needs.f16
+                && needs.cooperative.is_none()
+                && needs.invocations <= 256
+                && needs.workgroup_bytes <= 16384,
             "{}",
             first.path
         );
