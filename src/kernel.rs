@@ -25,6 +25,10 @@ pub struct Target {
     pub class: Class,
     /// The adapter can run subgroup operations.
     pub subgroups: bool,
+    /// The adapter can compute with 16-bit floats.
+    pub f16: bool,
+    /// Cooperative matrices the adapter lists.
+    pub cooperative: Vec<Cooperative>,
     /// Bytes of workgroup memory a kernel may use.
     pub workgroup_bytes: u32,
     /// Invocations a workgroup may have.
@@ -69,6 +73,8 @@ impl Target {
         Self {
             class,
             subgroups: false,
+            f16: false,
+            cooperative: Vec::new(),
             workgroup_bytes: 16384,
             invocations: 256,
             binding_bytes: 128 << 20,
@@ -79,11 +85,24 @@ impl Target {
     }
 }
 
+/// A kind of cooperative matrix: square, with sums in single precision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cooperative {
+    /// Rows and columns of every matrix: 8 or 16.
+    pub size: u32,
+    /// The factors are 16-bit floats, else single precision.
+    pub half: bool,
+}
+
 /// What a variant needs beyond WebGPU's default limits.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Needs {
     /// Subgroup operations.
     pub subgroups: bool,
+    /// 16-bit floats.
+    pub f16: bool,
+    /// Cooperative matrices of this kind.
+    pub cooperative: Option<Cooperative>,
     /// Invocations per workgroup, where more than 256.
     pub invocations: u32,
     /// Workgroup memory in bytes, where more than 16 KiB.
@@ -92,15 +111,23 @@ pub struct Needs {
 
 impl Needs {
     /// Nothing beyond WebGPU's defaults.
-    pub const NONE: Needs = Needs { subgroups: false, invocations: 0, workgroup_bytes: 0 };
+    pub const NONE: Needs = Needs {
+        subgroups: false,
+        f16: false,
+        cooperative: None,
+        invocations: 0,
+        workgroup_bytes: 0,
+    };
 
     /// True if it uses an optional capability, which drivers get wrong more often than the rest.
     pub fn special(&self) -> bool {
-        self.subgroups
+        self.subgroups || self.f16 || self.cooperative.is_some()
     }
 
     fn met(&self, target: &Target) -> bool {
         (!self.subgroups || target.subgroups)
+            && (!self.f16 || target.f16)
+            && self.cooperative.is_none_or(|c| target.cooperative.contains(&c))
             && self.invocations <= target.invocations
             && self.workgroup_bytes <= target.workgroup_bytes
     }
@@ -119,6 +146,9 @@ pub struct Variant {
     pub tile: [u32; 3],
     /// Adapter classes for which this is the usual choice. Of several the last in the table wins.
     pub suits: &'static [Class],
+    /// Error it may have beyond the case's, as a part of the largest: 0 for single precision. One
+    /// that has any is never the usual choice.
+    pub tolerance: f64,
 }
 
 /// Every class of adapter.
@@ -217,7 +247,7 @@ impl Pass {
     pub fn usual(&self, target: &Target) -> &'static Variant {
         self.variants
             .iter()
-            .rfind(|v| v.suits.contains(&target.class) && v.needs_met(target))
+            .rfind(|v| v.tolerance == 0.0 && v.suits.contains(&target.class) && v.needs_met(target))
             .unwrap_or(&self.variants[0])
     }
 }
@@ -225,7 +255,7 @@ impl Pass {
 /// Declares a [`Variant`] from a file below `shaders/`.
 ///
 /// `variant!("scale/forward_1_naive.wgsl", tile: [256, 1, 1])`, optionally followed by
-/// `suits: SOFTWARE` and `needs: Needs { .. }`.
+/// `suits: SOFTWARE`, `needs: Needs { .. }` and `tolerance: 2e-3`, in this order.
 #[macro_export]
 macro_rules! variant {
     ($path:literal, tile: $tile:expr) => {
@@ -235,12 +265,16 @@ macro_rules! variant {
         $crate::variant!($path, tile: $tile, suits: $suits, needs: $crate::kernel::Needs::NONE)
     };
     ($path:literal, tile: $tile:expr, suits: $suits:expr, needs: $needs:expr) => {
+        $crate::variant!($path, tile: $tile, suits: $suits, needs: $needs, tolerance: 0.0)
+    };
+    ($path:literal, tile: $tile:expr, suits: $suits:expr, needs: $needs:expr, tolerance: $tolerance:expr) => {
         $crate::kernel::Variant {
             path: $path,
             source: include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/", $path)),
             needs: $needs,
             tile: $tile,
             suits: $suits,
+            tolerance: $tolerance,
         }
     };
 }
@@ -370,6 +404,7 @@ mod tests {
             needs: Needs::NONE,
             tile: [1, 1, 1],
             suits: ANY,
+            tolerance: 0.0,
         };
         assert_eq!((v.number(), v.idea()), (3, "register_tile"));
     }

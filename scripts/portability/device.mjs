@@ -14,9 +14,10 @@ export async function open(options = []) {
     if (!adapter) {
         throw new Error('Dawn finds no adapter it accepts');
     }
-    const subgroups = adapter.features.has('subgroups');
+    const wanted = ['subgroups', 'shader-f16'].filter((f) => adapter.features.has(f));
+    const subgroups = wanted.includes('subgroups');
     const device = await adapter.requestDevice({
-        requiredFeatures: subgroups ? ['subgroups'] : [],
+        requiredFeatures: wanted,
         requiredLimits: {
             maxStorageBufferBindingSize: adapter.limits.maxStorageBufferBindingSize,
             maxBufferSize: adapter.limits.maxBufferSize,
@@ -37,6 +38,9 @@ export function forBrowser(source, module) {
 // Why the device cannot run a module, or null.
 export function lacking(module, { device, subgroups }) {
     if (module.subgroups && !subgroups) return 'no subgroups';
+    if (module.f16 && !device.features.has('shader-f16')) return 'no f16';
+    // naga's extension has no counterpart in WebGPU.
+    if (module.cooperative) return 'no cooperative matrices';
     if (module.invocations > device.limits.maxComputeInvocationsPerWorkgroup) {
         return `${module.invocations} invocations`;
     }

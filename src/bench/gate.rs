@@ -57,7 +57,8 @@ pub fn judge(
 const SLACK: f64 = 10.0;
 
 /// The first of `replays` is the baseline, variant `number` of its pass; says where each of the
-/// others writes something else. All start from the same contents; the step must have run before.
+/// others writes something else than its entry of `tolerances` allows. All start from the same
+/// contents; the step must have run before.
 ///
 /// # Errors
 /// When the device is lost.
@@ -66,7 +67,7 @@ pub fn same_as_first(
     replays: &[&Replay],
     number: u32,
     shape: &[usize],
-    tolerance: f64,
+    tolerances: &[f64],
 ) -> Result<Vec<Option<Fault>>> {
     let Some(&baseline) = replays.first() else { return Ok(Vec::new()) };
     let before = step.written(baseline)?;
@@ -83,7 +84,7 @@ pub fn same_as_first(
         want = step.written(baseline)?;
     }
     let mut faults = vec![None];
-    for replay in &replays[1..] {
+    for (replay, tolerance) in replays.iter().zip(tolerances).skip(1) {
         if poisoned {
             step.poison_writes(replay);
         } else {

@@ -143,8 +143,14 @@ fn contenders(gpu: &Gpu, request: &Request, pass: &'static Pass) -> Result<Vec<C
         let (path, source) = read_kernel(&own.path)?;
         check_contract(path, source, pass)?;
         let tile = own.tile.unwrap_or(pass.variants[0].tile);
-        let variant: &'static Variant =
-            Box::leak(Box::new(Variant { path, source, needs: Needs::NONE, tile, suits: &[] }));
+        let variant: &'static Variant = Box::leak(Box::new(Variant {
+            path,
+            source,
+            needs: Needs::NONE,
+            tile,
+            suits: &[],
+            tolerance: 0.0,
+        }));
         let label = own.path.file_name().map_or(path.into(), |n| n.to_string_lossy().into_owned());
         let plant = Plant { pass, variant, checks: Checks::On };
         all.push(Contender { plant, label, fault: None, trials: 0, slowest: None });
@@ -342,8 +348,10 @@ impl Track {
             replays.push(self.step.replay(&self.calls, c.plant.variant, c.plant.checks)?);
         }
         let all: Vec<_> = replays.iter().collect();
+        let lossy = field.iter().map(|c| case.tolerance.max(c.plant.variant.tolerance));
+        let tolerances: Vec<f64> = std::iter::once(case.tolerance).chain(lossy).collect();
         let number = baseline.number();
-        let faults = same_as_first(&self.step, &all, number, &shape.dims, case.tolerance)?;
+        let faults = same_as_first(&self.step, &all, number, &shape.dims, &tolerances)?;
         for (c, fault) in field.iter_mut().zip(faults.into_iter().skip(1)) {
             c.fault = fault.map(|f| f.to_string());
         }

@@ -38,7 +38,9 @@ pub struct Tuning {
 const HOPELESS: f64 = 3.0;
 
 /// Races the kernels of every dispatch of a training step of the model in `folder` on streams of
-/// `tokens` tokens, or of the operations and passes in `only` (`matmul`, `matmul.nt`). `gpu` must not be tuned or pinned: the usual kernels are what others must beat.
+/// `tokens` tokens, or of the operations and passes in `only` (`matmul`, `matmul.nt`) if there are
+/// any. Kernels that lose digits ([`Variant::tolerance`]) compete only if `half`. `gpu` must not be
+/// tuned or pinned: the usual kernels are what others must beat.
 ///
 /// # Errors
 /// An unreadable model, a stream too small for one pair, a device without room or lost.
@@ -47,6 +49,7 @@ pub fn tune(
     folder: &Path,
     tokens: usize,
     only: &[String],
+    half: bool,
     seconds: f64,
     progress: &mut dyn FnMut(&str),
 ) -> Result<Tuning> {
@@ -70,7 +73,7 @@ pub fn tune(
     let mut field: Vec<(&'static Pass, Vec<&'static Variant>)> = Vec::new();
     for job in &jobs {
         if !field.iter().any(|(p, _)| std::ptr::eq(*p, job.pass)) {
-            field.push((job.pass, fit(gpu, job.pass, &mut faults, progress)?));
+            field.push((job.pass, fit(gpu, job.pass, half, &mut faults, progress)?));
         }
     }
     progress("ceilings: which clock to believe");
@@ -112,10 +115,12 @@ fn keep_only(jobs: &mut Vec<Job>, only: &[String]) -> Result<()> {
 fn fit(
     gpu: &Rc<Gpu>,
     pass: &'static Pass,
+    half: bool,
     faults: &mut Vec<String>,
     progress: &mut dyn FnMut(&str),
 ) -> Result<Vec<&'static Variant>> {
-    let able: Vec<_> = pass.variants.iter().filter(|v| v.needs_met(gpu.target())).collect();
+    let fits = |v: &&Variant| v.needs_met(gpu.target()) && (half || v.tolerance == 0.0);
+    let able: Vec<_> = pass.variants.iter().filter(fits).collect();
     if able.len() < 2 {
         return Ok(able);
     }
@@ -169,9 +174,11 @@ impl Job<'_> {
         if !replays.first().is_some_and(|(v, _)| std::ptr::eq(*v, usual)) {
             return Ok(None);
         }
-        let tolerance = find_case(self.pass.op)?.tolerance;
+        let case = find_case(self.pass.op)?;
+        let tolerances: Vec<f64> =
+            replays.iter().map(|(v, _)| case.tolerance.max(v.tolerance)).collect();
         let all: Vec<_> = replays.iter().map(|(_, r)| r).collect();
-        let faults = same_as_first(self.step, &all, self.shape(), tolerance)?;
+        let faults = same_as_first(self.step, &all, usual.number(), self.shape(), &tolerances)?;
         let mut quick = Vec::new();
         for ((v, replay), fault) in replays.iter().zip(faults) {
             if fault.is_none() {
@@ -188,7 +195,7 @@ impl Job<'_> {
             let (v, _, t) = quick[0];
             return Ok(Some(self.choice(v, t, t)));
         }
-        let runners: Vec<_> = quick.iter().map(|q| q.1).collect();
+        let runners: Vec<_> = quick.iter().map(|q| (q.1, q.2)).collect();
         let (timings, _) = race(self.step, &runners, clock, limits)?;
         let sums: Vec<Summary> = timings.iter().map(|t| Summary::of(&t.samples)).collect();
         let fastest = (0..sums.len())

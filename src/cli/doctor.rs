@@ -2,7 +2,8 @@
 
 use super::DeviceArgs;
 use crate::error::{Error, Result};
-use crate::gpu::list_adapters;
+use crate::gpu::{cooperative_matrices, list_adapters};
+use crate::kernel::Cooperative;
 use clap::Args;
 
 /// Arguments of `oddgrad doctor`.
@@ -11,6 +12,17 @@ pub struct DoctorArgs {
     /// List every kernel with its variants and the one chosen here.
     #[arg(long)]
     kernels: bool,
+}
+
+/// The kinds of cooperative matrix that kernels can use, as the end of a line.
+fn usable(kinds: &[Cooperative]) -> String {
+    let name = |c: &Cooperative| {
+        format!("{size} x {size} of {}", if c.half { "f16" } else { "f32" }, size = c.size)
+    };
+    match kinds {
+        [] => String::new(),
+        _ => format!("; {}", kinds.iter().map(name).collect::<Vec<_>>().join(", ")),
+    }
 }
 
 pub(super) fn run(args: &DoctorArgs, device: &DeviceArgs) -> Result<()> {
@@ -48,7 +60,7 @@ pub(super) fn run(args: &DoctorArgs, device: &DeviceArgs) -> Result<()> {
             info.subgroup_max_size
         );
         println!(
-            "     f16                  {}       not used yet",
+            "     f16                  {}       matmul 9 and 10, when asked for by --kernel",
             yes(wgpu::Features::SHADER_F16)
         );
         println!(
@@ -56,8 +68,9 @@ pub(super) fn run(args: &DoctorArgs, device: &DeviceArgs) -> Result<()> {
             yes(wgpu::Features::TIMESTAMP_QUERY)
         );
         println!(
-            "     cooperative matrix   {}       not used yet",
-            yes(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX)
+            "     cooperative matrix   {}       matmul 10, when asked for by --kernel{}",
+            yes(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX),
+            usable(&cooperative_matrices(adapter))
         );
     }
     let gpu = opened?;

@@ -21,6 +21,10 @@ pub struct TuneArgs {
     /// Only these operations and passes: `matmul`, `matmul.nt`.
     #[arg(long, value_delimiter = ',', value_name = "OP|OP.PASS,…")]
     only: Vec<String>,
+    /// Let kernels compete that read the factors of products as f16 (sums stay f32): results then
+    /// agree to three digits instead of six.
+    #[arg(long)]
+    f16: bool,
     /// Seconds for the race of each kind of dispatch at most.
     #[arg(long, default_value = "2", value_name = "SECONDS", value_parser = super::seconds)]
     seconds: f64,
@@ -55,9 +59,10 @@ pub(super) fn run(args: &TuneArgs, device: &DeviceArgs) -> Result<()> {
         file.choices = before.choices;
     }
     let mut show = Progress::new(false);
-    let tuning = tune(&gpu, &args.model, args.tokens, &args.only, args.seconds, &mut |line| {
-        show.line(line);
-    })?;
+    let tuning =
+        tune(&gpu, &args.model, args.tokens, &args.only, args.f16, args.seconds, &mut |line| {
+            show.line(line);
+        })?;
     show.clear();
     println!("adapter   {}", gpu.describe());
     println!("clock     {}", tuning.clock);

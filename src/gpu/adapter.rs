@@ -1,7 +1,7 @@
 //! Which adapter: the discrete one by default, a software one only when nothing else is there.
 
 use crate::error::{Error, Result};
-use crate::kernel::Class;
+use crate::kernel::{Class, Cooperative};
 use std::collections::BTreeMap;
 
 /// Graphics interfaces that can be asked for by name.
@@ -59,6 +59,29 @@ pub fn list_adapters(backend: Option<Backend>) -> Vec<wgpu::Adapter> {
             a.get_downlevel_capabilities().flags.contains(wgpu::DownlevelFlags::COMPUTE_SHADERS)
         })
         .collect()
+}
+
+/// The cooperative matrices of an adapter that kernels can use: square ones of 8 or 16 with sums in
+/// single precision. An adapter lists others too; WGSL has no name for those.
+pub fn cooperative_matrices(adapter: &wgpu::Adapter) -> Vec<Cooperative> {
+    use wgpu::CooperativeScalarType::{F16, F32};
+    if !adapter.features().contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) {
+        return Vec::new();
+    }
+    let mut kinds = Vec::new();
+    for p in adapter.cooperative_matrix_properties() {
+        let square = p.m_size == p.n_size && p.n_size == p.k_size && matches!(p.m_size, 8 | 16);
+        let kind = Cooperative { size: p.m_size, half: p.ab_type == F16 };
+        if square
+            && p.cr_type == F32
+            && matches!(p.ab_type, F16 | F32)
+            && !p.saturating_accumulation
+            && !kinds.contains(&kind)
+        {
+            kinds.push(kind);
+        }
+    }
+    kinds
 }
 
 /// Lower is better: hardware before software, discrete before integrated, native before GL.

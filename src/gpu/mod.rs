@@ -5,7 +5,7 @@ mod memory;
 mod pipeline;
 mod stopwatch;
 
-pub use adapter::{AdapterChoice, Backend, list_adapters};
+pub use adapter::{AdapterChoice, Backend, cooperative_matrices, list_adapters};
 pub use memory::available as available_memory;
 pub use pipeline::Checks;
 pub(crate) use pipeline::Compiled;
@@ -47,13 +47,26 @@ impl Gpu {
     pub fn open(choice: &AdapterChoice) -> Result<Self> {
         let adapter = adapter::choose(choice)?;
         let info = adapter.get_info();
-        let features =
-            adapter.features() & (wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY);
+        let mut features = adapter.features()
+            & (wgpu::Features::SUBGROUP
+                | wgpu::Features::SHADER_F16
+                | wgpu::Features::TIMESTAMP_QUERY);
+        let cooperative = cooperative_matrices(&adapter);
+        let experimental_features = if cooperative.is_empty() {
+            wgpu::ExperimentalFeatures::disabled()
+        } else {
+            features |= wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
+            // SAFETY: cooperative matrices are the only experimental feature asked for. Only
+            // kernels of this crate use them, in the kinds the adapter lists; their tests compare
+            // every element with a reference.
+            unsafe { wgpu::ExperimentalFeatures::enabled() }
+        };
         let limits = adapter.limits();
         let request = wgpu::DeviceDescriptor {
             label: Some("oddgrad"),
             required_features: features,
             required_limits: limits.clone(),
+            experimental_features,
             ..Default::default()
         };
         let (device, queue) =
@@ -81,6 +94,8 @@ impl Gpu {
         let target = Target {
             class: adapter::class(&info),
             subgroups: features.contains(wgpu::Features::SUBGROUP),
+            f16: features.contains(wgpu::Features::SHADER_F16),
+            cooperative,
             workgroup_bytes: limits.max_compute_workgroup_storage_size,
             invocations: limits.max_compute_invocations_per_workgroup,
             binding_bytes: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size),

@@ -444,7 +444,7 @@ mod tests {
         for class in [Class::Software, Class::Integrated, Class::Discrete] {
             let usual = if class == Class::Software { 1 } else { 2 };
             for pass in [&FORWARD, &DQ, &DK_DV] {
-                let chosen = pass.choose(&Target::baseline(class));
+                let chosen = pass.usual(&Target::baseline(class));
                 assert_eq!(chosen.number(), usual, "{} for {class:?}", pass.name);
             }
         }

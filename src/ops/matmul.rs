@@ -9,7 +9,7 @@
 //! with what each one reached.
 
 use crate::graph::{Graph, Sink, Var};
-use crate::kernel::{HARDWARE, Needs, Pass, SOFTWARE, Variant};
+use crate::kernel::{Cooperative, HARDWARE, Needs, Pass, SOFTWARE, Variant};
 use crate::ops::case::{Array, OpCase};
 use crate::variant;
 
@@ -184,42 +184,63 @@ fn matrix(g: &Graph, op: &str, var: Var) -> [usize; 2] {
 }
 
 const SUBGROUPS: Needs = Needs { subgroups: true, ..Needs::NONE };
+const F16: Needs = Needs { f16: true, ..Needs::NONE };
+const COOPERATIVE: Needs =
+    Needs { cooperative: Some(Cooperative { size: 8, half: true }), subgroups: true, ..F16 };
 
-static NT_VARIANTS: [Variant; 6] = [
+/// Error of a sum of products of factors that were rounded to 16 bits (half a step is 2^-11), as a
+/// part of the largest.
+const HALF: f64 = 2e-3;
+
+// Each table begins with the variants that take rows of any length.
+
+static NT_VARIANTS: [Variant; 10] = [
     variant!("matmul/nt_1_naive.wgsl", tile: [8, 8, 1]),
     variant!("matmul/nt_2_workgroup_tile.wgsl", tile: [16, 16, 1], suits: HARDWARE),
     variant!("matmul/nt_3_register_tile.wgsl", tile: [64, 64, 1], suits: HARDWARE),
     variant!("matmul/nt_4_invocation_tile.wgsl", tile: [64, 8, 1], suits: SOFTWARE),
     variant!("matmul/nt_5_subgroup_tile.wgsl", tile: [64, 16, 1], suits: SOFTWARE, needs: SUBGROUPS),
+    variant!("matmul/nt_8_split_k.wgsl", tile: [16, 16, 1], suits: &[]),
+    variant!("matmul/nt_10_cooperative.wgsl", tile: [32, 32, 1], suits: &[], needs: COOPERATIVE, tolerance: HALF),
     variant!("matmul/nt_6_subgroup_vec4.wgsl", tile: [64, 16, 1], suits: SOFTWARE, needs: SUBGROUPS),
+    variant!("matmul/nt_7_vec4_tile.wgsl", tile: [64, 64, 1], suits: HARDWARE),
+    variant!("matmul/nt_9_half_tile.wgsl", tile: [64, 64, 1], suits: &[], needs: F16, tolerance: HALF),
 ];
 
 static NT: Pass = Pass { op: "matmul", name: "nt", variants: &NT_VARIANTS };
 
-static NN_VARIANTS: [Variant; 6] = [
+static NN_VARIANTS: [Variant; 10] = [
     variant!("matmul/nn_1_naive.wgsl", tile: [8, 8, 1]),
     variant!("matmul/nn_2_workgroup_tile.wgsl", tile: [16, 16, 1], suits: HARDWARE),
     variant!("matmul/nn_3_register_tile.wgsl", tile: [64, 64, 1], suits: HARDWARE),
     variant!("matmul/nn_4_invocation_tile.wgsl", tile: [64, 8, 1], suits: SOFTWARE),
     variant!("matmul/nn_5_subgroup_tile.wgsl", tile: [64, 16, 1], suits: SOFTWARE, needs: SUBGROUPS),
+    variant!("matmul/nn_8_split_k.wgsl", tile: [16, 16, 1], suits: &[]),
+    variant!("matmul/nn_10_cooperative.wgsl", tile: [32, 32, 1], suits: &[], needs: COOPERATIVE, tolerance: HALF),
     variant!("matmul/nn_6_subgroup_vec4.wgsl", tile: [64, 16, 1], suits: SOFTWARE, needs: SUBGROUPS),
+    variant!("matmul/nn_7_vec4_tile.wgsl", tile: [64, 64, 1], suits: HARDWARE),
+    variant!("matmul/nn_9_half_tile.wgsl", tile: [64, 64, 1], suits: &[], needs: F16, tolerance: HALF),
 ];
 
 static NN: Pass = Pass { op: "matmul", name: "nn", variants: &NN_VARIANTS };
 
-static TN_VARIANTS: [Variant; 6] = [
+static TN_VARIANTS: [Variant; 10] = [
     variant!("matmul/tn_1_naive.wgsl", tile: [8, 8, 1]),
     variant!("matmul/tn_2_workgroup_tile.wgsl", tile: [16, 16, 1], suits: HARDWARE),
     variant!("matmul/tn_3_register_tile.wgsl", tile: [64, 64, 1], suits: HARDWARE),
     variant!("matmul/tn_4_invocation_tile.wgsl", tile: [64, 8, 1], suits: SOFTWARE),
     variant!("matmul/tn_5_subgroup_tile.wgsl", tile: [64, 16, 1], suits: SOFTWARE, needs: SUBGROUPS),
+    variant!("matmul/tn_8_split_k.wgsl", tile: [16, 16, 1], suits: &[]),
+    variant!("matmul/tn_10_cooperative.wgsl", tile: [32, 32, 1], suits: &[], needs: COOPERATIVE, tolerance: HALF),
     variant!("matmul/tn_6_subgroup_vec4.wgsl", tile: [64, 16, 1], suits: SOFTWARE, needs: SUBGROUPS),
+    variant!("matmul/tn_7_vec4_tile.wgsl", tile: [64, 64, 1], suits: HARDWARE),
+    variant!("matmul/tn_9_half_tile.wgsl", tile: [64, 64, 1], suits: &[], needs: F16, tolerance: HALF),
 ];
 
 static TN: Pass = Pass { op: "matmul", name: "tn", variants: &TN_VARIANTS };
 
 /// Variants of each table that come before those of four-element vectors.
-const WITHOUT_QUADS: usize = 5;
+const WITHOUT_QUADS: usize = 7;
 
 // The same kernels without those of four-element vectors, for row lengths that are no multiples of
 // four. They are passes of their own so that a pinned number always exists.
@@ -294,11 +315,13 @@ pub fn case() -> OpCase {
             &[LINEAR, 64, 64, 16],
             &[LINEAR_BIAS, 65, 129, 63],
             &[LINEAR_BIAS, 31, 68, 20],
+            &[LINEAR_BIAS, 70, 72, 36],
             &[LINEAR, 3, 4, 1024],
             &[MATMUL, 1, 1, 1],
             &[MATMUL, 8, 8, 8],
             &[MATMUL, 63, 67, 65],
             &[MATMUL, 17, 36, 12],
+            &[MATMUL, 67, 72, 35],
         ],
         large: &[],
         inputs: |s, rng| {
@@ -355,14 +378,17 @@ mod tests {
                 &[ADD, 1, 1, 1, 1, 1],
                 &[0, 17, 5, 12, 7, 3],
                 &[ADD, 65, 33, 20, 2, 5],
+                &[ADD, 65, 68, 36, 2, 5],
                 &[ADD + 1, 1, 1, 1, 1, 1],
                 &[1, 17, 5, 12, 7, 3],
                 &[ADD + 1, 65, 33, 20, 2, 5],
                 &[ADD + 1, 16, 32, 64, 64, 32],
+                &[ADD + 1, 65, 68, 35, 2, 5],
                 &[ADD + 2, 1, 1, 1, 1, 1],
                 &[2, 17, 5, 12, 7, 3],
                 &[ADD + 2, 65, 33, 20, 2, 5],
                 &[ADD + 2, 16, 32, 64, 64, 32],
+                &[ADD + 2, 66, 68, 35, 2, 5],
             ],
             inputs: window_inputs,
             build: |g, s, v| {

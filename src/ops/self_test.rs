@@ -85,7 +85,8 @@ mod tests {
     const SCALE: &str = include_str!("../../shaders/scale/forward_1_naive.wgsl");
 
     fn scale(path: &'static str, source: String) -> Variant {
-        Variant { path, source: source.leak(), needs: Needs::NONE, tile: [256, 1, 1], suits: ANY }
+        let (source, tile) = (source.leak(), [256, 1, 1]);
+        Variant { path, source, needs: Needs::NONE, tile, suits: ANY, tolerance: 0.0 }
     }
 
     #[test]

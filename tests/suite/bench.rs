@@ -28,6 +28,7 @@ fn judged(source: String, checks: Checks) -> Verdict {
         needs: Needs::NONE,
         tile: [256, 1, 1],
         suits: ANY,
+        tolerance: 0.0,
     }));
     let plant = Plant { pass: case.passes[0], variant, checks };
     judge(&gpu(), &case, &[plant], 1, &mut |_| ()).unwrap().remove(0)

@@ -43,6 +43,11 @@ struct Export {
     expected: Vec<f64>,
 }
 
+/// The largest error that a kernel of `graph` may have beyond the case's.
+fn lossy(graph: &Graph) -> f64 {
+    graph.calls().iter().fold(0.0, |most: f64, c| most.max(c.variant.tolerance))
+}
+
 impl Export {
     fn new(folder: &Path) -> Self {
         std::fs::create_dir_all(folder.join("modules")).unwrap();
@@ -69,7 +74,7 @@ impl Export {
             return known;
         }
         let number = self.modules.len();
-        let Needs { subgroups, invocations, workgroup_bytes } = variant.needs;
+        let Needs { subgroups, f16, cooperative, invocations, workgroup_bytes } = variant.needs;
         let spirv = translate(&format!("{} {constants}", variant.path), &source);
         let file = |extension| self.folder.join(format!("modules/{number}.{extension}"));
         std::fs::write(file("wgsl"), &source).unwrap();
@@ -79,6 +84,8 @@ impl Export {
             "path": variant.path,
             "constants": constants,
             "subgroups": subgroups,
+            "f16": f16,
+            "cooperative": cooperative.is_some(),
             "invocations": invocations,
             "workgroup_bytes": workgroup_bytes,
         }));
@@ -186,7 +193,7 @@ impl Export {
                     var,
                     at: None,
                     values,
-                    tolerance: case.tolerance,
+                    tolerance: case.tolerance.max(lossy(&graph)),
                 })
                 .collect();
             let data = vars.into_iter().zip(at.iter().copied()).collect();
@@ -226,7 +233,7 @@ impl Export {
                         .expect("an input with a slope has a gradient"),
                     at: Some(sample.at.clone()),
                     values,
-                    tolerance: GRADIENT_TOLERANCE * case.tolerance,
+                    tolerance: GRADIENT_TOLERANCE * case.tolerance.max(lossy(&graph)),
                 })
                 .collect();
             self.run(&format!("{} {shape:?} gradient", case.op), &graph, &data, &want);
@@ -248,7 +255,16 @@ fn cases_reach_every_kernel_and_every_specialised_kernel_translates() {
     let temporary = tempfile::tempdir().unwrap();
     let folder = std::env::var_os("ODDGRAD_EXPORT")
         .map_or_else(|| temporary.path().to_owned(), PathBuf::from);
-    let target = Target { subgroups: true, ..Target::baseline(Class::Software) };
+    let target = Target {
+        subgroups: true,
+        f16: true,
+        cooperative: ops::passes()
+            .iter()
+            .flat_map(|p| p.variants)
+            .filter_map(|v| v.needs.cooperative)
+            .collect(),
+        ..Target::baseline(Class::Software)
+    };
     let mut export = Export::new(&folder);
     for case in ops::cases() {
         for shape in case.shapes {

@@ -16,7 +16,9 @@ fn validate(path: &str, source: &str) -> (naga::Module, naga::valid::ModuleInfo)
         .unwrap_or_else(|e| panic!("{}", e.emit_to_string_with_path(source, path)));
     let mut validator = naga::valid::Validator::new(
         naga::valid::ValidationFlags::all(),
-        naga::valid::Capabilities::SUBGROUP,
+        naga::valid::Capabilities::SUBGROUP
+            | naga::valid::Capabilities::SHADER_FLOAT16
+            | naga::valid::Capabilities::COOPERATIVE_MATRIX,
     );
     validator.subgroup_stages(naga::valid::ShaderStages::COMPUTE);
     validator.subgroup_operations(naga::valid::SubgroupOperationSet::all());
@@ -24,7 +26,7 @@ fn validate(path: &str, source: &str) -> (naga::Module, naga::valid::ModuleInfo)
     (module, info)
 }
 
-/// The module as SPIR-V, after a translation to MSL and HLSL as well.
+/// The module as SPIR-V, after a translation to MSL and, but for cooperative matrices, HLSL.
 pub(super) fn translate(path: &str, source: &str) -> Vec<u32> {
     let (module, info) = validate(path, source);
     let options = naga::back::spv::Options { lang_version: (1, 3), ..Default::default() };
@@ -39,8 +41,18 @@ pub(super) fn translate(path: &str, source: &str) -> Vec<u32> {
     let (msl, _) = naga::back::msl::write_string(&module, &info, &options, &Default::default())
         .unwrap_or_else(|e| panic!("{path}: MSL: {e}"));
     assert!(msl.contains("kernel"), "{path}: no kernel in the MSL");
+    // HLSL has no cooperative matrices in the shader models that naga writes.
+    if source.contains("enable wgpu_cooperative_matrix;") {
+        return spirv;
+    }
+    // 16-bit floats came with shader model 6.2.
+    let f16 = source.contains("enable f16;");
     let options = naga::back::hlsl::Options {
-        shader_model: naga::back::hlsl::ShaderModel::V6_0,
+        shader_model: if f16 {
+            naga::back::hlsl::ShaderModel::V6_2
+        } else {
+            naga::back::hlsl::ShaderModel::V6_0
+        },
         fake_missing_bindings: true,
         ..Default::default()
     };
@@ -75,7 +87,11 @@ fn baseline_variants_keep_to_webgpu_defaults() {
         );
         let needs = &first.needs;
         assert!(
-            !needs.subgroups && needs.invocations <= 256 && needs.workgroup_bytes <= 16384,
+            !needs.subgroups
+                && !needs.f16
+                && needs.cooperative.is_none()
+                && needs.invocations <= 256
+                && needs.workgroup_bytes <= 16384,
             "{}",
             first.path
         );
