@@ -3,7 +3,7 @@
 //! No wgpu in here: an operation chooses a variant and its constants while the graph is built,
 //! and `gpu` makes pipelines of the result.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The kind of adapter a graph is built for. It decides which of several correct kernels is the
 /// usual choice; every class can run every baseline kernel.
@@ -34,6 +34,8 @@ pub struct Target {
     pub invocations: u32,
     /// Largest storage binding in bytes.
     pub binding_bytes: u64,
+    /// Paths of variants that computed something wrong here.
+    pub left_out: BTreeSet<&'static str>,
     /// Variants asked for by number: `softmax` or `matmul.nt` to 1, 2, …
     pub pinned: BTreeMap<String, u32>,
 }
@@ -49,6 +51,7 @@ impl Target {
             workgroup_bytes: 16384,
             invocations: 256,
             binding_bytes: 128 << 20,
+            left_out: BTreeSet::new(),
             pinned: BTreeMap::new(),
         }
     }
@@ -87,6 +90,11 @@ impl Needs {
         invocations: 0,
         workgroup_bytes: 0,
     };
+
+    /// True for what drivers get wrong most: subgroups, f16 and cooperative matrices.
+    pub fn delicate(&self) -> bool {
+        self.subgroups || self.f16 || self.cooperative.is_some()
+    }
 
     fn met(&self, target: &Target) -> bool {
         (!self.subgroups || target.subgroups)
@@ -140,7 +148,7 @@ impl Variant {
 
     /// True if an adapter with these facts can run it.
     pub fn needs_met(&self, target: &Target) -> bool {
-        self.needs.met(target)
+        self.needs.met(target) && !target.left_out.contains(self.path)
     }
 
     fn stem(&self) -> &'static str {
@@ -181,7 +189,7 @@ impl Pass {
         }
         self.variants
             .iter()
-            .rfind(|v| v.tolerance == 0.0 && v.suits.contains(&target.class) && v.needs.met(target))
+            .rfind(|v| v.tolerance == 0.0 && v.suits.contains(&target.class) && v.needs_met(target))
             .unwrap_or(&self.variants[0])
     }
 }
@@ -299,6 +307,25 @@ mod tests {
     fn an_unknown_constant_is_named() {
         let err = specialise("const N: u32 = 1u;", &[("M", 2u32.into())]).unwrap_err();
         assert!(err.contains("const M"), "{err}");
+    }
+
+    #[test]
+    fn choose_skips_what_was_left_out_and_what_has_an_error_of_its_own() {
+        const fn variant(path: &'static str, tolerance: f64) -> Variant {
+            Variant { path, source: "", needs: Needs::NONE, tile: [1; 3], suits: ANY, tolerance }
+        }
+        static VARIANTS: [Variant; 3] = [
+            variant("a/p_1_x.wgsl", 0.0),
+            variant("a/p_2_y.wgsl", 0.0),
+            variant("a/p_3_z.wgsl", 1e-3),
+        ];
+        let pass = Pass { op: "a", name: "p", variants: &VARIANTS };
+        let mut target = Target::baseline(Class::Discrete);
+        assert_eq!(pass.choose(&target).number(), 2);
+        target.left_out.insert("a/p_2_y.wgsl");
+        assert_eq!(pass.choose(&target).number(), 1);
+        target.pinned.insert("a.p".into(), 3);
+        assert_eq!(pass.choose(&target).number(), 3);
     }
 
     #[test]

@@ -68,7 +68,16 @@ impl DeviceArgs {
     fn open(&self) -> Result<Rc<Gpu>> {
         let gpu = Gpu::open(&self.choice()?)?;
         crate::ops::check_pins(&gpu.target().pinned, Some(gpu.target()))?;
-        Ok(Rc::new(gpu))
+        let mut gpu = Rc::new(gpu);
+        crate::ops::trial::self_test(&mut gpu, &mut |variant, fault| {
+            eprintln!(
+                "kernel {} computes something else here and is left out: {fault}",
+                variant.path
+            );
+        })?;
+        // A kernel that was asked for by number and is now left out cannot be had.
+        crate::ops::check_pins(&gpu.target().pinned, Some(gpu.target()))?;
+        Ok(gpu)
     }
 }
 

@@ -13,7 +13,7 @@ pub(crate) use stopwatch::Stopwatch;
 
 use crate::error::{Error, Result};
 use crate::kernel::{Class, Target};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -99,6 +99,7 @@ impl Gpu {
             workgroup_bytes: limits.max_compute_workgroup_storage_size,
             invocations: limits.max_compute_invocations_per_workgroup,
             binding_bytes: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size),
+            left_out: BTreeSet::new(),
             pinned: choice.kernels.clone(),
         };
         Ok(Self {
@@ -116,6 +117,11 @@ impl Gpu {
     /// What graphs are built for.
     pub fn target(&self) -> &Target {
         &self.target
+    }
+
+    /// Keeps graphs that are built from now on from choosing the variant at `path`.
+    pub fn leave_out(&mut self, path: &'static str) {
+        self.target.left_out.insert(path);
     }
 
     /// Name, driver and backend of the adapter.

@@ -445,6 +445,27 @@ mod tests {
     }
 
     #[test]
+    fn matmul_self_test_finds_a_wrong_kernel() {
+        use crate::ops::trial::{Kind, sound};
+        let gpu = crate::ops::case::tests::gpu();
+        let right = &NN.variants[0];
+        assert_eq!(sound(&gpu, &case(), &NN, right).unwrap(), None);
+        // A sum that leaves out its first term.
+        let source = right.source.replace("var k = 0u;", "var k = 1u;");
+        assert_ne!(source, right.source);
+        let wrong = Box::leak(Box::new(Variant {
+            path: "wrong.wgsl",
+            source: source.leak(),
+            needs: Needs::NONE,
+            tile: right.tile,
+            suits: &[],
+            tolerance: 0.0,
+        }));
+        let fault = sound(&gpu, &case(), &NN, wrong).unwrap().expect("a fault");
+        assert!(matches!(fault.kind, Kind::Wrong { .. }), "{fault}");
+    }
+
+    #[test]
     fn matmul_windows() {
         forward(&windows());
     }

@@ -13,6 +13,7 @@ use crate::ops::case::{Array, Data, OpCase, TestRng, normal};
 use crate::plan::Reuse;
 use crate::step::{Options, POISON, Step, Store};
 use rand::{RngExt, SeedableRng};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::rc::Rc;
 
@@ -406,6 +407,60 @@ pub fn pinnings(case: &OpCase, target: &Target) -> Vec<Target> {
         all.push(target.clone());
     }
     all
+}
+
+/// Tries `variant` at one awkward shape where its pass occurs, with plain kernels around it.
+///
+/// # Errors
+/// When the device is lost.
+pub fn sound<'a>(
+    gpu: &Rc<Gpu>,
+    case: &'a OpCase,
+    pass: &'static Pass,
+    variant: &'static Variant,
+) -> Result<Option<Fault>> {
+    let plain = Target {
+        subgroups: false,
+        f16: false,
+        cooperative: Vec::new(),
+        pinned: BTreeMap::new(),
+        ..gpu.target().clone()
+    };
+    let there = |trial: Trial<'a>| trial.meets(&plain, pass).then_some(trial);
+    // The later shapes of a case are the awkward ones.
+    let trial = case.shapes.iter().rev().find_map(|shape| {
+        there(Trial::forward(case, shape, 0)).or_else(|| {
+            case.differentiable.then(|| Trial::gradient(case, shape, 0)).and_then(&there)
+        })
+    });
+    let plant = Plant { pass, variant, checks: Checks::Off };
+    trial.map_or(Ok(None), |t| t.run(gpu, &plain, Some(&plant)))
+}
+
+/// Tries each delicate variant that the target chooses, or that is pinned, before anything relies
+/// on it; what fails is left out, `report` hears of it, and what is then chosen is tried in turn.
+///
+/// # Errors
+/// When the device is lost.
+///
+/// # Panics
+/// When something else holds the device.
+pub fn self_test(gpu: &mut Rc<Gpu>, report: &mut dyn FnMut(&Variant, &Fault)) -> Result<()> {
+    let mut tried = BTreeSet::new();
+    for case in crate::ops::cases() {
+        for &pass in case.passes {
+            loop {
+                let v = pass.choose(gpu.target());
+                if !v.needs.delicate() || !tried.insert(v.path) {
+                    break;
+                }
+                let Some(fault) = sound(gpu, &case, pass, v)? else { break };
+                report(v, &fault);
+                Rc::get_mut(gpu).expect("nothing else holds the device").leave_out(v.path);
+            }
+        }
+    }
+    Ok(())
 }
 
 fn check(gpu: &Rc<Gpu>, case: &OpCase, trial: &Trial) -> Result<()> {
