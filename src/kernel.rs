@@ -397,6 +397,25 @@ mod tests {
     }
 
     #[test]
+    fn usual_skips_what_is_demoted_and_what_loses_digits() {
+        const fn variant(path: &'static str, tolerance: f64) -> Variant {
+            Variant { path, source: "", needs: Needs::NONE, tile: [1; 3], suits: ANY, tolerance }
+        }
+        static VARIANTS: [Variant; 3] = [
+            variant("a/p_1_x.wgsl", 0.0),
+            variant("a/p_2_y.wgsl", 0.0),
+            variant("a/p_3_z.wgsl", 1e-3),
+        ];
+        let pass = Pass { op: "a", name: "p", variants: &VARIANTS };
+        let mut target = Target::baseline(Class::Discrete);
+        assert_eq!(pass.usual(&target).number(), 2);
+        target.demoted.insert("a/p_2_y.wgsl");
+        assert_eq!(pass.usual(&target).number(), 1);
+        target.pinned.insert("a.p".into(), 3);
+        assert_eq!(pass.choose(&target, SizeClass::of(1, 1)).number(), 3);
+    }
+
+    #[test]
     fn number_and_idea_come_from_the_file_name() {
         let v = Variant {
             path: "matmul/nt_3_register_tile.wgsl",

@@ -87,18 +87,13 @@ impl DeviceArgs {
             }
             gpu.set_tuned(loaded.tuned);
         }
-        let gpu = Rc::new(gpu);
-        let demotions = self_test(&gpu)?;
-        let mut gpu = Rc::into_inner(gpu).expect("a self-test keeps nothing");
-        for d in &demotions {
-            eprintln!(
-                "note: {} is wrong on this adapter and not used: {}",
-                d.variant.path, d.fault
-            );
-            gpu.demote(d.variant.path);
-        }
+        let mut gpu = Rc::new(gpu);
+        self_test(&mut gpu, &mut |variant, fault| {
+            eprintln!("note: {} is wrong on this adapter and not used: {fault}", variant.path);
+        })?;
+        // A kernel that was asked for by number and is wrong here cannot be had.
         crate::ops::check_pins(&gpu.target().pinned, Some(gpu.target()))?;
-        Ok(Rc::new(gpu))
+        Ok(gpu)
     }
 
     /// Opens the adapter with the built-in choice of kernels and no test of them: for the commands
