@@ -217,9 +217,21 @@ mod tests {
         // One more of each colour in the legend.
         assert_eq!(svg.matches("<circle ").count(), counted + 2, "{svg}");
         assert!(svg.contains("roof") && svg.contains("operations per byte"), "{svg}");
-        let mut uncounted = report;
+        let mut uncounted = report.clone();
         uncounted.rows.retain(|r| r.flops.is_none());
         assert!(roofline(&uncounted).contains("are not counted"));
+        // Three times as many kernels as colours: each third has a mark of its own.
+        let mut crowd = report;
+        crowd.rows.truncate(3 * BARS.len());
+        for (i, row) in crowd.rows.iter_mut().enumerate() {
+            row.flops = Some(1e5);
+            row.kernel = format!("{i}");
+        }
+        let svg = roofline(&crowd);
+        // Once in the chart and once in the legend.
+        for mark in ["<circle ", "<polygon "] {
+            assert_eq!(svg.matches(mark).count(), 2 * BARS.len(), "{mark}: {svg}");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Lines and marks over a logarithmic axis, with a legend beside them.
 
 use super::{Area, BARS, Drawn, GRID, HEADING, INK, WIDTH, font, picture};
-use crate::bench::report::Report;
+use crate::bench::report::{Report, Row};
 use plotters::coord::ranged1d::{AsRangedCoord, Ranged, ValueFormatter};
 use plotters::prelude::*;
 
@@ -19,7 +19,7 @@ pub(super) struct Series {
     pub(super) look: Look,
 }
 
-/// How a series is drawn. A colour is a position in [`BARS`].
+/// How a series is drawn. Series with a number count through colours, then through marks.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Look {
     /// A line without marks in the colour of the axes.
@@ -51,6 +51,25 @@ pub(super) struct Panel {
 /// Can it be placed on a logarithmic axis?
 pub(super) fn drawable((x, y): (f64, f64)) -> bool {
     [x, y].iter().all(|v| (1e-30..1e30).contains(v))
+}
+
+/// The rows for which there is a point, by pass and kernel.
+pub(super) fn by_kernel(
+    report: &Report,
+    point: impl Fn(&Row) -> Option<(f64, f64)>,
+    look: fn(usize) -> Look,
+) -> Vec<Series> {
+    let mut all: Vec<Series> = Vec::new();
+    for row in &report.rows {
+        let Some(point) = point(row).filter(|&p| drawable(p)) else { continue };
+        let label = format!("{} {}", row.pass, row.kernel);
+        let at = all.iter().position(|s| s.label == label).unwrap_or_else(|| {
+            all.push(Series { label, points: Vec::new(), look: look(all.len()) });
+            all.len() - 1
+        });
+        all[at].points.push(point);
+    }
+    all
 }
 
 /// The panels below one another as an SVG text. Where no point can be drawn it says `empty`.
@@ -90,7 +109,7 @@ fn decades(values: impl Iterator<Item = f64>) -> std::ops::Range<f64> {
 /// A number of an axis, which may have many digits or many zeros.
 fn axis_label(value: &f64) -> String {
     match value.abs() {
-        v if v == 0.0 || (0.0099..99_999.0).contains(&v) => {
+        v if v == 0.0 || (0.0099..9_999.0).contains(&v) => {
             let text = format!("{value:.2}");
             text.trim_end_matches('0').trim_end_matches('.').to_owned()
         }
@@ -135,10 +154,26 @@ where
             let key = [(6, middle), (24, middle)];
             legend.draw(&PathElement::new(key, colour.stroke_width(3)))?;
         }
-        if series.look != Look::Roof {
-            let mark = |&point: &(f64, f64)| Circle::new(point, 4, colour.filled());
-            chart.draw_series(series.points.iter().map(mark))?;
-            legend.draw(&Circle::new((15, middle), 4, colour.filled()))?;
+        let points = series.points.iter().copied();
+        // Circles for the first kernels; other marks when the colours have all been used.
+        match series.look {
+            Look::Roof => {}
+            Look::Marks(n) | Look::Line(n) => match n / BARS.len() % 3 {
+                0 => {
+                    chart.draw_series(points.map(|p| Circle::new(p, 4, colour.filled())))?;
+                    legend.draw(&Circle::new((15, middle), 4, colour.filled()))?;
+                }
+                1 => {
+                    let mark = |p| TriangleMarker::new(p, 6, colour.filled());
+                    chart.draw_series(points.map(mark))?;
+                    legend.draw(&TriangleMarker::new((15, middle), 6, colour.filled()))?;
+                }
+                _ => {
+                    let line = colour.stroke_width(2);
+                    chart.draw_series(points.map(|p| Cross::new(p, 4, line)))?;
+                    legend.draw(&Cross::new((15, middle), 4, line))?;
+                }
+            },
         }
         legend.draw(&Text::new(shortened(&series.label), (32, middle - 7), font(13)))?;
     }

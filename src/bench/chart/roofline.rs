@@ -4,23 +4,14 @@
 //! architectures. Communications of the ACM 52(4), 2009.
 
 use super::NOTHING;
-use super::panel::{Look, Panel, Series, drawable, panels};
+use super::panel::{Look, Panel, Series, by_kernel, drawable, panels};
 use crate::bench::report::{Report, Row};
 
 /// Every row whose operations are counted as a mark at (operations per byte, GFLOP/s), both axes
 /// logarithmic, under the roof min(multiply-adds, intensity * copied bytes) of the measured
 /// ceilings; as an SVG text. A mark above the slope moved its bytes in a cache.
 pub fn roofline(report: &Report) -> String {
-    let mut marks: Vec<Series> = Vec::new();
-    for row in &report.rows {
-        let Some(point) = mark(row).filter(|&p| drawable(p)) else { continue };
-        let at = marks.iter().position(|s| s.label == row.kernel).unwrap_or_else(|| {
-            let look = Look::Marks(marks.len());
-            marks.push(Series { label: row.kernel.clone(), points: Vec::new(), look });
-            marks.len() - 1
-        });
-        marks[at].points.push(point);
-    }
+    let marks = by_kernel(report, mark, Look::Marks);
     if marks.is_empty() {
         let why = "operations are not counted for what was timed: there is no roofline";
         return panels(report, &[], if report.rows.is_empty() { NOTHING } else { why });

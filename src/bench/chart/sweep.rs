@@ -1,6 +1,6 @@
 //! Rates over problem sizes.
 
-use super::panel::{Look, Panel, Series, drawable, panels};
+use super::panel::{Look, Panel, Series, by_kernel, panels};
 use crate::bench::report::{Report, Row};
 
 /// A line for every kernel of a pass across the shapes, as an SVG text: GFLOP/s over operations
@@ -21,18 +21,9 @@ pub fn sweep(report: &Report) -> String {
     panels(report, &drawn, "no time of a run is above zero")
 }
 
-/// The rows for which there is a point, by pass and kernel, and by size.
+/// Lines from the smallest size to the largest.
 fn lines(report: &Report, point: impl Fn(&Row) -> Option<(f64, f64)>) -> Vec<Series> {
-    let mut lines: Vec<Series> = Vec::new();
-    for row in &report.rows {
-        let Some(point) = point(row).filter(|&p| drawable(p)) else { continue };
-        let label = format!("{} {}", row.pass, row.kernel);
-        let at = lines.iter().position(|s| s.label == label).unwrap_or_else(|| {
-            lines.push(Series { label, points: Vec::new(), look: Look::Line(lines.len()) });
-            lines.len() - 1
-        });
-        lines[at].points.push(point);
-    }
+    let mut lines = by_kernel(report, point, Look::Line);
     for line in &mut lines {
         line.points.sort_by(|a, b| a.0.total_cmp(&b.0));
     }
