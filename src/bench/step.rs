@@ -91,16 +91,25 @@ pub(crate) struct Loaded {
 
 impl Loaded {
     /// The model of `folder` (its config.json is enough) and a stream of `tokens`, made by `reuse`.
+    /// `problems` are what the caller found wrong, to be named together with what is wrong here.
     ///
     /// # Errors
     /// An unreadable model, a stream too small for one pair, a device without room.
-    pub fn new(gpu: &Rc<Gpu>, folder: &Path, tokens: usize, reuse: Reuse) -> Result<Self> {
+    pub fn new(
+        gpu: &Rc<Gpu>,
+        folder: &Path,
+        tokens: usize,
+        reuse: Reuse,
+        mut problems: Vec<Problem>,
+    ) -> Result<Self> {
         let config = ModelConfig::load(folder)?;
         let examples = examples(tokens.min(MOST_TOKENS), config.vocab_size);
         if examples.is_empty() || tokens > MOST_TOKENS {
             let what = format!("is {tokens}; it must be from 61, one pair, to {MOST_TOKENS}");
-            let problems = vec![Problem::new("--tokens", what)];
-            return Err(Error::input("the benchmark cannot run", problems));
+            problems.push(Problem::new("--tokens", what));
+        }
+        if !problems.is_empty() {
+            return Err(Error::input("the training step cannot run", problems));
         }
         let capacity = Capacity { tokens, targets: tokens, pairs: examples.len() };
         // Says what does not fit before anything is allocated.
@@ -130,12 +139,12 @@ impl Loaded {
 /// # Errors
 /// An unreadable model, a stream too small for one pair, a device without room.
 pub fn bench_step(gpu: &Rc<Gpu>, folder: &Path, tokens: usize, steps: usize) -> Result<StepBench> {
+    let mut problems = Vec::new();
     if steps == 0 {
-        let problems = vec![Problem::new("--steps", "is 0; it must be at least 1")];
-        return Err(Error::input("the benchmark cannot run", problems));
+        problems.push(Problem::new("--steps", "is 0; it must be at least 1"));
     }
     let before = gpu.buffer_bytes();
-    let mut loaded = Loaded::new(gpu, folder, tokens, Reuse::Slots)?;
+    let mut loaded = Loaded::new(gpu, folder, tokens, Reuse::Slots, problems)?;
     let planned = memory_plan(gpu.target(), &loaded.config, loaded.capacity)?.total();
     let allocated = gpu.buffer_bytes() - before - loaded.learner.staging_bytes();
 

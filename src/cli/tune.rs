@@ -6,8 +6,9 @@ use crate::bench::report::time;
 use crate::bench::tune::tune;
 use crate::bench::tuned::{TunedFile, path_of};
 use crate::error::{Error, Problem, Result};
+use crate::files::check_creatable;
 use clap::Args;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Arguments of `oddgrad tune`.
 #[derive(Args)]
@@ -50,6 +51,10 @@ pub(super) fn run(args: &TuneArgs, device: &DeviceArgs) -> Result<()> {
             Error::input("nowhere to write", vec![Problem::new("tune", what)])
         })?),
     };
+    // Minutes of measuring must not end at a folder that cannot be written to.
+    if let Some(folder) = path.as_deref().and_then(Path::parent) {
+        check_creatable(folder)?;
+    }
     let mut file = TunedFile::new(&gpu);
     // What was tuned before for other sizes stays, if it is of the same adapter and driver.
     let before = path.as_deref().map_or(Ok(None), TunedFile::load)?;

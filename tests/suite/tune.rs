@@ -74,6 +74,9 @@ fn tune_names_what_it_does_not_know() {
         (&["tune", "--tokens", "1"], "from 61"),
         (&["tune", "--kernel", "adamw=1"], "leave it out"),
         (&["tune", "--model", "no-such"], "no-such"),
+        (&["tune", "--out", "Cargo.toml/tuned.toml"], "Cargo.toml"),
+        (&["bench", "step", "--tokens", "1", "--steps", "0"], "--tokens: is 1"),
+        (&["bench", "step", "--tokens", "1", "--steps", "0"], "--steps: is 0"),
     ] {
         let (out, text) = oddgrad(folder.path(), args);
         assert_eq!(out.status.code(), Some(1), "{text}");
