@@ -4,15 +4,15 @@ use crate::bench::ceiling::measure;
 use crate::bench::clock::Clock;
 use crate::bench::facts::{check_contract, read_kernel, workgroup_bytes};
 use crate::bench::gate::{judge, same_as_first};
-use crate::bench::race::{Limits, Timing, race};
+use crate::bench::race::{Limits, Race, Timing};
 use crate::bench::report::{FORMAT, Gate, LeftOut, Report, Row, time};
 use crate::bench::shapes::{self, Shape, of_case};
 use crate::bench::stats::Summary;
 use crate::error::{Error, Problem, Result};
 use crate::gpu::{Checks, Gpu};
-use crate::graph::{Call, Graph, Role};
+use crate::graph::{Call, Graph, Role, Var};
 use crate::kernel::{Const, Needs, Pass, Variant, specialise};
-use crate::ops::case::{OpCase, TestRng, normal};
+use crate::ops::case::{Array, OpCase, TestRng};
 use crate::ops::trial::{Plant, cotangents, declare, upload};
 use crate::plan::Reuse;
 use crate::step::{Options, Replay, Step, Store};
@@ -249,9 +249,11 @@ pub fn bench_op(
     })
 }
 
-/// A step at a shape, and which of its calls are the pass'.
+/// A step at a shape with its inputs, and which of its calls are the pass'.
 struct Track {
+    gpu: Rc<Gpu>,
     step: Step,
+    inputs: Vec<(Var, Array)>,
     calls: Vec<usize>,
     flops: Option<f64>,
     bytes: f64,
@@ -294,22 +296,24 @@ impl Track {
         } else {
             (flops_of(case, pass, dims), bound_bytes(&graph, &calls))
         };
-        let options = Options { reuse: Reuse::None, poison: false, checks: Checks::Off };
-        let step = Step::with_options(gpu, graph, &Store::new(gpu), options)?;
-        upload(&step, &vars, &inputs);
-        for (_, seed) in &seeds {
-            let n = step.graph().info(*seed).len();
-            step.write(*seed, &(0..n).map(|_| normal(rng)).collect::<Vec<_>>());
+        let mut inputs: Vec<_> = vars.into_iter().zip(inputs).collect();
+        for (_, seed) in seeds {
+            inputs.push((seed, Array::normal("cotangent", graph.shape(seed), rng)));
         }
-        step.run();
-        gpu.wait()?;
-        Ok(Some(Self { step, calls, flops, bytes }))
+        let step = fresh(gpu, graph, &inputs)?;
+        Ok(Some(Self { gpu: gpu.clone(), step, inputs, calls, flops, bytes }))
+    }
+
+    /// The same step on other buffers.
+    fn renewed(self) -> Result<Self> {
+        let step = fresh(&self.gpu, self.step.into_graph(), &self.inputs)?;
+        Ok(Self { step, ..self })
     }
 
     /// Compares the kernels with the pass' first and times those that agree. Those too slow for
     /// that go to `left_out`.
     fn race(
-        &self,
+        mut self,
         case: &OpCase,
         shape: &Shape,
         field: &mut [&mut Contender],
@@ -371,10 +375,23 @@ impl Track {
         if fit.is_empty() {
             return Ok(Vec::new());
         }
+        let mut race = Race::new(clock, limits);
         let runners: Vec<_> = fit.iter().map(|(_, replay, first)| (replay, *first)).collect();
-        let (timings, stopped) = race(&self.step, &runners, clock, limits)?;
+        let mut over = race.start(&self.step, &runners)?;
+        // The others hold the buffers that are given up for new ones.
+        drop(replays);
+        let stopped = loop {
+            if let Some(why) = over {
+                break why;
+            }
+            fit.iter_mut().for_each(|(_, replay, _)| replay.unbind());
+            self = self.renewed()?;
+            fit.iter_mut().for_each(|(_, replay, _)| self.step.rebind(replay));
+            let runners: Vec<_> = fit.iter().map(|(_, replay, _)| replay).collect();
+            over = race.go_on(&self.step, &runners)?;
+        };
         let mut rows = Vec::new();
-        for ((c, replay, _), timing) in fit.into_iter().zip(timings) {
+        for ((c, replay, _), timing) in fit.into_iter().zip(race.timings) {
             let row = self.row(c, &replay, timing, shape, &stopped);
             c.took(work, row.seconds.median);
             rows.push(row);
@@ -392,8 +409,8 @@ impl Track {
             hash: blake3::hash(source.as_bytes()).to_hex()[..16].into(),
             shape: shape.dims.clone(),
             set: shape.set.into(),
-            seconds: Summary::of(&t.samples),
-            samples: t.samples,
+            seconds: Summary::of(&t.blocks),
+            blocks: t.blocks,
             repeats: t.repeats,
             stopped: stopped.into(),
             flops: self.flops,
@@ -402,6 +419,16 @@ impl Track {
             workgroup_bytes: specialised.and_then(|s| workgroup_bytes(&s)).unwrap_or(0),
         }
     }
+}
+
+/// A step with new buffers that has run once.
+fn fresh(gpu: &Rc<Gpu>, graph: Graph, inputs: &[(Var, Array)]) -> Result<Step> {
+    let options = Options { reuse: Reuse::None, poison: false, checks: Checks::Off };
+    let step = Step::with_options(gpu, graph, &Store::new(gpu), options)?;
+    upload(&step, inputs.iter().map(|(var, array)| (*var, array)));
+    step.run();
+    gpu.wait()?;
+    Ok(step)
 }
 
 /// Operations of a pass that is not the whole forward, where they follow from the forward's.
@@ -429,7 +456,7 @@ fn bound_bytes(graph: &Graph, calls: &[usize]) -> f64 {
         // One variable may stand in for another that is not used.
         reads.sort_unstable();
         reads.dedup();
-        let tables = |v: &&crate::graph::Var| !matches!(graph.info(**v).role, Role::Constant(_));
+        let tables = |v: &&Var| !matches!(graph.info(**v).role, Role::Constant(_));
         bytes += reads.iter().filter(tables).map(|&v| graph.info(v).bytes()).sum::<u64>();
         let written: u64 = call.writes.iter().map(|&v| graph.info(v).bytes()).sum();
         bytes += if adds { 2 * written } else { written };

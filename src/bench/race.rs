@@ -2,7 +2,8 @@
 //!
 //! Each round takes one sample of every kernel, and every other round in the opposite order, so
 //! that heat, clocks and other work on the machine meet all of them alike. A sample repeats the
-//! kernel until it is long enough for the clock.
+//! kernel until it is long enough for the clock. Rounds come in blocks, and intervals are taken over
+//! blocks ([`Summary`] says why).
 
 use crate::bench::clock::Clock;
 use crate::bench::stats::{FEWEST, Summary};
@@ -33,65 +34,120 @@ impl Default for Limits {
 /// What a race found about one kernel.
 #[derive(Debug, Clone)]
 pub struct Timing {
-    /// Seconds of one run, a value for each sample.
-    pub samples: Vec<f64>,
+    /// Seconds of one run: blocks of samples, in the order they were taken.
+    pub blocks: Vec<Vec<f64>>,
     /// Runs in a sample.
     pub repeats: usize,
     /// Seconds the first run took longer than the second: many drivers compile there.
     pub first: f64,
 }
 
-/// Fewest rounds and seconds after which the intervals are believed. What else a machine does
-/// comes and goes in fractions of a second: a shorter race would see one state of it only.
-const ROUNDS: usize = 10;
+/// A race should have this many blocks when its time is over: enough that one or two that met other
+/// work lie outside the interval.
+const BLOCKS: f64 = 12.0;
+/// Fewest seconds after which the intervals are believed. What else a machine does comes and goes
+/// in fractions of a second: a shorter race would see one state of it only.
 const SECONDS: f64 = 1.0;
-/// Most rounds.
-const MOST_ROUNDS: usize = 500;
+/// Most blocks.
+const MOST_BLOCKS: usize = 200;
 /// Most repeats of a run in a sample.
 const MOST_REPEATS: usize = 1 << 16;
 /// A race of very slow kernels may outlast its time this often to come by an interval at all.
 const PATIENCE: f64 = 4.0;
 
-/// Times replays, given with the seconds of their first run, against each other. Also says why it
-/// stopped, in words for a table.
+/// Kernels timed against each other, a block of rounds at a time.
 ///
-/// # Errors
-/// When the device is lost.
-pub fn race(
-    step: &Step,
-    replays: &[(&Replay, f64)],
-    clock: &Clock,
+/// Where a kernel's buffers lie in memory changes its time by per cents, and stays for as long as
+/// they do. So whoever can gives every block fresh ones.
+pub struct Race<'a> {
+    clock: &'a Clock,
     limits: Limits,
-) -> Result<(Vec<Timing>, String)> {
-    let mut timings = Vec::with_capacity(replays.len());
-    for &(replay, first) in replays {
-        timings.push(warm_up(step, replay, first, clock, limits.sample)?);
+    /// One for each kernel.
+    pub timings: Vec<Timing>,
+    /// Rounds of a block, once the first has shown how many.
+    rounds: Option<usize>,
+    /// All rounds so far.
+    round: usize,
+    seconds: f64,
+}
+
+impl<'a> Race<'a> {
+    /// A race that has not begun.
+    pub fn new(clock: &'a Clock, limits: Limits) -> Self {
+        Self { clock, limits, timings: Vec::new(), rounds: None, round: 0, seconds: 0.0 }
     }
-    let start = Instant::now();
-    let order: Vec<usize> = (0..replays.len()).collect();
-    for round in 1..=MOST_ROUNDS {
-        let turn = |i: usize| if round % 2 == 0 { order.len() - 1 - i } else { i };
-        for i in (0..order.len()).map(turn) {
-            let repeats = timings[i].repeats;
-            let seconds = clock.time(step, replays[i].0, repeats)?;
-            timings[i].samples.push(seconds / repeats as f64);
+
+    /// The first block, of `replays` with the seconds of their first run. Says why the race is
+    /// over, in words for a table, once it is.
+    ///
+    /// # Errors
+    /// When the device is lost.
+    pub fn start(&mut self, step: &Step, replays: &[(&Replay, f64)]) -> Result<Option<String>> {
+        for &(replay, first) in replays {
+            self.timings.push(warm_up(step, replay, first, self.clock, self.limits.sample)?);
         }
-        let worst =
-            timings.iter().map(|t| Summary::of(&t.samples).uncertainty()).fold(0.0, f64::max);
-        let elapsed = start.elapsed().as_secs_f64();
-        let seen = round >= ROUNDS && elapsed >= SECONDS.min(limits.seconds);
-        if seen && worst <= limits.uncertainty {
-            return Ok((timings, format!("within {:.1} %", 100.0 * limits.uncertainty)));
-        }
-        if round >= FEWEST && elapsed > limits.seconds {
-            return Ok((timings, format!("time limit of {} s", limits.seconds)));
-        }
-        if elapsed > PATIENCE * limits.seconds {
-            let why = format!("time limit of {} s; too few samples for 95 %", limits.seconds);
-            return Ok((timings, why));
-        }
+        let replays: Vec<&Replay> = replays.iter().map(|r| r.0).collect();
+        self.block(step, &replays)
     }
-    Ok((timings, format!("{MOST_ROUNDS} rounds")))
+
+    /// Another block of the same kernels, on `step`.
+    ///
+    /// # Errors
+    /// When the device is lost.
+    pub fn go_on(&mut self, step: &Step, replays: &[&Replay]) -> Result<Option<String>> {
+        for (replay, timing) in replays.iter().zip(&self.timings) {
+            // One long run warms up as it goes; a short one may meet a device that has cooled.
+            if timing.repeats > 1 {
+                self.clock.time(step, replay, timing.repeats)?;
+            }
+        }
+        self.block(step, replays)
+    }
+
+    fn block(&mut self, step: &Step, replays: &[&Replay]) -> Result<Option<String>> {
+        let start = Instant::now();
+        self.timings.iter_mut().for_each(|t| t.blocks.push(Vec::new()));
+        let mut rounds = 0;
+        loop {
+            let backwards = self.round % 2 == 1;
+            for turn in 0..replays.len() {
+                let i = if backwards { replays.len() - 1 - turn } else { turn };
+                let timing = &mut self.timings[i];
+                let seconds = self.clock.time(step, replays[i], timing.repeats)?;
+                let block = timing.blocks.last_mut().expect("just pushed");
+                block.push(seconds / timing.repeats as f64);
+            }
+            self.round += 1;
+            rounds += 1;
+            let enough = match self.rounds {
+                Some(n) => rounds >= n,
+                None => start.elapsed().as_secs_f64() >= self.limits.seconds / BLOCKS,
+            };
+            if enough {
+                break;
+            }
+        }
+        self.rounds = Some(rounds);
+        self.seconds += start.elapsed().as_secs_f64();
+        Ok(self.verdict())
+    }
+
+    fn verdict(&self) -> Option<String> {
+        let Limits { uncertainty, seconds, .. } = self.limits;
+        let blocks = self.timings.first().map_or(MOST_BLOCKS, |t| t.blocks.len());
+        let worst = self.timings.iter().map(|t| Summary::of(&t.blocks).uncertainty());
+        let certain = worst.fold(0.0, f64::max) <= uncertainty;
+        if blocks >= FEWEST && certain && self.seconds >= SECONDS.min(seconds) {
+            return Some(format!("within {:.1} %", 100.0 * uncertainty));
+        }
+        if blocks >= FEWEST && self.seconds >= seconds {
+            return Some(format!("time limit of {seconds} s"));
+        }
+        if self.seconds > PATIENCE * seconds {
+            return Some(format!("time limit of {seconds} s; too few blocks for 95 %"));
+        }
+        (blocks >= MOST_BLOCKS).then(|| format!("{MOST_BLOCKS} blocks"))
+    }
 }
 
 /// Runs a kernel until it is warm and the number of repeats that fill a sample is known.
@@ -109,5 +165,5 @@ fn warm_up(step: &Step, replay: &Replay, first: f64, clock: &Clock, sample: f64)
         repeats = wanted.min(16 * repeats);
         one = clock.time(step, replay, repeats)? / repeats as f64;
     }
-    Ok(Timing { samples: Vec::new(), repeats, first: (first - second).max(0.0) })
+    Ok(Timing { blocks: Vec::new(), repeats, first: (first - second).max(0.0) })
 }

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 /// The layout of the JSON file.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// A whole run of `oddgrad bench OP`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -93,8 +93,8 @@ pub struct Row {
     pub set: String,
     /// Seconds of one run.
     pub seconds: Summary,
-    /// Every sample, in the order they were taken.
-    pub samples: Vec<f64>,
+    /// Blocks of samples, in the order they were taken.
+    pub blocks: Vec<Vec<f64>>,
     /// Runs in a sample.
     pub repeats: usize,
     /// Why the race stopped.
@@ -113,6 +113,11 @@ impl Row {
     /// The shape as text: `512x576x576`.
     pub fn dims(&self) -> String {
         dims(&self.shape)
+    }
+
+    /// Samples in a block.
+    fn rounds(&self) -> usize {
+        self.blocks.first().map_or(0, Vec::len)
     }
 
     /// GFLOP/s at the median.
@@ -192,7 +197,7 @@ impl Report {
                 percent(1e9 * r.gbs() / self.ceilings.bytes),
                 time(r.compile),
                 format!("{} B", r.workgroup_bytes),
-                format!("{} x {}", s.n, r.repeats),
+                format!("{} x {} x {}", r.blocks.len(), r.rounds(), r.repeats),
             ]
         };
         (names, self.rows.iter().map(row).collect())
@@ -254,7 +259,7 @@ impl Report {
             debug_assert_eq!(r.dims(), row[1]);
             text += &line(row.iter().map(String::as_str).collect());
         }
-        text += "\n± is how far the 95 % interval of the median reaches; n is samples x runs in each;\ncompile is quick where the driver kept the kernel from an earlier run.\n";
+        text += "\n± is how far the 95 % interval of the median reaches; n is blocks (buffers of their own) x samples\nx runs in each; compile is quick where the driver kept the kernel from an earlier run.\n";
         text += &(self.stops() + "\n");
         text
     }
@@ -262,7 +267,7 @@ impl Report {
     /// As comma-separated values, times in seconds.
     pub fn csv(&self) -> String {
         let mut text = String::from(
-            "adapter,driver,backend,clock,pass,kernel,hash,set,shape,median_s,low_s,high_s,mad_s,p5_s,p95_s,samples,repeats,gflops,fma_part,gbs,copy_part,compile_s,workgroup_bytes,stopped\n",
+            "adapter,driver,backend,clock,pass,kernel,hash,set,shape,median_s,low_s,high_s,mad_s,p5_s,p95_s,blocks,samples,repeats,gflops,fma_part,gbs,copy_part,compile_s,workgroup_bytes,stopped\n",
         );
         for r in &self.rows {
             let s = &r.seconds;
@@ -284,6 +289,7 @@ impl Report {
                     "{:e},{:e},{:e},{:e},{:e},{:e}",
                     s.median, s.low, s.high, s.mad, s.p5, s.p95
                 ),
+                r.blocks.len().to_string(),
                 s.n.to_string(),
                 r.repeats.to_string(),
                 gflops,
@@ -385,7 +391,7 @@ pub fn digits(value: f64) -> String {
 pub(crate) mod tests {
     use super::*;
 
-    /// A report of one row with the given samples.
+    /// A report of one row with the given samples, each a block.
     pub(crate) fn report(samples: &[f64]) -> Report {
         Report {
             format: FORMAT,
@@ -417,8 +423,8 @@ pub(crate) mod tests {
                 hash: "00".into(),
                 shape: vec![1000, 2],
                 set: "".into(),
-                seconds: Summary::of(samples),
-                samples: samples.to_vec(),
+                seconds: Summary::of(&samples.iter().map(|&s| vec![s]).collect::<Vec<_>>()),
+                blocks: samples.iter().map(|&s| vec![s]).collect(),
                 repeats: 3,
                 stopped: "within 2.0 %".into(),
                 flops: Some(1e6),

@@ -2,14 +2,18 @@
 
 use serde::{Deserialize, Serialize};
 
-/// What a set of samples says.
+/// What samples taken in blocks say.
+///
+/// Samples that follow each other share what the machine does just then and where the buffers lie,
+/// so a hundred of them are not a hundred findings. Blocks have buffers of their own, and each
+/// counts as one finding: its median.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
-    /// Samples.
+    /// Samples of all blocks.
     pub n: usize,
-    /// The middle one.
+    /// The middle one of the blocks' medians.
     pub median: f64,
-    /// Median distance from the median.
+    /// Median distance of the samples from the median.
     pub mad: f64,
     /// 5 of 100 samples are below.
     pub p5: f64,
@@ -22,24 +26,26 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// Sums up `samples`, which need not be sorted.
+    /// Sums up blocks of samples, which need not be sorted.
     ///
     /// # Panics
-    /// When there are none.
-    pub fn of(samples: &[f64]) -> Self {
-        assert!(!samples.is_empty(), "a summary of no samples");
-        let sorted = sorted(samples);
-        let median = quantile(&sorted, 0.5);
-        let distances: Vec<f64> = sorted.iter().map(|v| (v - median).abs()).collect();
-        let (low, high) = interval_ranks(sorted.len());
+    /// When there are none, or none in one of them.
+    pub fn of(blocks: &[Vec<f64>]) -> Self {
+        assert!(!blocks.is_empty(), "a summary of no samples");
+        let middle = |block: &Vec<f64>| quantile(&sorted(block), 0.5);
+        let medians = sorted(&blocks.iter().map(middle).collect::<Vec<_>>());
+        let median = quantile(&medians, 0.5);
+        let (low, high) = interval_ranks(medians.len());
+        let samples = sorted(&blocks.concat());
+        let distances: Vec<f64> = samples.iter().map(|v| (v - median).abs()).collect();
         Self {
-            n: sorted.len(),
+            n: samples.len(),
             median,
-            mad: quantile(&self::sorted(&distances), 0.5),
-            p5: quantile(&sorted, 0.05),
-            p95: quantile(&sorted, 0.95),
-            low: sorted[low],
-            high: sorted[high],
+            mad: quantile(&sorted(&distances), 0.5),
+            p5: quantile(&samples, 0.05),
+            p95: quantile(&samples, 0.95),
+            low: medians[low],
+            high: medians[high],
         }
     }
 
@@ -49,7 +55,7 @@ impl Summary {
     }
 }
 
-/// Fewest samples for which an interval of 95 % exists.
+/// Fewest blocks for which an interval of 95 % exists.
 pub const FEWEST: usize = 6;
 
 fn sorted(samples: &[f64]) -> Vec<f64> {
@@ -97,12 +103,20 @@ mod tests {
 
     #[test]
     fn stats_of_known_samples() {
-        let s = Summary::of(&[5.0, 1.0, 4.0, 2.0, 3.0, 100.0, 6.0]);
+        let s = Summary::of(&[5.0, 1.0, 4.0, 2.0, 3.0, 100.0, 6.0].map(|v| vec![v]));
         assert_eq!((s.n, s.median, s.mad), (7, 4.0, 2.0));
         assert_eq!((s.low, s.high), (1.0, 100.0));
         assert!((s.p95 - (6.0 + 0.7 * 94.0)).abs() < 1e-9, "{}", s.p95);
         assert!((s.p5 - 1.3).abs() < 1e-9, "{}", s.p5);
         assert_eq!(s.uncertainty(), 24.0);
+    }
+
+    #[test]
+    fn stats_a_block_counts_once_however_many_samples_it_has() {
+        let blocks = [vec![9.0; 50], vec![2.0, 1.0, 3.0], vec![4.0; 3], vec![6.0], vec![5.0; 7]];
+        let s = Summary::of(&blocks);
+        // The medians are 2, 4, 5, 6 and 9.
+        assert_eq!((s.n, s.median, s.low, s.high, s.p95), (64, 5.0, 2.0, 9.0, 9.0));
     }
 
     /// Ranks of the usual tables (counted from zero): n = 6 gives the extremes, n = 20 the 6th and
@@ -122,9 +136,14 @@ mod tests {
         let mut rng = ChaCha8Rng::seed_from_u64(1);
         let mut held = 0;
         for _ in 0..2000 {
-            // Skewed, as times are: the square of a uniform has its median at 1/4.
-            let samples: Vec<f64> = (0..15).map(|_| rng.random::<f64>().powi(2)).collect();
-            let s = Summary::of(&samples);
+            // Skewed, as times are: the square of a uniform has its median at 1/4. What a block
+            // shares moves all its samples.
+            let mut block = || {
+                let shared = rng.random::<f64>().powi(2);
+                (0..5).map(|_| shared + 0.02 * rng.random::<f64>() - 0.01).collect()
+            };
+            let blocks: Vec<Vec<f64>> = (0..15).map(|_| block()).collect();
+            let s = Summary::of(&blocks);
             held += usize::from(s.low <= 0.25 && 0.25 <= s.high);
         }
         assert!((1900..1990).contains(&held), "{held} of 2000");

@@ -8,7 +8,7 @@ use crate::bench::ceiling::measure;
 use crate::bench::clock::Clock;
 use crate::bench::gate::{judge, same_as_first};
 use crate::bench::op::find_case;
-use crate::bench::race::{Limits, race};
+use crate::bench::race::{Limits, Race};
 use crate::bench::stats::Summary;
 use crate::bench::step::Loaded;
 use crate::bench::tuned::{Choice, texts_hash};
@@ -196,8 +196,13 @@ impl Job<'_> {
             return Ok(Some(self.choice(v, t, t)));
         }
         let runners: Vec<_> = quick.iter().map(|q| (q.1, q.2)).collect();
-        let (timings, _) = race(self.step, &runners, clock, limits)?;
-        let sums: Vec<Summary> = timings.iter().map(|t| Summary::of(&t.samples)).collect();
+        let mut race = Race::new(clock, limits);
+        let mut over = race.start(self.step, &runners)?;
+        let runners: Vec<_> = quick.iter().map(|q| q.1).collect();
+        while over.is_none() {
+            over = race.go_on(self.step, &runners)?;
+        }
+        let sums: Vec<Summary> = race.timings.iter().map(|t| Summary::of(&t.blocks)).collect();
         let fastest = (0..sums.len())
             .min_by(|&a, &b| sums[a].median.total_cmp(&sums[b].median))
             .expect("two");

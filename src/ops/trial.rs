@@ -230,7 +230,7 @@ impl<'a> Trial<'a> {
         let tolerance = slack * self.case.tolerance.max(lossy);
         let step = Step::with_options(gpu, graph, &Store::new(gpu), options)?;
         let run = || {
-            upload(&step, &vars, &self.inputs);
+            upload(&step, vars.iter().copied().zip(&self.inputs));
             if let Wanted::Slopes { cotangents: values, .. } = &self.wanted {
                 cotangents.iter().zip(values).for_each(|(&var, c)| step.write(var, c));
             }
@@ -378,8 +378,8 @@ pub fn declare(graph: &mut Graph, inputs: &[Array]) -> Vec<Var> {
 }
 
 /// Writes the arrays to their variables.
-pub(crate) fn upload(step: &Step, vars: &[Var], inputs: &[Array]) {
-    for (&var, a) in vars.iter().zip(inputs) {
+pub(crate) fn upload<'a>(step: &Step, inputs: impl IntoIterator<Item = (Var, &'a Array)>) {
+    for (var, a) in inputs {
         match &a.data {
             Data::Float { values, .. } => {
                 step.write(var, &values.iter().map(|&v| v as f32).collect::<Vec<_>>());
