@@ -35,8 +35,8 @@ pub struct Ceilings {
 }
 
 /// Multiply-adds of one invocation and round of the kernel.
-const PER_ROUND: usize = 32;
-const ROUNDS: usize = 512;
+const PER_ROUND: usize = 96;
+const ROUNDS: usize = 170;
 /// Samples of each; the fastest counts.
 const SAMPLES: usize = 9;
 

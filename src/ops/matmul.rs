@@ -202,7 +202,7 @@ static NT_VARIANTS: [Variant; 10] = [
     variant!("matmul/nt_5_subgroup_tile.wgsl", tile: [64, 16, 1], suits: SOFTWARE, needs: SUBGROUPS),
     variant!("matmul/nt_8_split_k.wgsl", tile: [16, 16, 1], suits: &[]),
     variant!("matmul/nt_10_cooperative.wgsl", tile: [32, 32, 1], suits: &[], needs: COOPERATIVE, tolerance: HALF),
-    variant!("matmul/nt_6_subgroup_vec4.wgsl", tile: [64, 16, 1], suits: SOFTWARE, needs: SUBGROUPS),
+    variant!("matmul/nt_6_subgroup_vec4.wgsl", tile: [32, 32, 1], suits: SOFTWARE, needs: SUBGROUPS),
     variant!("matmul/nt_7_vec4_tile.wgsl", tile: [64, 64, 1], suits: HARDWARE),
     variant!("matmul/nt_9_half_tile.wgsl", tile: [64, 64, 1], suits: &[], needs: F16, tolerance: HALF),
 ];
