@@ -131,7 +131,7 @@ fn fit(
     for (v, verdict) in able.into_iter().zip(verdicts) {
         match verdict.fault {
             None => right.push(v),
-            Some(fault) => faults.push(format!("{}: {fault}", v.path)),
+            Some(fault) => faults.push(format!("{}: {fault}", v.label())),
         }
     }
     Ok(right)
@@ -213,6 +213,7 @@ impl Job<'_> {
             reads_below: self.size.reads_below,
             writes_below: self.size.writes_below,
             variant: v.number(),
+            tile: v.tile_name.into(),
             idea: v.idea().into(),
             us: us(seconds),
             usual_us: us(usual),

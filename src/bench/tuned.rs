@@ -7,7 +7,7 @@
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
 use crate::gpu::Gpu;
-use crate::kernel::{Pass, SizeClass, Tuned};
+use crate::kernel::{Pass, SizeClass, Tuned, VariantId};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -38,6 +38,9 @@ pub struct Choice {
     pub writes_below: u64,
     /// Number of the kernel.
     pub variant: u32,
+    /// Its tile, where its file has several.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub tile: String,
     /// Its idea, for the reader.
     pub idea: String,
     /// Microseconds of one dispatch.
@@ -53,13 +56,18 @@ impl Choice {
     pub fn size(&self) -> SizeClass {
         SizeClass { reads_below: self.reads_below, writes_below: self.writes_below }
     }
+
+    /// The kernel.
+    pub fn id(&self) -> VariantId {
+        VariantId { number: self.variant, tile: self.tile.clone() }
+    }
 }
 
-/// A hash of the names and texts of all kernels of a pass.
+/// A hash of the names and texts of all kernels of a pass, each with the constants of its tile.
 pub fn texts_hash(pass: &Pass) -> String {
     let mut hasher = blake3::Hasher::new();
     for v in pass.variants {
-        hasher.update(v.path.as_bytes()).update(v.source.as_bytes());
+        v.hash_into(&mut hasher);
     }
     hasher.finalize().to_hex()[..16].into()
 }
@@ -143,7 +151,7 @@ impl TunedFile {
             .choices
             .iter()
             .filter(current)
-            .map(|c| ((c.pass.clone(), c.size()), c.variant))
+            .map(|c| ((c.pass.clone(), c.size()), c.id()))
             .collect();
         let old = self.choices.iter().filter(|c| !current(c)).count();
         let void =
@@ -194,6 +202,7 @@ mod tests {
             reads_below,
             writes_below: 4096,
             variant,
+            tile: String::new(),
             idea: "naive".into(),
             us: 1.5,
             usual_us: 2.0,

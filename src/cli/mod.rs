@@ -37,8 +37,9 @@ struct DeviceArgs {
     /// Use only this backend.
     #[arg(long, global = true, value_enum)]
     backend: Option<Backend>,
-    /// Use this numbered kernel: `softmax=1` or `matmul.nt=2`; may be repeated.
-    #[arg(long, global = true, value_name = "OP=NUMBER")]
+    /// Use this numbered kernel: `softmax=1`, `matmul.nt=2`, `matmul.nt=11/128x64` with the tile of
+    /// one that has several; may be repeated.
+    #[arg(long, global = true, value_name = "OP=NUMBER[/TILE]")]
     kernel: Vec<String>,
     /// Use the built-in choice of kernels, not what `oddgrad tune` found.
     #[arg(long, global = true)]
@@ -55,12 +56,12 @@ impl DeviceArgs {
         let mut problems = Vec::new();
         for text in &self.kernel {
             match text.split_once('=').and_then(|(op, n)| Some((op, n.parse().ok()?))) {
-                Some((op, number)) => {
-                    choice.kernels.insert(op.to_owned(), number);
+                Some((op, id)) => {
+                    choice.kernels.insert(op.to_owned(), id);
                 }
                 None => problems.push(Problem::new(
                     format!("--kernel {text}"),
-                    "write OP=NUMBER, as in softmax=1",
+                    "write OP=NUMBER or OP=NUMBER/TILE, as in softmax=1 or matmul=11/128x64",
                 )),
             }
         }
@@ -89,7 +90,7 @@ impl DeviceArgs {
         }
         let mut gpu = Rc::new(gpu);
         self_test(&mut gpu, &mut |variant, fault| {
-            eprintln!("note: {} is wrong on this adapter and not used: {fault}", variant.path);
+            eprintln!("note: {} is wrong on this adapter and not used: {fault}", variant.label());
         })?;
         // A kernel that was asked for by number and is wrong here cannot be had.
         crate::ops::check_pins(&gpu.target().pinned, Some(gpu.target()))?;

@@ -88,7 +88,7 @@ pub(super) fn run(args: &TuneArgs, device: &DeviceArgs) -> Result<()> {
             bytes(c.reads_below),
             bytes(c.writes_below),
             calls,
-            format!("{} {}", c.variant, c.idea),
+            format!("{} {} {}", c.variant, c.idea, c.tile).trim_end(),
             time(1e-6 * c.us),
             time(1e-6 * c.usual_us),
             c.usual_us / c.us
