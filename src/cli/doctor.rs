@@ -60,7 +60,7 @@ pub(super) fn run(args: &DoctorArgs, device: &DeviceArgs) -> Result<()> {
             info.subgroup_max_size
         );
         println!(
-            "     f16                  {}       matmul 9 and 10, when asked for by --kernel",
+            "     f16                  {}       matmul 9 and 10, by --f16 or --kernel",
             yes(wgpu::Features::SHADER_F16)
         );
         println!(
@@ -68,7 +68,7 @@ pub(super) fn run(args: &DoctorArgs, device: &DeviceArgs) -> Result<()> {
             yes(wgpu::Features::TIMESTAMP_QUERY)
         );
         println!(
-            "     cooperative matrix   {}       matmul 10, when asked for by --kernel{}",
+            "     cooperative matrix   {}       matmul 10, by --f16 or --kernel{}",
             yes(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX),
             usable(&cooperative_matrices(adapter))
         );

@@ -44,6 +44,11 @@ struct DeviceArgs {
     /// Use the built-in choice of kernels, not what `oddgrad tune` found.
     #[arg(long, global = true)]
     untuned: bool,
+    /// Use kernels that read the factors of products as f16 (sums stay f32) where `oddgrad tune
+    /// --f16` found them faster: results then agree to three digits instead of six. `tune` measures
+    /// them beside the others.
+    #[arg(long, global = true, conflicts_with = "untuned")]
+    f16: bool,
 }
 
 impl DeviceArgs {
@@ -76,17 +81,24 @@ impl DeviceArgs {
     /// without those that give wrong results here.
     fn open(&self) -> Result<Rc<Gpu>> {
         let mut gpu = self.open_bare()?;
+        let mut lossy = 0;
         if let Some(path) = tuned::path_of(&gpu).filter(|_| !self.untuned)
             && let Some(file) = TunedFile::load(&path)?
         {
-            let loaded = file.applied_to(&TunedFile::new(&gpu));
+            let loaded = file.applied_to(&TunedFile::new(&gpu), self.f16);
             if let Some(void) = loaded.void {
                 eprintln!(
                     "note: {} {void}, so that part is not used; run `oddgrad tune` again",
                     path.display()
                 );
             }
+            lossy = loaded.lossy;
             gpu.set_tuned(loaded.tuned);
+        }
+        if self.f16 && lossy == 0 {
+            eprintln!(
+                "note: --f16 changes nothing, because no kernel that reads f16 is known to be faster here; `oddgrad tune --f16` measures them"
+            );
         }
         let mut gpu = Rc::new(gpu);
         self_test(&mut gpu, &mut |variant, fault| {
