@@ -94,7 +94,7 @@ pub struct Call {
     pub pass: &'static str,
     /// The chosen kernel.
     pub variant: &'static Variant,
-    /// Constants the source is specialised with.
+    /// Constants the source is specialised with, besides those of the variant's tile.
     pub constants: Vec<(&'static str, Const)>,
     /// Variables bound read-only.
     pub reads: Vec<Var>,
@@ -547,7 +547,7 @@ impl Graph {
                 format!("{}.{}", call.op, call.pass),
                 writes.join(", "),
                 reads.join(", "),
-                call.variant.path,
+                call.variant.label(),
             );
         }
         text

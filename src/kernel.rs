@@ -3,6 +3,7 @@
 //! No wgpu in here: an operation chooses a variant and its constants while the graph is built,
 //! and `gpu` makes pipelines of the result.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -35,11 +36,11 @@ pub struct Target {
     pub invocations: u32,
     /// Largest storage binding in bytes.
     pub binding_bytes: u64,
-    /// Variants asked for by number: `softmax` or `matmul.nt` to 1, 2, …
-    pub pinned: BTreeMap<String, u32>,
+    /// Variants asked for: `softmax` or `matmul.nt` to 1, 2, … or one of its tiles.
+    pub pinned: BTreeMap<String, VariantId>,
     /// What `oddgrad tune` found on this adapter.
     pub tuned: Arc<Tuned>,
-    /// Paths of kernels that gave wrong results here.
+    /// Paths of kernels that gave wrong results here; all tiles of such a file are left out.
     pub demoted: BTreeSet<&'static str>,
 }
 
@@ -64,8 +65,47 @@ impl SizeClass {
     }
 }
 
-/// Kernels measured to be the fastest here: pass (`matmul.nt`) and class of sizes to a number.
-pub type Tuned = BTreeMap<(String, SizeClass), u32>;
+/// Kernels measured to be the fastest here: pass (`matmul.nt`) and class of sizes to a variant.
+pub type Tuned = BTreeMap<(String, SizeClass), VariantId>;
+
+/// Names a variant of a pass, as `--kernel` spells it: `3`, or `11/128x64` for one of the tiles of a
+/// file that has several. Without a tile it is the first entry of that number.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct VariantId {
+    /// [`Variant::number`].
+    pub number: u32,
+    /// [`Variant::tile_name`], or empty.
+    pub tile: String,
+}
+
+impl From<u32> for VariantId {
+    fn from(number: u32) -> Self {
+        Self { number, tile: String::new() }
+    }
+}
+
+impl std::str::FromStr for VariantId {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (number, tile) = match text.split_once('/') {
+            Some((number, tile)) if !tile.is_empty() => (number, tile),
+            None => (text, ""),
+            _ => return Err(format!("`{text}` names no tile behind its /")),
+        };
+        let number = number.parse().map_err(|_| format!("`{number}` is no number"))?;
+        Ok(Self { number, tile: tile.to_owned() })
+    }
+}
+
+impl std::fmt::Display for VariantId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.tile.as_str() {
+            "" => write!(f, "{}", self.number),
+            tile => write!(f, "{}/{tile}", self.number),
+        }
+    }
+}
 
 impl Target {
     /// WebGPU's default limits and nothing else: what every adapter can do.
@@ -133,7 +173,8 @@ impl Needs {
     }
 }
 
-/// One numbered WGSL file. All variants of a pass have the same bindings and the same meaning.
+/// One numbered WGSL file, or one tile of it. All variants of a pass have the same bindings and the
+/// same meaning.
 #[derive(Debug)]
 pub struct Variant {
     /// Path below `shaders/`, `softmax/forward_1_naive.wgsl`: pass, number, idea.
@@ -144,11 +185,26 @@ pub struct Variant {
     pub needs: Needs,
     /// Outputs that one workgroup computes along x, y and z: the grid is extent / tile, rounded up.
     pub tile: [u32; 3],
+    /// What tells it from other entries of the same file, `128x64`; empty where there is but one.
+    pub tile_name: &'static str,
+    /// Values of the file's constants that make this tile.
+    pub constants: &'static [(&'static str, Const)],
     /// Adapter classes for which this is the usual choice. Of several the last in the table wins.
     pub suits: &'static [Class],
     /// Error it may have beyond the case's, as a part of the largest: 0 for single precision. One
     /// that has any is never the usual choice.
     pub tolerance: f64,
+}
+
+/// One of several tiles that a WGSL file can be specialised to.
+#[derive(Debug)]
+pub struct Tile {
+    /// [`Variant::tile_name`].
+    pub name: &'static str,
+    /// [`Variant::tile`].
+    pub outputs: [u32; 3],
+    /// [`Variant::constants`].
+    pub constants: &'static [(&'static str, Const)],
 }
 
 /// Every class of adapter.
@@ -174,6 +230,53 @@ impl Variant {
         &self.stem()[at + digits.len()..]
     }
 
+    /// The same file with another tile.
+    pub const fn tiled(self, tile: &Tile) -> Self {
+        Self { tile: tile.outputs, tile_name: tile.name, constants: tile.constants, ..self }
+    }
+
+    /// Number and tile.
+    pub fn id(&self) -> VariantId {
+        VariantId { number: self.number(), tile: self.tile_name.to_owned() }
+    }
+
+    /// Number, idea and tile for people: `11 tile_table 128x64`.
+    pub fn name(&self) -> String {
+        let name = format!("{} {} {}", self.number(), self.idea(), self.tile_name);
+        name.trim_end().to_owned()
+    }
+
+    /// Path and tile for listings and reports of faults.
+    pub fn label(&self) -> String {
+        format!("{} {}", self.path, self.tile_name).trim_end().to_owned()
+    }
+
+    /// The file's text with the constants of its tile and those of a call.
+    ///
+    /// # Errors
+    /// Names the first constant that the file does not declare.
+    pub fn specialise(&self, constants: &[(&'static str, Const)]) -> Result<String, String> {
+        specialise(self.source, &[self.constants, constants].concat())
+    }
+
+    /// The file's text with the constants of its tile.
+    ///
+    /// # Panics
+    /// When the file does not declare one of them.
+    pub fn text(&self) -> Cow<'static, str> {
+        if self.constants.is_empty() {
+            return Cow::Borrowed(self.source);
+        }
+        let text = self.specialise(&[]).unwrap_or_else(|e| panic!("{}: {e}", self.label()));
+        Cow::Owned(text)
+    }
+
+    /// Feeds a hash with what decides the bits it computes: its name and its text.
+    pub fn hash_into(&self, hasher: &mut blake3::Hasher) {
+        hasher.update(self.path.as_bytes()).update(self.tile_name.as_bytes());
+        hasher.update(self.text().as_bytes());
+    }
+
     /// True if an adapter with these facts can run it and is not known to get it wrong.
     pub fn needs_met(&self, target: &Target) -> bool {
         self.needs.met(target) && !target.demoted.contains(self.path)
@@ -192,7 +295,7 @@ pub struct Pass {
     pub op: &'static str,
     /// The pass: `forward`, `backward`, `nt`, …
     pub name: &'static str,
-    /// Numbered variants, the baseline first.
+    /// Numbered variants, the baseline first; the tiles of one file stand together.
     pub variants: &'static [Variant],
 }
 
@@ -202,27 +305,30 @@ impl Pass {
         format!("{}.{}", self.op, self.name)
     }
 
+    /// The variant of this name.
+    pub fn find(&self, id: &VariantId) -> Option<&'static Variant> {
+        let named = |v: &&Variant| {
+            v.number() == id.number && (id.tile.is_empty() || id.tile == v.tile_name)
+        };
+        self.variants.iter().find(named)
+    }
+
     /// The variant for a dispatch of class `size` on `target`: the pinned one, else the tuned one,
     /// else the usual one.
     ///
     /// # Panics
-    /// When a pinned number does not exist; `ops::check_pins` reports that to users beforehand.
+    /// When a pinned variant does not exist; `ops::check_pins` reports that to users beforehand.
     pub fn choose(&self, target: &Target, size: SizeClass) -> &'static Variant {
         let full = self.full_name();
-        if let Some(&n) = target.pinned.get(&full) {
-            return self.variants.iter().find(|v| v.number() == n).unwrap_or_else(|| {
-                panic!("kernel {full} has no variant {n}");
-            });
+        if let Some(id) = target.pinned.get(&full) {
+            return self.find(id).unwrap_or_else(|| panic!("kernel {full} has no variant {id}"));
         }
         // `softmax=1` pins every pass that has a variant 1 and leaves the others alone.
-        if let Some(v) =
-            target.pinned.get(self.op).and_then(|&n| self.variants.iter().find(|v| v.number() == n))
-        {
+        if let Some(v) = target.pinned.get(self.op).and_then(|id| self.find(id)) {
             return v;
         }
         // The file it comes from may have been written with other kernels or edited by hand.
-        let tuned = target.tuned.get(&(full, size));
-        let tuned = tuned.and_then(|&n| self.variants.iter().find(|v| v.number() == n));
+        let tuned = target.tuned.get(&(full, size)).and_then(|id| self.find(id));
         match tuned.filter(|v| v.needs_met(target)) {
             Some(v) => v,
             None => self.usual(target),
@@ -232,13 +338,13 @@ impl Pass {
     /// Every kernel that [`Pass::choose`] may take on `target`, whatever the sizes.
     pub fn in_use(&self, target: &Target) -> Vec<&'static Variant> {
         let full = self.full_name();
-        let tuned = target.tuned.iter().filter(|((pass, _), _)| *pass == full).map(|(_, n)| n);
+        let tuned = target.tuned.iter().filter(|((pass, _), _)| *pass == full).map(|(_, id)| id);
         let pinned = target.pinned.get(&full).or(target.pinned.get(self.op));
-        let numbers: Vec<u32> =
-            tuned.chain(pinned).copied().chain([self.usual(target).number()]).collect();
+        let named = tuned.chain(pinned).filter_map(|id| self.find(id));
+        let used: Vec<_> = named.chain([self.usual(target)]).collect();
         self.variants
             .iter()
-            .filter(|v| numbers.contains(&v.number()) && v.needs_met(target))
+            .filter(|v| used.iter().any(|u| std::ptr::eq(*u, *v)) && v.needs_met(target))
             .collect()
     }
 
@@ -273,6 +379,8 @@ macro_rules! variant {
             source: include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/", $path)),
             needs: $needs,
             tile: $tile,
+            tile_name: "",
+            constants: &[],
             suits: $suits,
             tolerance: $tolerance,
         }
@@ -350,6 +458,17 @@ pub fn specialise(source: &str, constants: &[(&'static str, Const)]) -> Result<S
 mod tests {
     use super::*;
 
+    const NOTHING: Variant = Variant {
+        path: "",
+        source: "",
+        needs: Needs::NONE,
+        tile: [1; 3],
+        tile_name: "",
+        constants: &[],
+        suits: ANY,
+        tolerance: 0.0,
+    };
+
     #[test]
     fn specialise_rewrites_only_the_named_line() {
         let wgsl =
@@ -386,20 +505,20 @@ mod tests {
         let usual = pass.choose(&target, size).number();
         assert_eq!(usual, pass.usual(&target).number());
         let other = pass.variants.iter().map(Variant::number).find(|&n| n != usual).unwrap();
-        target.tuned = Arc::new(Tuned::from([(("adamw.update".to_owned(), size), other)]));
+        target.tuned = Arc::new(Tuned::from([(("adamw.update".to_owned(), size), other.into())]));
         assert_eq!(pass.choose(&target, size).number(), other);
         assert_eq!(pass.choose(&target, SizeClass::of(1, 1)).number(), usual);
-        target.pinned.insert("adamw.update".into(), usual);
+        target.pinned.insert("adamw.update".into(), usual.into());
         assert_eq!(pass.choose(&target, size).number(), usual);
         target.pinned.clear();
-        target.tuned = Arc::new(Tuned::from([(("adamw.update".to_owned(), size), 99)]));
+        target.tuned = Arc::new(Tuned::from([(("adamw.update".to_owned(), size), 99.into())]));
         assert_eq!(pass.choose(&target, size).number(), usual, "an unknown number is passed over");
     }
 
     #[test]
     fn usual_skips_what_is_demoted_and_what_loses_digits() {
         const fn variant(path: &'static str, tolerance: f64) -> Variant {
-            Variant { path, source: "", needs: Needs::NONE, tile: [1; 3], suits: ANY, tolerance }
+            Variant { path, tolerance, ..NOTHING }
         }
         static VARIANTS: [Variant; 3] = [
             variant("a/p_1_x.wgsl", 0.0),
@@ -411,20 +530,60 @@ mod tests {
         assert_eq!(pass.usual(&target).number(), 2);
         target.demoted.insert("a/p_2_y.wgsl");
         assert_eq!(pass.usual(&target).number(), 1);
-        target.pinned.insert("a.p".into(), 3);
+        target.pinned.insert("a.p".into(), 3.into());
         assert_eq!(pass.choose(&target, SizeClass::of(1, 1)).number(), 3);
     }
 
     #[test]
     fn number_and_idea_come_from_the_file_name() {
-        let v = Variant {
-            path: "matmul/nt_3_register_tile.wgsl",
-            source: "",
-            needs: Needs::NONE,
-            tile: [1, 1, 1],
-            suits: ANY,
-            tolerance: 0.0,
-        };
+        let v = Variant { path: "matmul/nt_3_register_tile.wgsl", ..NOTHING };
         assert_eq!((v.number(), v.idea()), (3, "register_tile"));
+        assert_eq!(v.name(), "3 register_tile");
+    }
+
+    #[test]
+    fn a_variant_is_named_by_number_and_tile() {
+        for text in ["3", "11/128x64"] {
+            assert_eq!(text.parse::<VariantId>().unwrap().to_string(), text);
+        }
+        for text in ["", "x", "11/", "/128x64", "-1"] {
+            assert!(text.parse::<VariantId>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn tiles_of_a_file_are_variants_of_their_own() {
+        const SOURCE: &str = "const SIDE: u32 = 4u;\nf";
+        const SMALL: Tile = Tile { name: "8x4", outputs: [4, 8, 1], constants: &[] };
+        const LARGE: Tile =
+            Tile { name: "8x8", outputs: [8, 8, 1], constants: &[("SIDE", Const::U32(8))] };
+        const FILE: Variant =
+            Variant { path: "a/p_2_t.wgsl", source: SOURCE, suits: &[], ..NOTHING };
+        static VARIANTS: [Variant; 3] =
+            [Variant { path: "a/p_1_x.wgsl", ..NOTHING }, FILE.tiled(&SMALL), FILE.tiled(&LARGE)];
+        let pass = Pass { op: "a", name: "p", variants: &VARIANTS };
+        let size = SizeClass::of(1, 1);
+        let mut target = Target::baseline(Class::Discrete);
+        for (pin, name) in
+            [("1", "1 x"), ("2", "2 t 8x4"), ("2/8x4", "2 t 8x4"), ("2/8x8", "2 t 8x8")]
+        {
+            target.pinned.insert("a".into(), pin.parse().unwrap());
+            assert_eq!(pass.choose(&target, size).name(), name);
+        }
+        target.pinned.clear();
+        target.tuned = Arc::new(Tuned::from([(("a.p".into(), size), "2/8x8".parse().unwrap())]));
+        let large = pass.choose(&target, size);
+        assert_eq!(large.id().to_string(), "2/8x8");
+        assert_eq!(large.text(), "const SIDE: u32 = 8u;\nf");
+        let used: Vec<_> = pass.in_use(&target).iter().map(|v| v.id().to_string()).collect();
+        assert_eq!(used, ["1", "2/8x8"]);
+        let hash = |v: &Variant| {
+            let mut hasher = blake3::Hasher::new();
+            v.hash_into(&mut hasher);
+            hasher.finalize()
+        };
+        assert_ne!(hash(&VARIANTS[1]), hash(large));
+        target.demoted.insert("a/p_2_t.wgsl");
+        assert_eq!(pass.choose(&target, size).number(), 1, "all tiles of a wrong file go");
     }
 }

@@ -36,7 +36,7 @@ pub fn judge(
     let mut attempt = |trial: Trial, what: String| -> Result<()> {
         for (plant, verdict) in plants.iter().zip(&mut verdicts) {
             if verdict.fault.is_none() && trial.meets(gpu.target(), plant.pass) {
-                progress(&format!("gate: {} {what}", plant.variant.path));
+                progress(&format!("gate: {} {what}", plant.variant.label()));
                 verdict.trials += 1;
                 verdict.fault = trial.run(gpu, gpu.target(), Some(plant))?;
             }

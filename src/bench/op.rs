@@ -11,7 +11,7 @@ use crate::bench::stats::Summary;
 use crate::error::{Error, Problem, Result};
 use crate::gpu::{Checks, Gpu};
 use crate::graph::{Call, Graph, Role, Var};
-use crate::kernel::{Const, Needs, Pass, Variant, specialise};
+use crate::kernel::{Const, Needs, Pass, Variant};
 use crate::ops::case::{Array, OpCase, TestRng};
 use crate::ops::trial::{Plant, cotangents, declare, upload};
 use crate::plan::Reuse;
@@ -135,7 +135,7 @@ fn contenders(gpu: &Gpu, request: &Request, pass: &'static Pass) -> Result<Vec<C
         }
         let fault = (!v.needs_met(gpu.target()))
             .then(|| "the adapter lacks what it needs (see the file's header)".to_owned());
-        let label = format!("{} {}", v.number(), v.idea());
+        let label = v.name();
         let plant = Plant { pass, variant: v, checks: Checks::Off };
         all.push(Contender { plant, label, fault, trials: 0, slowest: None });
     }
@@ -148,6 +148,8 @@ fn contenders(gpu: &Gpu, request: &Request, pass: &'static Pass) -> Result<Vec<C
             source,
             needs: Needs::NONE,
             tile,
+            tile_name: "",
+            constants: &[],
             suits: &[],
             tolerance: 0.0,
         }));
@@ -400,13 +402,13 @@ impl Track {
     }
 
     fn row(&self, c: &Contender, replay: &Replay, t: Timing, shape: &Shape, stopped: &str) -> Row {
-        let source = c.plant.variant.source;
+        let variant = c.plant.variant;
         let constants = &self.step.graph().calls()[self.calls[0]].constants;
-        let specialised = specialise(source, constants).ok();
+        let specialised = variant.specialise(constants).ok();
         Row {
             pass: c.pass(),
             kernel: c.label.clone(),
-            hash: blake3::hash(source.as_bytes()).to_hex()[..16].into(),
+            hash: blake3::hash(variant.text().as_bytes()).to_hex()[..16].into(),
             shape: shape.dims.clone(),
             set: shape.set.into(),
             seconds: Summary::of(&t.blocks),

@@ -150,6 +150,28 @@ impl<'a> Race<'a> {
     }
 }
 
+/// A whole race on the buffers of one step, of replays with the seconds of their first run. Also
+/// says why it stopped.
+///
+/// # Errors
+/// When the device is lost.
+pub fn race(
+    step: &Step,
+    replays: &[(&Replay, f64)],
+    clock: &Clock,
+    limits: Limits,
+) -> Result<(Vec<Timing>, String)> {
+    let mut race = Race::new(clock, limits);
+    let mut over = race.start(step, replays)?;
+    let replays: Vec<_> = replays.iter().map(|r| r.0).collect();
+    loop {
+        match over {
+            Some(why) => return Ok((race.timings, why)),
+            None => over = race.go_on(step, &replays)?,
+        }
+    }
+}
+
 /// Runs a kernel until it is warm and the number of repeats that fill a sample is known.
 fn warm_up(step: &Step, replay: &Replay, first: f64, clock: &Clock, sample: f64) -> Result<Timing> {
     let second = step.time(replay, 1, None)?.wall;

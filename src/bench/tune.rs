@@ -8,10 +8,10 @@ use crate::bench::ceiling::measure;
 use crate::bench::clock::Clock;
 use crate::bench::gate::{judge, same_as_first};
 use crate::bench::op::find_case;
-use crate::bench::race::{Limits, Race};
+use crate::bench::race::{Limits, race};
 use crate::bench::stats::Summary;
 use crate::bench::step::Loaded;
-use crate::bench::tuned::{Choice, texts_hash};
+use crate::bench::tuned::{Choice, Factors, texts_hash};
 use crate::error::{Error, Problem, Result};
 use crate::gpu::{Checks, Gpu};
 use crate::kernel::{Pass, SizeClass, Variant};
@@ -25,13 +25,22 @@ use std::rc::Rc;
 #[derive(Debug)]
 pub struct Tuning {
     /// Every class of dispatches with more than one kernel, in the order of the step.
-    pub choices: Vec<Choice>,
-    /// Dispatches of a step that each choice covers.
-    pub dispatches: Vec<usize>,
+    pub found: Vec<Found>,
     /// Kernels that failed the gate, each with its fault.
     pub faults: Vec<String>,
     /// Which clock was read.
     pub clock: String,
+}
+
+/// What `tune` found for one class of dispatches.
+#[derive(Debug)]
+pub struct Found {
+    /// The fastest kernel of those with the digits of single precision.
+    pub exact: Choice,
+    /// The fastest of those that read factors as f16, if it is faster still.
+    pub lossy: Option<Choice>,
+    /// Dispatches of a step.
+    pub dispatches: usize,
 }
 
 /// A kernel this many times slower than the quickest in a single run is not raced.
@@ -39,7 +48,8 @@ const HOPELESS: f64 = 3.0;
 
 /// Races the kernels of every dispatch of a training step of the model in `folder` on streams of
 /// `tokens` tokens, or of the operations and passes in `only` (`matmul`, `matmul.nt`) if there are
-/// any. Kernels that lose digits ([`Variant::tolerance`]) compete only if `half`. `gpu` must not be
+/// any. Kernels that lose digits ([`Variant::tolerance`]) are measured only if `half`, and what they
+/// win is a choice of its own beside the exact one. `gpu` must not be
 /// tuned or pinned: the usual kernels are what others must beat.
 ///
 /// # Errors
@@ -79,19 +89,16 @@ pub fn tune(
     progress("ceilings: which clock to believe");
     let (clock, _) = measure(gpu)?;
     let limits = Limits { seconds, ..Limits::default() };
-    let (mut choices, mut dispatches) = (Vec::new(), Vec::new());
+    let mut found = Vec::new();
     for job in &jobs {
         let (_, able) = field.iter().find(|(p, _)| std::ptr::eq(*p, job.pass)).expect("above");
         if able.len() < 2 {
             continue;
         }
         progress(&format!("race: {} of {:?}", job.pass.full_name(), job.shape()));
-        if let Some(choice) = job.choose(gpu, able, &clock, limits)? {
-            choices.push(choice);
-            dispatches.push(job.dispatches);
-        }
+        found.extend(job.choose(gpu, able, &clock, limits)?);
     }
-    Ok(Tuning { choices, dispatches, faults, clock: clock.name })
+    Ok(Tuning { found, faults, clock: clock.name })
 }
 
 /// Drops the jobs that were not asked for.
@@ -131,10 +138,23 @@ fn fit(
     for (v, verdict) in able.into_iter().zip(verdicts) {
         match verdict.fault {
             None => right.push(v),
-            Some(fault) => faults.push(format!("{}: {fault}", v.path)),
+            Some(fault) => faults.push(format!("{}: {fault}", v.label())),
         }
     }
     Ok(right)
+}
+
+/// True for a kernel with the digits of single precision.
+fn exact(v: &Variant) -> bool {
+    v.tolerance == 0.0
+}
+
+/// The fastest of those that `may` take the place of `holder`, else the holder. Noise is no reason
+/// to change: the winner's interval must lie below the holder's.
+fn winner(sums: &[Summary], holder: usize, may: impl Fn(usize) -> bool) -> usize {
+    let able = (0..sums.len()).filter(|&i| may(i));
+    let fastest = able.min_by(|&a, &b| sums[a].median.total_cmp(&sums[b].median));
+    fastest.filter(|&i| sums[i].high < sums[holder].low).unwrap_or(holder)
 }
 
 /// One class of dispatches, stood for by its first.
@@ -160,7 +180,7 @@ impl Job<'_> {
         able: &[&'static Variant],
         clock: &Clock,
         limits: Limits,
-    ) -> Result<Option<Choice>> {
+    ) -> Result<Option<Found>> {
         let usual = self.pass.usual(gpu.target());
         let call = &self.step.graph().calls()[self.at];
         let mut replays = Vec::new();
@@ -187,28 +207,33 @@ impl Job<'_> {
                 quick.push((*v, replay, time()?.min(time()?)));
             }
         }
-        let best = quick.iter().map(|q| q.2).fold(f64::INFINITY, f64::min);
-        quick.retain(|q| q.2 <= HOPELESS * best || std::ptr::eq(q.0, usual));
+        // Exact kernels have exact ones to beat, however quick those are that lose digits.
+        let best = |of: fn(&Variant) -> bool| {
+            quick.iter().filter(|q| of(q.0)).map(|q| q.2).fold(f64::INFINITY, f64::min)
+        };
+        let (best_exact, best_of_all) = (best(exact), best(|_| true));
+        quick.retain(|q| {
+            let best = if exact(q.0) { best_exact } else { best_of_all };
+            q.2 <= HOPELESS * best || std::ptr::eq(q.0, usual)
+        });
         if quick.len() < 2 {
             // Nothing comes near the usual kernel, which is a finding too. It is never left out:
             // it is what the others were compared with.
             let (v, _, t) = quick[0];
-            return Ok(Some(self.choice(v, t, t)));
+            let exact = self.choice(v, t, t);
+            return Ok(Some(Found { exact, lossy: None, dispatches: self.dispatches }));
         }
         let runners: Vec<_> = quick.iter().map(|q| (q.1, q.2)).collect();
-        let mut race = Race::new(clock, limits);
-        let mut over = race.start(self.step, &runners)?;
-        let runners: Vec<_> = quick.iter().map(|q| q.1).collect();
-        while over.is_none() {
-            over = race.go_on(self.step, &runners)?;
-        }
-        let sums: Vec<Summary> = race.timings.iter().map(|t| Summary::of(&t.blocks)).collect();
-        let fastest = (0..sums.len())
-            .min_by(|&a, &b| sums[a].median.total_cmp(&sums[b].median))
-            .expect("two");
-        // Noise is no reason to change: the winner's interval must lie below the usual one's.
-        let won = if sums[fastest].high < sums[0].low { fastest } else { 0 };
-        Ok(Some(self.choice(quick[won].0, sums[won].median, sums[0].median)))
+        let (timings, _) = race(self.step, &runners, clock, limits)?;
+        let sums: Vec<Summary> = timings.iter().map(|t| Summary::of(&t.blocks)).collect();
+        let choice = |won: usize| self.choice(quick[won].0, sums[won].median, sums[0].median);
+        let won = winner(&sums, 0, |i| exact(quick[i].0));
+        let lossy = winner(&sums, won, |i| !exact(quick[i].0));
+        Ok(Some(Found {
+            exact: choice(won),
+            lossy: (lossy != won).then(|| choice(lossy)),
+            dispatches: self.dispatches,
+        }))
     }
 
     fn choice(&self, v: &Variant, seconds: f64, usual: f64) -> Choice {
@@ -217,11 +242,36 @@ impl Job<'_> {
             pass: self.pass.full_name(),
             reads_below: self.size.reads_below,
             writes_below: self.size.writes_below,
+            dtype: if exact(v) { Factors::F32 } else { Factors::F16 },
             variant: v.number(),
+            tile: v.tile_name.into(),
             idea: v.idea().into(),
             us: us(seconds),
             usual_us: us(usual),
             kernels: texts_hash(self.pass),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tune_changes_kernels_for_more_than_noise_and_keeps_kinds_apart() {
+        let sum = |low: f64, high: f64| Summary {
+            median: (low + high) / 2.0,
+            low,
+            high,
+            ..Summary::of(&[vec![1.0]])
+        };
+        // The usual kernel, one within its noise, a faster one, and one that loses digits.
+        let sums = [sum(5.0, 6.0), sum(4.5, 5.5), sum(3.0, 4.0), sum(1.0, 2.0)];
+        let exact = winner(&sums, 0, |i| i < 3);
+        assert_eq!(exact, 2);
+        assert_eq!(winner(&sums, exact, |i| i == 3), 3);
+        assert_eq!(winner(&sums, 0, |i| i < 2), 0, "noise");
+        assert_eq!(winner(&sums, 3, |i| i < 3), 3, "slower");
+        assert_eq!(winner(&sums, 0, |_| false), 0);
     }
 }

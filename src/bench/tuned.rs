@@ -7,7 +7,7 @@
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
 use crate::gpu::Gpu;
-use crate::kernel::{Pass, SizeClass, Tuned};
+use crate::kernel::{Pass, SizeClass, Tuned, VariantId};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -26,6 +26,18 @@ pub struct TunedFile {
     pub choices: Vec<Choice>,
 }
 
+/// How kernels may read the factors of products.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Factors {
+    /// As they are: results have the digits of single precision.
+    #[default]
+    F32,
+    /// Rounded to 16 bits ([`Variant::tolerance`](crate::kernel::Variant::tolerance)): only for runs
+    /// that ask for it.
+    F16,
+}
+
 /// The fastest kernel of a pass for a class of sizes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -36,8 +48,15 @@ pub struct Choice {
     pub reads_below: u64,
     /// [`SizeClass::writes_below`].
     pub writes_below: u64,
+    /// What it was allowed to do to the factors: the file holds the best exact kernel and, where one
+    /// is faster still, the best that loses digits.
+    #[serde(default)]
+    pub dtype: Factors,
     /// Number of the kernel.
     pub variant: u32,
+    /// Its tile, where its file has several.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub tile: String,
     /// Its idea, for the reader.
     pub idea: String,
     /// Microseconds of one dispatch.
@@ -53,13 +72,25 @@ impl Choice {
     pub fn size(&self) -> SizeClass {
         SizeClass { reads_below: self.reads_below, writes_below: self.writes_below }
     }
+
+    /// True if it was made between the kernels of this program and says what it does to digits.
+    fn counts(&self, passes: &[&'static Pass]) -> bool {
+        let Some(pass) = passes.iter().find(|p| p.full_name() == self.pass) else { return false };
+        let exact = pass.find(&self.id()).is_none_or(|v| v.tolerance == 0.0);
+        texts_hash(pass) == self.kernels && (exact || self.dtype == Factors::F16)
+    }
+
+    /// The kernel.
+    pub fn id(&self) -> VariantId {
+        VariantId { number: self.variant, tile: self.tile.clone() }
+    }
 }
 
-/// A hash of the names and texts of all kernels of a pass.
+/// A hash of the names and texts of all kernels of a pass, each with the constants of its tile.
 pub fn texts_hash(pass: &Pass) -> String {
     let mut hasher = blake3::Hasher::new();
     for v in pass.variants {
-        hasher.update(v.path.as_bytes()).update(v.source.as_bytes());
+        v.hash_into(&mut hasher);
     }
     hasher.finalize().to_hex()[..16].into()
 }
@@ -95,6 +126,8 @@ pub fn path_of(gpu: &Gpu) -> Option<PathBuf> {
 pub struct Loaded {
     /// The choices that count.
     pub tuned: Tuned,
+    /// How many of them lose digits.
+    pub lossy: usize,
     /// Why all or some of the file does not count.
     pub void: Option<String>,
 }
@@ -127,40 +160,37 @@ impl TunedFile {
         Ok(Some(file))
     }
 
-    /// The choices that count on the adapter `here` is an empty file of.
-    pub fn applied_to(&self, here: &Self) -> Loaded {
+    /// The choices that count on the adapter `here` is an empty file of. Those that lose digits do
+    /// only if `half`, and then come before the exact ones for the same sizes.
+    pub fn applied_to(&self, here: &Self, half: bool) -> Loaded {
         let mine = |f: &Self| (f.adapter.clone(), f.driver.clone(), f.backend.clone());
         if mine(self) != mine(here) {
             let void =
                 format!("was made with {} ({}, {})", self.adapter, self.driver, self.backend);
-            return Loaded { tuned: Tuned::new(), void: Some(void) };
+            return Loaded { void: Some(void), ..Loaded::default() };
         }
         let passes = crate::ops::passes();
-        let current = |c: &&Choice| {
-            passes.iter().any(|p| p.full_name() == c.pass && texts_hash(p) == c.kernels)
+        let of = |dtype: Factors| {
+            let ours = self.choices.iter().filter(move |c| c.dtype == dtype);
+            ours.filter(|c| c.counts(&passes)).map(|c| ((c.pass.clone(), c.size()), c.id()))
         };
-        let tuned: Tuned = self
-            .choices
-            .iter()
-            .filter(current)
-            .map(|c| ((c.pass.clone(), c.size()), c.variant))
-            .collect();
-        let old = self.choices.iter().filter(|c| !current(c)).count();
-        let void =
-            (old > 0).then(|| format!("has {old} choices between kernels that have changed"));
-        Loaded { tuned, void }
+        let mut tuned: Tuned = of(Factors::F32).collect();
+        let lossy = if half { of(Factors::F16).count() } else { 0 };
+        tuned.extend(of(Factors::F16).take(lossy));
+        let old = self.choices.iter().filter(|c| !c.counts(&passes)).count();
+        let void = (old > 0).then(|| format!("has {old} choices that do not count any more"));
+        Loaded { tuned, lossy, void }
     }
 
-    /// Puts `new` in the place of what is there for the same pass and sizes, and drops what was
-    /// chosen between other texts.
+    /// Puts `new` in the place of what is there for the same pass, sizes and factors, and drops
+    /// what was chosen between other texts.
     pub fn merge(&mut self, new: Vec<Choice>) {
         let passes = crate::ops::passes();
-        self.choices.retain(|old| {
-            passes.iter().any(|p| p.full_name() == old.pass && texts_hash(p) == old.kernels)
-                && !new.iter().any(|n| n.pass == old.pass && n.size() == old.size())
-        });
+        let place = |c: &Choice| (c.pass.clone(), c.size(), c.dtype);
+        self.choices
+            .retain(|old| old.counts(&passes) && !new.iter().any(|n| place(n) == place(old)));
         self.choices.extend(new);
-        self.choices.sort_by(|a, b| (&a.pass, a.size()).cmp(&(&b.pass, b.size())));
+        self.choices.sort_by_key(place);
     }
 
     /// Writes the file, and its folder if that is new.
@@ -193,7 +223,9 @@ mod tests {
             pass: "adamw.update".into(),
             reads_below,
             writes_below: 4096,
+            dtype: Factors::F32,
             variant,
+            tile: String::new(),
             idea: "naive".into(),
             us: 1.5,
             usual_us: 2.0,
@@ -219,9 +251,9 @@ mod tests {
         written.save(&path).unwrap();
         let read = TunedFile::load(&path).unwrap().unwrap();
         assert_eq!(read, written);
-        let loaded = read.applied_to(&file("1", Vec::new()));
+        let loaded = read.applied_to(&file("1", Vec::new()), false);
         assert_eq!((loaded.tuned.len(), loaded.void), (2, None));
-        let loaded = read.applied_to(&file("2", Vec::new()));
+        let loaded = read.applied_to(&file("2", Vec::new()), false);
         assert!(loaded.tuned.is_empty() && loaded.void.unwrap().contains("was made with"));
     }
 
@@ -229,11 +261,38 @@ mod tests {
     fn tuned_choices_between_other_texts_are_void() {
         let old = Choice { kernels: "0123".into(), ..choice(1, 4096) };
         let mut both = file("1", vec![old, choice(2, 1024)]);
-        let loaded = both.applied_to(&file("1", Vec::new()));
+        let loaded = both.applied_to(&file("1", Vec::new()), false);
         assert_eq!(loaded.tuned.len(), 1);
         assert!(loaded.void.unwrap().contains("1 choices"));
         both.merge(vec![choice(1, 1024)]);
         assert_eq!(both.choices, [choice(1, 1024)]);
+    }
+
+    #[test]
+    fn tuned_choices_that_lose_digits_apply_only_when_asked_for() {
+        let lossy = |variant| Choice { dtype: Factors::F16, ..choice(variant, 1024) };
+        let mut both = file("1", vec![lossy(2), choice(1, 1024), choice(1, 4096)]);
+        let numbers = |file: &TunedFile, half| -> Vec<u32> {
+            let here = TunedFile { choices: Vec::new(), ..file.clone() };
+            file.applied_to(&here, half).tuned.values().map(|id| id.number).collect()
+        };
+        assert_eq!(numbers(&both, false), [1, 1]);
+        assert_eq!(numbers(&both, true), [2, 1]);
+        // Each kind takes the place of its own.
+        both.merge(vec![choice(2, 1024)]);
+        assert_eq!(both.choices, [choice(2, 1024), lossy(2), choice(1, 4096)]);
+        both.merge(vec![lossy(1)]);
+        assert_eq!(both.choices, [choice(2, 1024), lossy(1), choice(1, 4096)]);
+    }
+
+    #[test]
+    fn tuned_choice_of_a_lossy_kernel_that_passes_for_exact_is_void() {
+        let pass = crate::ops::passes().into_iter().find(|p| p.full_name() == "matmul.nt").unwrap();
+        let lossy = pass.variants.iter().find(|v| v.tolerance > 0.0).unwrap().number();
+        let (name, kernels) = (pass.full_name(), texts_hash(pass));
+        let exact = Choice { pass: name, kernels, ..choice(lossy, 1024) };
+        let loaded = file("1", vec![exact]).applied_to(&file("1", Vec::new()), true);
+        assert!(loaded.tuned.is_empty() && loaded.void.is_some());
     }
 
     #[test]

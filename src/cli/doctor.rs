@@ -60,7 +60,7 @@ pub(super) fn run(args: &DoctorArgs, device: &DeviceArgs) -> Result<()> {
             info.subgroup_max_size
         );
         println!(
-            "     f16                  {}       matmul 9 and 10, when asked for by --kernel",
+            "     f16                  {}       matmul 9 and 10, by --f16 or --kernel",
             yes(wgpu::Features::SHADER_F16)
         );
         println!(
@@ -68,7 +68,7 @@ pub(super) fn run(args: &DoctorArgs, device: &DeviceArgs) -> Result<()> {
             yes(wgpu::Features::TIMESTAMP_QUERY)
         );
         println!(
-            "     cooperative matrix   {}       matmul 10, when asked for by --kernel{}",
+            "     cooperative matrix   {}       matmul 10, by --f16 or --kernel{}",
             yes(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX),
             usable(&cooperative_matrices(adapter))
         );
@@ -83,18 +83,13 @@ pub(super) fn run(args: &DoctorArgs, device: &DeviceArgs) -> Result<()> {
     }
     if args.kernels {
         println!(
-            "\nkernels (* = chosen for this adapter; --kernel OP=NUMBER or OP.PASS=NUMBER changes that)"
+            "\nkernels (* = chosen for this adapter; --kernel OP=NUMBER, OP.PASS=NUMBER or …=NUMBER/TILE changes that)"
         );
         for pass in crate::ops::passes() {
-            let chosen = pass.usual(gpu.target()).number();
+            let chosen = pass.usual(gpu.target());
             for v in pass.variants {
-                let mark = if v.number() == chosen { "*" } else { " " };
-                println!(
-                    "  {mark} {:<28} {} {}",
-                    format!("{}.{}", pass.op, pass.name),
-                    v.number(),
-                    v.idea()
-                );
+                let mark = if std::ptr::eq(v, chosen) { "*" } else { " " };
+                println!("  {mark} {:<28} {}", pass.full_name(), v.name());
             }
         }
     }

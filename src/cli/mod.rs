@@ -37,12 +37,18 @@ struct DeviceArgs {
     /// Use only this backend.
     #[arg(long, global = true, value_enum)]
     backend: Option<Backend>,
-    /// Use this numbered kernel: `softmax=1` or `matmul.nt=2`; may be repeated.
-    #[arg(long, global = true, value_name = "OP=NUMBER")]
+    /// Use this numbered kernel: `softmax=1`, `matmul.nt=2`, `matmul.nt=11/128x64` with the tile of
+    /// one that has several; may be repeated.
+    #[arg(long, global = true, value_name = "OP=NUMBER[/TILE]")]
     kernel: Vec<String>,
     /// Use the built-in choice of kernels, not what `oddgrad tune` found.
     #[arg(long, global = true)]
     untuned: bool,
+    /// Use kernels that read the factors of products as f16 (sums stay f32) where `oddgrad tune
+    /// --f16` found them faster: results then agree to three digits instead of six. `tune` measures
+    /// them beside the others.
+    #[arg(long, global = true, conflicts_with = "untuned")]
+    f16: bool,
 }
 
 impl DeviceArgs {
@@ -55,12 +61,12 @@ impl DeviceArgs {
         let mut problems = Vec::new();
         for text in &self.kernel {
             match text.split_once('=').and_then(|(op, n)| Some((op, n.parse().ok()?))) {
-                Some((op, number)) => {
-                    choice.kernels.insert(op.to_owned(), number);
+                Some((op, id)) => {
+                    choice.kernels.insert(op.to_owned(), id);
                 }
                 None => problems.push(Problem::new(
                     format!("--kernel {text}"),
-                    "write OP=NUMBER, as in softmax=1",
+                    "write OP=NUMBER or OP=NUMBER/TILE, as in softmax=1 or matmul=11/128x64",
                 )),
             }
         }
@@ -75,21 +81,28 @@ impl DeviceArgs {
     /// without those that give wrong results here.
     fn open(&self) -> Result<Rc<Gpu>> {
         let mut gpu = self.open_bare()?;
+        let mut lossy = 0;
         if let Some(path) = tuned::path_of(&gpu).filter(|_| !self.untuned)
             && let Some(file) = TunedFile::load(&path)?
         {
-            let loaded = file.applied_to(&TunedFile::new(&gpu));
+            let loaded = file.applied_to(&TunedFile::new(&gpu), self.f16);
             if let Some(void) = loaded.void {
                 eprintln!(
                     "note: {} {void}, so that part is not used; run `oddgrad tune` again",
                     path.display()
                 );
             }
+            lossy = loaded.lossy;
             gpu.set_tuned(loaded.tuned);
+        }
+        if self.f16 && lossy == 0 {
+            eprintln!(
+                "note: --f16 changes nothing, because no kernel that reads f16 is known to be faster here; `oddgrad tune --f16` measures them"
+            );
         }
         let mut gpu = Rc::new(gpu);
         self_test(&mut gpu, &mut |variant, fault| {
-            eprintln!("note: {} is wrong on this adapter and not used: {fault}", variant.path);
+            eprintln!("note: {} is wrong on this adapter and not used: {fault}", variant.label());
         })?;
         // A kernel that was asked for by number and is wrong here cannot be had.
         crate::ops::check_pins(&gpu.target().pinned, Some(gpu.target()))?;

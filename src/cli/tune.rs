@@ -4,7 +4,7 @@ use super::DeviceArgs;
 use super::display::Progress;
 use crate::bench::report::time;
 use crate::bench::tune::tune;
-use crate::bench::tuned::{TunedFile, path_of};
+use crate::bench::tuned::{Choice, Factors, TunedFile, path_of};
 use crate::error::{Error, Problem, Result};
 use crate::files::check_creatable;
 use clap::Args;
@@ -22,10 +22,6 @@ pub struct TuneArgs {
     /// Only these operations and passes: `matmul`, `matmul.nt`.
     #[arg(long, value_delimiter = ',', value_name = "OP|OP.PASS,…")]
     only: Vec<String>,
-    /// Let kernels compete that read the factors of products as f16 (sums stay f32): results then
-    /// agree to three digits instead of six.
-    #[arg(long)]
-    f16: bool,
     /// Seconds for the race of each kind of dispatch at most.
     #[arg(long, default_value = "2", value_name = "SECONDS", value_parser = super::seconds)]
     seconds: f64,
@@ -65,7 +61,7 @@ pub(super) fn run(args: &TuneArgs, device: &DeviceArgs) -> Result<()> {
     }
     let mut show = Progress::new(false);
     let tuning =
-        tune(&gpu, &args.model, args.tokens, &args.only, args.f16, args.seconds, &mut |line| {
+        tune(&gpu, &args.model, args.tokens, &args.only, device.f16, args.seconds, &mut |line| {
             show.line(line);
         })?;
     show.clear();
@@ -75,36 +71,56 @@ pub(super) fn run(args: &TuneArgs, device: &DeviceArgs) -> Result<()> {
         println!("not used: {fault}");
     }
     println!(
-        "\n{:<26} {:>11} {:>11} {:>5}  {:<22} {:>9} {:>9} {:>6}",
+        "\n{:<26} {:>11} {:>11} {:>5}  {:<26} {:>9} {:>9} {:>6}",
         "pass", "reads below", "writes", "calls", "kernel", "time", "usual", "gain"
     );
-    let (mut usual, mut tuned) = (0.0, 0.0);
-    for (c, &calls) in tuning.choices.iter().zip(&tuning.dispatches) {
-        usual += c.usual_us * calls as f64;
-        tuned += c.us * calls as f64;
-        println!(
-            "{:<26} {:>11} {:>11} {:>5}  {:<22} {:>9} {:>9} {:>5.2}x",
-            c.pass,
-            bytes(c.reads_below),
-            bytes(c.writes_below),
-            calls,
-            format!("{} {}", c.variant, c.idea),
-            time(1e-6 * c.us),
-            time(1e-6 * c.usual_us),
-            c.usual_us / c.us
-        );
+    let (mut usual, mut tuned, mut half) = (0.0, 0.0, 0.0);
+    for f in &tuning.found {
+        let calls = f.dispatches as f64;
+        usual += f.exact.usual_us * calls;
+        tuned += f.exact.us * calls;
+        half += f.lossy.as_ref().unwrap_or(&f.exact).us * calls;
+        row(&f.exact, f.dispatches);
+        if let Some(lossy) = &f.lossy {
+            row(lossy, f.dispatches);
+        }
     }
     println!(
         "\nof these dispatches a step has {} with the usual kernels and {} with the tuned ones",
         time(1e-6 * usual),
         time(1e-6 * tuned)
     );
+    if device.f16 && tuning.found.iter().any(|f| f.lossy.is_some()) {
+        println!(
+            "with --f16, which other commands must be given too, it has {}",
+            time(1e-6 * half)
+        );
+    } else if device.f16 {
+        println!("no kernel that reads factors as f16 is faster than those that keep all digits");
+    }
     if let Some(path) = path {
-        file.merge(tuning.choices);
+        file.merge(
+            tuning.found.into_iter().flat_map(|f| [f.exact].into_iter().chain(f.lossy)).collect(),
+        );
         file.save(&path)?;
         println!("written   {} ({} choices)", path.display(), file.choices.len());
     }
     Ok(())
+}
+
+fn row(c: &Choice, calls: usize) {
+    let lossy = if c.dtype == Factors::F16 { " (f16)" } else { "" };
+    println!(
+        "{:<26} {:>11} {:>11} {:>5}  {:<26} {:>9} {:>9} {:>5.2}x",
+        c.pass,
+        bytes(c.reads_below),
+        bytes(c.writes_below),
+        calls,
+        format!("{} {} {}", c.variant, c.idea, c.tile).trim_end().to_owned() + lossy,
+        time(1e-6 * c.us),
+        time(1e-6 * c.usual_us),
+        c.usual_us / c.us
+    );
 }
 
 /// A power of four in bytes.

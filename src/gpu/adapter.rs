@@ -1,7 +1,7 @@
 //! Which adapter: the discrete one by default, a software one only when nothing else is there.
 
 use crate::error::{Error, Result};
-use crate::kernel::{Class, Cooperative};
+use crate::kernel::{Class, Cooperative, VariantId};
 use std::collections::BTreeMap;
 
 /// Graphics interfaces that can be asked for by name.
@@ -24,8 +24,8 @@ pub struct AdapterChoice {
     pub adapter: Option<String>,
     /// Only this backend.
     pub backend: Option<Backend>,
-    /// Kernel variants by number (`softmax=1`).
-    pub kernels: BTreeMap<String, u32>,
+    /// Kernel variants by number (`softmax=1`) and tile (`matmul.nt=11/128x64`).
+    pub kernels: BTreeMap<String, VariantId>,
 }
 
 pub(super) fn class(info: &wgpu::AdapterInfo) -> Class {

@@ -3,7 +3,6 @@
 use super::Gpu;
 use crate::error::{Error, Result};
 use crate::graph::Call;
-use crate::kernel;
 
 /// A pipeline with the layout its bind groups need.
 #[derive(Clone)]
@@ -25,7 +24,8 @@ impl Gpu {
     /// The pipeline of `call`, from the cache if the same kernel was compiled with the same
     /// constants before.
     pub(crate) fn pipeline(&self, call: &Call, checks: Checks) -> Compiled {
-        let constants: Vec<_> = call.constants.iter().map(|(n, v)| format!("{n}={v}")).collect();
+        let constants = call.variant.constants.iter().chain(&call.constants);
+        let constants: Vec<_> = constants.map(|(n, v)| format!("{n}={v}")).collect();
         // Two kernels outside the tables may have one path; their texts are elsewhere.
         let text = call.variant.source.as_ptr();
         let key = format!("{} {text:p} {} {checks:?}", call.variant.path, constants.join(" "));
@@ -42,15 +42,15 @@ impl Gpu {
         let compiled = self.compile(call, checks);
         match pollster::block_on(scope.pop()) {
             None => Ok(compiled),
-            Some(e) => Err(Error::file(call.variant.path, e.to_string())),
+            Some(e) => Err(Error::file(call.variant.label(), e.to_string())),
         }
     }
 
     /// Compiles afresh, without the cache of [`Gpu::pipeline`].
     pub(crate) fn compile(&self, call: &Call, checks: Checks) -> Compiled {
         let path = call.variant.path;
-        let source = kernel::specialise(call.variant.source, &call.constants)
-            .unwrap_or_else(|e| panic!("{path}: {e}"));
+        let source =
+            call.variant.specialise(&call.constants).unwrap_or_else(|e| panic!("{path}: {e}"));
         let desc = wgpu::ShaderModuleDescriptor {
             label: Some(path),
             source: wgpu::ShaderSource::Wgsl(source.into()),

@@ -269,7 +269,7 @@ mod tests {
         for (bad, variant) in bad.into_iter().flat_map(|x| [(x, 1), (x, 2)]) {
             let store = Store::new(&gpu);
             let mut target = gpu.target().clone();
-            target.pinned.insert("adamw.update".to_owned(), variant);
+            target.pinned.insert("adamw.update".to_owned(), variant.into());
             let mut g = Graph::new(&target);
             let hyper_var = g.input("hyper", &[HYPER], DType::F32);
             let max_norm = g.input("max_norm", &[1], DType::F32);

@@ -458,7 +458,7 @@ mod tests {
         for &number in &numbers {
             let memory = |tokens: usize| {
                 let mut target = Target::baseline(Class::Discrete);
-                target.pinned.insert("attention".into(), number);
+                target.pinned.insert("attention".into(), number.into());
                 let mut g = Graph::new(&target);
                 let q = g.input_with_grad("q", &[tokens, 9 * 64]);
                 let k = g.input_with_grad("k", &[tokens, 3 * 64]);

@@ -60,14 +60,15 @@ fn gradients(
     grads.iter().map(|grad| grad.map(|grad| step.read(grad).unwrap())).collect()
 }
 
-/// One target per variant number of the operation that the adapter can run.
+/// One target per variant number of the operation that the adapter can run. Of a file with several
+/// tiles the first will do: all add by the same lines.
 fn targets(gpu: &Gpu, case: &OpCase) -> Vec<Target> {
     let runs = |v: &&crate::kernel::Variant| v.needs_met(gpu.target());
     let numbers: BTreeSet<u32> =
         case.passes.iter().flat_map(|p| p.variants).filter(runs).map(|v| v.number()).collect();
-    let pin = |number| {
+    let pin = |number: u32| {
         let mut target = gpu.target().clone();
-        target.pinned.insert(case.op.to_owned(), number);
+        target.pinned.insert(case.op.to_owned(), number.into());
         target
     };
     numbers.into_iter().map(pin).collect()

@@ -9,7 +9,8 @@
 //! with what each one reached.
 
 use crate::graph::{Graph, Sink, Var};
-use crate::kernel::{Cooperative, HARDWARE, Needs, Pass, SOFTWARE, Variant};
+use crate::kernel::Const::U32;
+use crate::kernel::{Cooperative, HARDWARE, Needs, Pass, SOFTWARE, Tile, Variant};
 use crate::ops::case::{Array, OpCase};
 use crate::variant;
 
@@ -192,9 +193,38 @@ const COOPERATIVE: Needs =
 /// part of the largest.
 const HALF: f64 = 2e-3;
 
+/// Rows x columns of out per workgroup and per invocation, and terms per step.
+macro_rules! tile {
+    ($m:literal x $n:literal, per: $per_m:literal x $per_n:literal, step: $step:literal) => {
+        Tile {
+            name: concat!($m, "x", $n),
+            outputs: [$n, $m, 1],
+            constants: &[
+                ("TILE_M", U32($m)),
+                ("TILE_N", U32($n)),
+                ("PER_M", U32($per_m)),
+                ("PER_N", U32($per_n)),
+                ("STEP", U32($step)),
+            ],
+        }
+    };
+}
+
+/// The tiles of variant 11. Steps of 16 terms would take 16,896 bytes of workgroup memory at
+/// 128 x 128, more than every adapter has.
+const TILES: [Tile; 5] = [
+    tile!(64 x 64, per: 8 x 4, step: 16),
+    tile!(128 x 64, per: 8 x 8, step: 16),
+    tile!(128 x 128, per: 8 x 8, step: 8),
+    tile!(64 x 32, per: 8 x 4, step: 16),
+    tile!(32 x 32, per: 4 x 4, step: 16),
+];
+
 // Each table begins with the variants that take rows of any length.
 
-static NT_VARIANTS: [Variant; 10] = [
+const NT_11: Variant = variant!("matmul/nt_11_tile_table.wgsl", tile: [64, 64, 1], suits: &[]);
+
+static NT_VARIANTS: [Variant; 15] = [
     variant!("matmul/nt_1_naive.wgsl", tile: [8, 8, 1]),
     variant!("matmul/nt_2_workgroup_tile.wgsl", tile: [16, 16, 1], suits: HARDWARE),
     variant!("matmul/nt_3_register_tile.wgsl", tile: [64, 64, 1], suits: HARDWARE),
@@ -205,11 +235,18 @@ static NT_VARIANTS: [Variant; 10] = [
     variant!("matmul/nt_6_subgroup_vec4.wgsl", tile: [32, 32, 1], suits: SOFTWARE, needs: SUBGROUPS),
     variant!("matmul/nt_7_vec4_tile.wgsl", tile: [64, 64, 1], suits: HARDWARE),
     variant!("matmul/nt_9_half_tile.wgsl", tile: [64, 64, 1], suits: &[], needs: F16, tolerance: HALF),
+    NT_11.tiled(&TILES[0]),
+    NT_11.tiled(&TILES[1]),
+    NT_11.tiled(&TILES[2]),
+    NT_11.tiled(&TILES[3]),
+    NT_11.tiled(&TILES[4]),
 ];
 
 static NT: Pass = Pass { op: "matmul", name: "nt", variants: &NT_VARIANTS };
 
-static NN_VARIANTS: [Variant; 10] = [
+const NN_11: Variant = variant!("matmul/nn_11_tile_table.wgsl", tile: [64, 64, 1], suits: &[]);
+
+static NN_VARIANTS: [Variant; 15] = [
     variant!("matmul/nn_1_naive.wgsl", tile: [8, 8, 1]),
     variant!("matmul/nn_2_workgroup_tile.wgsl", tile: [16, 16, 1], suits: HARDWARE),
     variant!("matmul/nn_3_register_tile.wgsl", tile: [64, 64, 1], suits: HARDWARE),
@@ -220,11 +257,18 @@ static NN_VARIANTS: [Variant; 10] = [
     variant!("matmul/nn_6_subgroup_vec4.wgsl", tile: [64, 16, 1], suits: SOFTWARE, needs: SUBGROUPS),
     variant!("matmul/nn_7_vec4_tile.wgsl", tile: [64, 64, 1], suits: HARDWARE),
     variant!("matmul/nn_9_half_tile.wgsl", tile: [64, 64, 1], suits: &[], needs: F16, tolerance: HALF),
+    NN_11.tiled(&TILES[0]),
+    NN_11.tiled(&TILES[1]),
+    NN_11.tiled(&TILES[2]),
+    NN_11.tiled(&TILES[3]),
+    NN_11.tiled(&TILES[4]),
 ];
 
 static NN: Pass = Pass { op: "matmul", name: "nn", variants: &NN_VARIANTS };
 
-static TN_VARIANTS: [Variant; 10] = [
+const TN_11: Variant = variant!("matmul/tn_11_tile_table.wgsl", tile: [64, 64, 1], suits: &[]);
+
+static TN_VARIANTS: [Variant; 15] = [
     variant!("matmul/tn_1_naive.wgsl", tile: [8, 8, 1]),
     variant!("matmul/tn_2_workgroup_tile.wgsl", tile: [16, 16, 1], suits: HARDWARE),
     variant!("matmul/tn_3_register_tile.wgsl", tile: [64, 64, 1], suits: HARDWARE),
@@ -235,6 +279,11 @@ static TN_VARIANTS: [Variant; 10] = [
     variant!("matmul/tn_6_subgroup_vec4.wgsl", tile: [64, 16, 1], suits: SOFTWARE, needs: SUBGROUPS),
     variant!("matmul/tn_7_vec4_tile.wgsl", tile: [64, 64, 1], suits: HARDWARE),
     variant!("matmul/tn_9_half_tile.wgsl", tile: [64, 64, 1], suits: &[], needs: F16, tolerance: HALF),
+    TN_11.tiled(&TILES[0]),
+    TN_11.tiled(&TILES[1]),
+    TN_11.tiled(&TILES[2]),
+    TN_11.tiled(&TILES[3]),
+    TN_11.tiled(&TILES[4]),
 ];
 
 static TN: Pass = Pass { op: "matmul", name: "tn", variants: &TN_VARIANTS };

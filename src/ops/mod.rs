@@ -27,9 +27,9 @@ pub mod softmax;
 pub mod token_logp;
 pub mod trial;
 
-use crate::kernel::{Pass, Target};
+use crate::kernel::{Pass, Target, VariantId};
 use case::OpCase;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Every operation's case, in alphabetical order. A test fails on a shader folder without one.
 pub fn cases() -> Vec<OpCase> {
@@ -61,42 +61,47 @@ pub fn passes() -> Vec<&'static Pass> {
     cases().iter().flat_map(|c| c.passes.iter().copied()).collect()
 }
 
-/// Checks the kernels pinned by number against what exists and, once an adapter is chosen,
-/// against what it can run.
+/// Checks the pinned kernels against what exists and, once an adapter is chosen, against what it can
+/// run.
 ///
 /// # Errors
-/// Names every unknown operation, pass or number, with what there is.
+/// Names every unknown operation, pass, number or tile, with what there is.
 pub fn check_pins(
-    pinned: &BTreeMap<String, u32>,
+    pinned: &BTreeMap<String, VariantId>,
     target: Option<&Target>,
 ) -> crate::error::Result<()> {
     let passes = passes();
     let mut problems = Vec::new();
-    for (name, number) in pinned {
+    for (name, id) in pinned {
         let (op, pass) = name.split_once('.').map_or((name.as_str(), None), |(o, p)| (o, Some(p)));
         let there: Vec<_> =
             passes.iter().filter(|p| p.op == op && pass.is_none_or(|n| n == p.name)).collect();
+        let mut problem = |what: String| {
+            problems.push(crate::error::Problem::new(format!("--kernel {name}={id}"), what));
+        };
+        let numbered = || there.iter().flat_map(|p| p.variants).filter(|v| v.number() == id.number);
+        let chosen: Vec<_> = there.iter().filter_map(|p| p.find(id)).collect();
         if there.is_empty() {
-            problems.push(crate::error::Problem::new(
-                format!("--kernel {name}={number}"),
-                "there is no such operation or pass; `oddgrad doctor --kernels` lists them"
-                    .to_owned(),
-            ));
-        } else if !there.iter().any(|p| p.variants.iter().any(|v| v.number() == *number)) {
-            let list: Vec<_> = there.iter().flat_map(|p| p.variants).map(|v| v.path).collect();
-            problems.push(crate::error::Problem::new(
-                format!("--kernel {name}={number}"),
-                format!("no variant has that number; there are: {}", list.join(", ")),
-            ));
+            problem(
+                "there is no such operation or pass; `oddgrad doctor --kernels` lists them".into(),
+            );
+        } else if numbered().next().is_none() {
+            let mut list: Vec<_> = there.iter().flat_map(|p| p.variants).map(|v| v.path).collect();
+            list.dedup();
+            problem(format!("no variant has that number; there are: {}", list.join(", ")));
+        } else if chosen.is_empty() {
+            let tiles: BTreeSet<_> = numbered().map(|v| v.tile_name).collect();
+            let tiles: Vec<_> = tiles.into_iter().filter(|t| !t.is_empty()).collect();
+            let number = id.number;
+            problem(match tiles.as_slice() {
+                [] => format!("variant {number} has one tile without a name; leave out the /"),
+                _ => format!("variant {number} has no such tile; there are: {}", tiles.join(", ")),
+            });
         } else if let Some(target) = target {
-            let chosen = there.iter().flat_map(|p| p.variants).filter(|v| v.number() == *number);
-            for v in chosen.filter(|v| !v.needs_met(target)) {
-                problems.push(crate::error::Problem::new(
-                    format!("--kernel {name}={number}"),
-                    format!(
-                        "this adapter cannot run {}, or not rightly; choose another number",
-                        v.path
-                    ),
+            for v in chosen.iter().filter(|v| !v.needs_met(target)) {
+                problem(format!(
+                    "this adapter cannot run {}, or not rightly; choose another number",
+                    v.label()
                 ));
             }
         }

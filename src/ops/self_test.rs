@@ -7,7 +7,7 @@
 
 use crate::error::Result;
 use crate::gpu::{Checks, Gpu};
-use crate::kernel::{Pass, Target, Variant};
+use crate::kernel::{Pass, Target, Variant, VariantId};
 use crate::ops::case::OpCase;
 use crate::ops::trial::{Fault, Plant, Trial};
 use std::collections::BTreeMap;
@@ -29,13 +29,13 @@ const MOST: usize = 1 << 13;
 pub fn self_test(gpu: &mut Rc<Gpu>, report: &mut dyn FnMut(&Variant, &Fault)) -> Result<()> {
     for case in super::cases() {
         for pass in case.passes {
-            let mut tried: Vec<&str> = Vec::new();
-            let next = |gpu: &Gpu, tried: &[&str]| {
+            let mut tried: Vec<VariantId> = Vec::new();
+            let next = |gpu: &Gpu, tried: &[VariantId]| {
                 let all = pass.in_use(gpu.target());
-                all.into_iter().find(|v| v.needs.special() && !tried.contains(&v.path))
+                all.into_iter().find(|v| v.needs.special() && !tried.contains(&v.id()))
             };
             while let Some(variant) = next(gpu, &tried) {
-                tried.push(variant.path);
+                tried.push(variant.id());
                 if let Some(fault) = fault_of(gpu, &case, pass, variant)? {
                     report(variant, &fault);
                     Rc::get_mut(gpu).expect("nothing else holds the device").demote(variant.path);
@@ -98,7 +98,16 @@ mod tests {
 
     fn scale(path: &'static str, source: String) -> Variant {
         let (source, tile) = (source.leak(), [256, 1, 1]);
-        Variant { path, source, needs: Needs::NONE, tile, suits: ANY, tolerance: 0.0 }
+        Variant {
+            path,
+            source,
+            needs: Needs::NONE,
+            tile,
+            tile_name: "",
+            constants: &[],
+            suits: ANY,
+            tolerance: 0.0,
+        }
     }
 
     #[test]

@@ -229,7 +229,7 @@ mod tests {
         let v = 301;
         for update in [1, 2] {
             let mut target = gpu.target().clone();
-            target.pinned.insert("token_logp.update".to_owned(), update);
+            target.pinned.insert("token_logp.update".to_owned(), update.into());
             let mut g = Graph::new(&target);
             let hidden = g.input_with_grad("hidden", &[1, 1]);
             let weight = g.input("weight", &[v, 1], DType::F32);

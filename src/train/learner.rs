@@ -323,8 +323,7 @@ impl Learner {
         let mut hasher = blake3::Hasher::new();
         for step in [&self.micro.step, &self.update.step] {
             for call in step.graph().calls() {
-                hasher.update(call.variant.path.as_bytes());
-                hasher.update(call.variant.source.as_bytes());
+                call.variant.hash_into(&mut hasher);
             }
         }
         hasher.finalize().to_hex()[..16].into()

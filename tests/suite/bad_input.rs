@@ -176,6 +176,8 @@ fn settings_that_cannot_be() {
         ("train r.toml --kernel softmax", &["--kernel softmax: write OP=NUMBER"]),
         ("train r.toml --kernel nosuch=1", &["--kernel nosuch=1", "oddgrad doctor --kernels"]),
         ("doctor --kernel softmax=99", &["no variant has that number", "forward_1_naive"]),
+        ("doctor --kernel matmul.nt=11/3x3", &["variant 11 has no such tile", "128x64"]),
+        ("doctor --kernel matmul.nt=7/64x64", &["leave out the /"]),
         ("verify model --tolerance nan", &["--tolerance"]),
         ("generate model --prompt x --max-tokens 0", &["--max-tokens: is 0"]),
         ("generate model --prompt x --temperature=-1", &["--temperature: is -1"]),

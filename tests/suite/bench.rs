@@ -27,6 +27,8 @@ fn judged(source: String, checks: Checks) -> Verdict {
         source: source.leak(),
         needs: Needs::NONE,
         tile: [256, 1, 1],
+        tile_name: "",
+        constants: &[],
         suits: ANY,
         tolerance: 0.0,
     }));

@@ -12,12 +12,12 @@
 
 use crate::shaders::translate;
 use oddgrad::graph::{DType, Graph, Role, Var};
-use oddgrad::kernel::{Class, Needs, Target, Variant, specialise};
+use oddgrad::kernel::{Class, Needs, Target, Variant};
 use oddgrad::ops;
 use oddgrad::ops::case::{Array, Data, OpCase};
 use oddgrad::ops::trial::{GRADIENT_TOLERANCE, Slopes, declare, pinnings, rng, slopes};
 use serde_json::{Value, json};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 /// Runs on buffers beyond this many bytes are left out: the point is the shapes' awkwardness.
@@ -62,7 +62,7 @@ impl Export {
         };
         for pass in ops::passes() {
             for variant in pass.variants {
-                export.module(variant, variant.source.to_owned(), "");
+                export.module(variant, variant.text().into_owned(), variant.tile_name);
             }
         }
         export
@@ -82,6 +82,7 @@ impl Export {
         std::fs::write(file("spv"), words).unwrap();
         self.modules.push(json!({
             "path": variant.path,
+            "tile": variant.tile_name,
             "constants": constants,
             "subgroups": subgroups,
             "f16": f16,
@@ -129,9 +130,9 @@ impl Export {
             .calls()
             .iter()
             .map(|call| {
-                let source = specialise(call.variant.source, &call.constants).unwrap();
-                let constants: Vec<_> =
-                    call.constants.iter().map(|(n, v)| format!("{n}={v}")).collect();
+                let source = call.variant.specialise(&call.constants).unwrap();
+                let constants = call.variant.constants.iter().chain(&call.constants);
+                let constants: Vec<_> = constants.map(|(n, v)| format!("{n}={v}")).collect();
                 json!({
                     "module": self.module(call.variant, source, &constants.join(" ")),
                     "grid": call.grid,
@@ -168,9 +169,11 @@ impl Export {
                 })
             })
             .collect();
+        let pinned: BTreeMap<_, _> =
+            graph.target().pinned.iter().map(|(pass, id)| (pass, id.to_string())).collect();
         self.runs.push(json!({
             "name": name,
-            "pinned": graph.target().pinned,
+            "pinned": pinned,
             "buffers": buffers,
             "calls": calls,
             "expected": want,
@@ -284,14 +287,15 @@ fn cases_reach_every_kernel_and_every_specialised_kernel_translates() {
     for run in &runs {
         for call in run["calls"].as_array().unwrap() {
             let module = call["module"].as_u64().unwrap() as usize;
-            reached.insert(modules[module]["path"].as_str().unwrap());
+            let of = |key: &str| modules[module][key].as_str().unwrap();
+            reached.insert((of("path"), of("tile")));
         }
     }
     let unreached: Vec<_> = ops::passes()
         .iter()
         .flat_map(|p| p.variants)
-        .map(|v| v.path)
-        .filter(|path| !reached.contains(path))
+        .map(|v| (v.path, v.tile_name))
+        .filter(|kernel| !reached.contains(kernel))
         .collect();
     assert!(unreached.is_empty(), "no case runs {unreached:?}");
 }

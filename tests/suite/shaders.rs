@@ -69,7 +69,7 @@ fn every_shader_translates_to_spirv_msl_and_hlsl() {
     let mut seen = 0;
     for pass in passes() {
         for variant in pass.variants {
-            translate(variant.path, variant.source);
+            translate(&variant.label(), &variant.text());
             seen += 1;
         }
     }
@@ -87,7 +87,7 @@ fn baseline_variants_keep_to_webgpu_defaults() {
             "{}: the baseline is number 1, or 0 where it is for reading, and comes first",
             first.path
         );
-        let distinct: BTreeSet<u32> = numbers.iter().copied().collect();
+        let distinct: BTreeSet<_> = pass.variants.iter().map(|v| v.id()).collect();
         assert_eq!(distinct.len(), numbers.len(), "{}: a number stands twice", first.path);
         let needs = &first.needs;
         assert!(
@@ -100,14 +100,21 @@ fn baseline_variants_keep_to_webgpu_defaults() {
             first.path
         );
         for variant in pass.variants {
-            let (module, _) = validate(variant.path, variant.source);
+            let (module, _) = validate(&variant.label(), &variant.text());
             let entry = &module.entry_points[0];
             assert_eq!(entry.name, "main", "{}", variant.path);
             let invocations: u32 = entry.workgroup_size.iter().product();
+            let needs = &variant.needs;
             assert!(
                 invocations <= needs.invocations.max(256),
                 "{}: {invocations} invocations",
-                variant.path
+                variant.label()
+            );
+            let bytes = bench::facts::workgroup_bytes(&variant.text()).unwrap();
+            assert!(
+                bytes <= u64::from(needs.workgroup_bytes.max(16384)),
+                "{}: {bytes} bytes of workgroup memory",
+                variant.label()
             );
         }
     }

@@ -296,7 +296,7 @@ fn resuming_with_other_kernels_says_so() {
         let usual = gpu().target().clone();
         let pass = oddgrad::ops::passes().into_iter().find(|p| p.full_name() == "adamw.update");
         let told = pass.unwrap().usual(&usual).number() != number;
-        choice.kernels.insert("adamw".into(), number);
+        choice.kernels.insert("adamw".into(), number.into());
         let mut notes = Vec::new();
         let mut keep = |event: Event| {
             if let Event::Note(text) = event {

@@ -53,6 +53,20 @@ fn tune_writes_what_the_trainer_uses_until_driver_or_kernel_change() {
     let (_, pinned) = adamw_kernels(cache, &["--kernel", "adamw=1"]);
     assert!(pinned.iter().all(|k| k == "update_1_naive.wgsl"), "a pin comes first: {pinned:?}");
 
+    // A choice that loses digits waits until it is asked for.
+    let lossy = set(1).replace("dtype = \"f32\"", "dtype = \"f16\"");
+    let second = lossy[lossy.find("[[choice]]").unwrap()..].to_owned();
+    std::fs::write(&file, format!("{}\n{second}", set(2))).unwrap();
+    for (more, name) in [(&[][..], "update_2_span.wgsl"), (&["--f16"], "update_1_naive.wgsl")] {
+        let (text, kernels) = adamw_kernels(cache, more);
+        assert!(kernels.iter().all(|k| k == name), "{more:?}: {kernels:?}");
+        assert!(!text.contains("changes nothing"), "{text}");
+    }
+    std::fs::write(&file, set(2)).unwrap();
+    let (text, kernels) = adamw_kernels(cache, &["--f16"]);
+    assert!(kernels.iter().all(|k| k == "update_2_span.wgsl"), "{kernels:?}");
+    assert!(text.contains("note: --f16 changes nothing"), "{text}");
+
     // Tuned to what is not the usual kernel, so that the next two would show it.
     let other = if untuned[0].contains("_1_") { 2 } else { 1 };
     for (from, to) in [("driver = \"", "driver = \"old "), ("kernels = \"", "kernels = \"0")] {
