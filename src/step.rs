@@ -270,11 +270,6 @@ impl Step {
             .unwrap_or_else(|| panic!("no call names {}", self.graph.info(var).name))
     }
 
-    /// Frees the buffers and gives the graph back.
-    pub fn into_graph(self) -> Graph {
-        self.graph
-    }
-
     /// The graph this step runs.
     pub fn graph(&self) -> &Graph {
         &self.graph

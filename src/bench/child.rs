@@ -1,12 +1,12 @@
-//! Someone's kernel runs in a process of its own, which is ended when it falls silent.
+//! Processes that are watched: for someone's kernel, which may never end, and for blocks of samples.
 //!
 //! A device has no way to stop a shader that never ends, but a process has an end.
 
 use crate::error::{Error, Result};
 use std::ffi::OsString;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
@@ -22,11 +22,58 @@ pub fn supervise(
     silence: Duration,
     progress: &mut dyn FnMut(&str),
 ) -> Result<()> {
-    let mut child = Command::new(program)
-        .args(args)
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|e| Error::io("run", program, e))?;
+    let mut command = Command::new(program);
+    let child = command.args(args).stderr(Stdio::piped()).spawn();
+    watch(child.map_err(|e| Error::io("run", program, e))?, silence, progress)?;
+    Ok(())
+}
+
+/// As [`supervise`], with a line for the process' standard input; gives its standard output. The
+/// input stays open as long as this process lives: see [`end_with_parent`].
+///
+/// # Errors
+/// As [`supervise`].
+pub fn ask(
+    program: &Path,
+    args: &[OsString],
+    line: &str,
+    silence: Duration,
+    progress: &mut dyn FnMut(&str),
+) -> Result<String> {
+    let mut command = Command::new(program);
+    command.args(args).stderr(Stdio::piped()).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn().map_err(|e| Error::io("run", program, e))?;
+    let mut input = child.stdin.take().expect("it is piped");
+    let mut output = child.stdout.take().expect("it is piped");
+    let answer = std::thread::spawn(move || {
+        let mut answer = String::new();
+        output.read_to_string(&mut answer).map(|_| answer)
+    });
+    // One that has ended already says why below.
+    let _ = writeln!(input, "{line}");
+    watch(child, silence, progress)?;
+    drop(input);
+    let answer = answer.join().expect("reading does not panic");
+    answer.map_err(|e| Error::io("read from", program, e))
+}
+
+/// The line that [`ask`] sends. From then on this process ends when the other does, however that
+/// ends, so that no kernel goes on alone.
+///
+/// # Errors
+/// Standard input without a line.
+pub fn end_with_parent() -> Result<String> {
+    let mut line = String::new();
+    let input = std::io::stdin();
+    input.read_line(&mut line).map_err(|e| Error::io("read", "standard input", e))?;
+    std::thread::spawn(move || {
+        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        std::process::exit(1);
+    });
+    Ok(line)
+}
+
+fn watch(mut child: Child, silence: Duration, progress: &mut dyn FnMut(&str)) -> Result<()> {
     let stderr = child.stderr.take().expect("it is piped");
     let (sender, lines) = channel();
     std::thread::spawn(move || {
@@ -56,7 +103,7 @@ pub fn supervise(
             }
         }
     }
-    let status = child.wait().map_err(|e| Error::io("run", program, e))?;
+    let status = child.wait().map_err(|e| Error::io("wait for", "a process", e))?;
     if status.success() {
         return Ok(());
     }

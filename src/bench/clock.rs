@@ -1,6 +1,6 @@
 //! Which clock to believe: the device's own if it passes a test against the wall, else the wall's.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Stopwatch};
 use crate::step::{Replay, Step, Time};
 
@@ -50,6 +50,24 @@ impl Clock {
             Some(why) => Ok(Self::wall(&why)),
             None => Ok(Self { watch: Some(watch), name: "GPU timestamps".into() }),
         }
+    }
+
+    /// True for the device's own.
+    pub fn is_device(&self) -> bool {
+        self.watch.is_some()
+    }
+
+    /// The clock that another process has chosen on this adapter.
+    ///
+    /// # Errors
+    /// When the adapter has no timestamps now.
+    pub fn again(gpu: &Gpu, timestamps: bool) -> Result<Self> {
+        if !timestamps {
+            return Ok(Self::wall("chosen before"));
+        }
+        let gone = || Error::Device("the adapter has no timestamps any more".into());
+        let watch = Stopwatch::new(gpu).ok_or_else(gone)?;
+        Ok(Self { watch: Some(watch), name: "GPU timestamps".into() })
     }
 
     /// Seconds that `repeats` runs of a replay take.

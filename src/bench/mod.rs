@@ -3,7 +3,8 @@
 //! - [`op`]: one operation, from the request to the [`report`]
 //! - [`shapes`], [`facts`]: what is run, what a kernel's text says
 //! - [`gate`]: correctness first; [`race`], [`clock`], [`stats`]: then time
-//! - [`child`]: a process for kernels that may not end
+//! - [`track`]: where they run; [`lap`]: a block of samples in a process of its own
+//! - [`child`]: such processes, and one for kernels that may not end
 //! - [`ceiling`]: what the adapter itself can do
 //! - [`report`], [`chart`], [`page`], [`compare`]: what is written down, drawn and compared
 //! - [`mod@step`]: forward, backward and update of a model
@@ -16,6 +17,7 @@ pub mod clock;
 pub mod compare;
 pub mod facts;
 pub mod gate;
+pub mod lap;
 pub mod op;
 pub mod page;
 pub mod race;
@@ -23,5 +25,6 @@ pub mod report;
 pub mod shapes;
 pub mod stats;
 pub mod step;
+mod track;
 pub mod tune;
 pub mod tuned;

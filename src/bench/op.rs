@@ -4,19 +4,17 @@ use crate::bench::ceiling::measure;
 use crate::bench::clock::Clock;
 use crate::bench::facts::{check_contract, read_kernel, workgroup_bytes};
 use crate::bench::gate::{judge, same_as_first};
-use crate::bench::race::{Limits, Race, Timing};
+use crate::bench::lap::{Entry, Lap};
+use crate::bench::race::{Block, Limits, Race};
 use crate::bench::report::{FORMAT, Gate, LeftOut, Report, Row, time};
 use crate::bench::shapes::{self, Shape, of_case};
 use crate::bench::stats::Summary;
+use crate::bench::track::Track;
 use crate::error::{Error, Problem, Result};
 use crate::gpu::{Checks, Gpu};
-use crate::graph::{Call, Graph, Role, Var};
-use crate::kernel::{Const, Needs, Pass, Variant};
-use crate::ops::case::{Array, OpCase, TestRng};
-use crate::ops::trial::{Plant, cotangents, declare, upload};
-use crate::plan::Reuse;
-use crate::step::{Options, Replay, Step, Store};
-use rand::SeedableRng;
+use crate::kernel::{Needs, Pass, Variant};
+use crate::ops::case::OpCase;
+use crate::ops::trial::Plant;
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -82,9 +80,9 @@ pub fn find_passes(case: &OpCase, pass: Option<&str>) -> Result<Vec<&'static Pas
 }
 
 /// A kernel of a pass with what a table calls it.
-struct Contender {
-    plant: Plant,
-    label: String,
+pub(super) struct Contender {
+    pub(super) plant: Plant,
+    pub(super) label: String,
     fault: Option<String>,
     trials: usize,
     slowest: Option<Run>,
@@ -127,7 +125,12 @@ impl Contender {
     }
 }
 
-fn contenders(gpu: &Gpu, request: &Request, pass: &'static Pass) -> Result<Vec<Contender>> {
+/// The kernels of a pass that the request names, each with why it cannot run here.
+pub(super) fn contenders(
+    gpu: &Gpu,
+    request: &Request,
+    pass: &'static Pass,
+) -> Result<Vec<Contender>> {
     let mut all = Vec::new();
     for v in pass.variants {
         if !request.variants.is_empty() && !request.variants.contains(&v.number()) {
@@ -160,13 +163,19 @@ fn contenders(gpu: &Gpu, request: &Request, pass: &'static Pass) -> Result<Vec<C
     Ok(all)
 }
 
-/// Runs the gate and the races of a request. `progress` hears what comes next.
+/// Times a lap and hands on what it tells of its progress.
+pub type Laps<'a> = dyn FnMut(&Lap, &mut dyn FnMut(&str)) -> Result<Vec<Block>> + 'a;
+
+/// Runs the gate and the races of a request. `laps` is what times all blocks but the first, by
+/// [`lap::run`](crate::bench::lap::run): in a process of its own each time, or the intervals are too
+/// narrow. `progress` hears what comes next.
 ///
 /// # Errors
 /// Unknown names and shapes, a kernel that does not fit, a device without room or lost.
 pub fn bench_op(
     gpu: &Rc<Gpu>,
     request: &Request,
+    laps: &mut Laps,
     progress: &mut dyn FnMut(&str),
 ) -> Result<Report> {
     let case = find_case(&request.op)?;
@@ -200,7 +209,7 @@ pub fn bench_op(
 
     progress("ceilings: multiply-adds and copies");
     let (clock, ceilings) = measure(gpu)?;
-    let mut rows = Vec::new();
+    let mut races: Vec<Started> = Vec::new();
     let mut left_out = Vec::new();
     let mut unused = Vec::new();
     for shape in &shapes {
@@ -217,10 +226,22 @@ pub fn bench_op(
                 .iter_mut()
                 .filter(|c| std::ptr::eq(c.plant.pass, *pass) && c.fault.is_none())
                 .collect();
-            let slow = &mut left_out;
-            rows.extend(track.race(&case, shape, &mut here, &clock, request.limits, slow)?);
+            let (limits, slow) = (request.limits, &mut left_out);
+            races.extend(Started::new(&track, &case, shape, &mut here, &clock, limits, slow)?);
         }
     }
+    for number in 2.. {
+        let mut open: Vec<_> = races.iter_mut().filter(|r| r.race.over().is_none()).collect();
+        if open.is_empty() {
+            break;
+        }
+        progress(&format!("block: number {number} of {} races", open.len()));
+        let entries = open.iter().map(|r| r.entry()).collect();
+        let lap = Lap { seed: request.seed, timestamps: clock.is_device(), races: entries };
+        let blocks = laps(&lap, progress)?;
+        open.iter_mut().zip(blocks).for_each(|(r, block)| r.race.add(block));
+    }
+    let mut rows: Vec<Row> = races.into_iter().flat_map(Started::finish).collect();
     // A kernel that is wrong at one shape is not ranked at another.
     rows.retain(|r: &Row| {
         field.iter().any(|c| c.fault.is_none() && c.label == r.kernel && c.pass() == r.pass)
@@ -251,86 +272,33 @@ pub fn bench_op(
     })
 }
 
-/// A step at a shape with its inputs, and which of its calls are the pass'.
-struct Track {
-    gpu: Rc<Gpu>,
-    step: Step,
-    inputs: Vec<(Var, Array)>,
-    calls: Vec<usize>,
-    flops: Option<f64>,
-    bytes: f64,
+/// A race with its first block, and the rows of the report it becomes.
+struct Started {
+    race: Race,
+    pass: &'static Pass,
+    rows: Vec<Row>,
 }
 
-/// Positions of a pass' calls.
-fn positions(graph: &Graph, pass: &Pass) -> Vec<usize> {
-    let ours = |c: &Call| (c.op, c.pass) == (pass.op, pass.name);
-    (0..graph.calls().len()).filter(|&i| ours(&graph.calls()[i])).collect()
-}
-
-impl Track {
-    /// None if the operation does not use the pass at this shape.
-    fn build(
-        gpu: &Rc<Gpu>,
-        case: &OpCase,
-        pass: &'static Pass,
-        dims: &[usize],
-        seed: u64,
-    ) -> Result<Option<Self>> {
-        let rng = &mut TestRng::seed_from_u64(seed);
-        let inputs = (case.inputs)(dims, rng);
-        let mut graph = Graph::new(gpu.target());
-        let vars = declare(&mut graph, &inputs);
-        let outputs = (case.build)(&mut graph, dims, &vars);
-        let mut calls = positions(&graph, pass);
-        let is_forward = !calls.is_empty() && calls.len() == graph.calls().len();
-        let mut seeds = Vec::new();
-        if calls.is_empty() && case.differentiable {
-            seeds = cotangents(&mut graph, &outputs);
-            graph.backward_from(&seeds);
-            calls = positions(&graph, pass);
-        }
-        if calls.is_empty() {
-            return Ok(None);
-        }
-        let (flops, bytes) = if is_forward {
-            let flops = (case.flops)(dims);
-            ((flops > 0.0).then_some(flops), (case.bytes)(dims))
-        } else {
-            (flops_of(case, pass, dims), bound_bytes(&graph, &calls))
-        };
-        let mut inputs: Vec<_> = vars.into_iter().zip(inputs).collect();
-        for (_, seed) in seeds {
-            inputs.push((seed, Array::normal("cotangent", graph.shape(seed), rng)));
-        }
-        let step = fresh(gpu, graph, &inputs)?;
-        Ok(Some(Self { gpu: gpu.clone(), step, inputs, calls, flops, bytes }))
-    }
-
-    /// The same step on other buffers.
-    fn renewed(self) -> Result<Self> {
-        let step = fresh(&self.gpu, self.step.into_graph(), &self.inputs)?;
-        Ok(Self { step, ..self })
-    }
-
-    /// Compares the kernels with the pass' first and times those that agree. Those too slow for
-    /// that go to `left_out`.
-    fn race(
-        mut self,
+impl Started {
+    /// Compares the kernels with the pass' first and times a block of those that agree. Those too
+    /// slow for that go to `left_out`. None if nothing is left to time.
+    fn new(
+        track: &Track,
         case: &OpCase,
         shape: &Shape,
         field: &mut [&mut Contender],
         clock: &Clock,
         limits: Limits,
         left_out: &mut Vec<LeftOut>,
-    ) -> Result<Vec<Row>> {
-        let work = self.flops.unwrap_or(self.bytes);
-        let call = &self.step.graph().calls()[self.calls[0]];
+    ) -> Result<Option<Self>> {
+        let work = track.flops.unwrap_or(track.bytes);
+        let call = &track.step.graph().calls()[track.calls[0]];
         let mut baseline = None;
         let mut able: Vec<&mut Contender> = Vec::new();
         for c in field.iter_mut() {
             let too_large =
-                |&at: &usize| self.step.graph().calls()[at].grid_of(c.plant.variant).err();
-            c.fault = self.calls.iter().find_map(too_large);
+                |&at: &usize| track.step.graph().calls()[at].grid_of(c.plant.variant).err();
+            c.fault = track.calls.iter().find_map(too_large);
             if c.fault.is_some() {
                 continue;
             }
@@ -348,16 +316,16 @@ impl Track {
             }
         }
         let mut field = able;
-        let Some(baseline) = baseline.filter(|_| !field.is_empty()) else { return Ok(Vec::new()) };
-        let mut replays = vec![self.step.replay(&self.calls, baseline, Checks::Off)?];
+        let Some(baseline) = baseline.filter(|_| !field.is_empty()) else { return Ok(None) };
+        let mut replays = vec![track.step.replay(&track.calls, baseline, Checks::Off)?];
         for c in field.iter() {
-            replays.push(self.step.replay(&self.calls, c.plant.variant, c.plant.checks)?);
+            replays.push(track.step.replay(&track.calls, c.plant.variant, c.plant.checks)?);
         }
         let all: Vec<_> = replays.iter().collect();
         let lossy = field.iter().map(|c| case.tolerance.max(c.plant.variant.tolerance));
         let tolerances: Vec<f64> = std::iter::once(case.tolerance).chain(lossy).collect();
         let number = baseline.number();
-        let faults = same_as_first(&self.step, &all, number, &shape.dims, &tolerances)?;
+        let faults = same_as_first(&track.step, &all, number, &shape.dims, &tolerances)?;
         for (c, fault) in field.iter_mut().zip(faults.into_iter().skip(1)) {
             c.fault = fault.map(|f| f.to_string());
         }
@@ -365,8 +333,8 @@ impl Track {
         // the time that takes each kernel is made once more.
         let mut fit = Vec::new();
         for c in field.into_iter().filter(|c| c.fault.is_none()) {
-            let replay = self.step.replay(&self.calls, c.plant.variant, c.plant.checks)?;
-            let first = self.step.time(&replay, 1, None)?.wall;
+            let replay = track.step.replay(&track.calls, c.plant.variant, c.plant.checks)?;
+            let first = track.step.time(&replay, 1, None)?.wall;
             if first > limits.run {
                 c.took(work, first);
                 left_out.push(c.left_out(shape, "takes", first, limits));
@@ -375,95 +343,71 @@ impl Track {
             }
         }
         if fit.is_empty() {
-            return Ok(Vec::new());
+            return Ok(None);
         }
-        let mut race = Race::new(clock, limits);
         let runners: Vec<_> = fit.iter().map(|(_, replay, first)| (replay, *first)).collect();
-        let mut over = race.start(&self.step, &runners)?;
-        // The others hold the buffers that are given up for new ones.
-        drop(replays);
-        let stopped = loop {
-            if let Some(why) = over {
-                break why;
-            }
-            fit.iter_mut().for_each(|(_, replay, _)| replay.unbind());
-            self = self.renewed()?;
-            fit.iter_mut().for_each(|(_, replay, _)| self.step.rebind(replay));
-            let runners: Vec<_> = fit.iter().map(|(_, replay, _)| replay).collect();
-            over = race.go_on(&self.step, &runners)?;
-        };
+        let race = Race::start(&track.step, &runners, clock, limits)?;
+        let pass = fit[0].0.plant.pass;
         let mut rows = Vec::new();
-        for ((c, replay, _), timing) in fit.into_iter().zip(race.timings) {
-            let row = self.row(c, &replay, timing, shape, &stopped);
+        for (i, (c, replay, _)) in fit.into_iter().enumerate() {
+            let row = row(track, c, shape, &race, i, replay.compiled_in);
             c.took(work, row.seconds.median);
             rows.push(row);
         }
-        Ok(rows)
+        Ok(Some(Self { race, pass, rows }))
     }
 
-    fn row(&self, c: &Contender, replay: &Replay, t: Timing, shape: &Shape, stopped: &str) -> Row {
-        let variant = c.plant.variant;
-        let constants = &self.step.graph().calls()[self.calls[0]].constants;
-        let specialised = variant.specialise(constants).ok();
-        Row {
-            pass: c.pass(),
-            kernel: c.label.clone(),
-            hash: blake3::hash(variant.text().as_bytes()).to_hex()[..16].into(),
-            shape: shape.dims.clone(),
-            set: shape.set.into(),
-            seconds: Summary::of(&t.blocks),
-            blocks: t.blocks,
-            repeats: t.repeats,
-            stopped: stopped.into(),
-            flops: self.flops,
-            bytes: self.bytes,
-            compile: replay.compiled_in + t.first,
-            workgroup_bytes: specialised.and_then(|s| workgroup_bytes(&s)).unwrap_or(0),
+    /// What another process needs to go on.
+    fn entry(&self) -> Entry {
+        Entry {
+            pass: self.pass.name.into(),
+            shape: self.rows[0].shape.clone(),
+            kernels: self.rows.iter().map(|r| r.kernel.clone()).collect(),
+            pace: self.race.pace.clone(),
+            backwards: self.race.backwards(),
         }
     }
-}
 
-/// A step with new buffers that has run once.
-fn fresh(gpu: &Rc<Gpu>, graph: Graph, inputs: &[(Var, Array)]) -> Result<Step> {
-    let options = Options { reuse: Reuse::None, poison: false, checks: Checks::Off };
-    let step = Step::with_options(gpu, graph, &Store::new(gpu), options)?;
-    upload(&step, inputs.iter().map(|(var, array)| (*var, array)));
-    step.run();
-    gpu.wait()?;
-    Ok(step)
-}
-
-/// Operations of a pass that is not the whole forward, where they follow from the forward's.
-fn flops_of(case: &OpCase, pass: &Pass, dims: &[usize]) -> Option<f64> {
-    let forward = (case.flops)(dims);
-    match (pass.op, pass.name) {
-        ("matmul", "bias_backward") => None,
-        // Every product of a linear layer has the same three dimensions.
-        ("matmul", _) if case.op == "matmul" => Some(forward),
-        // Forward multiplies twice (scores, output), dq three times, dk_dv four times.
-        ("attention", "dq") => Some(1.5 * forward),
-        ("attention", "dk_dv") => Some(2.0 * forward),
-        _ => None,
+    /// The rows with all blocks.
+    fn finish(self) -> Vec<Row> {
+        let stopped = self.race.over().unwrap_or_default();
+        let mut rows = self.rows;
+        for (row, blocks) in rows.iter_mut().zip(self.race.blocks) {
+            row.seconds = Summary::of(&blocks);
+            row.blocks = blocks;
+            row.stopped.clone_from(&stopped);
+        }
+        rows
     }
 }
 
-/// Bytes of everything the calls read and write, once for each call; what a kernel adds to is
-/// read too.
-fn bound_bytes(graph: &Graph, calls: &[usize]) -> f64 {
-    let mut bytes = 0;
-    for &at in calls {
-        let call = &graph.calls()[at];
-        let adds = call.constants.contains(&("ACCUMULATE", Const::Bool(true)));
-        let mut reads = call.reads.clone();
-        // One variable may stand in for another that is not used.
-        reads.sort_unstable();
-        reads.dedup();
-        let tables = |v: &&Var| !matches!(graph.info(**v).role, Role::Constant(_));
-        bytes += reads.iter().filter(tables).map(|&v| graph.info(v).bytes()).sum::<u64>();
-        let written: u64 = call.writes.iter().map(|&v| graph.info(v).bytes()).sum();
-        bytes += if adds { 2 * written } else { written };
+/// The row of kernel `i` of a race after its first block.
+fn row(
+    track: &Track,
+    c: &Contender,
+    shape: &Shape,
+    race: &Race,
+    i: usize,
+    compiled_in: f64,
+) -> Row {
+    let variant = c.plant.variant;
+    let constants = &track.step.graph().calls()[track.calls[0]].constants;
+    let specialised = variant.specialise(constants).ok();
+    Row {
+        pass: c.pass(),
+        kernel: c.label.clone(),
+        hash: blake3::hash(variant.text().as_bytes()).to_hex()[..16].into(),
+        shape: shape.dims.clone(),
+        set: shape.set.into(),
+        seconds: Summary::of(&race.blocks[i]),
+        blocks: race.blocks[i].clone(),
+        repeats: race.pace.repeats[i],
+        stopped: String::new(),
+        flops: track.flops,
+        bytes: track.bytes,
+        compile: compiled_in + race.first[i],
+        workgroup_bytes: specialised.and_then(|s| workgroup_bytes(&s)).unwrap_or(0),
     }
-    bytes as f64
 }
 
 #[cfg(test)]

@@ -86,7 +86,7 @@ fn table(report: &Report) -> String {
         rows.iter().map(|row| line("td", &mut row.iter().map(String::as_str))).collect();
     format!(
         "<h2>Times</h2>\n<p class=\"soft\">± is how far the 95 % interval of the median reaches; n \
-         is blocks (buffers of their own) x samples x runs in each; {}.</p>\n<div class=\"card\"><table class=\"figures\">\n<thead>\
+         is blocks (a process each) x samples x runs in each; {}.</p>\n<div class=\"card\"><table class=\"figures\">\n<thead>\
          {head}</thead>\n<tbody>\n{body}</tbody>\n</table></div>\n",
         escape(&report.stops())
     )

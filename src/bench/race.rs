@@ -9,6 +9,7 @@ use crate::bench::clock::Clock;
 use crate::bench::stats::{FEWEST, Summary};
 use crate::error::Result;
 use crate::step::{Replay, Step};
+use serde::{Deserialize, Serialize};
 use std::time::Instant;
 
 /// When to stop.
@@ -31,16 +32,17 @@ impl Default for Limits {
     }
 }
 
-/// What a race found about one kernel.
-#[derive(Debug, Clone)]
-pub struct Timing {
-    /// Seconds of one run: blocks of samples, in the order they were taken.
-    pub blocks: Vec<Vec<f64>>,
-    /// Runs in a sample.
-    pub repeats: usize,
-    /// Seconds the first run took longer than the second: many drivers compile there.
-    pub first: f64,
+/// How a block of a race is timed, the same in all of them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Pace {
+    /// Runs in a sample, for each kernel.
+    pub repeats: Vec<usize>,
+    /// Samples of each kernel.
+    pub rounds: usize,
 }
+
+/// Samples of each kernel: seconds of one run, in the order they were taken.
+pub type Block = Vec<Vec<f64>>;
 
 /// A race should have this many blocks when its time is over: enough that one or two that met other
 /// work lie outside the interval.
@@ -55,87 +57,77 @@ const MOST_REPEATS: usize = 1 << 16;
 /// A race of very slow kernels may outlast its time this often to come by an interval at all.
 const PATIENCE: f64 = 4.0;
 
-/// Kernels timed against each other, a block of rounds at a time.
-///
-/// Where a kernel's buffers lie in memory changes its time by per cents, and stays for as long as
-/// they do. So whoever can gives every block fresh ones.
-pub struct Race<'a> {
-    clock: &'a Clock,
+/// Kernels timed against each other, a block at a time.
+#[derive(Debug)]
+pub struct Race {
     limits: Limits,
-    /// One for each kernel.
-    pub timings: Vec<Timing>,
-    /// Rounds of a block, once the first has shown how many.
-    rounds: Option<usize>,
-    /// All rounds so far.
-    round: usize,
+    /// How each block is timed.
+    pub pace: Pace,
+    /// Seconds the first run of each kernel took longer than the second: many drivers compile there.
+    pub first: Vec<f64>,
+    /// Blocks of samples of each kernel.
+    pub blocks: Vec<Vec<Vec<f64>>>,
+    /// Seconds that all samples took.
     seconds: f64,
 }
 
-impl<'a> Race<'a> {
-    /// A race that has not begun.
-    pub fn new(clock: &'a Clock, limits: Limits) -> Self {
-        Self { clock, limits, timings: Vec::new(), rounds: None, round: 0, seconds: 0.0 }
-    }
-
-    /// The first block, of `replays` with the seconds of their first run. Says why the race is
-    /// over, in words for a table, once it is.
+impl Race {
+    /// Finds the pace for `replays`, given with the seconds of their first run, and times the first
+    /// block.
     ///
     /// # Errors
     /// When the device is lost.
-    pub fn start(&mut self, step: &Step, replays: &[(&Replay, f64)]) -> Result<Option<String>> {
-        for &(replay, first) in replays {
-            self.timings.push(warm_up(step, replay, first, self.clock, self.limits.sample)?);
+    pub fn start(
+        step: &Step,
+        replays: &[(&Replay, f64)],
+        clock: &Clock,
+        limits: Limits,
+    ) -> Result<Self> {
+        let (mut first, mut repeats) = (Vec::new(), Vec::new());
+        for &(replay, seconds) in replays {
+            let second = step.time(replay, 1, None)?.wall;
+            first.push((seconds - second).max(0.0));
+            repeats.push(warm_up(step, replay, clock, limits.sample)?);
         }
-        let replays: Vec<&Replay> = replays.iter().map(|r| r.0).collect();
-        self.block(step, &replays)
-    }
-
-    /// Another block of the same kernels, on `step`.
-    ///
-    /// # Errors
-    /// When the device is lost.
-    pub fn go_on(&mut self, step: &Step, replays: &[&Replay]) -> Result<Option<String>> {
-        for (replay, timing) in replays.iter().zip(&self.timings) {
-            // One long run warms up as it goes; a short one may meet a device that has cooled.
-            if timing.repeats > 1 {
-                self.clock.time(step, replay, timing.repeats)?;
-            }
-        }
-        self.block(step, replays)
-    }
-
-    fn block(&mut self, step: &Step, replays: &[&Replay]) -> Result<Option<String>> {
-        let start = Instant::now();
-        self.timings.iter_mut().for_each(|t| t.blocks.push(Vec::new()));
+        let blocks = vec![Vec::new(); replays.len()];
+        let mut race =
+            Self { limits, pace: Pace { repeats, rounds: 1 }, first, blocks, seconds: 0.0 };
+        let replays: Vec<_> = replays.iter().map(|r| r.0).collect();
+        let mut all = vec![Vec::new(); replays.len()];
+        // Rounds until a block is as long as it should be.
         let mut rounds = 0;
-        loop {
-            let backwards = self.round % 2 == 1;
-            for turn in 0..replays.len() {
-                let i = if backwards { replays.len() - 1 - turn } else { turn };
-                let timing = &mut self.timings[i];
-                let seconds = self.clock.time(step, replays[i], timing.repeats)?;
-                let block = timing.blocks.last_mut().expect("just pushed");
-                block.push(seconds / timing.repeats as f64);
-            }
-            self.round += 1;
+        let start = Instant::now();
+        while rounds == 0 || start.elapsed().as_secs_f64() < limits.seconds / BLOCKS {
+            let round = block(step, &replays, clock, &race.pace, rounds % 2 == 1)?;
+            all.iter_mut().zip(round).for_each(|(all, new)| all.extend(new));
             rounds += 1;
-            let enough = match self.rounds {
-                Some(n) => rounds >= n,
-                None => start.elapsed().as_secs_f64() >= self.limits.seconds / BLOCKS,
-            };
-            if enough {
-                break;
-            }
         }
-        self.rounds = Some(rounds);
-        self.seconds += start.elapsed().as_secs_f64();
-        Ok(self.verdict())
+        race.pace.rounds = rounds;
+        race.add(all);
+        Ok(race)
     }
 
-    fn verdict(&self) -> Option<String> {
+    /// Takes in another block.
+    pub fn add(&mut self, block: Block) {
+        for ((blocks, samples), repeats) in
+            self.blocks.iter_mut().zip(block).zip(&self.pace.repeats)
+        {
+            self.seconds += samples.iter().sum::<f64>() * *repeats as f64;
+            blocks.push(samples);
+        }
+    }
+
+    /// True if the next block should start with the last kernel.
+    pub fn backwards(&self) -> bool {
+        let blocks = self.blocks.first().map_or(0, Vec::len);
+        blocks * self.pace.rounds % 2 == 1
+    }
+
+    /// Why the race is over, in words for a table; None as long as it is not.
+    pub fn over(&self) -> Option<String> {
         let Limits { uncertainty, seconds, .. } = self.limits;
-        let blocks = self.timings.first().map_or(MOST_BLOCKS, |t| t.blocks.len());
-        let worst = self.timings.iter().map(|t| Summary::of(&t.blocks).uncertainty());
+        let blocks = self.blocks.first().map_or(MOST_BLOCKS, Vec::len);
+        let worst = self.blocks.iter().map(|blocks| Summary::of(blocks).uncertainty());
         let certain = worst.fold(0.0, f64::max) <= uncertainty;
         if blocks >= FEWEST && certain && self.seconds >= SECONDS.min(seconds) {
             return Some(format!("within {:.1} %", 100.0 * uncertainty));
@@ -150,8 +142,30 @@ impl<'a> Race<'a> {
     }
 }
 
-/// A whole race on the buffers of one step, of replays with the seconds of their first run. Also
-/// says why it stopped.
+/// A block of samples of `replays`, which must be warm.
+///
+/// # Errors
+/// When the device is lost.
+pub fn block(
+    step: &Step,
+    replays: &[&Replay],
+    clock: &Clock,
+    pace: &Pace,
+    backwards: bool,
+) -> Result<Block> {
+    let mut samples = vec![Vec::new(); replays.len()];
+    for round in 0..pace.rounds {
+        let from_the_end = backwards != (round % 2 == 1);
+        for turn in 0..replays.len() {
+            let i = if from_the_end { replays.len() - 1 - turn } else { turn };
+            let repeats = pace.repeats[i];
+            samples[i].push(clock.time(step, replays[i], repeats)? / repeats as f64);
+        }
+    }
+    Ok(samples)
+}
+
+/// A whole race on the buffers of one step, of replays with the seconds of their first run.
 ///
 /// # Errors
 /// When the device is lost.
@@ -160,21 +174,18 @@ pub fn race(
     replays: &[(&Replay, f64)],
     clock: &Clock,
     limits: Limits,
-) -> Result<(Vec<Timing>, String)> {
-    let mut race = Race::new(clock, limits);
-    let mut over = race.start(step, replays)?;
+) -> Result<Race> {
+    let mut race = Race::start(step, replays, clock, limits)?;
     let replays: Vec<_> = replays.iter().map(|r| r.0).collect();
-    loop {
-        match over {
-            Some(why) => return Ok((race.timings, why)),
-            None => over = race.go_on(step, &replays)?,
-        }
+    while race.over().is_none() {
+        let block = block(step, &replays, clock, &race.pace, race.backwards())?;
+        race.add(block);
     }
+    Ok(race)
 }
 
-/// Runs a kernel until it is warm and the number of repeats that fill a sample is known.
-fn warm_up(step: &Step, replay: &Replay, first: f64, clock: &Clock, sample: f64) -> Result<Timing> {
-    let second = step.time(replay, 1, None)?.wall;
+/// Runs a kernel until it is warm; gives the number of repeats that fill a sample.
+fn warm_up(step: &Step, replay: &Replay, clock: &Clock, sample: f64) -> Result<usize> {
     let mut repeats = 1usize;
     let mut one = clock.time(step, replay, 1)?;
     for _ in 0..6 {
@@ -187,5 +198,5 @@ fn warm_up(step: &Step, replay: &Replay, first: f64, clock: &Clock, sample: f64)
         repeats = wanted.min(16 * repeats);
         one = clock.time(step, replay, repeats)? / repeats as f64;
     }
-    Ok(Timing { blocks: Vec::new(), repeats, first: (first - second).max(0.0) })
+    Ok(repeats)
 }

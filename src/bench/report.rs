@@ -74,7 +74,7 @@ impl LeftOut {
 }
 
 /// A shape as text: `512x576x576`.
-fn dims(shape: &[usize]) -> String {
+pub(super) fn dims(shape: &[usize]) -> String {
     shape.iter().map(usize::to_string).collect::<Vec<_>>().join("x")
 }
 
@@ -259,7 +259,7 @@ impl Report {
             debug_assert_eq!(r.dims(), row[1]);
             text += &line(row.iter().map(String::as_str).collect());
         }
-        text += "\n± is how far the 95 % interval of the median reaches; n is blocks (buffers of their own) x samples\nx runs in each; compile is quick where the driver kept the kernel from an earlier run.\n";
+        text += "\n± is how far the 95 % interval of the median reaches; n is blocks (a process each) x samples x\nruns in each; compile is quick where the driver kept the kernel from an earlier run.\n";
         text += &(self.stops() + "\n");
         text
     }

@@ -224,8 +224,8 @@ impl Job<'_> {
             return Ok(Some(Found { exact, lossy: None, dispatches: self.dispatches }));
         }
         let runners: Vec<_> = quick.iter().map(|q| (q.1, q.2)).collect();
-        let (timings, _) = race(self.step, &runners, clock, limits)?;
-        let sums: Vec<Summary> = timings.iter().map(|t| Summary::of(&t.blocks)).collect();
+        let race = race(self.step, &runners, clock, limits)?;
+        let sums: Vec<Summary> = race.blocks.iter().map(|blocks| Summary::of(blocks)).collect();
         let choice = |won: usize| self.choice(quick[won].0, sums[won].median, sums[0].median);
         let won = winner(&sums, 0, |i| exact(quick[i].0));
         let lossy = winner(&sums, won, |i| !exact(quick[i].0));

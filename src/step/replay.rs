@@ -3,28 +3,19 @@
 
 use super::{Dispatch, POISON, Step};
 use crate::error::Result;
-use crate::gpu::{Checks, Compiled, Stopwatch};
-use crate::graph::{Call, Var};
+use crate::gpu::{Checks, Stopwatch};
+use crate::graph::Var;
 use crate::kernel::Variant;
 use crate::plan::padded;
 use std::time::Instant;
 
 /// Calls of a step ready to be run alone.
 pub struct Replay {
-    calls: Vec<(Call, Compiled)>,
     dispatches: Vec<Dispatch>,
     /// What they write.
     writes: Vec<Var>,
     /// Seconds the pipelines took to make.
     pub compiled_in: f64,
-}
-
-impl Replay {
-    /// Lets go of the buffers, so that a step can be dropped and its memory be used again; needs
-    /// [`Step::rebind`] afterwards.
-    pub fn unbind(&mut self) {
-        self.dispatches.clear();
-    }
 }
 
 /// How long a sample took.
@@ -55,40 +46,28 @@ impl Step {
         variant: &'static Variant,
         checks: Checks,
     ) -> Result<Replay> {
-        let mut replay = Replay {
-            calls: Vec::new(),
-            dispatches: Vec::new(),
-            writes: Vec::new(),
-            compiled_in: 0.0,
-        };
+        let (mut dispatches, mut writes): (Vec<Dispatch>, Vec<Var>) = Default::default();
+        let mut compiled_in = 0.0;
+        let mut known: Vec<(crate::graph::Call, crate::gpu::Compiled)> = Vec::new();
         for &at in calls {
             let call = self.graph.calls()[at].with_variant(variant);
-            let same = replay.calls.iter().find(|(c, _)| c.constants == call.constants);
+            let same = known.iter().find(|(c, _)| c.constants == call.constants);
             let compiled = match same {
                 Some((_, compiled)) => compiled.clone(),
                 None => {
                     let start = Instant::now();
                     let compiled = self.gpu.try_pipeline(&call, checks)?;
-                    replay.compiled_in += start.elapsed().as_secs_f64();
+                    compiled_in += start.elapsed().as_secs_f64();
+                    known.push((call.clone(), compiled.clone()));
                     compiled
                 }
             };
-            for &written in &call.writes {
-                if !replay.writes.contains(&written) {
-                    replay.writes.push(written);
-                }
-            }
-            replay.calls.push((call, compiled));
+            writes.extend(
+                call.writes.iter().filter(|w| !writes.contains(w)).copied().collect::<Vec<_>>(),
+            );
+            dispatches.push(self.bind(&call, compiled));
         }
-        self.rebind(&mut replay);
-        Ok(replay)
-    }
-
-    /// Makes a replay of another step of the same graph run on this one's buffers. Nothing is
-    /// compiled.
-    pub fn rebind(&self, replay: &mut Replay) {
-        let bind = |(call, compiled): &(Call, Compiled)| self.bind(call, compiled.clone());
-        replay.dispatches = replay.calls.iter().map(bind).collect();
+        Ok(Replay { dispatches, writes, compiled_in })
     }
 
     /// Runs a replay `repeats` times in one submission, or several where that would be very many

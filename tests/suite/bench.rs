@@ -2,6 +2,7 @@
 
 use crate::gpu;
 use oddgrad::bench::gate::{Verdict, judge};
+use oddgrad::bench::lap;
 use oddgrad::bench::op::{Request, bench_op};
 use oddgrad::bench::race::Limits;
 use oddgrad::gpu::Checks;
@@ -135,7 +136,9 @@ fn bench_leaves_out_what_is_too_slow() {
         with: None,
         command: String::new(),
     };
-    let report = bench_op(&gpu(), &request, &mut |_| ()).unwrap();
+    let gpu = gpu();
+    let report =
+        bench_op(&gpu, &request, &mut |l, p| lap::run(&gpu, &request, l, p), &mut |_| ()).unwrap();
     assert!(report.rows.is_empty() && report.gates.iter().all(|g| g.fault.is_none()));
     let shapes: Vec<_> = report.left_out.iter().map(|l| l.shape.clone()).collect();
     assert_eq!(shapes, [[5000], [6000]]);

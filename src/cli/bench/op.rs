@@ -3,9 +3,11 @@
 use super::super::display::Progress;
 use super::super::{DeviceArgs, seconds};
 use super::compare::percent;
-use crate::bench::child::supervise;
+use crate::bench::child::{ask, end_with_parent, supervise};
+use crate::bench::lap;
+use crate::bench::lap::Lap;
 use crate::bench::op::{Own, Request, bench_op, find_case, find_passes};
-use crate::bench::race::Limits;
+use crate::bench::race::{Block, Limits};
 use crate::bench::report::{Report, between_markers};
 use crate::bench::{chart, facts, page, shapes};
 use crate::error::{Error, Result};
@@ -76,6 +78,9 @@ pub(super) struct OpArgs {
     /// Set by the program for the process in which someone's kernel runs.
     #[arg(long, hide = true)]
     worker: bool,
+    /// Set by the program for a process that times a block.
+    #[arg(long, hide = true)]
+    lap: bool,
 }
 
 fn tile(text: &str) -> std::result::Result<[u32; 3], String> {
@@ -96,7 +101,7 @@ pub(super) fn run(args: &OpArgs, device: &DeviceArgs) -> Result<()> {
         }
         return Ok(());
     }
-    if args.with.is_some() && !args.worker {
+    if args.with.is_some() && !args.worker && !args.lap {
         return in_child(args);
     }
     let request = Request {
@@ -109,9 +114,18 @@ pub(super) fn run(args: &OpArgs, device: &DeviceArgs) -> Result<()> {
         with: args.with.clone().map(|path| Own { path, tile: args.tile }),
         command: std::env::args().skip(1).filter(|a| a != WORKER).collect::<Vec<_>>().join(" "),
     };
+    if args.lap {
+        let text = end_with_parent()?;
+        let lap = serde_json::from_str(&text)
+            .map_err(|e| Error::Mismatch(format!("--lap is for the program itself: {e}")))?;
+        let mut show = Progress::new(true);
+        let blocks = lap::run(&device.open_untuned()?, &request, &lap, &mut |l| show.line(l))?;
+        println!("{}", serde_json::to_string(&blocks).expect("numbers"));
+        return Ok(());
+    }
     let gpu = device.open_untuned()?;
     let mut show = Progress::new(args.worker);
-    let report = bench_op(&gpu, &request, &mut |line| show.line(line))?;
+    let report = bench_op(&gpu, &request, &mut in_process, &mut |line| show.line(line))?;
     show.clear();
     print!("{}", report.table());
     write(args, op, &report)?;
@@ -146,10 +160,30 @@ fn clock_seed() -> u64 {
 
 const WORKER: &str = "--worker";
 
-fn in_child(args: &OpArgs) -> Result<()> {
+/// This program, and its arguments with one more.
+fn again(flag: &str) -> Result<(PathBuf, Vec<OsString>)> {
     let program = std::env::current_exe().map_err(|e| Error::io("find", "this program", e))?;
     let mut words: Vec<OsString> = std::env::args_os().skip(1).collect();
-    words.push(WORKER.into());
+    words.push(flag.into());
+    Ok((program, words))
+}
+
+/// A process that times a block is given up after so long without a word; a run of a kernel may
+/// take [`Limits::run`], and several make a sample.
+const SILENCE: Duration = Duration::from_secs(600);
+
+/// Times a lap in a process of its own.
+fn in_process(lap: &Lap, progress: &mut dyn FnMut(&str)) -> Result<Vec<Block>> {
+    let (program, words) = again("--lap")?;
+    let line = serde_json::to_string(lap).expect("numbers and strings");
+    let answer = ask(&program, &words, &line, SILENCE, progress)?;
+    serde_json::from_str(&answer).map_err(|e| {
+        Error::Mismatch(format!("a process that timed a block answered `{answer}`: {e}"))
+    })
+}
+
+fn in_child(args: &OpArgs) -> Result<()> {
+    let (program, words) = again(WORKER)?;
     let silence = Duration::from_secs_f64(args.timeout);
     let mut show = Progress::new(false);
     let outcome = supervise(&program, &words, silence, &mut |line| show.line(line));

@@ -1,0 +1,86 @@
+//! A block of samples of every race of a benchmark, in a process of its own.
+//!
+//! A process keeps the place of its code, stacks and buffers in memory for as long as it lives, and
+//! they move the time of a kernel by a per cent while all its samples agree to a tenth of one. An
+//! interval from one process therefore says too little about the next run. With a process a block,
+//! and the blocks of all races in turns, the interval holds what differs between runs.
+
+use crate::bench::clock::Clock;
+use crate::bench::op::{Request, contenders, find_case, find_passes};
+use crate::bench::race::{Block, Pace, block};
+use crate::bench::report::dims;
+use crate::bench::shapes::of_case;
+use crate::bench::track::Track;
+use crate::error::{Error, Result};
+use crate::gpu::Gpu;
+use serde::{Deserialize, Serialize};
+use std::rc::Rc;
+
+/// What a process is to time.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Lap {
+    /// Seed of the inputs.
+    pub seed: u64,
+    /// Read the device's timestamps, else the wall clock.
+    pub timestamps: bool,
+    /// A block of each of these.
+    pub races: Vec<Entry>,
+}
+
+/// A race as another process can go on with it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    /// The pass, without its operation.
+    pub pass: String,
+    /// The shape's numbers.
+    pub shape: Vec<usize>,
+    /// Number and idea of each kernel, or a file's name.
+    pub kernels: Vec<String>,
+    /// Repeats and rounds.
+    pub pace: Pace,
+    /// Start with the last kernel.
+    pub backwards: bool,
+}
+
+/// Times a block of each race of `lap`, part of the benchmark `request`. `progress` hears what comes
+/// next.
+///
+/// # Errors
+/// A race that does not fit the request, a device without room or lost.
+pub fn run(
+    gpu: &Rc<Gpu>,
+    request: &Request,
+    lap: &Lap,
+    progress: &mut dyn FnMut(&str),
+) -> Result<Vec<Block>> {
+    let case = find_case(&request.op)?;
+    let clock = Clock::again(gpu, lap.timestamps)?;
+    let mut blocks = Vec::new();
+    for entry in &lap.races {
+        let pass = find_passes(&case, Some(&entry.pass))?[0];
+        let place = format!("{} {}", pass.full_name(), dims(&entry.shape));
+        progress(&format!("block: inputs of {place}"));
+        let track =
+            Track::build(gpu, &case, pass, &of_case(case.op, pass.name, &entry.shape), lap.seed)?;
+        let track = track.ok_or_else(|| Error::Mismatch(format!("{place} does not occur")))?;
+        let field = contenders(gpu, request, pass)?;
+        let mut replays = Vec::new();
+        for name in &entry.kernels {
+            let kernel = field.iter().find(|c| c.label == *name);
+            let kernel = kernel.ok_or_else(|| Error::Mismatch(format!("{place} has no {name}")))?;
+            let plant = kernel.plant;
+            replays.push(track.step.replay(&track.calls, plant.variant, plant.checks)?);
+        }
+        // Many drivers compile when a kernel first runs. Quick ones warm the device up as well.
+        for ((replay, name), &repeats) in
+            replays.iter().zip(&entry.kernels).zip(&entry.pace.repeats)
+        {
+            progress(&format!("block: warm-up of {name} at {place}"));
+            track.step.time(replay, repeats, None)?;
+        }
+        progress(&format!("block: {place}"));
+        let replays: Vec<_> = replays.iter().collect();
+        blocks.push(block(&track.step, &replays, &clock, &entry.pace, entry.backwards)?);
+    }
+    Ok(blocks)
+}

@@ -1,0 +1,107 @@
+//! The place where the kernels of a pass race: a step at a shape.
+
+use crate::error::Result;
+use crate::gpu::{Checks, Gpu};
+use crate::graph::{Call, Graph, Role, Var};
+use crate::kernel::{Const, Pass};
+use crate::ops::case::{Array, OpCase, TestRng};
+use crate::ops::trial::{cotangents, declare, upload};
+use crate::plan::Reuse;
+use crate::step::{Options, Step, Store};
+use rand::SeedableRng;
+use std::rc::Rc;
+
+/// A step at a shape with random inputs, and which of its calls are the pass'.
+pub(super) struct Track {
+    /// Has run once, so that everything the calls read is there.
+    pub(super) step: Step,
+    /// Positions of the pass' calls.
+    pub(super) calls: Vec<usize>,
+    /// Floating-point operations of the calls, where they are counted.
+    pub(super) flops: Option<f64>,
+    /// Bytes that the calls must move.
+    pub(super) bytes: f64,
+}
+
+/// Positions of a pass' calls.
+fn positions(graph: &Graph, pass: &Pass) -> Vec<usize> {
+    let ours = |c: &Call| (c.op, c.pass) == (pass.op, pass.name);
+    (0..graph.calls().len()).filter(|&i| ours(&graph.calls()[i])).collect()
+}
+
+impl Track {
+    /// None if the operation does not use the pass at this shape.
+    pub(super) fn build(
+        gpu: &Rc<Gpu>,
+        case: &OpCase,
+        pass: &'static Pass,
+        dims: &[usize],
+        seed: u64,
+    ) -> Result<Option<Self>> {
+        let rng = &mut TestRng::seed_from_u64(seed);
+        let inputs = (case.inputs)(dims, rng);
+        let mut graph = Graph::new(gpu.target());
+        let vars = declare(&mut graph, &inputs);
+        let outputs = (case.build)(&mut graph, dims, &vars);
+        let mut calls = positions(&graph, pass);
+        let is_forward = !calls.is_empty() && calls.len() == graph.calls().len();
+        let mut seeds = Vec::new();
+        if calls.is_empty() && case.differentiable {
+            seeds = cotangents(&mut graph, &outputs);
+            graph.backward_from(&seeds);
+            calls = positions(&graph, pass);
+        }
+        if calls.is_empty() {
+            return Ok(None);
+        }
+        let (flops, bytes) = if is_forward {
+            let flops = (case.flops)(dims);
+            ((flops > 0.0).then_some(flops), (case.bytes)(dims))
+        } else {
+            (flops_of(case, pass, dims), bound_bytes(&graph, &calls))
+        };
+        let mut inputs: Vec<_> = vars.into_iter().zip(inputs).collect();
+        for (_, seed) in seeds {
+            inputs.push((seed, Array::normal("cotangent", graph.shape(seed), rng)));
+        }
+        let options = Options { reuse: Reuse::None, poison: false, checks: Checks::Off };
+        let step = Step::with_options(gpu, graph, &Store::new(gpu), options)?;
+        upload(&step, inputs.iter().map(|(var, array)| (*var, array)));
+        step.run();
+        gpu.wait()?;
+        Ok(Some(Self { step, calls, flops, bytes }))
+    }
+}
+
+/// Operations of a pass that is not the whole forward, where they follow from the forward's.
+fn flops_of(case: &OpCase, pass: &Pass, dims: &[usize]) -> Option<f64> {
+    let forward = (case.flops)(dims);
+    match (pass.op, pass.name) {
+        ("matmul", "bias_backward") => None,
+        // Every product of a linear layer has the same three dimensions.
+        ("matmul", _) if case.op == "matmul" => Some(forward),
+        // Forward multiplies twice (scores, output), dq three times, dk_dv four times.
+        ("attention", "dq") => Some(1.5 * forward),
+        ("attention", "dk_dv") => Some(2.0 * forward),
+        _ => None,
+    }
+}
+
+/// Bytes of everything the calls read and write, once for each call; what a kernel adds to is
+/// read too.
+fn bound_bytes(graph: &Graph, calls: &[usize]) -> f64 {
+    let mut bytes = 0;
+    for &at in calls {
+        let call = &graph.calls()[at];
+        let adds = call.constants.contains(&("ACCUMULATE", Const::Bool(true)));
+        let mut reads = call.reads.clone();
+        // One variable may stand in for another that is not used.
+        reads.sort_unstable();
+        reads.dedup();
+        let tables = |v: &&Var| !matches!(graph.info(**v).role, Role::Constant(_));
+        bytes += reads.iter().filter(tables).map(|&v| graph.info(v).bytes()).sum::<u64>();
+        let written: u64 = call.writes.iter().map(|&v| graph.info(v).bytes()).sum();
+        bytes += if adds { 2 * written } else { written };
+    }
+    bytes as f64
+}
