@@ -44,7 +44,7 @@ impl Change {
             before: before.median,
             after: after.median,
             change: after.median / before.median - 1.0,
-            // Both medians at the far ends of their intervals: wider than 95 %, which leaves room
+            // Both medians at the far ends of their intervals: wider than 99 %, which leaves room
             // for what differs between two runs and not within one.
             low: after.low / before.high - 1.0,
             high: after.high / before.low - 1.0,

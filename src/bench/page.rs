@@ -45,7 +45,7 @@ fn charts(report: &Report) -> String {
     let all = [
         (
             "Kernels at each shape",
-            "A bar for each kernel at its median; the thin line spans the 95 % interval.",
+            "A bar for each kernel at its median; the thin line spans the 99 % interval.",
             chart::bars(report),
         ),
         (
@@ -85,7 +85,7 @@ fn table(report: &Report) -> String {
     let body: String =
         rows.iter().map(|row| line("td", &mut row.iter().map(String::as_str))).collect();
     format!(
-        "<h2>Times</h2>\n<p class=\"soft\">± is how far the 95 % interval of the median reaches; n \
+        "<h2>Times</h2>\n<p class=\"soft\">± is how far the 99 % interval of the median reaches; n \
          is blocks (a process each) x samples x runs in each; {}.</p>\n<div class=\"card\"><table class=\"figures\">\n<thead>\
          {head}</thead>\n<tbody>\n{body}</tbody>\n</table></div>\n",
         escape(&report.stops())

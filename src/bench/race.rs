@@ -136,7 +136,7 @@ impl Race {
             return Some(format!("time limit of {seconds} s"));
         }
         if self.seconds > PATIENCE * seconds {
-            return Some(format!("time limit of {seconds} s; too few blocks for 95 %"));
+            return Some(format!("time limit of {seconds} s; too few blocks for 99 %"));
         }
         (blocks >= MOST_BLOCKS).then(|| format!("{MOST_BLOCKS} blocks"))
     }

@@ -42,7 +42,7 @@ pub(super) struct OpArgs {
     /// Print what a kernel of your own is given and must do.
     #[arg(long)]
     contract: bool,
-    /// Stop when the 95 % interval of every median is within this.
+    /// Stop when the 99 % interval of every median is within this.
     #[arg(long, default_value = "2%", value_name = "PERCENT", value_parser = percent)]
     within: f64,
     /// Stop a race of the kernels at one shape after so many seconds.
