@@ -104,8 +104,9 @@ impl Progress {
     }
 
     pub(super) fn line(&mut self, line: &str) {
-        let step =
-            ["gate: ", "inputs: ", "ceilings: ", "race: "].iter().any(|p| line.starts_with(p));
+        let step = ["gate: ", "inputs: ", "ceilings: ", "race: ", "run: "]
+            .iter()
+            .any(|p| line.starts_with(p));
         if self.terminal && step {
             eprint!("\r\x1b[K{line}");
         } else if self.all || !step || line.starts_with("race: ") {
