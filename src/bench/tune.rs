@@ -1,12 +1,27 @@
 //! Which kernel is fastest for each dispatch of a training step on this adapter.
 //!
 //! The step itself is the workload: a model and a full stream, so that what is tuned is what the
-//! trainer runs, at its sizes, on its buffers. Candidates pass the same gate and are timed by the
-//! same clock and race as in `oddgrad bench OP`.
+//! trainer runs, at its sizes, on its buffers. Candidates are timed by the same clock and race as in
+//! `oddgrad bench OP`.
+//!
+//! A driver may take seconds to compile a kernel, and each set of constants is a kernel to it, so
+//! the whole gate for every kernel would take minutes. Hence the order:
+//!
+//! 1. A kernel with special needs runs at one small awkward shape, as when a device is opened.
+//! 2. Each kernel runs at the real dispatch. One that is slower by far is dropped there, and is not
+//!    tried again at sizes near by.
+//! 3. Those left must write what the usual kernel writes, in the whole of the real result, and then
+//!    race it.
+//! 4. A winner goes through the gate at a few awkward shapes (`GATED`) before it is chosen.
+//!
+//! That is enough to trust a winner: every kernel goes through the whole gate in this crate's tests,
+//! so what is left to find is what this driver makes of it. The real size shows wrong arithmetic,
+//! and the awkward shapes what it does at edges: a poisoned result, guard zones, the same bits
+//! twice. The usual kernel needs none of it, because it runs anyway.
 
 use crate::bench::ceiling::measure;
 use crate::bench::clock::Clock;
-use crate::bench::gate::{judge, same_as_first};
+use crate::bench::gate::same_as_first;
 use crate::bench::op::find_case;
 use crate::bench::race::{Limits, race};
 use crate::bench::stats::Summary;
@@ -15,9 +30,11 @@ use crate::bench::tuned::{Choice, Factors, texts_hash};
 use crate::error::{Error, Problem, Result};
 use crate::gpu::{Checks, Gpu};
 use crate::kernel::{Pass, SizeClass, Variant};
-use crate::ops::trial::Plant;
+use crate::ops::self_test::{fault_of, first_fault};
+use crate::ops::trial::{Fault, Kind};
 use crate::plan::Reuse;
-use crate::step::Step;
+use crate::step::{Replay, Step};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::rc::Rc;
 
@@ -26,7 +43,7 @@ use std::rc::Rc;
 pub struct Tuning {
     /// Every class of dispatches with more than one kernel, in the order of the step.
     pub found: Vec<Found>,
-    /// Kernels that failed the gate, each with its fault.
+    /// Kernels found wrong, each with its fault.
     pub faults: Vec<String>,
     /// Which clock was read.
     pub clock: String,
@@ -45,6 +62,10 @@ pub struct Found {
 
 /// A kernel this many times slower than the quickest in a single run is not raced.
 const HOPELESS: f64 = 3.0;
+/// One this many times slower is not even tried where a dispatch reads and writes about as much.
+const FAR: f64 = 10.0;
+/// Awkward shapes that a winner goes through.
+const GATED: usize = 3;
 
 /// Races the kernels of every dispatch of a training step of the model in `folder` on streams of
 /// `tokens` tokens, or of the operations and passes in `only` (`matmul`, `matmul.nt`) if there are
@@ -79,26 +100,21 @@ pub fn tune(
         }
     }
     keep_only(&mut jobs, only)?;
-    let mut faults = Vec::new();
-    let mut field: Vec<(&'static Pass, Vec<&'static Variant>)> = Vec::new();
-    for job in &jobs {
-        if !field.iter().any(|(p, _)| std::ptr::eq(*p, job.pass)) {
-            field.push((job.pass, fit(gpu, job.pass, half, &mut faults, progress)?));
-        }
-    }
     progress("ceilings: which clock to believe");
     let (clock, _) = measure(gpu)?;
     let limits = Limits { seconds, ..Limits::default() };
-    let mut found = Vec::new();
-    for job in &jobs {
-        let (_, able) = field.iter().find(|(p, _)| std::ptr::eq(*p, job.pass)).expect("above");
-        if able.len() < 2 {
-            continue;
-        }
-        progress(&format!("race: {} of {:?}", job.pass.full_name(), job.shape()));
-        found.extend(job.choose(gpu, able, &clock, limits)?);
+    let mut field = Field::new(gpu, half);
+    // Small sizes first: what is slow there costs little, and need not be tried at larger ones.
+    let mut order: Vec<usize> = (0..jobs.len()).collect();
+    order.sort_by_key(|&i| jobs[i].size.reads_below + jobs[i].size.writes_below);
+    let mut races: Vec<Race> = jobs.iter().map(|job| Race::new(job.pass)).collect();
+    for i in order {
+        races[i].heats = jobs[i].race(&mut field, &clock, limits, progress)?;
     }
-    Ok(Tuning { found, faults, clock: clock.name })
+    while !field.winners_pass(&races, progress)? {}
+    let found = jobs.iter().zip(&races).filter_map(|(job, race)| job.found(&field, race));
+    let found = found.collect();
+    Ok(Tuning { found, faults: field.faults, clock: clock.name })
 }
 
 /// Drops the jobs that were not asked for.
@@ -118,30 +134,144 @@ fn keep_only(jobs: &mut Vec<Job>, only: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// The kernels of a pass that the adapter can run and that pass the gate.
-fn fit(
-    gpu: &Rc<Gpu>,
-    pass: &'static Pass,
+/// What is known of the kernels so far.
+struct Field<'a> {
+    gpu: &'a Rc<Gpu>,
     half: bool,
-    faults: &mut Vec<String>,
-    progress: &mut dyn FnMut(&str),
-) -> Result<Vec<&'static Variant>> {
-    let fits = |v: &&Variant| v.needs_met(gpu.target()) && (half || v.tolerance == 0.0);
-    let able: Vec<_> = pass.variants.iter().filter(fits).collect();
-    if able.len() < 2 {
-        return Ok(able);
-    }
-    let plants: Vec<Plant> =
-        able.iter().map(|&variant| Plant { pass, variant, checks: Checks::Off }).collect();
-    let verdicts = judge(gpu, &find_case(pass.op)?, &plants, 0, progress)?;
-    let mut right = Vec::new();
-    for (v, verdict) in able.into_iter().zip(verdicts) {
-        match verdict.fault {
-            None => right.push(v),
-            Some(fault) => faults.push(format!("{}: {fault}", v.label())),
+    /// Kernels with special needs that ran at a small shape, and winners that passed the gate.
+    tried: BTreeSet<String>,
+    passed: BTreeSet<String>,
+    /// Not to be used, with or without a fault that was told before.
+    wrong: BTreeSet<String>,
+    faults: Vec<String>,
+    /// Slower by far than others at such sizes.
+    slow: Vec<(String, SizeClass)>,
+}
+
+/// What tells a kernel from all others.
+fn key(pass: &Pass, v: &Variant) -> String {
+    format!("{} {}", pass.full_name(), v.label())
+}
+
+impl<'a> Field<'a> {
+    fn new(gpu: &'a Rc<Gpu>, half: bool) -> Self {
+        Self {
+            gpu,
+            half,
+            tried: BTreeSet::new(),
+            passed: BTreeSet::new(),
+            wrong: BTreeSet::new(),
+            faults: Vec::new(),
+            slow: Vec::new(),
         }
     }
-    Ok(right)
+
+    /// Kernels that can take the place of a pass' usual one.
+    fn rivals(&mut self, pass: &'static Pass) -> Result<Vec<&'static Variant>> {
+        let target = self.gpu.target();
+        let usual = pass.usual(target);
+        let mut rivals = Vec::new();
+        for v in pass.variants {
+            if std::ptr::eq(v, usual) || !v.needs_met(target) || !(self.half || exact(v)) {
+                continue;
+            }
+            if v.needs.special() && self.tried.insert(key(pass, v)) {
+                let fault = fault_of(self.gpu, &find_case(pass.op)?, pass, v)?;
+                self.note(pass, v, fault);
+            }
+            if self.right(pass, v) {
+                rivals.push(v);
+            }
+        }
+        Ok(rivals)
+    }
+
+    fn right(&self, pass: &Pass, v: &Variant) -> bool {
+        !self.wrong.contains(&key(pass, v))
+    }
+
+    /// Remembers a fault, if it is one.
+    fn note(&mut self, pass: &Pass, v: &Variant, fault: Option<Fault>) {
+        if let Some(fault) = fault
+            && self.wrong.insert(key(pass, v))
+        {
+            self.faults.push(format!("{}: {fault}", v.label()));
+        }
+    }
+
+    /// True if the kernel was slower by far where a dispatch reads and writes about as much.
+    fn was_slow(&self, pass: &Pass, v: &Variant, size: SizeClass) -> bool {
+        let near = |a: u64, b: u64| a <= 4 * b && b <= 4 * a;
+        let key = key(pass, v);
+        self.slow.iter().any(|(slow, at)| {
+            *slow == key
+                && near(at.reads_below, size.reads_below)
+                && near(at.writes_below, size.writes_below)
+        })
+    }
+
+    /// Puts the winners of all races through the gate, where they have not been; false if one did
+    /// not pass, so that there are other winners now.
+    fn winners_pass(&mut self, races: &[Race], progress: &mut dyn FnMut(&str)) -> Result<bool> {
+        let mut all = true;
+        for race in races {
+            let (won, lossy) = race.winners(self);
+            for i in [won, lossy].into_iter().filter(|&i| i > 0) {
+                let (pass, v) = (race.pass, race.heats[i].variant);
+                if self.right(pass, v) && self.passed.insert(key(pass, v)) {
+                    progress(&format!("gate: {} at {GATED} shapes", v.label()));
+                    let case = find_case(pass.op)?;
+                    let fault = first_fault(self.gpu, &case, pass, v, usize::MAX, GATED)?;
+                    all &= fault.is_none();
+                    self.note(pass, v, fault);
+                }
+            }
+        }
+        Ok(all)
+    }
+}
+
+/// A kernel that comes near the best, by a run or two.
+struct Quick {
+    variant: &'static Variant,
+    replay: Replay,
+    seconds: f64,
+}
+
+impl Quick {
+    fn heat(&self, blocks: &[Vec<f64>]) -> Heat {
+        Heat { variant: self.variant, seconds: Summary::of(blocks) }
+    }
+}
+
+/// A kernel in a race, and what it took.
+struct Heat {
+    variant: &'static Variant,
+    seconds: Summary,
+}
+
+/// What a race found: the usual kernel comes first; none where there was nothing to choose between.
+struct Race {
+    pass: &'static Pass,
+    heats: Vec<Heat>,
+}
+
+impl Race {
+    fn new(pass: &'static Pass) -> Self {
+        Self { pass, heats: Vec::new() }
+    }
+
+    /// Positions of the fastest exact kernel and of the fastest of all.
+    fn winners(&self, field: &Field) -> (usize, usize) {
+        let right = |i: usize| field.right(self.pass, self.heats[i].variant);
+        let is_exact = |i: usize| exact(self.heats[i].variant);
+        let sums: Vec<_> = self.heats.iter().map(|h| h.seconds).collect();
+        if sums.is_empty() {
+            return (0, 0);
+        }
+        let won = winner(&sums, 0, |i| is_exact(i) && right(i));
+        (won, winner(&sums, won, |i| !is_exact(i) && right(i)))
+    }
 }
 
 /// True for a kernel with the digits of single precision.
@@ -173,67 +303,115 @@ impl Job<'_> {
         graph.shape(graph.calls()[self.at].writes[0])
     }
 
-    /// None if fewer than two kernels can be compared here.
-    fn choose(
+    /// Races the kernels that come near the usual one and write the same; none of them if there is
+    /// nothing to choose between.
+    fn race(
         &self,
-        gpu: &Gpu,
-        able: &[&'static Variant],
+        field: &mut Field,
         clock: &Clock,
         limits: Limits,
-    ) -> Result<Option<Found>> {
-        let usual = self.pass.usual(gpu.target());
+        progress: &mut dyn FnMut(&str),
+    ) -> Result<Vec<Heat>> {
+        let usual = self.pass.usual(field.gpu.target());
         let call = &self.step.graph().calls()[self.at];
-        let mut replays = Vec::new();
-        // The usual kernel first: it is what the others are compared with.
-        let rest = able.iter().copied().filter(|v| !std::ptr::eq(*v, usual));
-        for v in std::iter::once(usual).chain(rest) {
-            if call.grid_of(v).is_ok() && able.iter().any(|a| std::ptr::eq(*a, v)) {
-                replays.push((v, self.step.replay(&[self.at], v, Checks::Off)?));
-            }
+        let mut rivals = field.rivals(self.pass)?;
+        rivals.retain(|v| call.grid_of(v).is_ok());
+        if rivals.is_empty() || call.grid_of(usual).is_err() {
+            return Ok(Vec::new());
         }
-        if !replays.first().is_some_and(|(v, _)| std::ptr::eq(*v, usual)) {
-            return Ok(None);
-        }
+        rivals.retain(|v| !field.was_slow(self.pass, v, self.size));
+        let first = self.step.replay(&[self.at], usual, Checks::Off)?;
+        // Kernels add to what is there, and a wrong one may write anything.
+        let before = self.step.written(&first)?;
+        let mut quick = self.quick(first, rivals, field, clock, progress)?;
+        self.step.restore(&quick[0].replay, &before);
+
         let case = find_case(self.pass.op)?;
         let tolerances: Vec<f64> =
-            replays.iter().map(|(v, _)| case.tolerance.max(v.tolerance)).collect();
-        let all: Vec<_> = replays.iter().map(|(_, r)| r).collect();
+            quick.iter().map(|q| case.tolerance.max(q.variant.tolerance)).collect();
+        let all: Vec<_> = quick.iter().map(|q| &q.replay).collect();
         let faults = same_as_first(self.step, &all, usual.number(), self.shape(), &tolerances)?;
-        let mut quick = Vec::new();
-        for ((v, replay), fault) in replays.iter().zip(faults) {
-            if fault.is_none() {
-                // The better of two: other work on the machine may meet one of them.
-                let time = || clock.time(self.step, replay, 1);
-                quick.push((*v, replay, time()?.min(time()?)));
-            }
+        for (q, fault) in quick.iter().zip(faults) {
+            field.note(self.pass, q.variant, fault);
         }
-        // Exact kernels have exact ones to beat, however quick those are that lose digits.
-        let best = |of: fn(&Variant) -> bool| {
-            quick.iter().filter(|q| of(q.0)).map(|q| q.2).fold(f64::INFINITY, f64::min)
-        };
-        let (best_exact, best_of_all) = (best(exact), best(|_| true));
-        quick.retain(|q| {
-            let best = if exact(q.0) { best_exact } else { best_of_all };
-            q.2 <= HOPELESS * best || std::ptr::eq(q.0, usual)
-        });
+        quick.retain(|q| field.right(self.pass, q.variant));
         if quick.len() < 2 {
-            // Nothing comes near the usual kernel, which is a finding too. It is never left out:
-            // it is what the others were compared with.
-            let (v, _, t) = quick[0];
-            let exact = self.choice(v, t, t);
-            return Ok(Some(Found { exact, lossy: None, dispatches: self.dispatches }));
+            // Nothing comes near the usual kernel, which is a finding too.
+            return Ok(quick.iter().map(|q| q.heat(&[vec![q.seconds]])).collect());
         }
-        let runners: Vec<_> = quick.iter().map(|q| (q.1, q.2)).collect();
+        progress(&format!("race: {} of {:?}", self.pass.full_name(), self.shape()));
+        let runners: Vec<_> = quick.iter().map(|q| (&q.replay, q.seconds)).collect();
         let race = race(self.step, &runners, clock, limits)?;
-        let sums: Vec<Summary> = race.blocks.iter().map(|blocks| Summary::of(blocks)).collect();
-        let choice = |won: usize| self.choice(quick[won].0, sums[won].median, sums[0].median);
-        let won = winner(&sums, 0, |i| exact(quick[i].0));
-        let lossy = winner(&sums, won, |i| !exact(quick[i].0));
-        Ok(Some(Found {
+        self.step.restore(&quick[0].replay, &before);
+        Ok(quick.iter().zip(&race.blocks).map(|(q, blocks)| q.heat(blocks)).collect())
+    }
+
+    /// Runs each kernel once or a few times, and returns the usual one and those that come near the
+    /// best.
+    fn quick(
+        &self,
+        usual: Replay,
+        rivals: Vec<&'static Variant>,
+        field: &mut Field,
+        clock: &Clock,
+        progress: &mut dyn FnMut(&str),
+    ) -> Result<Vec<Quick>> {
+        let place = format!("{} of {:?}", self.pass.full_name(), self.shape());
+        let time = |replay: &Replay, hopeless: f64| -> Result<f64> {
+            // Many drivers compile in the first run.
+            self.step.time(replay, 1, None)?;
+            let once = clock.time(self.step, replay, 1)?;
+            // The better of two, where it matters: other work on the machine may meet one of them.
+            let again = once > hopeless && once <= FAR / HOPELESS * hopeless;
+            Ok(if again { once.min(clock.time(self.step, replay, 1)?) } else { once })
+        };
+        progress(&format!("run: {place} by the usual kernel"));
+        let variant = self.pass.usual(field.gpu.target());
+        let seconds = time(&usual, 0.0)?.min(clock.time(self.step, &usual, 1)?);
+        // Exact kernels have exact ones to beat, however quick those are that lose digits.
+        let (mut best_exact, mut best) = (seconds, seconds);
+        let mut quick = vec![Quick { variant, replay: usual, seconds }];
+        for variant in rivals {
+            progress(&format!("run: {place} by {}", variant.name()));
+            let replay = match self.step.replay(&[self.at], variant, Checks::Off) {
+                Ok(replay) => replay,
+                Err(e) => {
+                    let kind = Kind::Refused(e.to_string());
+                    let (shape, place) = (self.shape().to_vec(), String::new());
+                    field.note(self.pass, variant, Some(Fault { shape, place, kind }));
+                    continue;
+                }
+            };
+            let bar = if exact(variant) { best_exact } else { best };
+            let seconds = time(&replay, HOPELESS * bar)?;
+            if seconds > FAR * bar {
+                field.slow.push((key(self.pass, variant), self.size));
+            }
+            best = best.min(seconds);
+            if exact(variant) {
+                best_exact = best_exact.min(seconds);
+            }
+            quick.push(Quick { variant, replay, seconds });
+        }
+        let near =
+            |q: &Quick| q.seconds <= HOPELESS * if exact(q.variant) { best_exact } else { best };
+        // The usual kernel is never left out: it is what the others are compared with.
+        let kept = quick.into_iter().enumerate().filter(|(i, q)| *i == 0 || near(q));
+        Ok(kept.map(|(_, q)| q).collect())
+    }
+
+    /// None if there was nothing to choose between.
+    fn found(&self, field: &Field, race: &Race) -> Option<Found> {
+        let heats = &race.heats;
+        let usual = heats.first()?;
+        let choice =
+            |i: usize| self.choice(heats[i].variant, heats[i].seconds.median, usual.seconds.median);
+        let (won, lossy) = race.winners(field);
+        Some(Found {
             exact: choice(won),
             lossy: (lossy != won).then(|| choice(lossy)),
             dispatches: self.dispatches,
-        }))
+        })
     }
 
     fn choice(&self, v: &Variant, seconds: f64, usual: f64) -> Choice {
@@ -256,17 +434,70 @@ impl Job<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::{ANY, Needs};
+    use crate::ops::case::tests::gpu;
+
+    fn seconds(low: f64, high: f64) -> Summary {
+        Summary { median: (low + high) / 2.0, low, high, ..Summary::of(&[vec![1.0]]) }
+    }
+
+    #[test]
+    fn tune_takes_no_winner_that_fails_the_gate() {
+        const SCALE: &str = include_str!("../../shaders/scale/forward_1_naive.wgsl");
+        let variant = |path, source: String| Variant {
+            path,
+            source: source.leak(),
+            needs: Needs::NONE,
+            tile: [256, 1, 1],
+            tile_name: "",
+            constants: &[],
+            suits: ANY,
+            tolerance: 0.0,
+        };
+        let variants = vec![
+            variant("scale/forward_3_usual.wgsl", SCALE.into()),
+            variant("scale/forward_1_wrong.wgsl", SCALE.replace("if i >= N {", "if i > N {")),
+            variant("scale/forward_2_right.wgsl", SCALE.into()),
+        ];
+        let pass: &'static Pass =
+            Box::leak(Box::new(Pass { op: "scale", name: "forward", variants: variants.leak() }));
+        let times = [seconds(5.0, 6.0), seconds(1.0, 2.0), seconds(3.0, 4.0)];
+        let heats = pass.variants.iter().zip(times);
+        let heats = heats.map(|(variant, seconds)| Heat { variant, seconds }).collect();
+        let races = [Race { pass, heats }, Race::new(pass)];
+        let gpu = gpu();
+        let mut field = Field::new(&gpu, false);
+        let mut gated = Vec::new();
+        let mut progress = |line: &str| gated.push(line.to_owned());
+        assert_eq!(races[0].winners(&field), (1, 1));
+        assert!(!field.winners_pass(&races, &mut progress).unwrap());
+        assert_eq!(races[0].winners(&field), (2, 2));
+        assert!(field.winners_pass(&races, &mut progress).unwrap());
+        assert!(field.winners_pass(&races, &mut progress).unwrap());
+        assert_eq!(gated.len(), 2, "each winner once: {gated:?}");
+        let [fault] = field.faults.as_slice() else { panic!("{:?}", field.faults) };
+        assert!(fault.contains("forward_1_wrong") && fault.contains("beyond the end"), "{fault}");
+    }
+
+    #[test]
+    fn tune_does_not_try_again_near_by_what_was_slow_by_far() {
+        let pass = crate::ops::scale::case().passes[0];
+        let v = &pass.variants[0];
+        let gpu = gpu();
+        let mut field = Field::new(&gpu, false);
+        field.slow.push((key(pass, v), SizeClass::of(1000, 1000)));
+        for (reads, writes, slow) in
+            [(1000, 1000, true), (4000, 300, true), (20000, 1000, false), (1000, 60, false)]
+        {
+            let size = SizeClass::of(reads, writes);
+            assert_eq!(field.was_slow(pass, v, size), slow, "{size:?}");
+        }
+    }
 
     #[test]
     fn tune_changes_kernels_for_more_than_noise_and_keeps_kinds_apart() {
-        let sum = |low: f64, high: f64| Summary {
-            median: (low + high) / 2.0,
-            low,
-            high,
-            ..Summary::of(&[vec![1.0]])
-        };
         // The usual kernel, one within its noise, a faster one, and one that loses digits.
-        let sums = [sum(5.0, 6.0), sum(4.5, 5.5), sum(3.0, 4.0), sum(1.0, 2.0)];
+        let sums = [seconds(5.0, 6.0), seconds(4.5, 5.5), seconds(3.0, 4.0), seconds(1.0, 2.0)];
         let exact = winner(&sums, 0, |i| i < 3);
         assert_eq!(exact, 2);
         assert_eq!(winner(&sums, exact, |i| i == 3), 3);

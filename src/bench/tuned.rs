@@ -183,14 +183,17 @@ impl TunedFile {
     }
 
     /// Puts `new` in the place of what is there for the same pass, sizes and factors, and drops
-    /// what was chosen between other texts.
-    pub fn merge(&mut self, new: Vec<Choice>) {
+    /// what was chosen between other texts. If `half`, kernels that lose digits were measured too,
+    /// and an old choice of one does not outlast the new choice of an exact one.
+    pub fn merge(&mut self, new: Vec<Choice>, half: bool) {
         let passes = crate::ops::passes();
-        let place = |c: &Choice| (c.pass.clone(), c.size(), c.dtype);
-        self.choices
-            .retain(|old| old.counts(&passes) && !new.iter().any(|n| place(n) == place(old)));
+        let replaces = |n: &Choice, old: &Choice| {
+            let measured = n.dtype == old.dtype || (half && old.dtype == Factors::F16);
+            measured && n.pass == old.pass && n.size() == old.size()
+        };
+        self.choices.retain(|old| old.counts(&passes) && !new.iter().any(|n| replaces(n, old)));
         self.choices.extend(new);
-        self.choices.sort_by_key(place);
+        self.choices.sort_by_key(|c| (c.pass.clone(), c.size(), c.dtype));
     }
 
     /// Writes the file, and its folder if that is new.
@@ -264,7 +267,7 @@ mod tests {
         let loaded = both.applied_to(&file("1", Vec::new()), false);
         assert_eq!(loaded.tuned.len(), 1);
         assert!(loaded.void.unwrap().contains("1 choices"));
-        both.merge(vec![choice(1, 1024)]);
+        both.merge(vec![choice(1, 1024)], false);
         assert_eq!(both.choices, [choice(1, 1024)]);
     }
 
@@ -279,10 +282,13 @@ mod tests {
         assert_eq!(numbers(&both, false), [1, 1]);
         assert_eq!(numbers(&both, true), [2, 1]);
         // Each kind takes the place of its own.
-        both.merge(vec![choice(2, 1024)]);
+        both.merge(vec![choice(2, 1024)], false);
         assert_eq!(both.choices, [choice(2, 1024), lossy(2), choice(1, 4096)]);
-        both.merge(vec![lossy(1)]);
+        both.merge(vec![lossy(1)], true);
         assert_eq!(both.choices, [choice(2, 1024), lossy(1), choice(1, 4096)]);
+        // Measured again, and this time nothing that loses digits was faster.
+        both.merge(vec![choice(2, 1024)], true);
+        assert_eq!(both.choices, [choice(2, 1024), choice(1, 4096)]);
     }
 
     #[test]

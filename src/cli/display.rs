@@ -104,7 +104,7 @@ impl Progress {
     }
 
     pub(super) fn line(&mut self, line: &str) {
-        let step = ["gate: ", "inputs: ", "ceilings: ", "race: ", "block: "]
+        let step = ["gate: ", "inputs: ", "ceilings: ", "race: ", "run: ", "block: "]
             .iter()
             .any(|p| line.starts_with(p));
         if self.terminal && step {

@@ -99,9 +99,8 @@ pub(super) fn run(args: &TuneArgs, device: &DeviceArgs) -> Result<()> {
         println!("no kernel that reads factors as f16 is faster than those that keep all digits");
     }
     if let Some(path) = path {
-        file.merge(
-            tuning.found.into_iter().flat_map(|f| [f.exact].into_iter().chain(f.lossy)).collect(),
-        );
+        let choices = tuning.found.into_iter().flat_map(|f| [Some(f.exact), f.lossy]).flatten();
+        file.merge(choices.collect(), device.f16);
         file.save(&path)?;
         println!("written   {} ({} choices)", path.display(), file.choices.len());
     }

@@ -57,9 +57,25 @@ pub fn fault_of(
     pass: &'static Pass,
     variant: &'static Variant,
 ) -> Result<Option<Fault>> {
+    first_fault(gpu, case, pass, variant, MOST, 1)
+}
+
+/// What is wrong with a kernel at the largest `count` shapes of its operation's case at which the
+/// pass occurs, of those whose numbers have no greater product than `most`.
+///
+/// # Errors
+/// When the device is lost.
+pub fn first_fault(
+    gpu: &Rc<Gpu>,
+    case: &OpCase,
+    pass: &'static Pass,
+    variant: &'static Variant,
+    most: usize,
+    count: usize,
+) -> Result<Option<Fault>> {
     let size = |shape: &[usize]| shape.iter().map(|&d| d.max(1)).product::<usize>();
     let mut shapes: Vec<&[usize]> = case.shapes.to_vec();
-    shapes.retain(|s| size(s) <= MOST);
+    shapes.retain(|s| size(s) <= most);
     shapes.sort_by_key(|s| std::cmp::Reverse(size(s)));
     let plant = Plant { pass, variant, checks: Checks::Off };
     // With plain kernels around it, so that only this one can be wrong.
@@ -71,18 +87,19 @@ pub fn fault_of(
         tuned: Arc::default(),
         ..gpu.target().clone()
     };
-    for shape in shapes {
-        // Central differences cost more than a forward, so they come where nothing else shows the
-        // pass.
+    // Central differences cost more than a forward, so they come where nothing else shows the pass.
+    let trials = shapes.iter().filter_map(|shape| {
         let forward = Trial::forward(case, shape, 0);
         if forward.meets(&plain, pass) {
-            return forward.run(gpu, &plain, Some(&plant));
+            return Some(forward);
         }
-        if case.differentiable {
-            let gradient = Trial::gradient(case, shape, 0);
-            if gradient.meets(&plain, pass) {
-                return gradient.run(gpu, &plain, Some(&plant));
-            }
+        let gradient = case.differentiable.then(|| Trial::gradient(case, shape, 0));
+        gradient.filter(|trial| trial.meets(&plain, pass))
+    });
+    for trial in trials.take(count) {
+        let fault = trial.run(gpu, &plain, Some(&plant))?;
+        if fault.is_some() {
+            return Ok(fault);
         }
     }
     Ok(None)
