@@ -42,8 +42,9 @@ section() {
     section "$binary" "${pick[@]}" --untuned bench step --steps 30 --tokens 8192
     ODDGRAD_CACHE=$(mktemp -d)
     export ODDGRAD_CACHE
-    section "$binary" "${pick[@]}" tune --tokens 8192
+    section "$binary" "${pick[@]}" tune --f16 --tokens 8192
     section "$binary" "${pick[@]}" bench step --steps 30 --tokens 8192
+    section "$binary" "${pick[@]}" --f16 bench step --steps 30 --tokens 8192
     for op in matmul softmax attention token_logp rms_norm embedding adamw; do
         section "$binary" "${pick[@]}" bench "$op" --shapes smollm2
     done

@@ -44,9 +44,12 @@ pub struct Pace {
 /// Samples of each kernel: seconds of one run, in the order they were taken.
 pub type Block = Vec<Vec<f64>>;
 
-/// A race should have this many blocks when its time is over: enough that one or two that met other
-/// work lie outside the interval.
-const BLOCKS: f64 = 12.0;
+/// A race should have this many blocks when its time is over: enough that three that met other work
+/// lie outside the interval.
+const BLOCKS: f64 = 18.0;
+/// Fewest blocks after which a race that is certain may end before its time. The first few may agree
+/// because all of them met the same state of the machine.
+const EARLIEST: usize = 12;
 /// Fewest seconds after which the intervals are believed. What else a machine does comes and goes
 /// in fractions of a second: a shorter race would see one state of it only.
 const SECONDS: f64 = 1.0;
@@ -129,7 +132,7 @@ impl Race {
         let blocks = self.blocks.first().map_or(MOST_BLOCKS, Vec::len);
         let worst = self.blocks.iter().map(|blocks| Summary::of(blocks).uncertainty());
         let certain = worst.fold(0.0, f64::max) <= uncertainty;
-        if blocks >= FEWEST && certain && self.seconds >= SECONDS.min(seconds) {
+        if blocks >= EARLIEST && certain && self.seconds >= SECONDS.min(seconds) {
             return Some(format!("within {:.1} %", 100.0 * uncertainty));
         }
         if blocks >= FEWEST && self.seconds >= seconds {
