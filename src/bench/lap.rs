@@ -7,40 +7,13 @@
 
 use crate::bench::clock::Clock;
 use crate::bench::op::{Request, contenders, find_case, find_passes};
-use crate::bench::race::{Block, Pace, block};
+use crate::bench::race::{Block, Lap, block};
 use crate::bench::report::dims;
 use crate::bench::shapes::of_case;
 use crate::bench::track::Track;
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
-use serde::{Deserialize, Serialize};
 use std::rc::Rc;
-
-/// What a process is to time.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Lap {
-    /// Seed of the inputs.
-    pub seed: u64,
-    /// Read the device's timestamps, else the wall clock.
-    pub timestamps: bool,
-    /// A block of each of these.
-    pub races: Vec<Entry>,
-}
-
-/// A race as another process can go on with it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Entry {
-    /// The pass, without its operation.
-    pub pass: String,
-    /// The shape's numbers.
-    pub shape: Vec<usize>,
-    /// Number and idea of each kernel, or a file's name.
-    pub kernels: Vec<String>,
-    /// Repeats and rounds.
-    pub pace: Pace,
-    /// Start with the last kernel.
-    pub backwards: bool,
-}
 
 /// Times a block of each race of `lap`, part of the benchmark `request`. `progress` hears what comes
 /// next.

@@ -4,15 +4,14 @@ use crate::bench::ceiling::measure;
 use crate::bench::clock::Clock;
 use crate::bench::facts::{check_contract, read_kernel, workgroup_bytes};
 use crate::bench::gate::{judge, same_as_first};
-use crate::bench::lap::{Entry, Lap};
-use crate::bench::race::{Block, Limits, Race};
+use crate::bench::race::{Block, Entry, Lap, Limits, Race};
 use crate::bench::report::{FORMAT, Gate, LeftOut, Report, Row, time};
 use crate::bench::shapes::{self, Shape, of_case};
 use crate::bench::stats::Summary;
 use crate::bench::track::Track;
 use crate::error::{Error, Problem, Result};
 use crate::gpu::{Checks, Gpu};
-use crate::kernel::{Needs, Pass, Variant};
+use crate::kernel::{Needs, Pass, Variant, VariantId};
 use crate::ops::case::OpCase;
 use crate::ops::trial::Plant;
 use std::path::PathBuf;
@@ -25,8 +24,8 @@ pub struct Request {
     pub op: String,
     /// One pass; all that occur by default.
     pub pass: Option<String>,
-    /// Variants by number; all by default.
-    pub variants: Vec<u32>,
+    /// Variants by number, or number and tile; all by default.
+    pub variants: Vec<VariantId>,
     /// Sets and shapes; by default a set that suits the adapter.
     pub shapes: Option<String>,
     /// Seed of all random inputs.
@@ -125,6 +124,11 @@ impl Contender {
     }
 }
 
+/// True if `id` means this variant: without a tile all of a number.
+fn names(id: &VariantId, v: &Variant) -> bool {
+    id.number == v.number() && (id.tile.is_empty() || id.tile == v.tile_name)
+}
+
 /// The kernels of a pass that the request names, each with why it cannot run here.
 pub(super) fn contenders(
     gpu: &Gpu,
@@ -133,7 +137,7 @@ pub(super) fn contenders(
 ) -> Result<Vec<Contender>> {
     let mut all = Vec::new();
     for v in pass.variants {
-        if !request.variants.is_empty() && !request.variants.contains(&v.number()) {
+        if !request.variants.is_empty() && !request.variants.iter().any(|id| names(id, v)) {
             continue;
         }
         let fault = (!v.needs_met(gpu.target()))
@@ -163,6 +167,21 @@ pub(super) fn contenders(
     Ok(all)
 }
 
+/// # Errors
+/// Variants that none of the passes has: says what there is.
+fn check_variants(variants: &[VariantId], passes: &[&Pass]) -> Result<()> {
+    let there = || passes.iter().flat_map(|p| p.variants);
+    let unknown = variants.iter().filter(|id| !there().any(|v| names(id, v)));
+    let mut all: Vec<_> = there().map(Variant::id).collect();
+    all.sort();
+    all.dedup();
+    let all = all.iter().map(VariantId::to_string).collect::<Vec<_>>().join(", ");
+    let problems: Vec<_> = unknown
+        .map(|id| Problem::new(format!("--variants {id}"), format!("is none of {all}")))
+        .collect();
+    if problems.is_empty() { Ok(()) } else { Err(Error::input("unknown variants", problems)) }
+}
+
 /// Times a lap and hands on what it tells of its progress.
 pub type Laps<'a> = dyn FnMut(&Lap, &mut dyn FnMut(&str)) -> Result<Vec<Block>> + 'a;
 
@@ -188,14 +207,10 @@ pub fn bench_op(
     let usual = if gpu.is_software() { "nano" } else { "smollm2" };
     let shapes = shapes::parse(case.op, request.shapes.as_deref().unwrap_or(usual))?;
 
+    check_variants(&request.variants, &passes)?;
     let mut field = Vec::new();
     for pass in &passes {
         field.extend(contenders(gpu, request, pass)?);
-    }
-    if field.is_empty() {
-        let there = passes.iter().flat_map(|p| p.variants).map(|v| v.path).collect::<Vec<_>>();
-        let what = format!("no variant has such a number; there are {}", there.join(", "));
-        return Err(Error::input("unknown variants", vec![Problem::new("--variants", what)]));
     }
     let able: Vec<usize> = (0..field.len()).filter(|&i| field[i].fault.is_none()).collect();
     let plants: Vec<Plant> = able.iter().map(|&i| field[i].plant).collect();

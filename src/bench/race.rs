@@ -44,6 +44,32 @@ pub struct Pace {
 /// Samples of each kernel: seconds of one run, in the order they were taken.
 pub type Block = Vec<Vec<f64>>;
 
+/// What another process is to time, by [`lap::run`](crate::bench::lap::run).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Lap {
+    /// Seed of the inputs.
+    pub seed: u64,
+    /// Read the device's timestamps, else the wall clock.
+    pub timestamps: bool,
+    /// A block of each of these.
+    pub races: Vec<Entry>,
+}
+
+/// A race as another process can go on with it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    /// The pass, without its operation.
+    pub pass: String,
+    /// The shape's numbers.
+    pub shape: Vec<usize>,
+    /// Number and idea of each kernel, or a file's name.
+    pub kernels: Vec<String>,
+    /// Repeats and rounds.
+    pub pace: Pace,
+    /// Start with the last kernel.
+    pub backwards: bool,
+}
+
 /// A race should have this many blocks when its time is over: enough that three that met other work
 /// lie outside the interval.
 const BLOCKS: f64 = 18.0;

@@ -302,6 +302,14 @@ impl Report {
             ];
             text += &(cells.join(",") + "\n");
         }
+        for l in &self.left_out {
+            let place =
+                [&self.adapter, &self.driver, &self.backend, &self.clock, &l.pass, &l.kernel];
+            let place: Vec<_> = place.iter().map(|cell| quoted(cell)).collect();
+            // No hash and set; then the shape, no figures, and why.
+            let (dims, why) = (dims(&l.shape), quoted(&format!("not ranked: {}", l.why)));
+            let _ = writeln!(text, "{},,,{dims}{},{why}", place.join(","), ",".repeat(15));
+        }
         text
     }
 
@@ -477,6 +485,9 @@ pub(crate) mod tests {
         let columns = csv.lines().next().unwrap().split(',').count();
         // Two of the quoted cells hold a comma of their own.
         assert_eq!(csv.lines().nth(1).unwrap().split(',').count(), columns + 1);
+        let left_out = csv.lines().nth(2).unwrap();
+        assert_eq!(left_out.split(',').count(), columns + 1, "{csv}");
+        assert!(left_out.contains("9000x3") && left_out.ends_with("not ranked: too slow here"));
     }
 
     #[test]

@@ -58,7 +58,8 @@ impl Track {
             let flops = (case.flops)(dims);
             ((flops > 0.0).then_some(flops), (case.bytes)(dims))
         } else {
-            (flops_of(case, pass, dims), bound_bytes(&graph, &calls))
+            let bytes = scattered_bytes(pass, dims, &inputs);
+            (flops_of(case, pass, dims), bytes.unwrap_or_else(|| bound_bytes(&graph, &calls)))
         };
         let mut inputs: Vec<_> = vars.into_iter().zip(inputs).collect();
         for (_, seed) in seeds {
@@ -85,6 +86,18 @@ fn flops_of(case: &OpCase, pass: &Pass, dims: &[usize]) -> Option<f64> {
         ("attention", "dk_dv") => Some(2.0 * forward),
         _ => None,
     }
+}
+
+/// Bytes of a pass that adds to a few rows of a large table, where the table is `[R, D]` and its
+/// gradient comes from `[N, D]`: the gradient, the indices, and each row that occurs twice.
+fn scattered_bytes(pass: &Pass, dims: &[usize], inputs: &[Array]) -> Option<f64> {
+    if (pass.op, pass.name) != ("gather_rows", "backward") {
+        return None;
+    }
+    let rows = inputs.iter().find(|a| a.name == "rows").expect("the case's inputs").u();
+    let used = rows.iter().collect::<std::collections::HashSet<_>>().len();
+    let &[_, n, d] = dims else { panic!("[R, N, D]") };
+    Some(4.0 * (n * d + n + 2 * used + 2 * used * d) as f64)
 }
 
 /// Bytes of everything the calls read and write, once for each call; what a kernel adds to is

@@ -87,7 +87,10 @@ pub(super) fn run(args: &DoctorArgs, device: &DeviceArgs) -> Result<()> {
         );
         for pass in crate::ops::passes() {
             let chosen = pass.usual(gpu.target());
-            for v in pass.variants {
+            let mut variants: Vec<_> = pass.variants.iter().collect();
+            // A table's order decides which is the usual choice; stable, so tiles keep theirs.
+            variants.sort_by_key(|v| v.number());
+            for v in variants {
                 let mark = if std::ptr::eq(v, chosen) { "*" } else { " " };
                 println!("  {mark} {:<28} {}", pass.full_name(), v.name());
             }

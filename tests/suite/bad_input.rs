@@ -178,6 +178,10 @@ fn settings_that_cannot_be() {
         ("doctor --kernel softmax=99", &["no variant has that number", "forward_1_naive"]),
         ("doctor --kernel matmul.nt=11/3x3", &["variant 11 has no such tile", "128x64"]),
         ("doctor --kernel matmul.nt=7/64x64", &["leave out the /"]),
+        (
+            "bench matmul --variants 1,99,11/9x9",
+            &["--variants 99: is none of 1, 2,", "--variants 11/9x9", "11/128x64"],
+        ),
         ("verify model --tolerance nan", &["--tolerance"]),
         ("generate model --prompt x --max-tokens 0", &["--max-tokens: is 0"]),
         ("generate model --prompt x --temperature=-1", &["--temperature: is -1"]),

@@ -5,13 +5,13 @@ use super::super::{DeviceArgs, seconds};
 use super::compare::percent;
 use crate::bench::child::{ask, end_with_parent, supervise};
 use crate::bench::lap;
-use crate::bench::lap::Lap;
 use crate::bench::op::{Own, Request, bench_op, find_case, find_passes};
-use crate::bench::race::{Block, Limits};
+use crate::bench::race::{Block, Lap, Limits};
 use crate::bench::report::{Report, between_markers};
 use crate::bench::{chart, facts, page, shapes};
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
+use crate::kernel::VariantId;
 use clap::Args;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -24,9 +24,9 @@ pub(super) struct OpArgs {
     /// Only this pass: `forward`, `nt`, …
     #[arg(long)]
     pass: Option<String>,
-    /// Only these variants, by number.
-    #[arg(long, value_delimiter = ',', value_name = "1,3,…")]
-    variants: Vec<u32>,
+    /// Only these variants, by number, or by number and tile.
+    #[arg(long, value_delimiter = ',', value_name = "1,3,11/128x64,…")]
+    variants: Vec<VariantId>,
     /// Sets (nano, smollm2, square, large, skinny, batched) and shapes such as 512x512x512.
     #[arg(long, value_name = "SET|SHAPE,…")]
     shapes: Option<String>,
