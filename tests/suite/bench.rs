@@ -4,13 +4,14 @@ use crate::gpu;
 use oddgrad::bench::gate::{Verdict, judge};
 use oddgrad::bench::lap;
 use oddgrad::bench::op::{Request, bench_op};
-use oddgrad::bench::race::Limits;
+use oddgrad::bench::race::{Entry, Lap, Limits, Pace};
 use oddgrad::gpu::Checks;
 use oddgrad::kernel::{ANY, Needs, Variant};
 use oddgrad::ops;
 use oddgrad::ops::trial::{Kind, Plant};
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 const SCALE: &str = include_str!("../../shaders/scale/forward_1_naive.wgsl");
 
@@ -144,6 +145,38 @@ fn bench_leaves_out_what_is_too_slow() {
     assert_eq!(shapes, [[5000], [6000]]);
     let text = report.table();
     assert!(text.contains("not ranked: scale.forward 1 naive at 5000: too slow here"), "{text}");
+}
+
+/// A process that times a block must not outlive the one that waits for it.
+#[test]
+fn bench_block_ends_with_its_parent() {
+    let start = || {
+        Command::new(env!("CARGO_BIN_EXE_oddgrad"))
+            .args(["bench", "scale", "--lap"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+    };
+    let out = start().wait_with_output().unwrap();
+    let err = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(!out.status.success() && err.contains("--lap is for the program itself"), "{err}");
+
+    // Hours of samples, and nobody who waits for them.
+    let pace = Pace { repeats: vec![1], rounds: 1 << 30 };
+    let kernels = vec!["1 naive".to_owned()];
+    let (pass, shape) = ("forward".to_owned(), vec![1000]);
+    let races = vec![Entry { pass, shape, kernels, pace, backwards: false }];
+    let lap = serde_json::to_string(&Lap { seed: 1, timestamps: false, races }).unwrap();
+    let mut child = start();
+    let mut input = child.stdin.take().unwrap();
+    writeln!(input, "{lap}").unwrap();
+    let mut told = BufReader::new(child.stderr.take().unwrap()).lines();
+    while told.next().unwrap().unwrap() != "block: scale.forward 1000" {}
+    assert_eq!(child.try_wait().unwrap(), None, "it should be at work");
+    drop(input);
+    assert_eq!(child.wait().unwrap().code(), Some(1));
 }
 
 fn oddgrad(folder: &Path, args: &[&str]) -> (Output, String) {
