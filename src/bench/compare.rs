@@ -187,7 +187,7 @@ mod tests {
     fn compare_tells_noise_from_change() {
         assert_eq!(verdict(around(1.0), around(1.0)), Verdict::Noise);
         assert_eq!(verdict(around(1.0), around(1.01)), Verdict::Noise);
-        assert_eq!(verdict(around(1.0), around(1.04)), Verdict::Slower);
+        assert_eq!(verdict(around(1.0), around(1.045)), Verdict::Slower);
         assert_eq!(verdict(around(1.0), around(1.2)), Verdict::Regression);
         assert_eq!(verdict(around(1.0), around(0.9)), Verdict::Faster);
         // Ten per cent slower, but so scattered that it says nothing.

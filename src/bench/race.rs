@@ -28,7 +28,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { uncertainty: 0.02, seconds: 5.0, sample: 0.02, run: 20.0 }
+        Self { uncertainty: 0.03, seconds: 5.0, sample: 0.02, run: 20.0 }
     }
 }
 

@@ -19,7 +19,7 @@ pub struct Summary {
     pub p5: f64,
     /// 5 of 100 samples are above.
     pub p95: f64,
-    /// Lower end of the interval of the median, see [`interval_ranks`].
+    /// Lower end of the interval of the median, see [`interval_ranks`] and [`DRIFT`].
     pub low: f64,
     /// Upper end of the interval of the median.
     pub high: f64,
@@ -44,8 +44,8 @@ impl Summary {
             mad: quantile(&sorted(&distances), 0.5),
             p5: quantile(&samples, 0.05),
             p95: quantile(&samples, 0.95),
-            low: medians[low],
-            high: medians[high],
+            low: (1.0 - DRIFT) * medians[low],
+            high: (1.0 + DRIFT) * medians[high],
         }
     }
 
@@ -57,6 +57,11 @@ impl Summary {
 
 /// Fewest blocks for which an interval of 99 % exists.
 pub const FEWEST: usize = 8;
+
+/// What changes between two runs and not within one (clocks, neighbours, seconds to minutes apart)
+/// moved medians by up to this part beyond their intervals on a shared machine: of 42 pairs of runs
+/// three disagreed, by 0.6 to 0.7 %. Every interval is wider by it.
+pub const DRIFT: f64 = 0.01;
 
 /// The part of all cases in which the median of the distribution lies below the interval, and the
 /// same above. 99 % lie within, and so another run's median, with an error of its own as large, does
@@ -110,10 +115,10 @@ mod tests {
     fn stats_of_known_samples() {
         let s = Summary::of(&[5.0, 1.0, 4.0, 2.0, 3.0, 100.0, 6.0].map(|v| vec![v]));
         assert_eq!((s.n, s.median, s.mad), (7, 4.0, 2.0));
-        assert_eq!((s.low, s.high), (1.0, 100.0));
+        assert_eq!((s.low, s.high), (0.99, 101.0));
         assert!((s.p95 - (6.0 + 0.7 * 94.0)).abs() < 1e-9, "{}", s.p95);
         assert!((s.p5 - 1.3).abs() < 1e-9, "{}", s.p5);
-        assert_eq!(s.uncertainty(), 24.0);
+        assert_eq!(s.uncertainty(), 24.25);
     }
 
     #[test]
@@ -121,7 +126,8 @@ mod tests {
         let blocks = [vec![9.0; 50], vec![2.0, 1.0, 3.0], vec![4.0; 3], vec![6.0], vec![5.0; 7]];
         let s = Summary::of(&blocks);
         // The medians are 2, 4, 5, 6 and 9.
-        assert_eq!((s.n, s.median, s.low, s.high, s.p95), (64, 5.0, 2.0, 9.0, 9.0));
+        assert_eq!((s.n, s.median, s.p95), (64, 5.0, 9.0));
+        assert_eq!((s.low, s.high), (0.99 * 2.0, 1.01 * 9.0));
     }
 
     /// Ranks of the usual tables (counted from zero): n = 8 gives the extremes, n = 20 the 4th and

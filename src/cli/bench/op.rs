@@ -43,7 +43,7 @@ pub(super) struct OpArgs {
     #[arg(long)]
     contract: bool,
     /// Stop when the 99 % interval of every median is within this.
-    #[arg(long, default_value = "2%", value_name = "PERCENT", value_parser = percent)]
+    #[arg(long, default_value = "3%", value_name = "PERCENT", value_parser = percent)]
     within: f64,
     /// Stop a race of the kernels at one shape after so many seconds.
     #[arg(long, default_value = "5", value_name = "SECONDS", value_parser = seconds)]
