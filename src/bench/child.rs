@@ -57,20 +57,23 @@ pub fn ask(
     answer.map_err(|e| Error::io("read from", program, e))
 }
 
-/// The line that [`ask`] sends. From then on this process ends when the other does, however that
-/// ends, so that no kernel goes on alone.
+/// The line that [`ask`] sends.
 ///
 /// # Errors
-/// Standard input without a line.
-pub fn end_with_parent() -> Result<String> {
+/// Standard input that cannot be read.
+pub fn asked() -> Result<String> {
     let mut line = String::new();
-    let input = std::io::stdin();
-    input.read_line(&mut line).map_err(|e| Error::io("read", "standard input", e))?;
-    std::thread::spawn(move || {
+    let read = std::io::stdin().read_line(&mut line);
+    read.map(|_| line).map_err(|e| Error::io("read", "standard input", e))
+}
+
+/// From now on this process ends when the one that [`ask`]ed does, however that ends, so that no
+/// kernel goes on alone.
+pub fn end_with_parent() {
+    std::thread::spawn(|| {
         let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
         std::process::exit(1);
     });
-    Ok(line)
 }
 
 fn watch(mut child: Child, silence: Duration, progress: &mut dyn FnMut(&str)) -> Result<()> {

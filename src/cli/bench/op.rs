@@ -3,7 +3,7 @@
 use super::super::display::Progress;
 use super::super::{DeviceArgs, seconds};
 use super::compare::percent;
-use crate::bench::child::{ask, end_with_parent, supervise};
+use crate::bench::child::{ask, asked, end_with_parent, supervise};
 use crate::bench::lap;
 use crate::bench::op::{Own, Request, bench_op, find_case, find_passes};
 use crate::bench::race::{Block, Lap, Limits};
@@ -115,9 +115,9 @@ pub(super) fn run(args: &OpArgs, device: &DeviceArgs) -> Result<()> {
         command: std::env::args().skip(1).filter(|a| a != WORKER).collect::<Vec<_>>().join(" "),
     };
     if args.lap {
-        let text = end_with_parent()?;
-        let lap = serde_json::from_str(&text)
+        let lap = serde_json::from_str(&asked()?)
             .map_err(|e| Error::Mismatch(format!("--lap is for the program itself: {e}")))?;
+        end_with_parent();
         let mut show = Progress::new(true);
         let blocks = lap::run(&device.open_untuned()?, &request, &lap, &mut |l| show.line(l))?;
         println!("{}", serde_json::to_string(&blocks).expect("numbers"));
