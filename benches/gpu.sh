@@ -49,6 +49,8 @@ section() {
         section "$binary" "${pick[@]}" bench "$op" --shapes smollm2
     done
     section "$binary" "${pick[@]}" bench matmul --shapes large
+    ODDGRAD=$binary section benches/repeat.sh 20 matmul --pass nn --variants 7 \
+        --shapes 1024x1024x1024 "${pick[@]}"
     if [ -n "${ODDGRAD_TESTS:-}" ]; then
         for test in "$ODDGRAD_TESTS"/*; do section "$test"; done
     elif command -v cargo >/dev/null; then

@@ -4,7 +4,8 @@ use super::DeviceArgs;
 use crate::error::Result;
 use crate::model::config::ModelConfig;
 use crate::train::learner::{check_parameters, memory_plan, micro_graph};
-use crate::train::{recipe, trainer};
+use crate::train::prepare::capacity;
+use crate::train::recipe;
 use clap::Args;
 use std::path::PathBuf;
 
@@ -26,7 +27,7 @@ pub(super) fn run(args: &PlanArgs, device: &DeviceArgs) -> Result<()> {
     let config = ModelConfig::load(&recipe.model)?;
     check_parameters(&config)?;
     let gpu = device.open()?;
-    let capacity = trainer::capacity(&recipe);
+    let capacity = capacity(&recipe);
     let plan = memory_plan(gpu.target(), &config, capacity)?;
     let mib = |bytes: u64| format!("{:>10.2} MiB", bytes as f64 / 1048576.0);
     println!("adapter                          {}", gpu.describe());

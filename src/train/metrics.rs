@@ -11,6 +11,9 @@ use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 
+/// Name of the file of metrics in a run's folder.
+pub const METRICS: &str = "metrics.jsonl";
+
 /// `1 - p` is not let below this: nearer to 1 an f32 log-probability carries no information, and
 /// the gradient grows without bound.
 pub const ODDS_FLOOR: f64 = 1e-7;

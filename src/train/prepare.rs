@@ -16,12 +16,19 @@ use crate::model::weights::{Tensor, has_weights, read_weights};
 use crate::train::checkpoint::{self, Moments, TrainState};
 use crate::train::dataset::Dataset;
 use crate::train::learner::check_parameters;
+use crate::train::metrics::METRICS;
 use crate::train::recipe::{self, Recipe};
 use crate::train::sampler::encode_prompts;
-use crate::train::trainer::{METRICS, capacity};
 
 /// Name of the resolved recipe in a run's folder.
 pub const RECIPE: &str = "recipe.toml";
+
+/// The static sizes of a recipe's streams.
+pub fn capacity(recipe: &Recipe) -> Capacity {
+    let tokens = recipe.batch.stream_tokens;
+    // An example has at least two tokens, and never more targets than tokens.
+    Capacity { tokens, targets: tokens, pairs: recipe.batch.size.min(tokens / 2).max(1) }
+}
 
 /// A run whose input was read and found usable.
 pub struct Prepared<'a> {

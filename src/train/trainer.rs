@@ -12,7 +12,9 @@ use crate::train::dataset::Dataset;
 use crate::train::learner::{
     FIRST_MOMENT, Learner, MemoryPlan, SECOND_MOMENT, StreamResult, memory_plan,
 };
-use crate::train::metrics::{MetricsWriter, Record, Split, StepMetrics, truncate_after_step};
+use crate::train::metrics::{
+    METRICS, MetricsWriter, Record, Split, StepMetrics, truncate_after_step,
+};
 use crate::train::objective::{Weights, group_weights, has_rejected, in_nll, weights};
 use crate::train::prepare::{Prepared, RECIPE, prepare};
 use crate::train::recipe::{Accumulation, NllReduction, Recipe};
@@ -64,17 +66,8 @@ pub struct Outcome {
     pub eval: Option<Record>,
 }
 
-/// Name of the file of metrics in a run's folder.
-pub const METRICS: &str = "metrics.jsonl";
 /// Name of the trained model's folder in a run's folder.
 pub const MODEL: &str = "model";
-
-/// The static sizes of a recipe's streams.
-pub fn capacity(recipe: &Recipe) -> Capacity {
-    let tokens = recipe.batch.stream_tokens;
-    // An example has at least two tokens, and never more targets than tokens.
-    Capacity { tokens, targets: tokens, pairs: recipe.batch.size.min(tokens / 2).max(1) }
-}
 
 /// Evaluation streams with the weights that make their sum the loss of the whole set.
 struct Heldout {
