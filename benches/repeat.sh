@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Does the benchmark repeat itself? Pairs of runs of one kernel, and how many of them agree within
-# their intervals by `oddgrad bench compare`. Should be 19 of 20.
+# their intervals by `oddgrad bench compare`. Fails below 19 of 20.
 #
 #     benches/repeat.sh [PAIRS [ARGUMENTS OF bench]]
 #
@@ -20,7 +20,8 @@ echo "\$ oddgrad bench $*, in pairs"
 agree=0
 for ((i = 1; i <= pairs; i++)); do
     for run in a b; do
-        "$binary" bench "$@" --json "$folder/$run.json" >/dev/null 2>&1
+        "$binary" bench "$@" --json "$folder/$run.json" >"$folder/log" 2>&1 ||
+            { cat "$folder/log" >&2; exit 1; }
     done
     # Beyond the noise or not is what counts here, whatever its size.
     verdict=$("$binary" bench compare "$folder/a.json" "$folder/b.json" --limit 1000% |
@@ -31,3 +32,4 @@ for ((i = 1; i <= pairs; i++)); do
     fi
 done
 echo "$agree of $pairs pairs agree within their intervals"
+((20 * agree >= 19 * pairs)) # else the exit code says it

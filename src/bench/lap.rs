@@ -1,9 +1,10 @@
 //! A block of samples of every race of a benchmark, in a process of its own.
 //!
 //! A process keeps the place of its code, stacks and buffers in memory for as long as it lives, and
-//! they move the time of a kernel by a per cent while all its samples agree to a tenth of one. An
-//! interval from one process therefore says too little about the next run. With a process a block,
-//! and the blocks of all races in turns, the interval holds what differs between runs.
+//! with it a time for a kernel that may be a per cent off the next process' while its own samples
+//! agree better than that. An interval from one process therefore says too little about the next run.
+//! With a process a block (the first is timed by the one that leads), and the blocks of all races in
+//! turns, the interval holds most of what differs between runs.
 
 use crate::bench::clock::Clock;
 use crate::bench::op::{Request, contenders, find_case, find_passes};
@@ -51,9 +52,11 @@ pub fn run(
             progress(&format!("block: warm-up of {name} at {place}"));
             track.step.time(replay, repeats, None)?;
         }
-        progress(&format!("block: {place}"));
+        let mut alive = || progress(&format!("block: {place}"));
+        alive();
         let replays: Vec<_> = replays.iter().collect();
-        blocks.push(block(&track.step, &replays, &clock, &entry.pace, entry.backwards)?);
+        let (pace, backwards) = (&entry.pace, entry.backwards);
+        blocks.push(block(&track.step, &replays, &clock, pace, backwards, &mut alive)?);
     }
     Ok(blocks)
 }

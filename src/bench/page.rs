@@ -1,7 +1,7 @@
 //! A report as one HTML file that opens offline: style sheet and charts are inside.
 
 use crate::bench::chart;
-use crate::bench::report::{Gate, Report, digits};
+use crate::bench::report::{FOOTNOTE, Gate, Report, digits};
 use crate::train::report::{document, escape, facts};
 use std::fmt::Write as _;
 
@@ -85,9 +85,8 @@ fn table(report: &Report) -> String {
     let body: String =
         rows.iter().map(|row| line("td", &mut row.iter().map(String::as_str))).collect();
     format!(
-        "<h2>Times</h2>\n<p class=\"soft\">± is how far the 99 % interval of the median reaches; n \
-         is blocks (a process each) x samples x runs in each; {}.</p>\n<div class=\"card\"><table class=\"figures\">\n<thead>\
-         {head}</thead>\n<tbody>\n{body}</tbody>\n</table></div>\n",
+        "<h2>Times</h2>\n<p class=\"soft\">{FOOTNOTE}; {}.</p>\n<div class=\"card\">\
+         <table class=\"figures\">\n<thead>{head}</thead>\n<tbody>\n{body}</tbody>\n</table></div>\n",
         escape(&report.stops())
     )
 }

@@ -127,7 +127,7 @@ impl Race {
         let mut rounds = 0;
         let start = Instant::now();
         while rounds == 0 || start.elapsed().as_secs_f64() < limits.seconds / BLOCKS {
-            let round = block(step, &replays, clock, &race.pace, rounds % 2 == 1)?;
+            let round = block(step, &replays, clock, &race.pace, rounds % 2 == 1, &mut || ())?;
             all.iter_mut().zip(round).for_each(|(all, new)| all.extend(new));
             rounds += 1;
         }
@@ -171,7 +171,8 @@ impl Race {
     }
 }
 
-/// A block of samples of `replays`, which must be warm.
+/// A block of samples of `replays`, which must be warm. `alive` is called about every second, so that
+/// whoever watches this process knows that it is at work.
 ///
 /// # Errors
 /// When the device is lost.
@@ -181,7 +182,9 @@ pub fn block(
     clock: &Clock,
     pace: &Pace,
     backwards: bool,
+    alive: &mut dyn FnMut(),
 ) -> Result<Block> {
+    let mut told = Instant::now();
     let mut samples = vec![Vec::new(); replays.len()];
     for round in 0..pace.rounds {
         let from_the_end = backwards != (round % 2 == 1);
@@ -189,6 +192,11 @@ pub fn block(
             let i = if from_the_end { replays.len() - 1 - turn } else { turn };
             let repeats = pace.repeats[i];
             samples[i].push(clock.time(step, replays[i], repeats)? / repeats as f64);
+            // Not after each: that would wake the other process all the time.
+            if told.elapsed().as_secs_f64() > 1.0 {
+                alive();
+                told = Instant::now();
+            }
         }
     }
     Ok(samples)
@@ -207,7 +215,7 @@ pub fn race(
     let mut race = Race::start(step, replays, clock, limits)?;
     let replays: Vec<_> = replays.iter().map(|r| r.0).collect();
     while race.over().is_none() {
-        let block = block(step, &replays, clock, &race.pace, race.backwards())?;
+        let block = block(step, &replays, clock, &race.pace, race.backwards(), &mut || ())?;
         race.add(block);
     }
     Ok(race)

@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 use std::fmt::Write as _;
 use std::path::Path;
 
+/// What two columns of a table say.
+pub(super) const FOOTNOTE: &str = "± is how far the 99 % interval of the median reaches, with 1 % for what changes from run to run; n is blocks (a process each) x samples x runs in each";
+
 /// The layout of the JSON file.
 pub const FORMAT: u32 = 2;
 
@@ -259,7 +262,9 @@ impl Report {
             debug_assert_eq!(r.dims(), row[1]);
             text += &line(row.iter().map(String::as_str).collect());
         }
-        text += "\n± is how far the 99 % interval of the median reaches, with 1 % for what changes from run to run;\nn is blocks (a process each) x samples x runs in each; compile is quick\nwhere the driver kept the kernel from an earlier run.\n";
+        // As wide as a terminal.
+        let _ = writeln!(text, "\n{}.", FOOTNOTE.replace("; ", ";\n"));
+        text += "compile is quick where the driver kept the kernel from an earlier run.\n";
         text += &(self.stops() + "\n");
         text
     }
@@ -318,7 +323,7 @@ impl Report {
         let (names, rows) = self.cells();
         let c = &self.ceilings;
         let mut text = format!(
-            "{}, {}. Ceilings: {:.1} GFLOP/s (multiply-adds), {:.1} GB/s (copy). ± is how far the 99 % interval of the median reaches, with 1 % for what changes from run to run; n is blocks (a process each) x samples x runs in each; {}. `oddgrad {}`\n\n",
+            "{}, {}. Ceilings: {:.1} GFLOP/s (multiply-adds), {:.1} GB/s (copy). {FOOTNOTE}; {}. `oddgrad {}`\n\n",
             self.device(),
             self.clock,
             1e-9 * c.flops,

@@ -107,7 +107,7 @@ pub fn tune(
     // Small sizes first: what is slow there costs little, and need not be tried at larger ones.
     let mut order: Vec<usize> = (0..jobs.len()).collect();
     order.sort_by_key(|&i| jobs[i].size.reads_below + jobs[i].size.writes_below);
-    let mut races: Vec<Race> = jobs.iter().map(|job| Race::new(job.pass)).collect();
+    let mut races: Vec<Ranking> = jobs.iter().map(|job| Ranking::new(job.pass)).collect();
     for i in order {
         races[i].heats = jobs[i].race(&mut field, &clock, limits, progress)?;
     }
@@ -212,7 +212,7 @@ impl<'a> Field<'a> {
 
     /// Puts the winners of all races through the gate, where they have not been; false if one did
     /// not pass, so that there are other winners now.
-    fn winners_pass(&mut self, races: &[Race], progress: &mut dyn FnMut(&str)) -> Result<bool> {
+    fn winners_pass(&mut self, races: &[Ranking], progress: &mut dyn FnMut(&str)) -> Result<bool> {
         let mut all = true;
         for race in races {
             let (won, lossy) = race.winners(self);
@@ -251,12 +251,12 @@ struct Heat {
 }
 
 /// What a race found: the usual kernel comes first; none where there was nothing to choose between.
-struct Race {
+struct Ranking {
     pass: &'static Pass,
     heats: Vec<Heat>,
 }
 
-impl Race {
+impl Ranking {
     fn new(pass: &'static Pass) -> Self {
         Self { pass, heats: Vec::new() }
     }
@@ -401,7 +401,7 @@ impl Job<'_> {
     }
 
     /// None if there was nothing to choose between.
-    fn found(&self, field: &Field, race: &Race) -> Option<Found> {
+    fn found(&self, field: &Field, race: &Ranking) -> Option<Found> {
         let heats = &race.heats;
         let usual = heats.first()?;
         let choice =
@@ -464,7 +464,7 @@ mod tests {
         let times = [seconds(5.0, 6.0), seconds(1.0, 2.0), seconds(3.0, 4.0)];
         let heats = pass.variants.iter().zip(times);
         let heats = heats.map(|(variant, seconds)| Heat { variant, seconds }).collect();
-        let races = [Race { pass, heats }, Race::new(pass)];
+        let races = [Ranking { pass, heats }, Ranking::new(pass)];
         let gpu = gpu();
         let mut field = Field::new(&gpu, false);
         let mut gated = Vec::new();

@@ -182,6 +182,15 @@ fn settings_that_cannot_be() {
             "bench matmul --variants 1,99,11/9x9",
             &["--variants 99: is none of 1, 2,", "--variants 11/9x9", "11/128x64"],
         ),
+        (
+            "bench scale --json nowhere/a.json --html model --readme",
+            &[
+                "--json nowhere/a.json: cannot be written: there is no folder nowhere",
+                "--html model: is a folder",
+                "--readme: cannot read shaders/scale/README.md",
+                "from its root",
+            ],
+        ),
         ("verify model --tolerance nan", &["--tolerance"]),
         ("generate model --prompt x --max-tokens 0", &["--max-tokens: is 0"]),
         ("generate model --prompt x --temperature=-1", &["--temperature: is -1"]),

@@ -9,8 +9,8 @@ use crate::bench::op::{Own, Request, bench_op, find_case, find_passes};
 use crate::bench::race::{Block, Lap, Limits};
 use crate::bench::report::{Report, between_markers};
 use crate::bench::{chart, facts, page, shapes};
-use crate::error::{Error, Result};
-use crate::files::write_atomically;
+use crate::error::{Error, Problem, Result};
+use crate::files::{check_creatable, write_atomically};
 use crate::kernel::VariantId;
 use clap::Args;
 use std::ffi::OsString;
@@ -42,7 +42,8 @@ pub(super) struct OpArgs {
     /// Print what a kernel of your own is given and must do.
     #[arg(long)]
     contract: bool,
-    /// Stop when the 99 % interval of every median is within this.
+    /// Stop when the 99 % interval of every median is within this. 1 % is always added to it for what
+    /// changes from run to run, so less than that means: use all the seconds.
     #[arg(long, default_value = "3%", value_name = "PERCENT", value_parser = percent)]
     within: f64,
     /// Stop a race of the kernels at one shape after so many seconds.
@@ -123,9 +124,10 @@ pub(super) fn run(args: &OpArgs, device: &DeviceArgs) -> Result<()> {
         println!("{}", serde_json::to_string(&blocks).expect("numbers"));
         return Ok(());
     }
+    check_outputs(args, op)?;
     let gpu = device.open_untuned()?;
     let mut show = Progress::new(args.worker);
-    let report = bench_op(&gpu, &request, &mut in_process, &mut |line| show.line(line))?;
+    let report = bench_op(&gpu, &request, &mut lap_in_child, &mut |line| show.line(line))?;
     show.clear();
     print!("{}", report.table());
     write(args, op, &report)?;
@@ -168,12 +170,12 @@ fn again(flag: &str) -> Result<(PathBuf, Vec<OsString>)> {
     Ok((program, words))
 }
 
-/// A process that times a block is given up after so long without a word; a run of a kernel may
-/// take [`Limits::run`], and several make a sample.
+/// A process that times a block is given up after so long without a word. A sample may be a run of
+/// [`Limits::run`], and making the inputs of a large shape takes its time too.
 const SILENCE: Duration = Duration::from_secs(600);
 
 /// Times a lap in a process of its own.
-fn in_process(lap: &Lap, progress: &mut dyn FnMut(&str)) -> Result<Vec<Block>> {
+fn lap_in_child(lap: &Lap, progress: &mut dyn FnMut(&str)) -> Result<Vec<Block>> {
     let (program, words) = again("--lap")?;
     let line = serde_json::to_string(lap).expect("numbers and strings");
     let answer = ask(&program, &words, &line, SILENCE, progress)?;
@@ -191,6 +193,52 @@ fn in_child(args: &OpArgs) -> Result<()> {
     outcome
 }
 
+/// The README of an operation's kernels, below the current folder.
+fn readme_of(op: &str) -> PathBuf {
+    Path::new("shaders").join(op).join("README.md")
+}
+
+/// Minutes of measuring must not end at a file that cannot be written.
+fn check_outputs(args: &OpArgs, op: &str) -> Result<()> {
+    let mut problems = Vec::new();
+    for (flag, path) in [
+        ("--json", &args.json),
+        ("--csv", &args.csv),
+        ("--md", &args.md),
+        ("--svg", &args.svg),
+        ("--roofline", &args.roofline),
+        ("--sweep", &args.sweep),
+        ("--html", &args.html),
+    ] {
+        let Some(path) = path else { continue };
+        let folder = path.parent().filter(|p| *p != Path::new("")).unwrap_or(Path::new("."));
+        let problem = if path.is_dir() {
+            Some("is a folder; name a file in it".into())
+        } else if !folder.is_dir() {
+            Some(format!(
+                "cannot be written: there is no folder {}; make it first",
+                folder.display()
+            ))
+        } else {
+            check_creatable(folder).err().map(|e| e.to_string())
+        };
+        let name = format!("{flag} {}", path.display());
+        problems.extend(problem.map(|what| Problem::new(name, what)));
+    }
+    if args.readme {
+        let path = readme_of(op);
+        let text = std::fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e));
+        if let Err(e) = text.and_then(|text| between_markers(&path, &text, "")) {
+            let hint = "--readme is for a checkout of oddgrad, from its root";
+            problems.push(Problem::new("--readme", format!("{e}; {hint}")));
+        }
+    }
+    if problems.is_empty() {
+        return Ok(());
+    }
+    Err(Error::input("nowhere to write the results", problems))
+}
+
 fn write(args: &OpArgs, op: &str, report: &Report) -> Result<()> {
     let save = |path: &Option<PathBuf>, text: fn(&Report) -> String| match path {
         Some(path) => write_atomically(path, text(report).as_bytes()),
@@ -204,7 +252,7 @@ fn write(args: &OpArgs, op: &str, report: &Report) -> Result<()> {
     save(&args.sweep, chart::sweep)?;
     save(&args.html, page::html)?;
     if args.readme {
-        let path = Path::new("shaders").join(op).join("README.md");
+        let path = readme_of(op);
         let old = std::fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
         let new = between_markers(&path, &old, &report.markdown())?;
         write_atomically(&path, new.as_bytes())?;
