@@ -17,6 +17,9 @@ say "== formatting"
 cargo fmt --check
 say "== lints"
 cargo clippy --locked --all-targets -- -D warnings
+# Each set of features that a library user can choose builds by itself.
+cargo clippy --locked --no-default-features --lib -- -D warnings
+cargo clippy --locked --no-default-features --features train --lib -- -D warnings
 say "== doc tests"
 cargo test --locked --doc --quiet
 

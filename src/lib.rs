@@ -13,21 +13,29 @@
 //! - [`mod@bench`]: benchmarks of kernels and of the whole step
 //! - `page`, `demo`, `cli`: HTML pages, the demo and the command line of the `oddgrad` program
 
+#[cfg(feature = "cli")]
 pub mod bench;
+#[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod cli;
+#[cfg(feature = "train")]
 pub mod data;
+#[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod demo;
 pub mod error;
+#[cfg(feature = "train")]
 mod files;
 pub mod gpu;
 pub mod graph;
 pub mod kernel;
+#[cfg(feature = "train")]
 pub mod model;
 pub mod ops;
+#[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod page;
 pub mod plan;
 pub mod step;
+#[cfg(feature = "train")]
 pub mod train;

@@ -3,8 +3,10 @@
 //! Everything is created in [`Step::new`]; [`Step::write`], [`Step::run`] and [`Step::read`]
 //! create nothing ([`Gpu::created`] proves it in a test).
 
+#[cfg(feature = "cli")]
 mod replay;
 
+#[cfg(feature = "cli")]
 pub use replay::{Replay, Time};
 
 use crate::error::{Error, Result};

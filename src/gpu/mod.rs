@@ -3,12 +3,14 @@
 mod adapter;
 mod memory;
 mod pipeline;
+#[cfg(feature = "cli")]
 mod stopwatch;
 
 pub use adapter::{AdapterChoice, Backend, cooperative_matrices, list_adapters};
 pub use memory::available as available_memory;
 pub use pipeline::Checks;
 pub(crate) use pipeline::Compiled;
+#[cfg(feature = "cli")]
 pub(crate) use stopwatch::Stopwatch;
 
 use crate::error::{Error, Result};

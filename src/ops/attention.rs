@@ -24,7 +24,6 @@ use crate::graph::{DType, Graph, Sink, Var};
 use crate::kernel::{Const, HARDWARE, Pass};
 use crate::ops::case::{Array, OpCase, TestRng};
 use crate::variant;
-use rand::RngExt;
 
 /// o = softmax(q kᵀ / sqrt(head_dim)) v over the keys each query attends to.
 ///
@@ -269,7 +268,7 @@ fn push_overlapping(spans: &mut Vec<[u32; 4]>, len: u32) {
 fn random_spans(tokens: usize, kind: usize, rng: &mut TestRng) -> Vec<u32> {
     let mut spans = Vec::new();
     while spans.len() < tokens {
-        let mut len = |most: u32| rng.random_range(1..=most);
+        let mut len = |most: u32| rng.u32(1..=most);
         match kind {
             CAUSAL => push_document(&mut spans, len(40)),
             PAIRS => push_pair(&mut spans, len(24), [len(12), len(12)]),

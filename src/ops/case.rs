@@ -4,11 +4,9 @@
 
 use crate::graph::{Graph, Var};
 use crate::kernel::Pass;
-use rand::RngExt;
-use rand_chacha::ChaCha8Rng;
 
 /// The random numbers of tests and benchmarks: the same on every machine.
-pub type TestRng = ChaCha8Rng;
+pub type TestRng = fastrand::Rng;
 
 /// An input of an operation, held in f64 so that a reference can be differentiated numerically.
 #[derive(Debug, Clone)]
@@ -85,7 +83,7 @@ impl Array {
 
 /// A roughly normal number: twelve uniforms summed (Irwin-Hall), enough for tests.
 pub fn normal(rng: &mut TestRng) -> f32 {
-    (0..12).map(|_| rng.random::<f32>()).sum::<f32>() - 6.0
+    (0..12).map(|_| rng.f32()).sum::<f32>() - 6.0
 }
 
 /// What drives an operation's tests and benchmark.

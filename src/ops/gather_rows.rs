@@ -10,7 +10,6 @@ use crate::kernel::{Pass, SOFTWARE};
 use crate::ops::case::{Array, OpCase, TestRng};
 use crate::ops::gather_index::{GatherIndex, build_index};
 use crate::variant;
-use rand::RngExt;
 
 /// y `[N, D]` = rows of x `[R, D]` named by `rows` `[N]` u32; `index` holds
 /// [`build_index`] of the same rows.
@@ -75,8 +74,7 @@ pub(super) fn inputs(s: &[usize], rng: &mut TestRng) -> Vec<Array> {
     let &[r, n, d] = s else { panic!("[R, N, D]") };
     let x = Array::normal("x", &[r, d], rng);
     // A third of the positions share one row, so ranges of every length occur.
-    let ids: Vec<u32> =
-        (0..n).map(|i| if i % 3 == 1 { 0 } else { rng.random_range(0..r as u32) }).collect();
+    let ids: Vec<u32> = (0..n).map(|i| if i % 3 == 1 { 0 } else { rng.u32(0..r as u32) }).collect();
     let slots = r.min(n);
     let index = build_index(&ids, slots);
     vec![

@@ -15,7 +15,6 @@ use crate::graph::{DType, Graph, Sink, Var};
 use crate::kernel::Pass;
 use crate::ops::case::{Array, OpCase};
 use crate::variant;
-use rand::RngExt;
 
 /// Turns each head of `x` `[T, H * head_dim]` by the angles of its token's `position` `[T]` (u32).
 ///
@@ -132,7 +131,7 @@ pub fn case() -> OpCase {
         large: &[&[65_535 * 64 + 3, 1, 2]],
         inputs: |s, rng| {
             let table = rope_table(POSITIONS, s[2], 10_000.0).into_iter().map(f64::from).collect();
-            let positions = (0..s[0]).map(|_| rng.random_range(0..POSITIONS as u32)).collect();
+            let positions = (0..s[0]).map(|_| rng.u32(0..POSITIONS as u32)).collect();
             vec![
                 Array::normal("x", &[s[0], s[1] * s[2]], rng),
                 Array::index("position", &[s[0]], positions),

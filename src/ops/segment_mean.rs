@@ -9,7 +9,6 @@ use crate::graph::{Graph, Var};
 use crate::kernel::{HARDWARE, Pass};
 use crate::ops::case::{Array, OpCase};
 use crate::variant;
-use rand::RngExt;
 
 /// In `owner`: no segment.
 pub const NO_OWNER: u32 = u32::MAX;
@@ -85,7 +84,7 @@ pub fn case() -> OpCase {
             let mut owner = vec![NO_OWNER; 2 * n];
             for i in 0..n {
                 let mut owners: Vec<usize> = (0..[2, 1, usize::from(i % 5 != 2)][i % 3])
-                    .map(|_| rng.random_range(0..used))
+                    .map(|_| rng.usize(0..used))
                     .collect();
                 owners.dedup();
                 for (k, &s) in owners.iter().enumerate() {

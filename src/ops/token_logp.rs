@@ -16,7 +16,6 @@ use crate::kernel::{HARDWARE, Needs, Pass, SOFTWARE};
 use crate::ops::case::{Array, OpCase};
 use crate::ops::matmul::{Form, Product, product};
 use crate::variant;
-use rand::RngExt;
 
 /// log p `[N]` of `targets` `[N]` u32 under softmax(`hidden` `[N, D]` · `weight` `[V, D]`ᵀ).
 ///
@@ -170,7 +169,7 @@ pub fn case() -> OpCase {
         large: &[&[3, 20_011, 8]],
         inputs: |s, rng| {
             let &[n, v, d] = s else { panic!("[N, V, D]") };
-            let targets = (0..n).map(|_| rng.random_range(0..v as u32)).collect();
+            let targets = (0..n).map(|_| rng.u32(0..v as u32)).collect();
             vec![
                 Array::normal("hidden", &[n, d], rng),
                 Array::normal("weight", &[v, d], rng),

@@ -12,7 +12,6 @@ use crate::kernel::{Pass, Target, Variant};
 use crate::ops::case::{Array, Data, OpCase, TestRng, normal};
 use crate::plan::Reuse;
 use crate::step::{Options, POISON, Step, Store};
-use rand::{RngExt, SeedableRng};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::rc::Rc;
@@ -321,7 +320,7 @@ pub fn slopes(case: &OpCase, shape: &[usize], seed: u64) -> Slopes {
         let at: Vec<usize> = if values.len() <= SAMPLED {
             (0..values.len()).collect()
         } else {
-            (0..SAMPLED).map(|_| rng.random_range(0..values.len())).collect()
+            (0..SAMPLED).map(|_| rng.usize(0..values.len())).collect()
         };
         let slope = |&i: &usize| {
             let mut moved = inputs.clone();
@@ -369,7 +368,7 @@ pub(crate) fn cotangents(graph: &mut Graph, outputs: &[Var]) -> Vec<(Var, Var)> 
 /// The random numbers for a shape.
 pub fn rng(shape: &[usize], seed: u64) -> TestRng {
     let mix = |a: u64, &d: &usize| a.wrapping_mul(1009).wrapping_add(d as u64);
-    TestRng::seed_from_u64(shape.iter().fold(seed.wrapping_add(7), mix))
+    TestRng::with_seed(shape.iter().fold(seed.wrapping_add(7), mix))
 }
 
 /// An input variable for each array.

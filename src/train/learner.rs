@@ -323,7 +323,9 @@ impl Learner {
         let mut hasher = blake3::Hasher::new();
         for step in [&self.micro.step, &self.update.step] {
             for call in step.graph().calls() {
-                call.variant.hash_into(&mut hasher);
+                for part in call.variant.identity() {
+                    hasher.update(part.as_bytes());
+                }
             }
         }
         hasher.finalize().to_hex()[..16].into()
