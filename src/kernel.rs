@@ -215,6 +215,22 @@ pub const HARDWARE: &[Class] = &[Class::Integrated, Class::Discrete];
 pub const SOFTWARE: &[Class] = &[Class::Software];
 
 impl Variant {
+    /// A kernel outside this crate: `path` names it in listings and has a number in its file name
+    /// (`square_1_naive.wgsl`), `source` is its text, `tile` what one workgroup computes. It needs
+    /// nothing beyond WebGPU's default limits; kernels that do set [`Variant::needs`] as well.
+    pub const fn new(path: &'static str, source: &'static str, tile: [u32; 3]) -> Self {
+        Self {
+            path,
+            source,
+            needs: Needs::NONE,
+            tile,
+            tile_name: "",
+            constants: &[],
+            suits: ANY,
+            tolerance: 0.0,
+        }
+    }
+
     /// The number in the file name.
     pub fn number(&self) -> u32 {
         self.stem()

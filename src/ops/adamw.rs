@@ -7,10 +7,16 @@
 //! Source: Loshchilov and Hutter, "Decoupled Weight Decay Regularization", arXiv 1711.05101, in
 //! the form of PyTorch's `torch.optim.AdamW`. No derivative.
 
-use crate::graph::{Graph, Var};
+use crate::graph::{DType, Graph, Var};
 use crate::kernel::{Pass, SOFTWARE};
 use crate::ops::case::{Array, Data, OpCase};
+use crate::ops::grad_norm::grad_norm;
 use crate::variant;
+
+/// Suffix of a parameter's first moment in the state.
+pub const FIRST_MOMENT: &str = ".m";
+/// Suffix of a parameter's second moment in the state.
+pub const SECOND_MOMENT: &str = ".v";
 
 /// Elements of the `hyper` input.
 pub const HYPER: usize = 8;
@@ -69,6 +75,32 @@ pub fn adamw(
     let n = g.info(param).len();
     let constants = [("N", n.into()), ("DECAY", decay.into())];
     g.call(&UPDATE, &constants, &[clip, hyper], &[param, m, v, grad], [n, 1, 1]);
+}
+
+/// Appends clipping and AdamW for `parameters`, behind a [`Graph::backward`] that gave each of them
+/// a gradient: one program then computes a loss and lowers it. Matrices decay, vectors do not.
+///
+/// Gives back the input `[8]` that is written with [`hyper()`] before each run. `max_norm` is that
+/// of [`grad_norm`]. The moments are state named after the parameters.
+///
+/// # Panics
+/// When one of `parameters` has no gradient.
+#[track_caller]
+pub fn minimise(g: &mut Graph, parameters: &[Var], max_norm: f32) -> Var {
+    let grads: Vec<Var> = parameters
+        .iter()
+        .map(|&p| g.grad(p).unwrap_or_else(|| panic!("{} has no gradient", g.info(p).name)))
+        .collect();
+    let hyper = g.input("hyper-parameters", &[HYPER], DType::F32);
+    let max_norm = g.constant("max grad norm", &[1], &[max_norm]);
+    let clip = grad_norm(g, &grads, max_norm);
+    for (&param, grad) in parameters.iter().zip(grads) {
+        let (name, shape) = (g.info(param).name.clone(), g.shape(param).to_vec());
+        let m = g.state(&format!("{name}{FIRST_MOMENT}"), &shape);
+        let v = g.state(&format!("{name}{SECOND_MOMENT}"), &shape);
+        adamw(g, param, grad, m, v, clip, hyper, shape.len() > 1);
+    }
+    hyper
 }
 
 static UPDATE: Pass = Pass {

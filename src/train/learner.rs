@@ -18,10 +18,7 @@ use crate::train::recipe::OptimSettings;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
-/// Suffixes of the optimizer's state.
-pub const FIRST_MOMENT: &str = ".m";
-/// Suffix of AdamW's second moment.
-pub const SECOND_MOMENT: &str = ".v";
+pub use crate::ops::adamw::{FIRST_MOMENT, SECOND_MOMENT};
 
 /// What one stream gave.
 #[derive(Debug, Clone)]
