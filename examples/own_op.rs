@@ -10,6 +10,8 @@ use oddgrad::ops::trial::{check_forward, check_gradient};
 use oddgrad::{Gpu, Graph, Result, Var};
 use std::rc::Rc;
 
+static PASSES: &[&Pass] = &[&PRODUCT];
+
 /// The kernels of the operation's only pass; a faster one would be a second entry.
 static PRODUCT: Pass = Pass {
     op: "square",
@@ -42,7 +44,7 @@ fn square(g: &mut Graph, x: Var) -> Var {
 fn case() -> OpCase {
     OpCase {
         op: "square",
-        passes: &[&PRODUCT],
+        passes: PASSES,
         shapes: &[&[1], &[63], &[64], &[65], &[1009]],
         large: &[],
         inputs: |s, rng| vec![Array::normal("x", s, rng)],
