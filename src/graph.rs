@@ -515,7 +515,7 @@ impl Graph {
                 panic!("operation `{}` has no backward", record.op);
             };
             backward(self, &grads);
-            // Consumed: from here on nobody reads these, so they may be added to in place.
+            // Consumed: from here on nothing reads these, so they may be added to in place.
             for out in &record.outputs {
                 if !self.info(*out).leaf {
                     self.grads.remove(out);

@@ -191,8 +191,8 @@ pub struct Variant {
     pub constants: &'static [(&'static str, Const)],
     /// Adapter classes for which this is the usual choice. Of several the last in the table wins.
     pub suits: &'static [Class],
-    /// Error it may have beyond the case's, as a part of the largest: 0 for single precision. One
-    /// that has any is never the usual choice.
+    /// Relative error it may have beyond the case's, such as that of 16-bit factors; 0 for a kernel
+    /// in full single precision. One above 0 is never the default.
     pub tolerance: f64,
 }
 

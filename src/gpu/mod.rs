@@ -272,7 +272,7 @@ impl Gpu {
     pub(crate) fn start_map(&self, buffer: &wgpu::Buffer) -> Mapping {
         let (sender, receiver) = std::sync::mpsc::channel();
         buffer.map_async(wgpu::MapMode::Read, .., move |result| {
-            // The receiver is gone only if nobody wants the values any more.
+            // The receiver is gone only if the values are not wanted any more.
             let _ = sender.send(result);
         });
         receiver

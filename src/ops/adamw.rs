@@ -1,9 +1,14 @@
 //! `adamw`: one step of AdamW for one parameter, in place, and the gradient zeroed for the next.
 //!
-//! With $g$ = gradient times clip factor and step t = 1, 2, …:
-//! $p \leftarrow p - \eta \lambda p$ (if this parameter decays),
-//! $m \leftarrow \beta_1 m + (1 - \beta_1) g$, $v \leftarrow \beta_2 v + (1 - \beta_2) g^2$,
-//! $p \leftarrow p - \frac{\eta}{1 - \beta_1^t}\, m \,/\, (\sqrt{v} / \sqrt{1 - \beta_2^t} + \epsilon)$.
+//! With g = gradient times clip factor and step t = 1, 2, …:
+//!
+//! ```text
+//! p = p - lr * decay * p                      (if this parameter decays)
+//! m = beta1 * m + (1 - beta1) * g
+//! v = beta2 * v + (1 - beta2) * g^2
+//! p = p - lr / (1 - beta1^t) * m / (sqrt(v) / sqrt(1 - beta2^t) + eps)
+//! ```
+//!
 //! Source: Loshchilov and Hutter, "Decoupled Weight Decay Regularization", arXiv 1711.05101, in
 //! the form of PyTorch's `torch.optim.AdamW`. No derivative.
 

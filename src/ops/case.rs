@@ -11,11 +11,11 @@ pub type TestRng = fastrand::Rng;
 /// An input of an operation, held in f64 so that a reference can be differentiated numerically.
 #[derive(Debug, Clone)]
 pub struct Array {
-    /// For messages.
+    /// Name in messages.
     pub name: &'static str,
     /// Row-major shape.
     pub shape: Vec<usize>,
-    /// The values.
+    /// Floats or indices, row-major.
     pub data: Data,
 }
 
@@ -24,12 +24,12 @@ pub struct Array {
 pub enum Data {
     /// Floats (each exactly an f32 at first); `grad` says whether a gradient is wanted.
     Float {
-        /// Values.
+        /// Row-major, in double precision.
         values: Vec<f64>,
         /// Check the gradient with respect to this input.
         grad: bool,
     },
-    /// Indices.
+    /// Unsigned integers, such as token ids.
     Index(Vec<u32>),
 }
 
@@ -53,12 +53,12 @@ impl Array {
         Self { name, shape: shape.to_vec(), data: Data::Float { values, grad: true } }
     }
 
-    /// Indices.
+    /// Given unsigned integers.
     pub fn index(name: &'static str, shape: &[usize], values: Vec<u32>) -> Self {
         Self { name, shape: shape.to_vec(), data: Data::Index(values) }
     }
 
-    /// The floats.
+    /// The values of a float array.
     ///
     /// # Panics
     /// When it holds indices.
@@ -69,7 +69,7 @@ impl Array {
         }
     }
 
-    /// The indices.
+    /// The values of an index array.
     ///
     /// # Panics
     /// When it holds floats.

@@ -1,6 +1,6 @@
 //! `gather_rows`: `y[n, :] = x[rows[n], :]`, for example the hidden rows that some loss term scores.
 //!
-//! Backward: $dx_r = \sum_{n:\, rows_n = r} dy_n$, zero for rows nobody gathered. The sum walks an
+//! Backward: dx`[r]` = sum of dy`[n]` over the n with rows`[n]` = r, zero for rows not gathered. The sum walks an
 //! index built on the CPU ([`super::gather_index`]) in ascending order of n: no atomics, same bits
 //! on every run. A gradient that is not there yet is zeroed first, then the distinct rows are
 //! added to it.

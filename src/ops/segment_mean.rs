@@ -1,8 +1,8 @@
 //! `segment_mean`: the mean of listed elements per segment; one average log-probability per answer.
 //!
-//! $y_s = \frac{1}{m_s} \sum_{j} x_{t_j}$ over the $m_s$ positions j of segment s, 0 where $m_s = 0$.
+//! y`[s]` = mean of x over the m`[s]` members of segment s, 0 where it has none.
 //!
-//! Backward: $dx_n = \sum_{s \ni n} dy_s / m_s$. An element belongs to at most two segments (a token
+//! Backward: dx`[n]` = sum of dy`[s]` / m`[s]` over the segments s that hold n. An element belongs to at most two segments (a token
 //! that the chosen and the rejected answer share), so the sum is a gather from its owners.
 
 use crate::graph::{Graph, Var};

@@ -21,9 +21,9 @@ use std::rc::Rc;
 pub struct Plant {
     /// Whose place it takes.
     pub pass: &'static Pass,
-    /// The kernel.
+    /// The kernel that takes it.
     pub variant: &'static Variant,
-    /// On for kernels that nobody has tested yet.
+    /// On for kernels that have not been tested yet.
     pub checks: Checks,
 }
 
@@ -103,11 +103,11 @@ enum Wanted {
 
 /// Derivatives with respect to some elements of one input.
 pub struct Sample {
-    /// Which input.
+    /// Position in the inputs.
     pub input: usize,
-    /// Which of its elements.
+    /// Positions of the elements in it, row-major.
     pub at: Vec<usize>,
-    /// The derivative with respect to each.
+    /// The derivative with respect to each of them.
     pub values: Vec<f64>,
 }
 
@@ -131,12 +131,12 @@ struct Built {
 
 const POISONED: Options = Options { reuse: Reuse::None, poison: true, checks: Checks::Off };
 
-/// A tolerance is set for the inputs of the tests. A planted kernel gets fresh ones, which may be a
-/// little worse; mistakes are larger by far.
+/// Factor on the tolerance of a planted kernel: the tolerance was set on the inputs of the tests, and
+/// new random inputs may round a little worse. Mistakes are larger by far.
 const FRESH: f64 = 4.0;
 
-/// Allowed error of a gradient, as a part of the largest, as a multiple of [`OpCase::tolerance`]:
-/// one step of single precision per term of the sums behind it, generously.
+/// Allowed error of a gradient, relative to its largest element, in units of [`OpCase::tolerance`]:
+/// generously one rounding of single precision for each term of the sums behind it.
 pub const GRADIENT_TOLERANCE: f64 = 10.0;
 
 /// Elements per input whose derivative is checked.

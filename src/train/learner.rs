@@ -149,8 +149,9 @@ impl MemoryPlan {
 /// moments, when a checkpoint is written.
 const HOST_BYTES: u64 = 12;
 
-/// Refuses `bytes` of device memory, and what a run of `config` holds besides, if the machine has
-/// not got them. What a GPU with memory of its own has left, nothing can tell beforehand.
+/// Refuses a run of `config` if `bytes` of device memory and what it holds on the host exceed the
+/// machine's free memory. A discrete GPU's free memory cannot be asked for, so its bytes are not
+/// counted.
 fn check_memory(target: &Target, config: &ModelConfig, bytes: u64) -> Result<()> {
     let device = if target.class == Class::Discrete { 0 } else { bytes };
     let needed = device + HOST_BYTES * config.parameter_count() as u64;
@@ -275,7 +276,7 @@ impl Learner {
         self.micro.run_all(streams, weights, each)
     }
 
-    /// Forward only.
+    /// Loss and log-probabilities of a stream, without gradients.
     ///
     /// # Errors
     /// When the device is lost.
@@ -338,7 +339,7 @@ impl Learner {
         self.micro.objective.capacity()
     }
 
-    /// The device.
+    /// The device that holds the parameters.
     pub fn gpu(&self) -> &Rc<Gpu> {
         &self.gpu
     }

@@ -125,7 +125,7 @@ pub struct DataSettings {
     pub map: BTreeMap<String, String>,
 }
 
-/// The loss.
+/// The section `loss`: what is minimised besides the objective's name.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct LossSettings {
     /// Weight of the odds-ratio loss; 0 for `sft` and `lm`.
@@ -268,17 +268,17 @@ pub struct Recipe {
     pub output: PathBuf,
     /// Seed of the row order and of fresh weights.
     pub seed: u64,
-    /// Rows.
+    /// Section `data`: which rows, and how they become tokens.
     pub data: DataSettings,
-    /// Loss.
+    /// Section `loss`: the weights of its terms.
     pub loss: LossSettings,
-    /// Optimizer.
+    /// Section `optim`: AdamW and the learning rate.
     pub optim: OptimSettings,
-    /// Batch.
+    /// Section `batch`: rows of a step, tokens of a stream.
     pub batch: BatchSettings,
     /// Length and intervals.
     pub train: TrainSettings,
-    /// Samples.
+    /// Section `sample`: prompts continued during training.
     pub sample: SampleSettings,
 }
 
