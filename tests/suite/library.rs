@@ -58,3 +58,27 @@ fn library_names_every_limit_that_is_too_low() {
     }
     assert!(!error.contains("max_compute_workgroup_size_x"), "{error}");
 }
+
+/// The README shows the example that the documentation runs.
+#[test]
+fn library_readme_shows_the_documented_example() {
+    let file = |name: &str| {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+        std::fs::read_to_string(path).unwrap()
+    };
+    let docs = file("src/lib.rs");
+    let documented: Vec<&str> = docs
+        .lines()
+        .skip_while(|line| *line != "//! ```")
+        .skip(1)
+        .take_while(|line| *line != "//! ```")
+        .map(|line| line.trim_start_matches("//!").trim_start_matches(' '))
+        .filter(|line| !line.starts_with("# "))
+        .collect();
+    let readme = file("README.md");
+    let (_, shown) = readme.split_once("```rust\n").expect("the README has Rust in it");
+    let (shown, _) = shown.split_once("\n```").unwrap();
+    let shown: Vec<&str> = shown.lines().map(str::trim_start).collect();
+    assert!(documented.len() > 20);
+    assert_eq!(shown, documented.iter().map(|line| line.trim_start()).collect::<Vec<_>>());
+}
