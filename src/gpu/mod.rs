@@ -321,21 +321,25 @@ impl Gpu {
 
 /// Compares a device with the limits that every kernel's baseline relies on.
 fn check_limits(name: &str, limits: &wgpu::Limits) -> Result<()> {
-    let default = wgpu::Limits::default();
-    let needed: [(&str, fn(&wgpu::Limits) -> u32); 7] = [
-        ("max_storage_buffers_per_shader_stage", |l| l.max_storage_buffers_per_shader_stage),
-        ("max_compute_workgroup_storage_size", |l| l.max_compute_workgroup_storage_size),
-        ("max_compute_invocations_per_workgroup", |l| l.max_compute_invocations_per_workgroup),
-        ("max_compute_workgroup_size_x", |l| l.max_compute_workgroup_size_x),
-        ("max_compute_workgroup_size_y", |l| l.max_compute_workgroup_size_y),
-        ("max_compute_workgroup_size_z", |l| l.max_compute_workgroup_size_z),
-        ("max_compute_workgroups_per_dimension", |l| l.max_compute_workgroups_per_dimension),
-    ];
-    let too_low = |&(limit, of): &(&str, fn(&wgpu::Limits) -> u32)| {
-        let (has, least) = (of(limits), of(&default));
-        (has < least).then(|| Problem::new(limit, format!("is {has}; request at least {least}")))
+    let of = |l: &wgpu::Limits| {
+        [
+            ("max_storage_buffers_per_shader_stage", l.max_storage_buffers_per_shader_stage),
+            ("max_compute_workgroup_storage_size", l.max_compute_workgroup_storage_size),
+            ("max_compute_invocations_per_workgroup", l.max_compute_invocations_per_workgroup),
+            ("max_compute_workgroup_size_x", l.max_compute_workgroup_size_x),
+            ("max_compute_workgroup_size_y", l.max_compute_workgroup_size_y),
+            ("max_compute_workgroup_size_z", l.max_compute_workgroup_size_z),
+            ("max_compute_workgroups_per_dimension", l.max_compute_workgroups_per_dimension),
+        ]
     };
-    let problems: Vec<Problem> = needed.iter().filter_map(too_low).collect();
+    let problems: Vec<Problem> = of(limits)
+        .into_iter()
+        .zip(of(&wgpu::Limits::default()))
+        .filter(|((_, has), (_, least))| has < least)
+        .map(|((limit, has), (_, least))| {
+            Problem::new(limit, format!("is {has}; request at least {least}"))
+        })
+        .collect();
     match problems.is_empty() {
         true => Ok(()),
         false => Err(Error::input(format!("the device on {name} has limits too low"), problems)),

@@ -49,7 +49,7 @@ pub fn hyper(lr: f64, beta1: f64, beta2: f64, eps: f64, weight_decay: f64, step:
 
 /// Updates `param`, `m`, `v` in place and zeroes `grad`, all of one shape.
 ///
-/// `clip` `[2]` is (norm, factor) of [`grad_norm`](super::grad_norm::grad_norm); `hyper` `[8]` is an
+/// `clip` `[2]` is (norm, factor) of [`grad_norm`]; `hyper` `[8]` is an
 /// input written with [`hyper()`] before each step; `decay` says whether this parameter's weights
 /// decay (norms and biases usually do not). If the norm is not finite, `param`, `m` and `v` stay
 /// unchanged: non-finite gradients must not destroy the weights.
