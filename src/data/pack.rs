@@ -209,7 +209,40 @@ impl Room {
     }
 }
 
+/// One pair of a stream, or a single sequence: where its sequences stand in arrays `[2P]` and in
+/// [`Stream::seq_offset`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pair {
+    /// Source row.
+    pub row: usize,
+    /// The chosen sequence.
+    pub chosen: usize,
+    /// The rejected one, if the row has one.
+    pub rejected: Option<usize>,
+}
+
 impl Stream {
+    /// Pair `p` of the stream.
+    ///
+    /// # Panics
+    /// When the stream has fewer pairs.
+    pub fn pair(&self, p: usize) -> Pair {
+        let (row, chosen, rejected) = (self.rows[p], 2 * p, 2 * p + 1);
+        let rejected = (!self.response(rejected).is_empty()).then_some(rejected);
+        Pair { row, chosen, rejected }
+    }
+
+    /// Its pairs in order.
+    pub fn pairs(&self) -> impl Iterator<Item = Pair> {
+        (0..self.rows.len()).map(|p| self.pair(p))
+    }
+
+    /// The targets of a sequence's response.
+    pub fn response(&self, sequence: usize) -> &[u32] {
+        let [start, end] = [sequence, sequence + 1].map(|s| self.seq_offset[s] as usize);
+        &self.seq_target[start..end]
+    }
+
     /// A stream without pairs: pads only.
     pub fn empty(capacity: Capacity) -> Self {
         let Capacity { tokens, targets, pairs } = capacity;

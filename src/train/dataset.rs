@@ -7,7 +7,8 @@ use crate::data::rows::{ReadOptions, Source, read_preferences, read_usable_texts
 use crate::data::tokenize::{Counts, TokenizeOptions, Tokenizer};
 use crate::error::{Error, Problem, Result};
 use crate::model::config::ModelConfig;
-use crate::train::recipe::{Objective, Recipe};
+use crate::train::objectives::Rows;
+use crate::train::recipe::Recipe;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
@@ -35,13 +36,14 @@ impl Dataset {
         let d = &recipe.data;
         let options =
             TokenizeOptions { max_length: d.max_length, over_length: d.over_length, eos: d.eos };
-        if recipe.objective == Objective::Lm {
+        let kind = recipe.loss.objective.rows();
+        if kind == Rows::Texts {
             return Self::load_texts(tokenizer, paths, &options, d.skip_bad_rows);
         }
         let read = ReadOptions {
             map: d.map.clone(),
             skip_bad_rows: d.skip_bad_rows,
-            need_rejected: recipe.objective == Objective::Orpo,
+            need_rejected: kind == Rows::Pairs,
         };
         let rows = read_preferences(paths, &read)?;
         let tokenized = tokenizer.examples(&rows.rows, &options, d.skip_bad_rows)?;
@@ -134,6 +136,11 @@ impl Dataset {
         key[8..16].copy_from_slice(&epoch.to_le_bytes());
         order.shuffle(&mut ChaCha8Rng::from_seed(key));
         order
+    }
+
+    /// Optimizer steps of `batch` rows in a pass over all of them.
+    pub fn steps_per_epoch(&self, batch: usize) -> u64 {
+        self.examples.len().div_ceil(batch) as u64
     }
 
     /// Packs the examples at `indices`.
