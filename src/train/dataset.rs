@@ -1,8 +1,9 @@
 //! From a recipe's files to examples, and the order they are trained in.
 
-use crate::data::check::{DataReport, check};
+use crate::data::check::{DataReport, check_examples};
 use crate::data::example::Example;
-use crate::data::pack::{Capacity, PackStats, Stream, footprint, pack};
+use crate::data::length::check_lengths;
+use crate::data::pack::{Capacity, PackStats, Stream, pack};
 use crate::data::rows::{ReadOptions, Source, read_preferences, read_usable_texts};
 use crate::data::tokenize::{Counts, TokenizeOptions, Tokenizer};
 use crate::error::{Error, Problem, Result};
@@ -82,49 +83,18 @@ impl Dataset {
     ///
     /// # Errors
     /// Everything that does not fit, at once, by file and line.
-    pub fn check(
+    pub fn check_fit(
         &self,
         tokenizer: &Tokenizer,
         model: &ModelConfig,
         capacity: Capacity,
     ) -> Result<DataReport> {
         let place = |row: usize| self.sources[row].to_string();
+        let (examples, counts) = (&self.examples, &self.counts);
         let report =
-            check(&self.examples, place, tokenizer.vocab_size(), model.vocab_size, &self.counts)?;
-        let mut problems = Vec::new();
-        let (mut needed, mut too_long) = (0, false);
-        for e in &self.examples {
-            let size = footprint(e);
-            let longest = e.chosen.ids.len().max(e.rejected.as_ref().map_or(0, |r| r.ids.len()));
-            if longest > model.max_positions {
-                let what = format!(
-                    "{longest} tokens, but the model has {} positions: lower data.max_length",
-                    model.max_positions
-                );
-                too_long = true;
-                problems.push(Problem::new(place(e.row), what));
-            }
-            if size.tokens > capacity.tokens || size.targets > capacity.targets {
-                let what = format!(
-                    "takes {} stream tokens, but a stream has {}",
-                    size.tokens, capacity.tokens
-                );
-                needed = needed.max(size.tokens);
-                problems.push(Problem::new(place(e.row), what));
-            }
-        }
-        if problems.is_empty() {
-            return Ok(report);
-        }
-        let mut advice = Vec::new();
-        if needed > 0 {
-            advice.push(format!("raise batch.stream_tokens to {needed} or more"));
-        }
-        if needed > 0 || too_long {
-            advice.push("lower data.max_length".into());
-        }
-        let summary = format!("{} rows do not fit; {}", problems.len(), advice.join(", or "));
-        Err(Error::input(summary, problems))
+            check_examples(examples, place, tokenizer.vocab_size(), model.vocab_size, counts)?;
+        check_lengths(examples.iter(), place, model.max_positions, capacity)?;
+        Ok(report)
     }
 
     /// The order of epoch `epoch`: a permutation that depends on the seed and the epoch only, so
@@ -146,13 +116,13 @@ impl Dataset {
     /// Packs the examples at `indices`.
     ///
     /// # Errors
-    /// When one does not fit `capacity`; [`Dataset::check`] finds that beforehand.
+    /// When one does not fit `capacity`; [`Dataset::check_fit`] finds that beforehand.
     pub fn pack(&self, indices: &[usize], capacity: Capacity) -> Result<Vec<Stream>> {
         let picked: Vec<&Example> = indices.iter().map(|&i| &self.examples[i]).collect();
         pack(&picked, capacity)
     }
 
-    /// What packing an epoch in this order saves against padded concatenation.
+    /// What packing an epoch in this order saves against padded concatenation. Nothing is packed.
     ///
     /// # Errors
     /// As [`Dataset::pack`].
@@ -160,7 +130,7 @@ impl Dataset {
         let mut total = PackStats::default();
         for indices in order.chunks(batch) {
             let picked: Vec<&Example> = indices.iter().map(|&i| &self.examples[i]).collect();
-            total.add(&PackStats::new(&picked, &pack(&picked, capacity)?, batch));
+            total.add(&PackStats::new(&picked, capacity, batch)?);
         }
         Ok(total)
     }

@@ -37,8 +37,8 @@
 //!
 //! [train]
 //! epochs = 1.0                  # or max_steps = 500
-//! eval_every = 50               # steps; 0 = never
-//! eval_at_start = true
+//! eval_every = 50               # steps, and at the end; 0 = never
+//! eval_at_start = true          # unless eval_every is 0
 //! save_every = 100              # steps; 0 = only at the end
 //! log_every = 1
 //! keep_checkpoints = 2
@@ -159,9 +159,9 @@ pub struct TrainSettings {
     /// Optimizer steps; excludes `epochs`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_steps: Option<u64>,
-    /// Steps between evaluations; 0 = never.
+    /// Steps between evaluations, with one at the end; 0 = never.
     pub eval_every: u64,
-    /// Evaluate before the first step too.
+    /// Evaluate before the first step too, unless `eval_every` is 0.
     pub eval_at_start: bool,
     /// Steps between checkpoints; 0 = only at the end.
     pub save_every: u64,

@@ -244,7 +244,9 @@ impl Run<'_> {
         let metrics = self.recipe.loss.objective.metrics();
         (self.on_event)(Event::Begin { step: self.state.step, total: self.total, metrics });
         if self.state.step == 0 && t.eval_at_start {
-            last_eval = self.evaluate()?;
+            if t.eval_every > 0 {
+                last_eval = self.evaluate()?;
+            }
             self.sample()?;
         }
         let mut order = self.train.order(self.state.seed, self.state.epoch);
@@ -265,7 +267,7 @@ impl Run<'_> {
                 self.metrics.write(&record)?;
             }
             (self.on_event)(Event::Step(&record));
-            if due(t.eval_every) || step == self.total {
+            if due(t.eval_every) || (t.eval_every > 0 && step == self.total) {
                 last_eval = self.evaluate()?.or(last_eval);
             }
             if due(self.recipe.sample.every) {
