@@ -2,7 +2,6 @@
 
 pub mod checkpoint;
 pub mod dataset;
-pub mod demo;
 pub mod learner;
 pub mod metrics;
 pub mod objectives;
@@ -10,7 +9,6 @@ pub mod prepare;
 pub mod program;
 pub mod recipe;
 mod reference;
-pub mod report;
 pub mod sampler;
 pub mod schedule;
 mod settings;

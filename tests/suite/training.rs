@@ -259,6 +259,28 @@ fn training_lowers_the_loss_and_evaluation_agrees_with_it() {
 }
 
 #[test]
+fn never_evaluating_means_not_at_the_start_or_the_end_either() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("run");
+    let mut plan = Vec::new();
+    let mut evaluated = 0;
+    let mut keep = |event: Event| match event {
+        Event::Plan(lines) => plan = lines,
+        Event::Evaluated(_) => evaluated += 1,
+        _ => {}
+    };
+    let recipe = recipe(&out, &["train.max_steps=1", "train.eval_every=0"]);
+    assert!(recipe.train.eval_at_start);
+    let outcome = train(&gpu(), &recipe, false, &mut keep).unwrap();
+    assert_eq!((evaluated, outcome.eval), (0, None));
+    assert!(!std::fs::read_to_string(out.join("metrics.jsonl")).unwrap().contains("eval_"));
+    // What is minimised is told in the recipe's own words.
+    let loss = "loss       orpo: lambda = 0.1, nll_scope = \"prompt+response\", \
+                nll_reduction = \"token\", accumulation = \"exact\"";
+    assert!(plan.iter().any(|line| line == loss), "{plan:#?}");
+}
+
+#[test]
 fn an_existing_output_folder_is_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("run");
