@@ -12,11 +12,12 @@ fn main() -> Result<()> {
     let mut g = Graph::new(gpu.target());
     // Tokens, vocabulary, width, width of the MLP, width of a head.
     let [t, v, d, f, head_dim] = [12, 16, 32, 64, 16];
-    let [tokens, targets, position] =
-        ["tokens", "targets", "position"].map(|name| g.input(name, &[t], DType::U32));
-    let spans = g.input("spans", &[t, 4], DType::U32);
+    let [tokens, targets] = ["tokens", "targets"].map(|name| g.input(name, &[t], DType::U32));
     let index = GatherIndex::inputs(&mut g, "tokens", t, t);
     let mean = g.constant("1 / T", &[t], &vec![1.0 / t as f32; t]);
+    let position = g.constant_u32("position", &[t], &(0..t as u32).collect::<Vec<_>>());
+    // One causal sequence: a query sees keys 0 to itself.
+    let spans = g.constant_u32("spans", &[t, 4], &[0, 0, 0, t as u32].repeat(t));
     let angles = rope::rope_table(t, head_dim, 10_000.0);
     let angles = g.constant("angles", &[t, head_dim / 2, 2], &angles);
 
@@ -58,8 +59,6 @@ fn main() -> Result<()> {
     let sequence = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9];
     step.write_u32(tokens, &sequence[..t]);
     step.write_u32(targets, &sequence[1..]);
-    step.write_u32(position, &(0..t as u32).collect::<Vec<_>>());
-    step.write_u32(spans, &[0, 0, 0, t as u32].repeat(t)); // causal: keys 0 to the query itself
     for (input, values) in index.values(step.graph(), &sequence[..t]) {
         step.write_u32(input, &values);
     }
