@@ -85,6 +85,57 @@ impl VarInfo {
     }
 }
 
+/// What a parameter holds before anything was learnt.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Init {
+    /// Normal values of mean 0 and this standard deviation.
+    Normal(f64),
+    /// Ones: the gain of a norm.
+    Ones,
+    /// Zeros: a bias.
+    Zeros,
+}
+
+impl Init {
+    /// Normal values for a projection that writes into the residual stream of `layers` layers:
+    /// `std / sqrt(2 * layers)`, so that the stream's variance does not grow with depth (Radford
+    /// et al. 2019, GPT-2).
+    pub fn residual(std: f64, layers: usize) -> Self {
+        Self::Normal(std * (1.0 / (2.0 * layers as f64).sqrt()))
+    }
+}
+
+/// A parameter as [`Graph::parameter`] declared it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Parameter {
+    /// The name of its state.
+    pub name: String,
+    /// Row-major shape.
+    pub shape: Vec<usize>,
+    /// What it holds before anything was learnt.
+    pub init: Init,
+    /// It is in the trained set: it has a gradient, and an optimizer has moments for it.
+    pub trained: bool,
+}
+
+impl Parameter {
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// True for a shape with a zero in it.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Weight decay takes matrices and embeddings; gains of norms and biases, which are vectors,
+    /// are left alone (as TRL and transformers have it).
+    pub fn decays(&self) -> bool {
+        self.shape.len() > 1
+    }
+}
+
 /// One dispatch: bindings 0.. are `reads` in order, then `writes`.
 #[derive(Debug, Clone)]
 pub struct Call {
@@ -184,6 +235,8 @@ pub struct Graph {
     tape: Vec<Record>,
     grads: HashMap<Var, Var>,
     states: HashMap<String, Var>,
+    parameters: Vec<Parameter>,
+    trained: Box<dyn Fn(&str) -> bool>,
 }
 
 impl Graph {
@@ -196,6 +249,8 @@ impl Graph {
             tape: Vec::new(),
             grads: HashMap::new(),
             states: HashMap::new(),
+            parameters: Vec::new(),
+            trained: Box::new(|_| true),
         }
     }
 
@@ -286,13 +341,45 @@ impl Graph {
         var
     }
 
-    /// A trainable parameter: state that gradients are computed for.
+    /// Trains only the parameters whose names `trained` accepts. The others are read and never
+    /// written: no gradient of them is computed or stored.
+    ///
+    /// # Panics
+    /// When a parameter is declared already.
     #[track_caller]
-    pub fn param(&mut self, name: &str, shape: &[usize]) -> Var {
+    pub fn train_only(&mut self, trained: impl Fn(&str) -> bool + 'static) {
+        assert!(self.parameters.is_empty(), "the trained set is named before the parameters");
+        self.trained = Box::new(trained);
+    }
+
+    /// Declares a parameter: state that gradients are computed for, unless
+    /// [`Graph::train_only`] leaves it out. Asking twice gives the same variable (a tied head).
+    ///
+    /// # Panics
+    /// When the name is known with another shape or beginning.
+    #[track_caller]
+    pub fn parameter(&mut self, name: &str, shape: &[usize], init: Init) -> Var {
+        let known = self.states.contains_key(name);
         let var = self.state(name, shape);
-        self.vars[var.index()].needs_grad = true;
+        if known && let Some(earlier) = self.parameters.iter().find(|p| p.name == name) {
+            assert_eq!(earlier.init, init, "parameter {name} begins differently already");
+            return var;
+        }
+        let trained = (self.trained)(name);
+        self.vars[var.index()].needs_grad = trained;
         self.vars[var.index()].leaf = true;
+        self.parameters.push(Parameter {
+            name: name.to_owned(),
+            shape: shape.to_vec(),
+            init,
+            trained,
+        });
         var
+    }
+
+    /// All parameters in the order they were declared.
+    pub fn parameters(&self) -> &[Parameter] {
+        &self.parameters
     }
 
     /// Keeps `var` until the end of the run so that the host can read it.

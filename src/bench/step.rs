@@ -5,9 +5,9 @@ use crate::data::pack::{Capacity, Stream, footprint, pack};
 use crate::error::{Error, Problem, Result};
 use crate::gpu::Gpu;
 use crate::model::config::ModelConfig;
-use crate::model::weights::init_weights;
+use crate::model::weights::RandomWeights;
 use crate::plan::Reuse;
-use crate::train::learner::{Learner, memory_plan};
+use crate::train::learner::{Learner, LearnerOptions, memory_plan, train_all};
 use crate::train::objective::{Weights, group_weights};
 use crate::train::recipe::{LossSettings, OptimSettings};
 use rand::{RngExt, SeedableRng};
@@ -113,10 +113,11 @@ impl Loaded {
         }
         let capacity = Capacity { tokens, targets: tokens, pairs: examples.len() };
         // Says what does not fit before anything is allocated.
-        memory_plan(gpu.target(), &config, capacity)?;
+        memory_plan(gpu.target(), &config, capacity, &train_all())?;
         let optim = OptimSettings::default();
-        let init = init_weights(&config, 0);
-        let learner = Learner::with_reuse(gpu, &config, &init, capacity, &optim, reuse)?;
+        let init = RandomWeights { config: &config, seed: 0 };
+        let options = LearnerOptions { reuse, ..LearnerOptions::default() };
+        let learner = Learner::with_options(gpu, &config, &init, capacity, &optim, &options)?;
         let stream = pack(&examples.iter().collect::<Vec<_>>(), capacity)?.remove(0);
         let weights = group_weights(&[&stream], &LossSettings::default(), 1).remove(0);
         Ok(Self { config, capacity, learner, stream, weights })
@@ -145,7 +146,7 @@ pub fn bench_step(gpu: &Rc<Gpu>, folder: &Path, tokens: usize, steps: usize) -> 
     }
     let before = gpu.buffer_bytes();
     let mut loaded = Loaded::new(gpu, folder, tokens, Reuse::Slots, problems)?;
-    let planned = memory_plan(gpu.target(), &loaded.config, loaded.capacity)?.total();
+    let planned = memory_plan(gpu.target(), &loaded.config, loaded.capacity, &train_all())?.total();
     let allocated = gpu.buffer_bytes() - before - loaded.learner.staging_bytes();
 
     let mut seconds = Vec::with_capacity(steps);

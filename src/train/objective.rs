@@ -11,7 +11,6 @@ use crate::data::pack::{Capacity, Stream, TargetKind};
 use crate::graph::{DType, Graph, Var};
 use crate::model::config::ModelConfig;
 use crate::model::stream::{HeadRows, StreamInputs};
-use crate::model::transformer::{decoder, head_input, head_weight};
 use crate::ops::add::add;
 use crate::ops::nll::nll;
 use crate::ops::odds_ratio::odds_ratio;
@@ -54,10 +53,8 @@ impl Objective {
         let nll_weight = g.input("nll weight", &[targets], DType::F32);
         let pair_weight = g.input("pair weight", &[pairs], DType::F32);
 
-        let hidden = decoder(g, c, &stream);
-        let h = head_input(g, c, hidden, &head);
-        let w = head_weight(g, c);
-        let logp = token_logp(g, h, w, target_id);
+        let scored = c.decoder.forward(g, &stream, &head);
+        let logp = token_logp(g, scored.input, scored.weight, target_id);
         let chosen_nll = nll(g, logp, nll_weight);
         let mean_logp = segment_mean(g, logp, seq_offset, seq_target, owner);
         let odds = odds_ratio(g, mean_logp, pair_weight);

@@ -6,12 +6,10 @@ use crate::gpu::Gpu;
 use crate::model::config::ModelConfig;
 use crate::model::folder::save_model_folder;
 use crate::model::generate::Sampling;
-use crate::model::weights::{Dtype, init_weights};
-use crate::train::checkpoint::{self, Moments, TrainState};
+use crate::model::weights::{ParameterValues, RandomWeights};
+use crate::train::checkpoint::{self, TrainState};
 use crate::train::dataset::Dataset;
-use crate::train::learner::{
-    FIRST_MOMENT, Learner, MemoryPlan, SECOND_MOMENT, StreamResult, memory_plan,
-};
+use crate::train::learner::{Learner, MemoryPlan, StreamResult, memory_plan, train_all};
 use crate::train::metrics::{
     METRICS, MetricsWriter, Record, Split, StepMetrics, truncate_after_step,
 };
@@ -112,7 +110,7 @@ impl Prepared<'_> {
     pub fn run(self, gpu: &Rc<Gpu>, on_event: &mut dyn FnMut(Event)) -> Result<Outcome> {
         let Self { recipe, config, capacity, train, .. } = self;
         let output = &recipe.output;
-        let memory = memory_plan(gpu.target(), &config, capacity)?;
+        let memory = memory_plan(gpu.target(), &config, capacity, &train_all())?;
         let per_epoch = train.examples.len().div_ceil(recipe.batch.size) as u64;
         let total = recipe.train.total_steps(per_epoch);
         let mut lines = describe(gpu, recipe, &config, capacity, &memory);
@@ -139,10 +137,14 @@ impl Prepared<'_> {
                 Some(Heldout { streams, weights })
             }
         };
-        let weights = self.weights.unwrap_or_else(|| init_weights(&config, recipe.seed));
-        let mut learner = Learner::new(gpu, &config, &weights, capacity, &recipe.optim)?;
+        let weights: Box<dyn ParameterValues> = match self.weights {
+            Some(weights) => Box::new(weights),
+            None => Box::new(RandomWeights { config: &config, seed: recipe.seed }),
+        };
+        let mut learner = Learner::new(gpu, &config, &*weights, capacity, &recipe.optim)?;
+        drop(weights);
         if let Some(moments) = &self.moments {
-            learner.restore(self.state.step, &moments.m, &moments.v)?;
+            learner.restore(self.state.step, moments)?;
         }
         let sampler = match recipe.sample.every {
             0 => None,
@@ -280,14 +282,9 @@ impl Run<'_> {
         let model = self.recipe.output.join(MODEL);
         // A run resumed after its end has it already.
         if !model.exists() {
-            let weights = self.learner.read_state("")?;
-            save_model_folder(
-                &model,
-                Some(&self.recipe.model),
-                &self.learner.config,
-                &weights,
-                Dtype::F32,
-            )?;
+            save_model_folder(&model, Some(&self.recipe.model), &self.learner.config, &|name| {
+                self.learner.read(name)
+            })?;
         }
         Ok(Outcome { model, steps: self.state.step, eval: last_eval })
     }
@@ -395,19 +392,14 @@ impl Run<'_> {
     }
 
     fn save(&mut self) -> Result<()> {
-        let moments = Moments {
-            m: self.learner.read_state(FIRST_MOMENT)?,
-            v: self.learner.read_state(SECOND_MOMENT)?,
-        };
-        let weights = self.learner.read_state("")?;
         let (output, source) = (&self.recipe.output, Some(self.recipe.model.as_path()));
         let folder = checkpoint::write(
             output,
             &self.state,
             source,
             &self.learner.config,
-            &weights,
-            &moments,
+            self.learner.trained(),
+            &|name| self.learner.read(name),
         )?;
         checkpoint::prune(output, self.recipe.train.keep_checkpoints)?;
         (self.on_event)(Event::Saved(&folder));

@@ -15,7 +15,7 @@ use oddgrad::ops::scale::scale;
 use oddgrad::ops::silu_mul::silu_mul;
 use oddgrad::plan::{Reuse, plan};
 use oddgrad::step::{Options, Step, Store};
-use oddgrad::train::learner::{Learner, memory_plan, micro_graph};
+use oddgrad::train::learner::{Learner, memory_plan, micro_graph, train_all};
 use oddgrad::train::objective::group_weights;
 use oddgrad::train::recipe::{LossSettings, OptimSettings};
 
@@ -162,7 +162,8 @@ fn planned_bytes_are_the_bytes_allocated() {
     let mut learner =
         Learner::new(&gpu, &config, &init_weights(&config, 0), capacity, &OptimSettings::default())
             .unwrap();
-    let planned = memory_plan(gpu.target(), &config, capacity).unwrap().total() as f64;
+    let planned =
+        memory_plan(gpu.target(), &config, capacity, &train_all()).unwrap().total() as f64;
     let counted = (gpu.buffer_bytes() - before - learner.staging_bytes()) as f64;
     assert!((counted / planned - 1.0).abs() < 0.01, "planned {planned}, counted {counted}");
     // A run sends off what was uploaded, and waiting lets the staging memory of that go.
@@ -201,7 +202,8 @@ fn nothing_is_created_while_a_step_runs() {
 fn no_buffer_of_rows_by_vocabulary_or_tokens_by_tokens() {
     let config = small_config();
     let capacity = Capacity { tokens: 320, targets: 320, pairs: 16 };
-    let (g, _) = micro_graph(&Target::baseline(Class::Software), &config, capacity, true);
+    let (g, _) =
+        micro_graph(&Target::baseline(Class::Software), &config, capacity, Some(&train_all()));
     let vocab = config.vocab_size;
     for call in g.calls() {
         for &v in call.writes.iter().chain(&call.reads) {
