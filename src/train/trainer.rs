@@ -111,6 +111,15 @@ impl Prepared<'_> {
         let Self { recipe, config, capacity, train, .. } = self;
         let output = &recipe.output;
         let memory = memory_plan(gpu.target(), &config, capacity, &train_all())?;
+        let weights: Box<dyn ParameterValues> = match self.weights {
+            Some(weights) => Box::new(weights),
+            None => Box::new(RandomWeights { config: &config, seed: recipe.seed }),
+        };
+        let mut learner = Learner::new(gpu, &config, &*weights, capacity, &recipe.optim)?;
+        drop(weights);
+        if let Some(moments) = &self.moments {
+            learner.restore(self.state.step, moments)?;
+        }
         let per_epoch = train.examples.len().div_ceil(recipe.batch.size) as u64;
         let total = recipe.train.total_steps(per_epoch);
         let mut lines = describe(gpu, recipe, &config, capacity, &memory);
@@ -137,15 +146,6 @@ impl Prepared<'_> {
                 Some(Heldout { streams, weights })
             }
         };
-        let weights: Box<dyn ParameterValues> = match self.weights {
-            Some(weights) => Box::new(weights),
-            None => Box::new(RandomWeights { config: &config, seed: recipe.seed }),
-        };
-        let mut learner = Learner::new(gpu, &config, &*weights, capacity, &recipe.optim)?;
-        drop(weights);
-        if let Some(moments) = &self.moments {
-            learner.restore(self.state.step, moments)?;
-        }
         let sampler = match recipe.sample.every {
             0 => None,
             _ => Some(Sampler::new(
