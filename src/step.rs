@@ -108,7 +108,7 @@ impl Store {
             return Ok(None);
         };
         let bytes = 4 * shape.iter().product::<usize>() as u64;
-        let data = self.gpu.read_buffer(&held.buffer, bytes)?;
+        let data = self.gpu.read_buffer(&held.buffer, 0, bytes)?;
         Ok(Some(bytemuck::pod_collect_to_vec(&data)))
     }
 
@@ -211,6 +211,7 @@ impl Step {
                 Role::Temp => plan.slot_of[i].map(|slot| slots[slot].clone()),
                 Role::Input => Some(hold(&info.name, info.bytes())?),
                 Role::State => Some(store.get(&info.name, &info.shape, guard)?),
+                Role::View { .. } => None,
                 Role::Constant(bytes) => {
                     let held = hold(&info.name, info.bytes())?;
                     gpu.queue.write_buffer(&held.buffer, 0, bytes);
@@ -256,7 +257,7 @@ impl Step {
                 binding: i as u32,
                 resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
                     buffer: &self.held(v).buffer,
-                    offset: 0,
+                    offset: self.offset(v),
                     // A driver or a shader with bounds checks would drop a write beyond the
                     // binding, or bend it back: so the guard zone is bound too and can be hit.
                     size: if self.options.poison {
@@ -277,9 +278,20 @@ impl Step {
     }
 
     fn held(&self, var: Var) -> &Held {
-        self.buffers[var.index()]
+        self.buffers[self.graph.base(var).index()]
             .as_ref()
             .unwrap_or_else(|| panic!("no call names {}", self.graph.info(var).name))
+    }
+
+    /// Byte of its buffer that a variable begins at.
+    fn offset(&self, var: Var) -> u64 {
+        4 * self.graph.place(var).1 as u64
+    }
+
+    fn read_now(&self, var: Var) -> Result<Vec<u32>> {
+        let bytes = self.graph.info(var).bytes();
+        let data = self.gpu.read_buffer(&self.held(var).buffer, self.offset(var), bytes)?;
+        Ok(bytemuck::pod_collect_to_vec(&data))
     }
 
     /// The graph this step runs.
@@ -372,9 +384,7 @@ impl Step {
             self.submit(std::slice::from_ref(dispatch));
             for &var in &call.writes {
                 let info = self.graph.info(var);
-                let data: Vec<u32> = bytemuck::pod_collect_to_vec(
-                    &self.gpu.read_buffer(&self.held(var).buffer, info.bytes())?,
-                );
+                let data = self.read_now(var)?;
                 // By bits: compilers may assume that NaN does not exist.
                 let bad = data.iter().position(|b| b & 0x7f80_0000 == 0x7f80_0000);
                 if let (Some(at), DType::F32) = (bad, info.dtype) {
@@ -422,7 +432,8 @@ impl Step {
         for &var in vars {
             let bytes = padded(self.graph.info(var).bytes());
             let staging = &self.staging(set, var).buffer;
-            encoder.copy_buffer_to_buffer(&self.held(var).buffer, 0, staging, 0, bytes);
+            let from = &self.held(var).buffer;
+            encoder.copy_buffer_to_buffer(from, self.offset(var), staging, 0, bytes);
         }
         let submission = self.gpu.queue.submit([encoder.finish()]);
         let maps = vars.iter().map(|&v| self.gpu.start_map(&self.staging(set, v).buffer)).collect();
@@ -497,9 +508,11 @@ impl Step {
         let mut broken = Vec::new();
         for (i, info) in self.graph.vars().iter().enumerate() {
             let Some(held) = &self.buffers[i] else { continue };
-            let data: Vec<u32> = bytemuck::pod_collect_to_vec(
-                &self.gpu.read_buffer(&held.buffer, held.buffer.size())?,
-            );
+            let data: Vec<u32> = bytemuck::pod_collect_to_vec(&self.gpu.read_buffer(
+                &held.buffer,
+                0,
+                held.buffer.size(),
+            )?);
             if data[(padded(info.bytes()) / 4) as usize..].iter().any(|&w| w != guard(i)) {
                 broken.push(info.name.clone());
             }

@@ -271,7 +271,12 @@ impl Gpu {
 
     /// Copies any buffer to the host through a staging buffer of its own (weights, checkpoints;
     /// a step reads its outputs through buffers made beforehand).
-    pub(crate) fn read_buffer(&self, buffer: &wgpu::Buffer, bytes: u64) -> Result<Vec<u8>> {
+    pub(crate) fn read_buffer(
+        &self,
+        buffer: &wgpu::Buffer,
+        offset: u64,
+        bytes: u64,
+    ) -> Result<Vec<u8>> {
         let staging = self.device.create_buffer(&wgpu::BufferDescriptor {
             label: Some("read back"),
             size: crate::plan::padded(bytes),
@@ -279,7 +284,7 @@ impl Gpu {
             mapped_at_creation: false,
         });
         let mut encoder = self.device.create_command_encoder(&Default::default());
-        encoder.copy_buffer_to_buffer(buffer, 0, &staging, 0, crate::plan::padded(bytes));
+        encoder.copy_buffer_to_buffer(buffer, offset, &staging, 0, crate::plan::padded(bytes));
         let submission = self.queue.submit([encoder.finish()]);
         let mapping = self.start_map(&staging);
         self.wait_for(Some(submission))?;

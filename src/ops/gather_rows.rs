@@ -5,7 +5,7 @@
 //! on every run. A gradient that is not there yet is zeroed first, then the distinct rows are
 //! added to it.
 
-use crate::graph::{Graph, Var};
+use crate::graph::{FILL, Graph, Var};
 use crate::kernel::{Pass, SOFTWARE};
 use crate::ops::case::{Array, OpCase, TestRng};
 use crate::ops::gather_index::{GatherIndex, build_index};
@@ -51,12 +51,6 @@ static FORWARD: Pass = Pass {
     op: "gather_rows",
     name: "forward",
     variants: &[variant!("gather_rows/forward_1_naive.wgsl", tile: [256, 1, 1])],
-};
-
-static FILL: Pass = Pass {
-    op: "gather_rows",
-    name: "fill",
-    variants: &[variant!("gather_rows/fill_1_naive.wgsl", tile: [256, 1, 1])],
 };
 
 static BACKWARD: Pass = Pass {

@@ -99,9 +99,8 @@ pub fn product(g: &mut Graph, p: Product, a: Var, b: Var, bias: Option<Var>, out
 /// products and a vocabulary in chunks has more, and each set of constants would be a compilation.
 fn dims(g: &mut Graph, p: Product) -> Var {
     let dims = [p.m, p.n, p.k, p.b_start, p.out_start];
-    // Constants are floats to the graph and bytes to the shader, so the bits are what counts.
-    let bits = dims.map(|d| f32::from_bits(u32::try_from(d).expect("a dimension fits 32 bits")));
-    g.constant("dims", &[bits.len()], &bits)
+    let dims = dims.map(|d| u32::try_from(d).expect("a dimension fits 32 bits"));
+    g.constant_u32("dims", &[dims.len()], &dims)
 }
 
 impl Product {

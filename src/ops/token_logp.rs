@@ -47,7 +47,8 @@ pub fn token_logp(g: &mut Graph, hidden: Var, weight: Var, targets: Var) -> Var 
         .step_by(chunk_rows(v))
         .map(|start| {
             let size = chunk_rows(v).min(v - start);
-            Chunk { start, size, start_var: g.constant("chunk start", &[1], &[start as f32]) }
+            let first = u32::try_from(start).expect("a vocabulary fits 32 bits");
+            Chunk { start, size, start_var: g.constant_u32("chunk start", &[1], &[first]) }
         })
         .collect();
     let state = g.temp("logsumexp state", &[n, 3]);

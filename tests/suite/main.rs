@@ -10,6 +10,7 @@ mod portability;
 mod shaders;
 mod training;
 mod tune;
+mod views;
 
 use oddgrad::gpu::{AdapterChoice, Gpu};
 use std::rc::Rc;
