@@ -12,8 +12,10 @@
 //! push order, adding in place is safe exactly when no other pending gradient lies in the same
 //! memory; [`Graph::grad_into`] checks that and copies otherwise.
 
+mod parameter;
 mod view;
 
+pub use parameter::{Init, Parameter};
 pub use view::{BINDING_ALIGNMENT, FILL};
 
 use crate::error::{Error, Result};
@@ -95,57 +97,6 @@ impl VarInfo {
     /// Size in bytes.
     pub fn bytes(&self) -> u64 {
         4 * self.len() as u64
-    }
-}
-
-/// What a parameter holds before anything was learnt.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Init {
-    /// Normal values of mean 0 and this standard deviation.
-    Normal(f64),
-    /// Ones: the gain of a norm.
-    Ones,
-    /// Zeros: a bias.
-    Zeros,
-}
-
-impl Init {
-    /// Normal values for a projection that writes into the residual stream of `layers` layers:
-    /// `std / sqrt(2 * layers)`, so that the stream's variance does not grow with depth (Radford
-    /// et al. 2019, GPT-2).
-    pub fn residual(std: f64, layers: usize) -> Self {
-        Self::Normal(std * (1.0 / (2.0 * layers as f64).sqrt()))
-    }
-}
-
-/// A parameter as [`Graph::parameter`] declared it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Parameter {
-    /// The name of its state.
-    pub name: String,
-    /// Row-major shape.
-    pub shape: Vec<usize>,
-    /// What it holds before anything was learnt.
-    pub init: Init,
-    /// It is in the trained set: it has a gradient, and an optimizer has moments for it.
-    pub trained: bool,
-}
-
-impl Parameter {
-    /// Number of elements.
-    pub fn len(&self) -> usize {
-        self.shape.iter().product()
-    }
-
-    /// True for a shape with a zero in it.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Weight decay takes matrices and embeddings; gains of norms and biases, which are vectors,
-    /// are left alone (as TRL and transformers have it).
-    pub fn decays(&self) -> bool {
-        self.shape.len() > 1
     }
 }
 
@@ -367,47 +318,6 @@ impl Graph {
         let var = self.push(name, shape, DType::F32, Role::State);
         self.states.insert(name.to_owned(), var);
         var
-    }
-
-    /// Trains only the parameters whose names `trained` accepts. The others are read and never
-    /// written: no gradient of them is computed or stored.
-    ///
-    /// # Panics
-    /// When a parameter is declared already.
-    #[track_caller]
-    pub fn train_only(&mut self, trained: impl Fn(&str) -> bool + 'static) {
-        assert!(self.parameters.is_empty(), "the trained set is named before the parameters");
-        self.trained = Box::new(trained);
-    }
-
-    /// Declares a parameter: state that gradients are computed for, unless
-    /// [`Graph::train_only`] leaves it out. Asking twice gives the same variable (a tied head).
-    ///
-    /// # Panics
-    /// When the name is known with another shape or beginning.
-    #[track_caller]
-    pub fn parameter(&mut self, name: &str, shape: &[usize], init: Init) -> Var {
-        let known = self.states.contains_key(name);
-        let var = self.state(name, shape);
-        if known && let Some(earlier) = self.parameters.iter().find(|p| p.name == name) {
-            assert_eq!(earlier.init, init, "parameter {name} begins differently already");
-            return var;
-        }
-        let trained = (self.trained)(name);
-        self.vars[var.index()].needs_grad = trained;
-        self.vars[var.index()].leaf = true;
-        self.parameters.push(Parameter {
-            name: name.to_owned(),
-            shape: shape.to_vec(),
-            init,
-            trained,
-        });
-        var
-    }
-
-    /// All parameters in the order they were declared.
-    pub fn parameters(&self) -> &[Parameter] {
-        &self.parameters
     }
 
     /// Keeps `var` until the end of the run so that the host can read it.

@@ -57,9 +57,16 @@ impl RmsNorm {
         Self { weight, eps: eps as f32 }
     }
 
-    /// x `[T, width]`.
+    /// x `[T, width]`, or `[T, heads * width]` of which each head is normalised by itself.
     pub fn apply(&self, g: &mut Graph, x: Var) -> Var {
-        rms_norm(g, x, self.weight, self.eps)
+        let shape = g.shape(x).to_vec();
+        let width = g.shape(self.weight)[0];
+        if shape[1] == width {
+            return rms_norm(g, x, self.weight, self.eps);
+        }
+        let heads = g.view(x, &[shape[0] * shape[1] / width, width]);
+        let y = rms_norm(g, heads, self.weight, self.eps);
+        g.view(y, &shape)
     }
 }
 

@@ -39,6 +39,11 @@ fn llama_overfit_agrees_with_pytorch() {
 }
 
 #[test]
+fn qwen3_agrees_with_pytorch() {
+    check("qwen3_tied");
+}
+
+#[test]
 fn gpt2_agrees_with_pytorch() {
     check("gpt2");
 }

@@ -18,6 +18,7 @@ mod gpt2;
 mod llama;
 mod mistral;
 mod qwen2;
+mod qwen3;
 mod sizes;
 
 use std::fmt::Debug;
@@ -35,6 +36,7 @@ pub(super) static FAMILIES: &[(&str, Read)] = &[
     ("llama", llama::read),
     ("mistral", mistral::read),
     ("qwen2", qwen2::read),
+    ("qwen3", qwen3::read),
     ("gpt2", gpt2::read),
 ];
 
