@@ -40,8 +40,6 @@ pub struct TrainState {
     pub batch_in_epoch: u64,
     /// Seed of the run.
     pub seed: u64,
-    /// Words drawn so far from the run's random generator.
-    pub rng_position: u64,
     /// Stream tokens processed so far.
     pub num_tokens: u64,
     /// Hash of the current pass's row order, so that changed data is noticed.

@@ -12,67 +12,17 @@ use crate::model::weights::{ParameterValues, Tensor};
 use crate::ops::adamw::{HYPER, adamw, hyper};
 use crate::ops::grad_norm::grad_norm;
 use crate::plan::{Plan, Reuse, plan};
-use crate::step::{Fetch, Options, READS_IN_FLIGHT, Step, Store};
-use crate::train::objective::{Objective, Weights};
+use crate::step::{Options, Step, Store};
+use crate::train::objectives::{Coefficients, Objective, Results};
+use crate::train::program::{MicroProgram, TrainedSet, micro_graph, train_all};
 use crate::train::recipe::OptimSettings;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 /// Suffixes of the optimizer's state.
 pub const FIRST_MOMENT: &str = ".m";
 /// Suffix of AdamW's second moment.
 pub const SECOND_MOMENT: &str = ".v";
-
-/// What one stream gave.
-#[derive(Debug, Clone)]
-pub struct StreamResult {
-    /// The stream's part of the step's loss.
-    pub loss: f32,
-    /// Log-probability of every target `[N]`.
-    pub logp: Vec<f32>,
-    /// Mean log-probability of every sequence's response `[2P]`.
-    pub mean_logp: Vec<f32>,
-    /// Per pair: L_OR, z, g_w, g_l `[P, 4]`.
-    pub odds: Vec<f32>,
-}
-
-struct Program {
-    step: Step,
-    objective: Objective,
-}
-
-impl Program {
-    fn start(&self, stream: &Stream, weights: &Weights) -> Fetch {
-        let o = &self.objective;
-        o.write(&self.step, stream, weights);
-        self.step.run();
-        self.step.fetch(&[o.loss, o.logp, o.mean_logp, o.odds])
-    }
-
-    fn finish(&self, fetch: Fetch) -> Result<StreamResult> {
-        let mut out = self.step.collect(fetch)?.into_iter();
-        let mut next = || out.next().expect("four outputs were read");
-        Ok(StreamResult { loss: next()[0], logp: next(), mean_logp: next(), odds: next() })
-    }
-
-    /// Runs all streams, several in flight at a time, and calls `each` with every result in order.
-    fn run_all(
-        &self,
-        streams: &[Stream],
-        weights: &[Weights],
-        mut each: impl FnMut(&Stream, StreamResult) -> Result<()>,
-    ) -> Result<()> {
-        let mut started = VecDeque::new();
-        for (stream, weights) in streams.iter().zip(weights) {
-            if started.len() == READS_IN_FLIGHT {
-                let (stream, fetch) = started.pop_front().expect("some are in flight");
-                each(stream, self.finish(fetch)?)?;
-            }
-            started.push_back((stream, self.start(stream, weights)));
-        }
-        started.into_iter().try_for_each(|(stream, fetch)| each(stream, self.finish(fetch)?))
-    }
-}
 
 struct Update {
     step: Step,
@@ -81,45 +31,18 @@ struct Update {
     norm: Var,
 }
 
-/// Which parameters train: true for the names of those that do.
-pub type TrainedSet = Rc<dyn Fn(&str) -> bool>;
-
-/// A trained set of all parameters.
-pub fn train_all() -> TrainedSet {
-    Rc::new(|_| true)
-}
-
 /// A model being trained.
 pub struct Learner {
     /// The model's shape.
     pub config: ModelConfig,
     gpu: Rc<Gpu>,
     store: Store,
-    micro: Program,
-    eval: Program,
+    micro: MicroProgram,
+    eval: MicroProgram,
     update: Update,
     optim: OptimSettings,
     trained: Vec<Parameter>,
     steps: u64,
-}
-
-/// Builds the forward pass for streams of `capacity`, and with a trained set the backward pass
-/// for its parameters.
-pub fn micro_graph(
-    target: &Target,
-    config: &ModelConfig,
-    capacity: Capacity,
-    trained: Option<&TrainedSet>,
-) -> (Graph, Objective) {
-    let mut g = Graph::new(target);
-    if let Some(trained) = trained.cloned() {
-        g.train_only(move |name| trained(name));
-    }
-    let objective = Objective::declare(&mut g, config, capacity);
-    if trained.is_some() {
-        g.backward(objective.loss);
-    }
-    (g, objective)
 }
 
 /// The parameters of a graph that its trained set holds.
@@ -206,12 +129,13 @@ pub fn memory_plan(
     target: &Target,
     config: &ModelConfig,
     capacity: Capacity,
+    objective: &dyn Objective,
     trained: &TrainedSet,
 ) -> Result<MemoryPlan> {
     let state = state_bytes(config, trained);
     check_memory(target, state)?;
-    let (micro, _) = micro_graph(target, config, capacity, Some(trained));
-    let (eval, _) = micro_graph(target, config, capacity, None);
+    let (micro, _) = micro_graph(target, config, capacity, objective, Some(trained));
+    let (eval, _) = micro_graph(target, config, capacity, objective, None);
     let (update, _) = update_graph(target, &trained_of(&micro));
     for graph in [&micro, &eval, &update] {
         graph.check_limits()?;
@@ -251,9 +175,11 @@ impl Learner {
         config: &ModelConfig,
         weights: &dyn ParameterValues,
         capacity: Capacity,
+        objective: &dyn Objective,
         optim: &OptimSettings,
     ) -> Result<Self> {
-        Self::with_options(gpu, config, weights, capacity, optim, &LearnerOptions::default())
+        let options = LearnerOptions::default();
+        Self::with_options(gpu, config, weights, capacity, objective, optim, &options)
     }
 
     /// As [`Learner::new`] with other [`LearnerOptions`].
@@ -268,15 +194,16 @@ impl Learner {
         config: &ModelConfig,
         weights: &dyn ParameterValues,
         capacity: Capacity,
+        objective: &dyn Objective,
         optim: &OptimSettings,
         options: &LearnerOptions,
     ) -> Result<Self> {
         let store = Store::new(gpu);
         weights.each(&mut |name, shape, values| store.write(name, shape, values))?;
         let of_step = Options { reuse: options.reuse, ..Options::default() };
-        let program = |trained| -> Result<Program> {
-            let (graph, objective) = micro_graph(gpu.target(), config, capacity, trained);
-            Ok(Program { step: Step::with_options(gpu, graph, &store, of_step)?, objective })
+        let program = |trained| -> Result<MicroProgram> {
+            let (graph, inputs) = micro_graph(gpu.target(), config, capacity, objective, trained);
+            Ok(MicroProgram { step: Step::with_options(gpu, graph, &store, of_step)?, inputs })
         };
         let micro = program(Some(&options.trained))?;
         let eval = program(None)?;
@@ -301,8 +228,20 @@ impl Learner {
     ///
     /// # Errors
     /// When the device is lost.
-    pub fn accumulate(&self, stream: &Stream, weights: &Weights) -> Result<StreamResult> {
-        self.micro.finish(self.micro.start(stream, weights))
+    pub fn accumulate(&self, stream: &Stream, coefficients: &Coefficients) -> Result<Results> {
+        self.micro.run(stream, coefficients, false)
+    }
+
+    /// As [`Learner::accumulate`]; the results hold the objective's details too.
+    ///
+    /// # Errors
+    /// When the device is lost.
+    pub fn accumulate_in_detail(
+        &self,
+        stream: &Stream,
+        coefficients: &Coefficients,
+    ) -> Result<Results> {
+        self.micro.run(stream, coefficients, true)
     }
 
     /// Forward and backward of all streams of a step; `each` gets every result in order.
@@ -312,18 +251,18 @@ impl Learner {
     pub fn accumulate_all(
         &self,
         streams: &[Stream],
-        weights: &[Weights],
-        each: impl FnMut(&Stream, StreamResult) -> Result<()>,
+        coefficients: &[Coefficients],
+        each: impl FnMut(&Stream, Results) -> Result<()>,
     ) -> Result<()> {
-        self.micro.run_all(streams, weights, each)
+        self.micro.run_all(streams, coefficients, each)
     }
 
     /// Forward only.
     ///
     /// # Errors
     /// When the device is lost.
-    pub fn evaluate(&self, stream: &Stream, weights: &Weights) -> Result<StreamResult> {
-        self.eval.finish(self.eval.start(stream, weights))
+    pub fn evaluate(&self, stream: &Stream, coefficients: &Coefficients) -> Result<Results> {
+        self.eval.run(stream, coefficients, false)
     }
 
     /// Forward only, of many streams; `each` gets every result in order.
@@ -333,10 +272,10 @@ impl Learner {
     pub fn evaluate_all(
         &self,
         streams: &[Stream],
-        weights: &[Weights],
-        each: impl FnMut(&Stream, StreamResult) -> Result<()>,
+        coefficients: &[Coefficients],
+        each: impl FnMut(&Stream, Results) -> Result<()>,
     ) -> Result<()> {
-        self.eval.run_all(streams, weights, each)
+        self.eval.run_all(streams, coefficients, each)
     }
 
     /// Clips, steps AdamW and zeroes the gradients. Returns the norm before clipping. A norm that
@@ -376,7 +315,7 @@ impl Learner {
 
     /// The static sizes of its streams.
     pub fn micro_capacity(&self) -> Capacity {
-        self.micro.objective.capacity()
+        self.micro.capacity()
     }
 
     /// The device.

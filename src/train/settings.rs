@@ -8,6 +8,14 @@ use toml::{Table, Value};
 
 use crate::error::Problem;
 
+/// The GPU computes in f32: a value that becomes infinite there is out of range here.
+pub(super) fn single(x: f64) -> bool {
+    (x as f32).is_finite()
+}
+
+pub(super) const POSITIVE: &str = "a positive number that f32 can hold";
+pub(super) const NOT_NEGATIVE: &str = "0 or a positive number that f32 can hold";
+
 /// Names other tools use for what is called otherwise here.
 const ELSEWHERE: [(&str, &str); 12] = [
     ("beta", "loss.lambda"),

@@ -12,11 +12,10 @@ use oddgrad::model::save::{Unwritten, write_safetensors, write_weights};
 use oddgrad::model::source::{SafetensorsFile, Tensor64, WeightSource, read_safetensors_f64};
 use oddgrad::model::weights::{FolderWeights, ParameterValues, Tensor, collect, init_weights};
 use oddgrad::step::Store;
-use oddgrad::train::learner::{
-    FIRST_MOMENT, Learner, LearnerOptions, SECOND_MOMENT, TrainedSet, memory_plan, train_all,
-};
-use oddgrad::train::objective::group_weights;
-use oddgrad::train::recipe::{LossSettings, OptimSettings};
+use oddgrad::train::learner::{FIRST_MOMENT, Learner, LearnerOptions, SECOND_MOMENT, memory_plan};
+use oddgrad::train::objectives::Loss;
+use oddgrad::train::program::{TrainedSet, train_all};
+use oddgrad::train::recipe::OptimSettings;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::rc::Rc;
@@ -182,14 +181,17 @@ fn only_the_trained_set_has_gradients_and_moments_and_moves() {
     let capacity = Capacity { tokens: 128, targets: 128, pairs: 4 };
     let examples = pairs();
     let stream = pack(&examples.iter().collect::<Vec<_>>(), capacity).unwrap().remove(0);
-    let of_loss = group_weights(&[&stream], &LossSettings::default(), 1).remove(0);
+    let loss = Loss::default();
+    let objective = &*loss.objective;
+    let of_loss = objective.coefficients(&[&stream], 1).remove(0);
     let weights = init_weights(&config, 4);
     let trained = |name: &str| name.contains("layers.1.self_attn.v_proj") || name.contains("norm");
     let set: TrainedSet = Rc::new(trained);
     let learner = |set: &TrainedSet| {
         let options = LearnerOptions { trained: set.clone(), ..LearnerOptions::default() };
         let optim = OptimSettings::default();
-        Learner::with_options(&gpu, &config, &weights, capacity, &optim, &options).unwrap()
+        Learner::with_options(&gpu, &config, &weights, capacity, objective, &optim, &options)
+            .unwrap()
     };
     let full = learner(&train_all());
     full.accumulate(&stream, &of_loss).unwrap();
@@ -220,7 +222,7 @@ fn only_the_trained_set_has_gradients_and_moments_and_moves() {
         assert_eq!(moved, trained(&p.name), "{}", p.name);
     }
 
-    let plan = |set| memory_plan(gpu.target(), &config, capacity, set).unwrap();
+    let plan = |set| memory_plan(gpu.target(), &config, capacity, objective, set).unwrap();
     let (all, some) = (plan(&train_all()), plan(&set));
     assert!(some.state < all.state / 2 && some.total() < all.total());
     let planned = some.total() as f64;
