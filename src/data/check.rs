@@ -35,11 +35,11 @@ pub struct DataReport {
 /// Shortest, median and longest, in tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lengths {
-    /// Shortest.
+    /// Tokens of the shortest.
     pub shortest: usize,
-    /// Median; of an even number the upper one.
+    /// Tokens of the median; of an even number the upper one.
     pub median: usize,
-    /// Longest.
+    /// Tokens of the longest.
     pub longest: usize,
 }
 

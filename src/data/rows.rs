@@ -93,7 +93,8 @@ const SFT_ANSWERS: [&str; 4] = ["completion", "response", "output", "answer"];
 
 /// Reads preference rows from files or folders.
 ///
-/// Errors: a path that cannot be read, a file that breaks off, and, unless `skip_bad_rows` is on,
+/// # Errors
+/// A path that cannot be read, a file that breaks off, and, unless `skip_bad_rows` is on,
 /// every row that cannot be used, all at once.
 pub fn read_preferences(paths: &[PathBuf], options: &ReadOptions) -> Result<Rows> {
     if let Some(key) = options.map.keys().find(|key| !MAPPED.contains(&key.as_str())) {

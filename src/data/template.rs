@@ -35,7 +35,8 @@ impl ChatTemplate {
     /// Compiles a template. `special` holds what it may call `bos_token`, `eos_token`, …; a token
     /// the tokenizer does not have is left out and renders as nothing.
     ///
-    /// Errors: the source is no template; the sentence names the line.
+    /// # Errors
+    /// The source is no template; the sentence names the line.
     pub fn new(
         source: &str,
         special: BTreeMap<String, String>,
@@ -83,7 +84,8 @@ impl ChatTemplate {
 
     /// Renders a conversation; with `generation_prompt` it ends where the assistant would begin.
     ///
-    /// Errors: what the template refuses (`raise_exception`) or cannot do, in its own words.
+    /// # Errors
+    /// What the template refuses (`raise_exception`) or cannot do, in its own words.
     pub fn render(
         &self,
         messages: &[Message],

@@ -219,7 +219,8 @@ impl Tokenizer {
 
     /// The examples of all rows with the counts of what was cut or dropped.
     ///
-    /// Errors: every row that cannot be used, all at once, unless `skip_bad_rows`; no row left.
+    /// # Errors
+    /// Every row that cannot be used, all at once, unless `skip_bad_rows`; no row left.
     pub fn examples(
         &self,
         rows: &[PreferenceRow],

@@ -75,7 +75,7 @@ pub enum Event<'a> {
     Run {
         /// Which one: "ORPO" or "control".
         name: &'static str,
-        /// What.
+        /// What it is.
         event: trainer::Event<'a>,
     },
 }
@@ -94,7 +94,7 @@ pub struct Ends {
 /// What a demo leaves.
 #[derive(Debug)]
 pub struct Outcome {
-    /// The page.
+    /// Path of the page.
     pub report: PathBuf,
     /// The held-out rows before and after: the control, then ORPO.
     pub ends: [Ends; 2],

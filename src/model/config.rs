@@ -73,7 +73,7 @@ impl ModelConfig {
                 .ok_or_else(|| format!("is `{name}`")),
             Some(other) => Err(format!("is {other}")),
         };
-        // Another family's file uses other names: to list those as missing would help nobody.
+        // Another family's file uses other names: listing those as missing would not help.
         let (_, read) = match found {
             Ok(family) => family,
             Err(what) => {

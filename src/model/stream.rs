@@ -45,9 +45,9 @@ impl StreamInputs {
         step.write_u32(self.tokens, &stream.tokens);
         step.write_u32(self.position, &stream.position);
         step.write_u32(self.spans, &stream.spans);
-        self.index.write(step, &stream.tokens);
+        write_index(step, &self.index, &stream.tokens);
         if let Some(index) = self.position_index.get() {
-            index.write(step, &stream.position);
+            write_index(step, index, &stream.position);
         }
     }
 
@@ -71,6 +71,13 @@ impl StreamInputs {
     }
 }
 
+/// Uploads the index of the gathered rows `ids`.
+fn write_index(step: &Step, index: &GatherIndex, ids: &[u32]) {
+    for (input, values) in index.values(step.graph(), ids) {
+        step.write_u32(input, &values);
+    }
+}
+
 /// The rows of the stream the head looks at.
 pub struct HeadRows {
     /// Stream row of each `[N]`.
@@ -89,6 +96,6 @@ impl HeadRows {
     /// Uploads the rows.
     pub fn write(&self, step: &Step, rows: &[u32]) {
         step.write_u32(self.rows, rows);
-        self.index.write(step, rows);
+        write_index(step, &self.index, rows);
     }
 }

@@ -19,10 +19,7 @@ use crate::train::recipe::OptimSettings;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-/// Suffixes of the optimizer's state.
-pub const FIRST_MOMENT: &str = ".m";
-/// Suffix of AdamW's second moment.
-pub const SECOND_MOMENT: &str = ".v";
+pub use crate::ops::adamw::{FIRST_MOMENT, SECOND_MOMENT};
 
 struct Update {
     step: Step,
@@ -90,9 +87,9 @@ impl MemoryPlan {
     }
 }
 
-/// Refuses `bytes` of device memory if the machine has not got them. What a GPU with memory of its
-/// own has left, nothing can tell beforehand; what a run holds in the machine's own memory besides
-/// is one parameter at a time.
+/// Refuses `bytes` of device memory that exceed the machine's free memory. A discrete GPU's free
+/// memory cannot be asked for, so its bytes are not counted; on the host a run holds one parameter
+/// at a time besides.
 fn check_memory(target: &Target, bytes: u64) -> Result<()> {
     match available_memory() {
         Some(free) if bytes > free && target.class != Class::Discrete => {
@@ -257,7 +254,7 @@ impl Learner {
         self.micro.run_all(streams, coefficients, each)
     }
 
-    /// Forward only.
+    /// Loss and log-probabilities of a stream, without gradients.
     ///
     /// # Errors
     /// When the device is lost.
@@ -302,7 +299,9 @@ impl Learner {
         let mut hasher = blake3::Hasher::new();
         for step in [&self.micro.step, &self.update.step] {
             for call in step.graph().calls() {
-                call.variant.hash_into(&mut hasher);
+                for part in call.variant.identity() {
+                    hasher.update(part.as_bytes());
+                }
             }
         }
         hasher.finalize().to_hex()[..16].into()
@@ -318,7 +317,7 @@ impl Learner {
         self.micro.capacity()
     }
 
-    /// The device.
+    /// The device that holds the parameters.
     pub fn gpu(&self) -> &Rc<Gpu> {
         &self.gpu
     }

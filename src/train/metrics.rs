@@ -46,7 +46,7 @@ impl Sums {
 /// Whether a line of `metrics.jsonl` speaks of training or of the held-out rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Split {
-    /// Plain keys.
+    /// Keys as they are, without a prefix.
     Train,
     /// Keys with `eval_` in front.
     Eval,
@@ -119,7 +119,7 @@ fn number(value: f64) -> Value {
     serde_json::Number::from_f64(value).map_or(Value::Null, Value::Number)
 }
 
-/// Appends records to `metrics.jsonl`, one JSON object a line, each flushed, so that a run can be
+/// Appends records to `metrics.jsonl`, one JSON object per line, each flushed, so that a run can be
 /// watched and a killed one loses nothing.
 #[derive(Debug)]
 pub struct MetricsWriter {

@@ -201,17 +201,17 @@ pub struct Recipe {
     pub output: PathBuf,
     /// Seed of the row order and of fresh weights.
     pub seed: u64,
-    /// Rows.
+    /// Section `data`: which rows, and how they become tokens.
     pub data: DataSettings,
-    /// Objective.
+    /// What the objective minimises, and section `loss`.
     pub loss: Loss,
-    /// Optimizer.
+    /// Section `optim`: AdamW and the learning rate.
     pub optim: OptimSettings,
-    /// Batch.
+    /// Section `batch`: rows of a step, tokens of a stream.
     pub batch: BatchSettings,
     /// Length and intervals.
     pub train: TrainSettings,
-    /// Samples.
+    /// Section `sample`: prompts continued during training.
     pub sample: SampleSettings,
 }
 

@@ -40,7 +40,7 @@ pub enum Event<'a> {
     Evaluated(&'a Record),
     /// A prompt was continued.
     Sampled {
-        /// Steps done.
+        /// Optimizer steps done before it.
         step: u64,
         /// The prompt as given in the recipe.
         prompt: &'a str,
@@ -58,7 +58,7 @@ pub enum Event<'a> {
 pub struct Outcome {
     /// The trained model, a Hugging Face folder.
     pub model: PathBuf,
-    /// Steps done.
+    /// Optimizer steps of the whole run.
     pub steps: u64,
     /// The last evaluation.
     pub eval: Option<Record>,

@@ -6,6 +6,7 @@ mod demo;
 mod engine;
 mod families;
 mod golden;
+mod library;
 mod portability;
 mod shaders;
 mod training;
