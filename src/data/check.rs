@@ -47,9 +47,12 @@ const SUMMARY: &str = "the data does not suit the model";
 
 /// Checks examples against each other and against the model that is to learn from them.
 ///
-/// `place` names a source row for messages; `vocab_size` is the tokenizer's (largest id + 1), `vocab_rows` the rows of the embedding.
-/// Errors, all at once: no examples; a vocabulary larger than the embedding; ids beyond it; a side
-/// without a token to learn; sides that are the same tokens.
+/// `place` names a source row for messages; `vocab_size` is the tokenizer's (largest id + 1),
+/// `vocab_rows` the rows of the embedding.
+///
+/// # Errors
+/// All at once: no examples; a vocabulary larger than the embedding; ids beyond it; a side without a
+/// token to learn; sides that are the same tokens.
 pub fn check_examples(
     examples: &[Example],
     place: impl Fn(usize) -> String,

@@ -135,11 +135,13 @@ pub fn read_preferences(paths: &[PathBuf], options: &ReadOptions) -> Result<Rows
     Ok(Rows { rows, skipped: bad })
 }
 
-/// Reads plain documents for language modelling: `.txt` (one document a file), or rows with a
+/// Reads plain documents for language modelling: `.txt` (one document per file), or rows with a
 /// `text` column or with `messages` (or `conversations`) that a chat template renders.
 ///
-/// Blank documents are passed over: corpora are full of them. Everything else that is not text is
-/// an error with file and line, all at once.
+/// Blank documents are passed over: corpora are full of them.
+///
+/// # Errors
+/// A path that cannot be read; everything else that is not text, with file and line, all at once.
 pub fn read_texts(paths: &[PathBuf]) -> Result<Vec<Document>> {
     read_usable_texts(paths, false).map(|(texts, _)| texts)
 }
@@ -149,6 +151,9 @@ pub type Document = (Source, Text);
 
 /// As [`read_texts`], going on without the documents that cannot be used if `skip_bad_rows` says
 /// so: these come second, with their reasons.
+///
+/// # Errors
+/// As [`read_texts`].
 pub fn read_usable_texts(
     paths: &[PathBuf],
     skip_bad_rows: bool,

@@ -60,6 +60,9 @@ impl ChatTemplate {
     /// The template of a model folder: `chat_template.jinja`, or `chat_template` in
     /// `tokenizer_config.json` (a string, or a list of named ones of which "default" is taken).
     /// None if the model has no template.
+    ///
+    /// # Errors
+    /// A file that cannot be read, a template that is none, a list of them without "default".
     pub fn from_folder(
         folder: &Path,
         tokenizer_config: &serde_json::Value,

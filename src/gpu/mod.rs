@@ -41,7 +41,12 @@ pub struct Gpu {
 }
 
 impl Gpu {
-    /// Opens the adapter that `choice` names, or the best one.
+    /// Opens the adapter that `choice` names, or the best one: a discrete GPU before an integrated
+    /// one, a software adapter only where there is nothing else.
+    ///
+    /// Kernels that use subgroups, 16-bit floats or cooperative matrices are taken on trust; a
+    /// program that doubts the driver has them tried by
+    /// [`self_test`](crate::ops::self_test::self_test), as the `oddgrad` commands do.
     ///
     /// # Errors
     /// No adapter at all (says how to install software Vulkan), an unknown name, or a device that

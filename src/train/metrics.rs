@@ -129,6 +129,9 @@ pub struct MetricsWriter {
 
 impl MetricsWriter {
     /// Opens the file for appending; creates it if it is not there.
+    ///
+    /// # Errors
+    /// When the file can be neither opened nor created.
     pub fn open(path: &Path) -> Result<Self> {
         let file = OpenOptions::new()
             .create(true)
@@ -139,6 +142,9 @@ impl MetricsWriter {
     }
 
     /// Writes one line.
+    ///
+    /// # Errors
+    /// When the disk takes no more.
     pub fn write(&mut self, record: &Record) -> Result<()> {
         let line = record.to_line();
         self.file
@@ -150,6 +156,9 @@ impl MetricsWriter {
 
 /// Every record of a `metrics.jsonl`. A last line without a line break, which a killed process
 /// leaves, is not one.
+///
+/// # Errors
+/// A file that cannot be read; a line that is no record, with its number.
 pub fn read_metrics(path: &Path) -> Result<Vec<Record>> {
     Ok(read_lines(path)?.into_iter().map(|(_, record)| record).collect())
 }
@@ -179,6 +188,9 @@ fn read_lines(path: &Path) -> Result<Vec<(String, Record)>> {
 
 /// Removes what was recorded after `step`, so that a resumed run continues the file where its
 /// checkpoint was made. A file that is not there needs nothing.
+///
+/// # Errors
+/// A file that cannot be read or written; a line that is no record, with its number.
 pub fn truncate_after_step(path: &Path, step: u64) -> Result<()> {
     if !path.exists() {
         return Ok(());

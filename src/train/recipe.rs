@@ -246,6 +246,9 @@ pub fn load(path: &Path, overrides: &[String]) -> Result<Recipe> {
 
 impl Recipe {
     /// Reads a recipe from text; `place` names it in messages. See [`load`].
+    ///
+    /// # Errors
+    /// Every problem of the recipe at once, each with its key.
     pub fn parse(place: &str, text: &str, overrides: &[String]) -> Result<Self> {
         let table = toml::from_str::<toml::Table>(text).map_err(|e| {
             Error::file(place, format!("is not valid TOML: {}", e.to_string().trim_end()))
