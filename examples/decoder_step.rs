@@ -48,8 +48,7 @@ fn main() -> Result<()> {
     let loss = nll(&mut g, logp, mean);
     g.output(loss);
     g.backward(loss);
-    let parameters = [&[table, wq, wk, wv, wo, wgate, wup, wdown], &norms[..]].concat();
-    let hyper = adamw::minimise(&mut g, &parameters, 1.0);
+    let hyper = adamw::minimise(&mut g, 1.0);
 
     let store = Store::new(&gpu);
     let mut rng = fastrand::Rng::with_seed(1);
