@@ -104,13 +104,9 @@ impl Shown {
 fn print_samples(samples: &[Sample]) {
     for sample in samples.iter().take(PRINTED) {
         println!();
-        for (name, text) in [
-            ("sentence", &sample.wrong),
-            ("right", &sample.right),
-            ("base", &sample.base),
-            ("control", &sample.control),
-            ("ORPO", &sample.orpo),
-        ] {
+        let given = [("sentence", &sample.wrong), ("right", &sample.right)];
+        let written = ["base", "ORPO", "control"].into_iter().zip(&sample.outputs);
+        for (name, text) in given.into_iter().chain(written) {
             println!("  {name:<9} {}", on_one_line(text));
         }
     }

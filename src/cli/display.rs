@@ -78,7 +78,7 @@ impl Display {
         let shown = self
             .metrics
             .iter()
-            .filter_map(|metric| Some(format!("{} {:.4}", metric.label, record.get(metric.key)?)));
+            .filter_map(|metric| Some(format!("{} {:.4}", metric.label?, record.get(metric.key)?)));
         shown.collect::<Vec<_>>().join("  ")
     }
 

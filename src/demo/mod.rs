@@ -220,6 +220,7 @@ pub fn run_on(
     let report = Report {
         title: "oddgrad: ORPO beside imitation alone".into(),
         runs: [orpo, control].map(|run| report::Run::new(run.name, &run.records)).into(),
+        metrics: orpo.recipe.loss.objective.metrics(),
         samples: samples.clone(),
         facts: facts(gpu, options, pairs, heldout.len(), orpo, control, seconds)?,
     };
@@ -458,9 +459,7 @@ fn correct(gpu: &Rc<Gpu>, models: [&PathBuf; 3], rows: &[&Row]) -> Result<Vec<Sa
     let mut next = |model: usize| texts[model].next().expect("one text a prompt");
     let sample = |row: &&Row| Sample {
         wrong: row.wrong.clone(),
-        base: next(0),
-        orpo: next(1),
-        control: next(2),
+        outputs: (0..3).map(&mut next).collect(),
         right: row.right.clone(),
     };
     Ok(rows.iter().map(sample).collect())

@@ -2,7 +2,9 @@
 //!
 //! Two layouts are known:
 //! - a *model folder* in Hugging Face layout with `batch.json` (tokenized rows), `golden.json`
-//!   (loss parts), `golden.safetensors` (logits, token log-probs) and `grads_f64.safetensors`;
+//!   (loss parts), `golden.safetensors` (logits, token log-probs) and `grads_f64.safetensors`.
+//!   `golden.json` may name the `objective` and its `loss` settings as a recipe does; without, it is
+//!   ORPO's with lambda under `beta`;
 //! - a *recorded run* with `log.json` (arguments and per-step log), `batches.json` (every
 //!   micro-batch) and the model it started from in `../../<model>`.
 
@@ -164,7 +166,7 @@ impl ModelReference {
             weights: read_weights(folder, &config)?,
             config,
             examples,
-            loss: objectives::of_reference(&|key| number(&golden_path, &golden, &[key]))?,
+            loss: objectives::of_reference(&golden_path, &golden)?,
             tensors: read_safetensors_f64(&tensors_path)?,
             gradients: read_safetensors_f64(&gradients_path)?,
             golden_path,
@@ -392,7 +394,7 @@ impl RunReference {
             max_grad_norm: arg("max_grad_norm")?,
             ..OptimSettings::default()
         };
-        let (loss, warmup) = (objectives::of_reference(&arg)?, arg("warmup_steps")? as u64);
+        let (loss, warmup) = (objectives::of_trl(&arg)?, arg("warmup_steps")? as u64);
         let weights = read_weights(&model, &config)?;
         let epoch = epoch.min(batches.len());
         Ok(Self {

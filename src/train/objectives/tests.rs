@@ -80,7 +80,7 @@ fn figure(figures: &[(&str, f64)], name: &str) -> f64 {
 
 #[test]
 fn every_objective_is_found_by_its_name_and_writes_what_it_reads() {
-    for (name, read) in OBJECTIVES {
+    for &(name, read) in OBJECTIVES {
         let mut settings = Settings::new("r.toml", toml::Table::new(), &[]);
         let objective = read(&mut settings);
         assert!(settings.finish().is_empty());
