@@ -84,3 +84,8 @@ fn sft_agrees_with_pytorch() {
     check_objective("sft_all", "sft", serde_json::json!({}));
     check_objective("sft_answer", "sft", serde_json::json!({"nll_scope": "response"}));
 }
+
+#[test]
+fn simpo_agrees_with_pytorch() {
+    check_objective("simpo", "simpo", serde_json::json!({"beta": 2.0, "gamma": 0.5}));
+}

@@ -27,6 +27,7 @@ pub mod lm;
 pub mod orpo;
 pub mod preference;
 pub mod sft;
+pub mod simpo;
 
 use crate::data::pack::{Capacity, Stream};
 use crate::error::{Error, Result};
@@ -49,6 +50,7 @@ static OBJECTIVES: &[(&str, Read)] = &[
     ("orpo", orpo::read), // the default
     ("sft", sft::read),
     ("lm", lm::read),
+    ("simpo", simpo::read),
 ];
 
 /// Something to minimise, with its settings.
