@@ -48,7 +48,7 @@ pub(super) fn run(args: &DemoArgs, device: &DeviceArgs) -> Result<()> {
             .collect::<Vec<_>>()
             .join(" "),
     };
-    options.check()?;
+    options.check_start()?;
     let gpu = device.open()?;
     let mut shown = Shown::default();
     let outcome = demo::run(&gpu, &options, &mut |event| shown.show(event))?;
@@ -80,7 +80,7 @@ impl Shown {
                     self.finish();
                     self.current = Some((name, Display::new(name)));
                 }
-                if let trainer::Event::Plan(lines) = &event
+                if let trainer::TrainEvent::Plan(lines) = &event
                     && std::mem::replace(&mut self.planned, true)
                 {
                     let loss = lines.iter().filter(|l| l.starts_with("loss"));

@@ -11,7 +11,7 @@ use crate::files::write_atomically;
 use crate::page::chart::{Chart, Hue, Line, Unit, number, thousands};
 use crate::page::words::{Side, marked};
 use crate::page::{document, escape, facts};
-use crate::train::metrics::{Record, Split};
+use crate::train::metrics::{MetricsRecord, Split};
 use crate::train::objectives::{self, Better, Metric};
 
 /// Everything the page shows.
@@ -43,7 +43,7 @@ pub struct Run {
 
 impl Run {
     /// A run from the records of its `metrics.jsonl`.
-    pub fn new(name: &str, records: &[Record]) -> Self {
+    pub fn new(name: &str, records: &[MetricsRecord]) -> Self {
         let mut run = Self { name: name.to_owned(), ..Self::default() };
         for record in records {
             let (side, prefix) = match record.split {

@@ -9,7 +9,9 @@ use crate::model::weights::{Dtype, init_weights};
 use crate::train::checkpoint::{self, Moments, TrainState};
 use crate::train::dataset::Dataset;
 use crate::train::learner::{FIRST_MOMENT, Learner, MemoryPlan, SECOND_MOMENT, memory_plan};
-use crate::train::metrics::{METRICS, MetricsWriter, Record, Split, Sums, truncate_after_step};
+use crate::train::metrics::{
+    METRICS, MetricsRecord, MetricsWriter, Split, Sums, truncate_after_step,
+};
 use crate::train::objectives::{Accumulation, Coefficients, LOGP, Metric, Results};
 use crate::train::prepare::{Prepared, RECIPE, prepare};
 use crate::train::recipe::Recipe;
@@ -19,7 +21,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 /// What happens during a run, for a display.
-pub enum Event<'a> {
+pub enum TrainEvent<'a> {
     /// Lines that describe the run, before anything is computed.
     Plan(Vec<String>),
     /// The run begins at this step of so many.
@@ -34,9 +36,9 @@ pub enum Event<'a> {
     /// A new pass over the rows.
     Epoch(u64, PackStats),
     /// A step was done.
-    Step(&'a Record),
+    Step(&'a MetricsRecord),
     /// The held-out rows were evaluated.
-    Evaluated(&'a Record),
+    Evaluated(&'a MetricsRecord),
     /// A prompt was continued.
     Sampled {
         /// Steps done.
@@ -54,13 +56,13 @@ pub enum Event<'a> {
 
 /// What a finished run leaves.
 #[derive(Debug)]
-pub struct Outcome {
+pub struct TrainOutcome {
     /// The trained model, a Hugging Face folder.
     pub model: PathBuf,
     /// Steps done.
     pub steps: u64,
     /// The last evaluation.
-    pub eval: Option<Record>,
+    pub eval: Option<MetricsRecord>,
 }
 
 /// Name of the trained model's folder in a run's folder.
@@ -72,7 +74,7 @@ struct Heldout {
     coefficients: Vec<Coefficients>,
 }
 
-struct Run<'a> {
+struct Training<'a> {
     recipe: &'a Recipe,
     learner: Learner,
     train: Dataset,
@@ -82,7 +84,7 @@ struct Run<'a> {
     state: TrainState,
     total: u64,
     capacity: Capacity,
-    on_event: &'a mut dyn FnMut(Event),
+    on_event: &'a mut dyn FnMut(TrainEvent),
 }
 
 /// Runs a recipe to its end. With `resume`, goes on from the newest whole checkpoint in the
@@ -95,8 +97,8 @@ pub fn train(
     gpu: &Rc<Gpu>,
     recipe: &Recipe,
     resume: bool,
-    on_event: &mut dyn FnMut(Event),
-) -> Result<Outcome> {
+    on_event: &mut dyn FnMut(TrainEvent),
+) -> Result<TrainOutcome> {
     run(prepare(recipe, resume)?, gpu, on_event)
 }
 
@@ -105,13 +107,17 @@ pub fn train(
 /// # Errors
 /// A run that does not fit the adapter or the memory, before anything is written; and whatever
 /// can go wrong while it runs.
-pub fn run(prepared: Prepared, gpu: &Rc<Gpu>, on_event: &mut dyn FnMut(Event)) -> Result<Outcome> {
+pub fn run(
+    prepared: Prepared,
+    gpu: &Rc<Gpu>,
+    on_event: &mut dyn FnMut(TrainEvent),
+) -> Result<TrainOutcome> {
     let objective = &*prepared.recipe.loss.objective;
     let memory = memory_plan(gpu.target(), &prepared.config, prepared.capacity, objective)?;
-    on_event(Event::Plan(describe(gpu, &prepared, &memory)));
+    on_event(TrainEvent::Plan(describe(gpu, &prepared, &memory)));
     let Prepared { recipe, config, capacity, train, .. } = prepared;
     for note in prepared.notes {
-        on_event(Event::Note(note));
+        on_event(TrainEvent::Note(note));
     }
     let heldout = match &prepared.heldout {
         None => None,
@@ -142,16 +148,16 @@ pub fn run(prepared: Prepared, gpu: &Rc<Gpu>, on_event: &mut dyn FnMut(Event)) -
     let mut state = prepared.state;
     let kernels = learner.kernels_hash();
     if !state.kernels_hash.is_empty() && state.kernels_hash != kernels {
-        on_event(Event::Note(
+        on_event(TrainEvent::Note(
             "the checkpoint was made with other kernels (`oddgrad tune`, --kernel, another adapter or version): the run goes on, but its last bits will differ from those of a run that was not interrupted".into(),
         ));
     }
     state.kernels_hash = kernels;
     let total = recipe.train.total_steps(train.steps_per_epoch(recipe.batch.size));
     if state.step >= total {
-        on_event(Event::Note(format!("all {total} steps were done already")));
+        on_event(TrainEvent::Note(format!("all {total} steps were done already")));
     }
-    Run { recipe, learner, train, heldout, sampler, metrics, state, total, capacity, on_event }
+    Training { recipe, learner, train, heldout, sampler, metrics, state, total, capacity, on_event }
         .run_to_end()
 }
 
@@ -160,13 +166,13 @@ fn open_output(
     recipe: &Recipe,
     step: u64,
     damaged: &[PathBuf],
-    on_event: &mut dyn FnMut(Event),
+    on_event: &mut dyn FnMut(TrainEvent),
 ) -> Result<MetricsWriter> {
     let output = &recipe.output;
     std::fs::create_dir_all(output).map_err(|e| Error::io("create", output, e))?;
     for folder in damaged {
         let aside = checkpoint::set_aside(folder)?;
-        on_event(Event::Note(format!(
+        on_event(TrainEvent::Note(format!(
             "{} is damaged and was moved to {}",
             folder.display(),
             aside.display()
@@ -236,13 +242,13 @@ fn describe(gpu: &Gpu, prepared: &Prepared, memory: &MemoryPlan) -> Vec<String> 
     lines
 }
 
-impl Run<'_> {
-    fn run_to_end(mut self) -> Result<Outcome> {
+impl Training<'_> {
+    fn run_to_end(mut self) -> Result<TrainOutcome> {
         let t = &self.recipe.train;
         let per_epoch = self.per_epoch();
         let mut last_eval = None;
         let metrics = self.recipe.loss.objective.metrics();
-        (self.on_event)(Event::Begin { step: self.state.step, total: self.total, metrics });
+        (self.on_event)(TrainEvent::Begin { step: self.state.step, total: self.total, metrics });
         if self.state.step == 0 && t.eval_at_start {
             if t.eval_every > 0 {
                 last_eval = self.evaluate()?;
@@ -266,7 +272,7 @@ impl Run<'_> {
             if due(t.log_every) || step == self.total {
                 self.metrics.write(&record)?;
             }
-            (self.on_event)(Event::Step(&record));
+            (self.on_event)(TrainEvent::Step(&record));
             if due(t.eval_every) || (t.eval_every > 0 && step == self.total) {
                 last_eval = self.evaluate()?.or(last_eval);
             }
@@ -278,7 +284,7 @@ impl Run<'_> {
             }
         }
         let model = self.save_model()?;
-        Ok(Outcome { model, steps: self.state.step, eval: last_eval })
+        Ok(TrainOutcome { model, steps: self.state.step, eval: last_eval })
     }
 
     fn save_model(&self) -> Result<PathBuf> {
@@ -300,7 +306,7 @@ impl Run<'_> {
     fn begin_epoch(&mut self, order: &[usize]) -> Result<()> {
         self.state.row_order_hash = self.train.order_hash(order);
         let stats = self.train.stats(order, self.recipe.batch.size, self.capacity)?;
-        (self.on_event)(Event::Epoch(self.state.epoch, stats));
+        (self.on_event)(TrainEvent::Epoch(self.state.epoch, stats));
         Ok(())
     }
 
@@ -308,7 +314,7 @@ impl Run<'_> {
         self.train.steps_per_epoch(self.recipe.batch.size)
     }
 
-    fn step(&mut self, indices: &[usize]) -> Result<Record> {
+    fn step(&mut self, indices: &[usize]) -> Result<MetricsRecord> {
         let start = Instant::now();
         let streams = self.train.pack(indices, self.capacity)?;
         let coefficients = self.recipe.loss.coefficients(&streams);
@@ -335,7 +341,7 @@ impl Run<'_> {
         self.state.batch_in_epoch += 1;
         self.state.num_tokens += tokens as u64;
         let figures = objective.figures(&sums);
-        let mut record = Record::new(Split::Train, self.state.step, self.epoch(), &figures)
+        let mut record = MetricsRecord::new(Split::Train, self.state.step, self.epoch(), &figures)
             .with("grad_norm", f64::from(norm))
             .with("learning_rate", rate)
             .with("num_tokens", self.state.num_tokens as f64)
@@ -376,7 +382,7 @@ impl Run<'_> {
         ))
     }
 
-    fn evaluate(&mut self) -> Result<Option<Record>> {
+    fn evaluate(&mut self) -> Result<Option<MetricsRecord>> {
         let Some(heldout) = &self.heldout else { return Ok(None) };
         let start = Instant::now();
         let objective = &*self.recipe.loss.objective;
@@ -388,10 +394,10 @@ impl Run<'_> {
             Ok(())
         })?;
         let figures = objective.figures(&sums);
-        let record = Record::new(Split::Eval, self.state.step, self.epoch(), &figures)
+        let record = MetricsRecord::new(Split::Eval, self.state.step, self.epoch(), &figures)
             .with("tokens_per_second", tokens as f64 / start.elapsed().as_secs_f64());
         self.metrics.write(&record)?;
-        (self.on_event)(Event::Evaluated(&record));
+        (self.on_event)(TrainEvent::Evaluated(&record));
         Ok(Some(record))
     }
 
@@ -403,7 +409,7 @@ impl Run<'_> {
             seed: 0,
         })?;
         for (prompt, text) in self.recipe.sample.prompts.iter().zip(&texts) {
-            (self.on_event)(Event::Sampled { step: self.state.step, prompt, text });
+            (self.on_event)(TrainEvent::Sampled { step: self.state.step, prompt, text });
         }
         Ok(())
     }
@@ -424,7 +430,7 @@ impl Run<'_> {
             &moments,
         )?;
         checkpoint::prune(output, self.recipe.train.keep_checkpoints)?;
-        (self.on_event)(Event::Saved(&folder));
+        (self.on_event)(TrainEvent::Saved(&folder));
         Ok(())
     }
 }

@@ -30,7 +30,7 @@ use std::rc::Rc;
 
 /// One compared quantity.
 #[derive(Debug, Clone)]
-pub struct Row {
+pub struct Comparison {
     /// What was compared.
     pub what: String,
     /// Number of values.
@@ -43,7 +43,7 @@ pub struct Row {
     pub measure: &'static str,
 }
 
-impl Row {
+impl Comparison {
     /// True if the difference is within the bar; NaN is not.
     pub fn passed(&self) -> bool {
         self.difference <= self.bar
@@ -89,8 +89,8 @@ impl Reference {
     ///
     /// # Errors
     /// When the device fails or the model does not fit it. Differences are not errors: see
-    /// [`Row::passed`].
-    pub fn compare(&self, gpu: &Rc<Gpu>, tolerance: f64) -> Result<Vec<Row>> {
+    /// [`Comparison::passed`].
+    pub fn compare(&self, gpu: &Rc<Gpu>, tolerance: f64) -> Result<Vec<Comparison>> {
         let mut rows = match self {
             Self::Model(reference) => reference.compare(gpu)?,
             Self::Run(reference) => reference.compare(gpu)?,
@@ -106,7 +106,7 @@ impl Reference {
 ///
 /// # Errors
 /// As [`Reference::load`] and [`Reference::compare`].
-pub fn verify(gpu: &Rc<Gpu>, folder: &Path, tolerance: f64) -> Result<Vec<Row>> {
+pub fn verify(gpu: &Rc<Gpu>, folder: &Path, tolerance: f64) -> Result<Vec<Comparison>> {
     Reference::load(folder)?.compare(gpu, tolerance)
 }
 
@@ -176,7 +176,7 @@ impl ModelReference {
         })
     }
 
-    fn compare(&self, gpu: &Rc<Gpu>) -> Result<Vec<Row>> {
+    fn compare(&self, gpu: &Rc<Gpu>) -> Result<Vec<Comparison>> {
         let Self { config, weights, examples, loss, golden_path, golden, .. } = self;
         let capacity = capacity_for(examples, 7);
         let (objective, optim) = (&*loss.objective, OptimSettings::default());
@@ -187,7 +187,7 @@ impl ModelReference {
 
         let mut out = Vec::new();
         let mut absolute = |what: &str, got: f64, want: f64| {
-            out.push(Row {
+            out.push(Comparison {
                 what: what.into(),
                 values: 1,
                 difference: (got - want).abs(),
@@ -224,7 +224,7 @@ impl ModelReference {
                     format!("the gradient of {name} has another size"),
                 ));
             }
-            out.push(Row {
+            out.push(Comparison {
                 what: format!("gradient {name}"),
                 values: want.len(),
                 difference: relative_l2(&tensor.data, want),
@@ -236,7 +236,7 @@ impl ModelReference {
     }
 
     /// Logits and token log-probs of every token, each sequence by itself.
-    fn compare_logits(&self, gpu: &Rc<Gpu>, learner: &Learner) -> Result<Vec<Row>> {
+    fn compare_logits(&self, gpu: &Rc<Gpu>, learner: &Learner) -> Result<Vec<Comparison>> {
         let Self { config, examples, tensors_path: path, .. } = self;
         let tensor = |name: &str| {
             let found = self.tensors.get(name);
@@ -304,7 +304,7 @@ impl ModelReference {
                 .fold(worst[1], |m, (&g, &w)| worse(m, f64::from(g) - w));
             counts[1] += used;
         }
-        let row = |what: &str, i: usize, bar| Row {
+        let row = |what: &str, i: usize, bar| Comparison {
             what: what.into(),
             values: counts[i],
             difference: worst[i],
@@ -412,7 +412,7 @@ impl RunReference {
         })
     }
 
-    fn compare(&self, gpu: &Rc<Gpu>) -> Result<Vec<Row>> {
+    fn compare(&self, gpu: &Rc<Gpu>) -> Result<Vec<Comparison>> {
         let Self { batches, optim, log_path, steps, .. } = self;
         let total = steps.len() as u64;
         let sizes: Vec<Capacity> = batches.iter().map(|b| capacity_for(b, 0)).collect();
@@ -453,7 +453,7 @@ impl RunReference {
             worst[1] = worse(worst[1], (norm - want_norm) / want_norm);
             worst[2] = worse(worst[2], rate - want("learning_rate")?);
         }
-        let row = |what: &str, i: usize, bar, measure| Row {
+        let row = |what: &str, i: usize, bar, measure| Comparison {
             what: format!("{what}, {} steps", steps.len()),
             values: steps.len(),
             difference: worst[i],

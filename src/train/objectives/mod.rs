@@ -59,7 +59,7 @@ pub trait Objective: fmt::Debug + Send + Sync {
     fn name(&self) -> &'static str;
 
     /// The rows it trains on.
-    fn rows(&self) -> Rows;
+    fn rows(&self) -> RowKind;
 
     /// Its keys under `[loss]` with their values, in the order they are written.
     fn settings(&self) -> Vec<(&'static str, toml::Value)>;
@@ -94,7 +94,7 @@ pub trait Objective: fmt::Debug + Send + Sync {
 
 /// Which rows an objective trains on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rows {
+pub enum RowKind {
     /// Plain text: every token is predicted.
     Texts,
     /// A prompt and its answer; a rejected answer is read if it is there.

@@ -9,7 +9,7 @@
 
 use super::likelihood::{Likelihood, NLL_WEIGHT};
 use super::preference::{self, MEAN_LOGP};
-use super::{Coefficients, Compared, LOGP, Metric, Objective, Results, Rows, Scored, Terms};
+use super::{Coefficients, Compared, LOGP, Metric, Objective, Results, RowKind, Scored, Terms};
 use crate::data::pack::Stream;
 use crate::graph::{DType, Graph};
 use crate::ops::add::add;
@@ -49,8 +49,8 @@ impl Objective for Orpo {
         "orpo"
     }
 
-    fn rows(&self) -> Rows {
-        Rows::Pairs
+    fn rows(&self) -> RowKind {
+        RowKind::Pairs
     }
 
     fn settings(&self) -> Vec<(&'static str, toml::Value)> {

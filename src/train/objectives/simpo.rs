@@ -8,7 +8,7 @@
 //! the paper's loss has none, and neither has this. Every pair carries its weight 1 / B as an input.
 
 use super::preference::{self, MEAN_LOGP};
-use super::{Better, Coefficients, Metric, Objective, Results, Rows, Scored, Terms, Unit};
+use super::{Better, Coefficients, Metric, Objective, Results, RowKind, Scored, Terms, Unit};
 use crate::data::pack::Stream;
 use crate::graph::{DType, Graph};
 use crate::ops::bradley_terry::{bradley_terry, preference_loss};
@@ -53,8 +53,8 @@ impl Objective for SimPo {
         "simpo"
     }
 
-    fn rows(&self) -> Rows {
-        Rows::Pairs
+    fn rows(&self) -> RowKind {
+        RowKind::Pairs
     }
 
     fn settings(&self) -> Vec<(&'static str, toml::Value)> {
