@@ -35,11 +35,11 @@ pub struct DataReport {
 /// Shortest, median and longest, in tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lengths {
-    /// Shortest.
+    /// Tokens of the shortest.
     pub shortest: usize,
-    /// Median; of an even number the upper one.
+    /// Tokens of the median; of an even number the upper one.
     pub median: usize,
-    /// Longest.
+    /// Tokens of the longest.
     pub longest: usize,
 }
 
@@ -47,9 +47,12 @@ const SUMMARY: &str = "the data does not suit the model";
 
 /// Checks examples against each other and against the model that is to learn from them.
 ///
-/// `place` names a source row for messages; `vocab_size` is the tokenizer's (largest id + 1), `vocab_rows` the rows of the embedding.
-/// Errors, all at once: no examples; a vocabulary larger than the embedding; ids beyond it; a side
-/// without a token to learn; sides that are the same tokens.
+/// `place` names a source row for messages; `vocab_size` is the tokenizer's (largest id + 1),
+/// `vocab_rows` the rows of the embedding.
+///
+/// # Errors
+/// All at once: no examples; a vocabulary larger than the embedding; ids beyond it; a side without a
+/// token to learn; sides that are the same tokens.
 pub fn check_examples(
     examples: &[Example],
     place: impl Fn(usize) -> String,

@@ -96,7 +96,7 @@ pub struct Footprint {
     pub shared: usize,
     /// Tokens in the stream.
     pub tokens: usize,
-    /// Scored targets.
+    /// Targets that some loss term scores.
     pub targets: usize,
 }
 

@@ -74,7 +74,7 @@ pub enum Event<'a> {
     Run {
         /// Which one: "ORPO" or "control".
         name: &'static str,
-        /// What.
+        /// What it is.
         event: trainer::TrainEvent<'a>,
     },
 }
@@ -93,7 +93,7 @@ pub struct Ends {
 /// What a demo leaves.
 #[derive(Debug)]
 pub struct Outcome {
-    /// The page.
+    /// Path of the page.
     pub report: PathBuf,
     /// The held-out rows before and after: the control, then ORPO.
     pub ends: [Ends; 2],

@@ -1,15 +1,19 @@
 //! `odds_ratio`: ORPO's preference term, with loss and both gradients from one closed form.
 //!
-//! For average log-probabilities $\ell_w, \ell_l$ of the chosen and the rejected answer and
-//! $q = 1 - e^{\ell}$ (floored at [`Q_FLOOR`]):
-//! $z = (\ell_w - \ell_l) - (\log q_w - \log q_l)$, $L_{OR} = -\log \sigma(z)$,
-//! loss $= \sum_p c_p L_{OR,p}$ with $c = \lambda / B$.
+//! For the average log-probabilities lw and ll of the chosen and the rejected answer:
+//!
+//! ```text
+//! q    = 1 - exp(l), at least Q_FLOOR
+//! z    = (lw - ll) - (ln qw - ln ql)
+//! L_OR = -ln sigmoid(z)
+//! loss = sum over pairs of c * L_OR, with c = lambda / B
+//! ```
+//!
 //! Source: Hong, Lee, Thorne, "ORPO", arXiv 2403.07691, equations 6 and 7.
 //!
-//! With $r = e^{\ell_w - \ell_l}$ nothing overflows and no logarithm of $1 - e^\ell$ is taken:
-//! $L_{OR} = \mathrm{log1p}(q_w / (r q_l))$.
-//! Backward: $-\partial L_{OR}/\partial \ell_w = g_w = 1 / (q_w + r q_l)$ and
-//! $\partial L_{OR}/\partial \ell_l = g_l = q_w / (q_l (q_w + r q_l))$. The forward kernel stores
+//! With r = exp(lw - ll) nothing overflows and no logarithm of 1 - exp(l) is taken:
+//! L_OR = log1p(qw / (r ql)). Backward: - dL_OR/dlw = g_w = 1 / (qw + r ql) and
+//! dL_OR/dll = g_l = qw / (ql (qw + r ql)). The forward kernel stores
 //! both, and backward multiplies them with the upstream scalar.
 
 use crate::graph::{Graph, Var};

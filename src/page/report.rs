@@ -140,7 +140,7 @@ fn page(report: &Report) -> String {
     document(&report.title, &html)
 }
 
-/// What the first chart's figures say, in one sentence a run.
+/// What the first chart's figures say, in one sentence per run.
 fn lead(report: &Report) -> String {
     let moved = |(first, last): (f64, f64)| match last - first {
         change if change > 0.0005 => "rose",
@@ -202,7 +202,7 @@ fn tiles(report: &Report) -> String {
     }
 }
 
-/// Lines of one quantity, one a run: the first run solid, the others dashed.
+/// Lines of one quantity, one per run: the first run solid, the others dashed.
 fn lines(
     runs: &[Run],
     of: impl Fn(&Run) -> Vec<(f64, f64)>,

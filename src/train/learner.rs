@@ -19,10 +19,7 @@ use crate::train::recipe::OptimSettings;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-/// Suffixes of the optimizer's state.
-pub const FIRST_MOMENT: &str = ".m";
-/// Suffix of AdamW's second moment.
-pub const SECOND_MOMENT: &str = ".v";
+pub use crate::ops::adamw::{FIRST_MOMENT, SECOND_MOMENT};
 
 struct Update {
     step: Step,
@@ -87,8 +84,9 @@ impl MemoryPlan {
 /// moments, when a checkpoint is written.
 const HOST_BYTES: u64 = 12;
 
-/// Refuses `bytes` of device memory, and what a run of `config` holds besides, if the machine has
-/// not got them. What a GPU with memory of its own has left, nothing can tell beforehand.
+/// Refuses a run of `config` if `bytes` of device memory and what it holds on the host exceed the
+/// machine's free memory. A discrete GPU's free memory cannot be asked for, so its bytes are not
+/// counted.
 fn check_memory(target: &Target, config: &ModelConfig, bytes: u64) -> Result<()> {
     let device = if target.class == Class::Discrete { 0 } else { bytes };
     let needed = device + HOST_BYTES * config.parameter_count() as u64;
@@ -229,7 +227,7 @@ impl Learner {
         self.micro.run_all(streams, coefficients, each)
     }
 
-    /// Forward only.
+    /// Loss and log-probabilities of a stream, without gradients.
     ///
     /// # Errors
     /// When the device is lost.
@@ -274,7 +272,9 @@ impl Learner {
         let mut hasher = blake3::Hasher::new();
         for step in [&self.micro.step, &self.update.step] {
             for call in step.graph().calls() {
-                call.variant.hash_into(&mut hasher);
+                for part in call.variant.identity() {
+                    hasher.update(part.as_bytes());
+                }
             }
         }
         hasher.finalize().to_hex()[..16].into()
@@ -290,7 +290,7 @@ impl Learner {
         self.micro.capacity()
     }
 
-    /// The device.
+    /// The device that holds the parameters.
     pub fn gpu(&self) -> &Rc<Gpu> {
         &self.gpu
     }

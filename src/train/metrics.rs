@@ -46,7 +46,7 @@ impl Sums {
 /// Whether a line of `metrics.jsonl` speaks of training or of the held-out rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Split {
-    /// Plain keys.
+    /// Keys as they are, without a prefix.
     Train,
     /// Keys with `eval_` in front.
     Eval,
@@ -119,7 +119,7 @@ fn number(value: f64) -> Value {
     serde_json::Number::from_f64(value).map_or(Value::Null, Value::Number)
 }
 
-/// Appends records to `metrics.jsonl`, one JSON object a line, each flushed, so that a run can be
+/// Appends records to `metrics.jsonl`, one JSON object per line, each flushed, so that a run can be
 /// watched and a killed one loses nothing.
 #[derive(Debug)]
 pub struct MetricsWriter {
@@ -129,6 +129,9 @@ pub struct MetricsWriter {
 
 impl MetricsWriter {
     /// Opens the file for appending; creates it if it is not there.
+    ///
+    /// # Errors
+    /// When the file can be neither opened nor created.
     pub fn open(path: &Path) -> Result<Self> {
         let file = OpenOptions::new()
             .create(true)
@@ -139,6 +142,9 @@ impl MetricsWriter {
     }
 
     /// Writes one line.
+    ///
+    /// # Errors
+    /// When the disk takes no more.
     pub fn write(&mut self, record: &MetricsRecord) -> Result<()> {
         let line = record.to_line();
         self.file
@@ -150,6 +156,9 @@ impl MetricsWriter {
 
 /// Every record of a `metrics.jsonl`. A last line without a line break, which a killed process
 /// leaves, is not one.
+///
+/// # Errors
+/// A file that cannot be read; a line that is no record, with its number.
 pub fn read_metrics(path: &Path) -> Result<Vec<MetricsRecord>> {
     Ok(read_lines(path)?.into_iter().map(|(_, record)| record).collect())
 }
@@ -179,6 +188,9 @@ fn read_lines(path: &Path) -> Result<Vec<(String, MetricsRecord)>> {
 
 /// Removes what was recorded after `step`, so that a resumed run continues the file where its
 /// checkpoint was made. A file that is not there needs nothing.
+///
+/// # Errors
+/// A file that cannot be read or written; a line that is no record, with its number.
 pub fn truncate_after_step(path: &Path, step: u64) -> Result<()> {
     if !path.exists() {
         return Ok(());

@@ -204,17 +204,17 @@ pub struct Recipe {
     pub output: PathBuf,
     /// Seed of the row order and of fresh weights.
     pub seed: u64,
-    /// Rows.
+    /// Section `data`: which rows, and how they become tokens.
     pub data: DataSettings,
-    /// Objective.
+    /// What the objective minimises, and section `loss`.
     pub loss: Loss,
-    /// Optimizer.
+    /// Section `optim`: AdamW and the learning rate.
     pub optim: OptimSettings,
-    /// Batch.
+    /// Section `batch`: rows of a step, tokens of a stream.
     pub batch: BatchSettings,
     /// Length and intervals.
     pub train: TrainSettings,
-    /// Samples.
+    /// Section `sample`: prompts continued during training.
     pub sample: SampleSettings,
 }
 
@@ -249,6 +249,9 @@ pub fn load(path: &Path, overrides: &[String]) -> Result<Recipe> {
 
 impl Recipe {
     /// Reads a recipe from text; `place` names it in messages. See [`load`].
+    ///
+    /// # Errors
+    /// Every problem of the recipe at once, each with its key.
     pub fn parse(place: &str, text: &str, overrides: &[String]) -> Result<Self> {
         let table = toml::from_str::<toml::Table>(text).map_err(|e| {
             Error::file(place, format!("is not valid TOML: {}", e.to_string().trim_end()))

@@ -1,5 +1,5 @@
 //! Reads typed values out of a TOML table, collecting every problem instead of stopping at the
-//! first, and knows which keys nobody asked for.
+//! first, and knows which keys the program does not.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -32,7 +32,7 @@ const ELSEWHERE: [(&str, &str); 12] = [
     ("output_dir", "output"),
 ];
 
-/// Deeper keys than this are nobody's.
+/// The recipe has no keys deeper than this.
 const DEEPEST: usize = 4;
 
 /// The leaves of a table by dotted key, and what has been found wrong so far.
@@ -252,7 +252,7 @@ impl Settings {
         found
     }
 
-    /// Every problem, the keys nobody asked for included.
+    /// Every problem, unknown keys included.
     pub(super) fn finish(mut self) -> Vec<Problem> {
         for (key, value) in std::mem::take(&mut self.values) {
             let section = self.known.iter().any(|k| k.starts_with(&format!("{key}.")));

@@ -41,7 +41,7 @@ pub enum TrainEvent<'a> {
     Evaluated(&'a MetricsRecord),
     /// A prompt was continued.
     Sampled {
-        /// Steps done.
+        /// Optimizer steps done before it.
         step: u64,
         /// The prompt as given in the recipe.
         prompt: &'a str,
@@ -59,7 +59,7 @@ pub enum TrainEvent<'a> {
 pub struct TrainOutcome {
     /// The trained model, a Hugging Face folder.
     pub model: PathBuf,
-    /// Steps done.
+    /// Optimizer steps of the whole run.
     pub steps: u64,
     /// The last evaluation.
     pub eval: Option<MetricsRecord>,
