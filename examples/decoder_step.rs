@@ -4,8 +4,11 @@
 
 use oddgrad::ops::{adamw, add::add, attention, embedding::embedding, gather_index::GatherIndex};
 use oddgrad::ops::{matmul::linear, nll::nll, rms_norm::rms_norm, rope, silu_mul::silu_mul};
-use oddgrad::{DType, Gpu, Graph, Result, Step, Store, ops::token_logp::token_logp};
+use oddgrad::{DType, Gpu, Graph, Init, Result, Step, Store, ops::token_logp::token_logp};
 use std::rc::Rc;
+
+/// Matrices begin small.
+const MATRIX: Init = Init::Normal(0.2);
 
 fn main() -> Result<()> {
     let gpu = Rc::new(Gpu::open(&Default::default())?);
@@ -20,11 +23,11 @@ fn main() -> Result<()> {
     let angles = rope::rope_table(t, head_dim, 10_000.0);
     let angles = g.constant("angles", &[t, head_dim / 2, 2], &angles);
 
-    let table = g.param("embedding", &[v, d]);
-    let [wq, wk, wv, wo] = ["q", "k", "v", "o"].map(|name| g.param(name, &[d, d]));
-    let [wgate, wup] = ["gate", "up"].map(|name| g.param(name, &[f, d]));
-    let wdown = g.param("down", &[d, f]);
-    let norms = ["norm 1", "norm 2", "norm 3"].map(|name| g.param(name, &[d]));
+    let table = g.parameter("embedding", &[v, d], MATRIX);
+    let [wq, wk, wv, wo] = ["q", "k", "v", "o"].map(|name| g.parameter(name, &[d, d], MATRIX));
+    let [wgate, wup] = ["gate", "up"].map(|name| g.parameter(name, &[f, d], MATRIX));
+    let wdown = g.parameter("down", &[d, f], MATRIX);
+    let norms = ["norm 1", "norm 2", "norm 3"].map(|name| g.parameter(name, &[d], Init::Ones));
 
     let mut x = embedding(&mut g, table, tokens, index);
     let h = rms_norm(&mut g, x, norms[0], 1e-6);
@@ -49,10 +52,13 @@ fn main() -> Result<()> {
 
     let store = Store::new(&gpu);
     let mut rng = fastrand::Rng::with_seed(1);
-    for info in parameters.iter().map(|&p| g.info(p)) {
-        let is_norm = info.shape.len() == 1;
-        let value = |_| if is_norm { 1.0 } else { 0.6 * (rng.f32() - 0.5) };
-        store.write(&info.name, &info.shape, &(0..info.len()).map(value).collect::<Vec<_>>())?;
+    for p in g.parameters() {
+        let value = |_| match p.init {
+            Init::Normal(std) => 3.0 * std as f32 * (rng.f32() - 0.5),
+            Init::Ones => 1.0,
+            Init::Zeros => 0.0,
+        };
+        store.write(&p.name, &p.shape, &(0..p.len()).map(value).collect::<Vec<_>>())?;
     }
     let step = Step::new(&gpu, g, &store)?;
     let sequence = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9];

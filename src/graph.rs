@@ -12,8 +12,10 @@
 //! push order, adding in place is safe exactly when no other pending gradient lies in the same
 //! memory; [`Graph::grad_into`] checks that and copies otherwise.
 
+mod parameter;
 mod view;
 
+pub use parameter::{Init, Parameter};
 pub use view::{BINDING_ALIGNMENT, FILL};
 
 use crate::error::{Error, Result};
@@ -200,6 +202,8 @@ pub struct Graph {
     /// How many of `grads` lie in the memory of a variable.
     grads_in: HashMap<Var, usize>,
     states: HashMap<String, Var>,
+    parameters: Vec<Parameter>,
+    trained: Box<dyn Fn(&str) -> bool>,
 }
 
 impl Graph {
@@ -213,6 +217,8 @@ impl Graph {
             grads: HashMap::new(),
             grads_in: HashMap::new(),
             states: HashMap::new(),
+            parameters: Vec::new(),
+            trained: Box::new(|_| true),
         }
     }
 
@@ -311,15 +317,6 @@ impl Graph {
         }
         let var = self.push(name, shape, DType::F32, Role::State);
         self.states.insert(name.to_owned(), var);
-        var
-    }
-
-    /// A trainable parameter: state that gradients are computed for.
-    #[track_caller]
-    pub fn param(&mut self, name: &str, shape: &[usize]) -> Var {
-        let var = self.state(name, shape);
-        self.vars[var.index()].needs_grad = true;
-        self.vars[var.index()].leaf = true;
         var
     }
 

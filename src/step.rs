@@ -52,12 +52,18 @@ type State = (Rc<Held>, Vec<usize>);
 pub struct Store {
     gpu: Rc<Gpu>,
     buffers: RefCell<HashMap<String, State>>,
+    /// Bytes written since the last submission; each waits in a staging buffer.
+    staged: Cell<u64>,
 }
+
+/// Bytes of writes that may wait for a submission: a model that is streamed to the device must
+/// not stand in staging buffers once more.
+const STAGED_BYTES: u64 = 32 << 20;
 
 impl Store {
     /// An empty store on `gpu`.
     pub fn new(gpu: &Rc<Gpu>) -> Self {
-        Self { gpu: gpu.clone(), buffers: RefCell::default() }
+        Self { gpu: gpu.clone(), buffers: RefCell::default(), staged: Cell::new(0) }
     }
 
     fn get(&self, name: &str, shape: &[usize], extra: u64) -> Result<Rc<Held>> {
@@ -86,6 +92,12 @@ impl Store {
         assert_eq!(shape.iter().product::<usize>(), values.len(), "state {name}");
         let held = self.get(name, shape, 0)?;
         self.gpu.queue.write_buffer(&held.buffer, 0, bytemuck::cast_slice(values));
+        self.staged.set(self.staged.get() + 4 * values.len() as u64);
+        if self.staged.get() > STAGED_BYTES {
+            self.staged.set(0);
+            self.gpu.queue.submit([]);
+            self.gpu.wait()?;
+        }
         Ok(())
     }
 

@@ -12,7 +12,8 @@ use crate::files::{check_creatable, write_atomically};
 use crate::gpu::Gpu;
 use crate::model::config::ModelConfig;
 use crate::model::generate::Sampling;
-use crate::model::weights::{has_weights, read_weights};
+use crate::model::source::has_weights;
+use crate::model::weights::{FolderWeights, ParameterValues};
 use crate::page::report::{self, Report, Sample, write_report};
 use crate::step::Store;
 use crate::train::metrics::{METRICS, MetricsRecord, Split, read_metrics};
@@ -443,9 +444,8 @@ fn correct(gpu: &Rc<Gpu>, models: [&PathBuf; 3], rows: &[&Row]) -> Result<Vec<Sa
     let max_tokens = longest + SPARE_TOKENS;
     let store = Store::new(gpu);
     let put = |model: &Path| -> Result<()> {
-        read_weights(model, &config)?
-            .iter()
-            .try_for_each(|(name, t)| store.write(name, &t.shape, &t.data))
+        FolderWeights::open(model, &config)?
+            .each(&mut |name, shape, values| store.write(name, shape, values))
     };
     put(models[0])?;
     let prompts: Vec<String> = rows.iter().map(|row| row.prompt.clone()).collect();

@@ -6,6 +6,7 @@ use crate::graph::{DType, Graph, Var};
 use crate::ops::attention::{Attention, attention};
 use crate::ops::gather_index::GatherIndex;
 use crate::step::Step;
+use std::cell::OnceCell;
 
 /// The inputs that describe a stream of T tokens.
 pub struct StreamInputs {
@@ -17,6 +18,7 @@ pub struct StreamInputs {
     pub spans: Var,
     /// Which stream tokens use which embedding row, for the gradient.
     pub index: GatherIndex,
+    position_index: OnceCell<GatherIndex>,
 }
 
 impl StreamInputs {
@@ -27,7 +29,15 @@ impl StreamInputs {
             position: g.input("position", &[tokens], DType::U32),
             spans: g.input("spans", &[tokens, 4], DType::U32),
             index: GatherIndex::inputs(g, "tokens", tokens, tokens),
+            position_index: OnceCell::new(),
         }
+    }
+
+    /// Which stream tokens use which row of a table of positions: an input that only models with
+    /// learned positions have.
+    pub fn position_index(&self, g: &mut Graph) -> GatherIndex {
+        let tokens = g.shape(self.tokens)[0];
+        *self.position_index.get_or_init(|| GatherIndex::inputs(g, "positions", tokens, tokens))
     }
 
     /// Uploads a stream.
@@ -36,6 +46,9 @@ impl StreamInputs {
         step.write_u32(self.position, &stream.position);
         step.write_u32(self.spans, &stream.spans);
         write_index(step, &self.index, &stream.tokens);
+        if let Some(index) = self.position_index.get() {
+            write_index(step, index, &stream.position);
+        }
     }
 
     /// What each query gathers from the keys it attends to: the attention of layer `layer`, for

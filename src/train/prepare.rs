@@ -1,7 +1,6 @@
 //! Everything about a run that can be found out without a device: the recipe's files are read and
 //! checked, and nothing is written.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -12,10 +11,10 @@ use crate::error::{Error, Problem, Result};
 use crate::files::check_creatable;
 use crate::model::config::ModelConfig;
 use crate::model::folder::PARTIAL;
-use crate::model::weights::{Tensor, has_weights, read_weights};
+use crate::model::source::has_weights;
+use crate::model::weights::FolderWeights;
 use crate::train::checkpoint::{self, Moments, TrainState};
 use crate::train::dataset::Dataset;
-use crate::train::learner::check_parameters;
 use crate::train::metrics::METRICS;
 use crate::train::recipe::{self, Recipe};
 use crate::train::sampler::encode_prompts;
@@ -40,7 +39,7 @@ pub struct Prepared<'a> {
     pub(super) report: DataReport,
     pub(super) heldout: Option<(Dataset, DataReport)>,
     /// None where the folder has none: they are drawn from the seed.
-    pub(super) weights: Option<BTreeMap<String, Tensor>>,
+    pub(super) weights: Option<FolderWeights>,
     pub(super) state: TrainState,
     /// The optimizer's moments of a resumed run.
     pub(super) moments: Option<Moments>,
@@ -63,7 +62,7 @@ pub fn prepare(recipe: &Recipe, resume: bool) -> Result<Prepared<'_>> {
     let (latest, damaged) = look_for_checkpoint(recipe, resume, &mut notes)?;
     check_creatable(&recipe.output)?;
     let config = ModelConfig::load(&recipe.model)?;
-    check_parameters(&config)?;
+    notes.extend(config.notes.iter().cloned());
     let tokenizer = Tokenizer::from_folder(&recipe.model)?;
     if recipe.sample.every > 0 {
         encode_prompts(&tokenizer, &config, &recipe.sample.prompts, recipe.sample.max_tokens)?;
@@ -100,7 +99,7 @@ pub fn prepare(recipe: &Recipe, resume: bool) -> Result<Prepared<'_>> {
 
 /// What a run goes on from.
 struct Start {
-    weights: Option<BTreeMap<String, Tensor>>,
+    weights: Option<FolderWeights>,
     state: TrainState,
     moments: Option<Moments>,
 }
@@ -125,13 +124,13 @@ fn starting_point(
     };
     Ok(match latest {
         Some(folder) => {
-            let found = checkpoint::read(&folder)?;
+            let found = checkpoint::read(&folder, &|_| true)?;
             check_same_run(&found.state, &fresh, train, &folder)?;
             let (weights, moments) = (Some(found.weights), Some(found.moments));
             Start { weights, state: found.state, moments }
         }
         None if has_weights(&recipe.model) => {
-            let weights = Some(read_weights(&recipe.model, config)?);
+            let weights = Some(FolderWeights::open(&recipe.model, config)?);
             Start { weights, state: fresh, moments: None }
         }
         None => {

@@ -5,15 +5,16 @@ use crate::error::{Error, Problem, Result};
 use crate::gpu::Gpu;
 use crate::model::folder::save_model_folder;
 use crate::model::generate::Sampling;
-use crate::model::weights::{Dtype, init_weights};
-use crate::train::checkpoint::{self, Moments, TrainState};
+use crate::model::weights::{ParameterValues, RandomWeights};
+use crate::train::checkpoint::{self, TrainState};
 use crate::train::dataset::Dataset;
-use crate::train::learner::{FIRST_MOMENT, Learner, MemoryPlan, SECOND_MOMENT, memory_plan};
+use crate::train::learner::{Learner, MemoryPlan, memory_plan};
 use crate::train::metrics::{
     METRICS, MetricsRecord, MetricsWriter, Split, Sums, truncate_after_step,
 };
 use crate::train::objectives::{Accumulation, Coefficients, LOGP, Metric, Results};
 use crate::train::prepare::{Prepared, RECIPE, prepare};
+use crate::train::program::train_all;
 use crate::train::recipe::Recipe;
 use crate::train::sampler::Sampler;
 use std::path::{Path, PathBuf};
@@ -105,15 +106,17 @@ pub fn train(
 /// Runs what was prepared to its end.
 ///
 /// # Errors
-/// A run that does not fit the adapter or the memory, before anything is written; and whatever
-/// can go wrong while it runs.
+/// A run that does not fit the adapter or the memory, or weights that cannot be used, before
+/// anything is written; and whatever can go wrong while it runs.
 pub fn run(
-    prepared: Prepared,
+    mut prepared: Prepared,
     gpu: &Rc<Gpu>,
     on_event: &mut dyn FnMut(TrainEvent),
 ) -> Result<TrainOutcome> {
     let objective = &*prepared.recipe.loss.objective;
-    let memory = memory_plan(gpu.target(), &prepared.config, prepared.capacity, objective)?;
+    let (config, capacity) = (&prepared.config, prepared.capacity);
+    let memory = memory_plan(gpu.target(), config, capacity, objective, &train_all())?;
+    let learner = load(&mut prepared, gpu)?;
     on_event(TrainEvent::Plan(describe(gpu, &prepared, &memory)));
     let Prepared { recipe, config, capacity, train, .. } = prepared;
     for note in prepared.notes {
@@ -127,11 +130,6 @@ pub fn run(
             Some(Heldout { streams, coefficients })
         }
     };
-    let weights = prepared.weights.unwrap_or_else(|| init_weights(&config, recipe.seed));
-    let mut learner = Learner::new(gpu, &config, &weights, capacity, objective, &recipe.optim)?;
-    if let Some(moments) = &prepared.moments {
-        learner.restore(prepared.state.step, &moments.m, &moments.v)?;
-    }
     let sample = &recipe.sample;
     let sampler = match sample.every {
         0 => None,
@@ -159,6 +157,22 @@ pub fn run(
     }
     Training { recipe, learner, train, heldout, sampler, metrics, state, total, capacity, on_event }
         .run_to_end()
+}
+
+/// Puts the weights, and the moments of a resumed run, on the device.
+fn load(prepared: &mut Prepared, gpu: &Rc<Gpu>) -> Result<Learner> {
+    let from_folder = prepared.weights.take();
+    let Prepared { recipe, config, capacity, moments, state, .. } = prepared;
+    let weights: Box<dyn ParameterValues> = match from_folder {
+        Some(weights) => Box::new(weights),
+        None => Box::new(RandomWeights { config, seed: recipe.seed }),
+    };
+    let objective = &*recipe.loss.objective;
+    let mut learner = Learner::new(gpu, config, &*weights, *capacity, objective, &recipe.optim)?;
+    if let Some(moments) = moments {
+        learner.restore(state.step, moments)?;
+    }
+    Ok(learner)
 }
 
 /// Makes the output folder ready for a run from `step` on.
@@ -291,14 +305,9 @@ impl Training<'_> {
         let model = self.recipe.output.join(MODEL);
         // A run resumed after its end has it already.
         if !model.exists() {
-            let weights = self.learner.read_state("")?;
-            save_model_folder(
-                &model,
-                Some(&self.recipe.model),
-                &self.learner.config,
-                &weights,
-                Dtype::F32,
-            )?;
+            save_model_folder(&model, Some(&self.recipe.model), &self.learner.config, &|name| {
+                self.learner.read(name)
+            })?;
         }
         Ok(model)
     }
@@ -415,19 +424,14 @@ impl Training<'_> {
     }
 
     fn save(&mut self) -> Result<()> {
-        let moments = Moments {
-            m: self.learner.read_state(FIRST_MOMENT)?,
-            v: self.learner.read_state(SECOND_MOMENT)?,
-        };
-        let weights = self.learner.read_state("")?;
         let (output, source) = (&self.recipe.output, Some(self.recipe.model.as_path()));
         let folder = checkpoint::write(
             output,
             &self.state,
             source,
             &self.learner.config,
-            &weights,
-            &moments,
+            self.learner.trained(),
+            &|name| self.learner.read(name),
         )?;
         checkpoint::prune(output, self.recipe.train.keep_checkpoints)?;
         (self.on_event)(TrainEvent::Saved(&folder));

@@ -14,9 +14,10 @@ use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::graph::{GRAD, Graph};
 use crate::model::config::ModelConfig;
+use crate::model::layout::layout;
+use crate::model::source::{Tensor64, read_safetensors_f64};
 use crate::model::stream::{HeadRows, StreamInputs};
-use crate::model::transformer::{decoder, logits};
-use crate::model::weights::{Tensor, Tensor64, read_safetensors_f64, read_weights};
+use crate::model::weights::FolderWeights;
 use crate::step::Step;
 use crate::train::learner::Learner;
 use crate::train::objectives::{self, LOGP, Loss};
@@ -50,7 +51,17 @@ impl Comparison {
     }
 }
 
-/// Bars that a correct single-precision implementation meets.
+/// By how much more than on the golden folders' models (2 layers, 64 wide) rounding may show on one
+/// of `layers` layers of width `width`: rounding errors are independent, so that a sum of n terms
+/// errs by about sqrt(n) units (Higham and Mary 2019, "A new approach to probabilistic rounding
+/// error analysis"), and so do the errors of layers that follow each other. Every bar grows with
+/// sqrt(layers / 2 * width / 64), and none shrinks. On 30 layers, 576 wide, that is 11.6: PyTorch
+/// in single precision is off by 1e-4 there, where 5e-6 is usual on the golden folders.
+fn rounding_growth(layers: usize, width: usize) -> f64 {
+    (f64::max(layers as f64 / 2.0, 1.0) * f64::max(width as f64 / 64.0, 1.0)).sqrt()
+}
+
+/// Bars that a correct single-precision implementation meets on the golden folders.
 const LOSS_BAR: f64 = 5e-6;
 const LOGITS_BAR: f64 = 3e-5;
 const LOGP_BAR: f64 = 3e-5;
@@ -91,10 +102,14 @@ impl Reference {
     /// When the device fails or the model does not fit it. Differences are not errors: see
     /// [`Comparison::passed`].
     pub fn compare(&self, gpu: &Rc<Gpu>, tolerance: f64) -> Result<Vec<Comparison>> {
-        let mut rows = match self {
-            Self::Model(reference) => reference.compare(gpu)?,
-            Self::Run(reference) => reference.compare(gpu)?,
+        let (mut rows, config) = match self {
+            Self::Model(reference) => (reference.compare(gpu)?, &reference.config),
+            Self::Run(reference) => (reference.compare(gpu)?, &reference.config),
         };
+        let growth = rounding_growth(config.layers, config.hidden_size);
+        for row in rows.iter_mut().filter(|row| !row.what.starts_with("learning_rate")) {
+            row.bar *= growth;
+        }
         for row in &mut rows {
             row.bar *= tolerance;
         }
@@ -129,7 +144,7 @@ fn relative_l2(got: &[f32], want: &[f64]) -> f64 {
 /// A model folder with expected values, read.
 pub struct ModelReference {
     config: ModelConfig,
-    weights: BTreeMap<String, Tensor>,
+    weights: FolderWeights,
     examples: Vec<Example>,
     loss: Loss,
     golden_path: PathBuf,
@@ -163,7 +178,7 @@ impl ModelReference {
         let tensors_path = folder.join("golden.safetensors");
         let gradients_path = folder.join("grads_f64.safetensors");
         Ok(Self {
-            weights: read_weights(folder, &config)?,
+            weights: FolderWeights::open(folder, &config)?,
             config,
             examples,
             loss: objectives::of_reference(&golden_path, &golden)?,
@@ -212,13 +227,14 @@ impl ModelReference {
         out.extend(self.compare_logits(gpu, &learner)?);
 
         let (gradients_path, expected) = (&self.gradients_path, &self.gradients);
-        let got = learner.read_state(GRAD)?;
-        for (name, tensor) in &got {
+        for tensor in layout(config) {
+            let name = &tensor.name;
+            let got = tensor.join(&|parameter| learner.read(&format!("{parameter}{GRAD}")))?;
             let want = &expected
                 .get(name)
                 .ok_or_else(|| Error::file(gradients_path, format!("has no gradient of {name}")))?
                 .data;
-            if want.len() != tensor.data.len() {
+            if want.len() != got.len() {
                 return Err(Error::file(
                     gradients_path,
                     format!("the gradient of {name} has another size"),
@@ -227,7 +243,7 @@ impl ModelReference {
             out.push(Comparison {
                 what: format!("gradient {name}"),
                 values: want.len(),
-                difference: relative_l2(&tensor.data, want),
+                difference: relative_l2(&got, want),
                 bar: GRADIENT_BAR,
                 measure: "relative L2",
             });
@@ -270,8 +286,7 @@ impl ModelReference {
         let mut g = Graph::new(gpu.target());
         let inputs = StreamInputs::declare(&mut g, longest);
         let rows = HeadRows::declare(&mut g, longest, longest);
-        let hidden = decoder(&mut g, config, &inputs);
-        let logits = logits(&mut g, config, hidden, &rows);
+        let logits = config.decoder.forward(&mut g, &inputs, &rows).logits(&mut g);
         g.output(logits);
         let step = Step::new(gpu, g, learner.store())?;
         let micro = learner.micro_capacity();
@@ -323,7 +338,7 @@ fn worse(so_far: f64, difference: f64) -> f64 {
 /// A recorded run, read.
 pub struct RunReference {
     config: ModelConfig,
-    weights: BTreeMap<String, Tensor>,
+    weights: FolderWeights,
     batches: Vec<Vec<Example>>,
     schedule: Schedule,
     optim: OptimSettings,
@@ -395,7 +410,7 @@ impl RunReference {
             ..OptimSettings::default()
         };
         let (loss, warmup) = (objectives::of_trl(&arg)?, arg("warmup_steps")? as u64);
-        let weights = read_weights(&model, &config)?;
+        let weights = FolderWeights::open(&model, &config)?;
         let epoch = epoch.min(batches.len());
         Ok(Self {
             config,
@@ -465,5 +480,24 @@ impl RunReference {
             row("grad_norm", 1, REPLAY_NORM_BAR, "relative"),
             row("learning_rate", 2, 1e-12, "absolute"),
         ])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bars_grow_with_depth_and_width_only() {
+        assert_eq!(rounding_growth(2, 64), 1.0);
+        assert_eq!(rounding_growth(1, 8), 1.0, "never below the golden folders' bars");
+        assert_eq!(rounding_growth(8, 64), 2.0);
+        assert_eq!(rounding_growth(2, 256), 2.0);
+        // 30 layers, 576 wide: logits off by 1.2e-4 and the worst gradient by 7.6e-5 on llvmpipe;
+        // PyTorch in single precision by 6.8e-5 and 1e-4.
+        let growth = rounding_growth(30, 576);
+        assert!(LOGITS_BAR * growth > 1.2e-4 && GRADIENT_BAR * growth > 1e-4);
+        // A mistake is not rounding: the bars stay below a thousandth.
+        assert!(LOGITS_BAR * growth < 1e-3 && GRADIENT_BAR * growth < 1e-3);
     }
 }

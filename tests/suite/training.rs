@@ -7,7 +7,8 @@ use oddgrad::data::pack::{Capacity, NONE, Stream, TargetKind, pack};
 use oddgrad::error::Error;
 use oddgrad::gpu::{AdapterChoice, Gpu};
 use oddgrad::graph::GRAD;
-use oddgrad::model::weights::{init_weights, read_safetensors};
+use oddgrad::model::source::read_safetensors_f64;
+use oddgrad::model::weights::init_weights;
 use oddgrad::train::learner::Learner;
 use oddgrad::train::objectives::Loss;
 use oddgrad::train::objectives::orpo::{Orpo, PAIR_WEIGHT};
@@ -197,8 +198,8 @@ fn run(recipe: &Recipe, resume: bool) -> Result<TrainOutcome, Error> {
 }
 
 fn model_bits(folder: &Path) -> Vec<u32> {
-    let tensors = read_safetensors(&folder.join("model/model.safetensors")).unwrap();
-    tensors.values().flat_map(|t| t.data.iter().map(|v| v.to_bits())).collect()
+    let tensors = read_safetensors_f64(&folder.join("model/model.safetensors")).unwrap();
+    tensors.values().flat_map(|t| t.data.iter().map(|&v| (v as f32).to_bits())).collect()
 }
 
 #[test]
