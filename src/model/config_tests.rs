@@ -186,12 +186,46 @@ fn qwen2_has_biases_on_queries_keys_and_values() {
 }
 
 #[test]
-fn mistral_without_a_window_shorter_than_its_context() {
-    let mistral = with(&[("model_type", json!("mistral")), ("sliding_window", json!(4096))]);
+fn windows_of_mistral() {
+    let long = [("model_type", json!("mistral")), ("max_position_embeddings", json!(9000))];
+    let mut mistral = with(&long);
+    assert!(sizes(&mistral).ends_with("window: Some(4096) }"), "transformers' own default");
+    mistral["sliding_window"] = Value::Null;
     assert!(sizes(&mistral).ends_with("window: None }"));
-    let mut silent = mistral;
+    mistral["sliding_window"] = json!(8999);
+    assert!(sizes(&mistral).ends_with("window: Some(8999) }"));
+    mistral["sliding_window"] = json!(9000);
+    assert!(sizes(&mistral).ends_with("window: None }"), "it cuts nothing off");
+    mistral["sliding_window"] = json!(0);
+    mistral["layer_types"] = json!(["sliding_attention", "full_attention"]);
+    assert_eq!(problems(&mistral).len(), 2);
+    let mut silent = with(&long);
     silent["num_key_value_heads"] = Value::Null;
     assert_eq!(problems(&silent), ["config.json: num_key_value_heads: is missing"]);
+}
+
+#[test]
+fn windows_of_qwen2_by_layer() {
+    let mut qwen = with(&[
+        ("model_type", json!("qwen2")),
+        ("use_sliding_window", json!(true)),
+        ("sliding_window", json!(100)),
+        ("max_window_layers", json!(1)),
+    ]);
+    let ends = |value: &Value, windows: &str| {
+        let found = sizes(value);
+        assert!(found.ends_with(&format!("windows: [{windows}] }}")), "{found}");
+    };
+    ends(&qwen, "None, Some(100)");
+    qwen["layer_types"] = json!(["sliding_attention", "full_attention"]);
+    ends(&qwen, "Some(100), None");
+    qwen["layer_types"] = json!(["sliding_attention"]);
+    assert!(problems(&qwen)[0].contains("layer_types"));
+    qwen["layer_types"] = json!(["sliding_attention", "full_attention"]);
+    qwen["use_sliding_window"] = json!(false);
+    assert!(problems(&qwen)[0].contains("layer_types"), "nothing says how long the window is");
+    qwen["layer_types"] = Value::Null;
+    ends(&qwen, "None, None");
 }
 
 fn gpt2() -> Value {

@@ -161,22 +161,6 @@ impl<'a> Keys<'a> {
         }
     }
 
-    /// A sliding window as it matters to a model of `max_positions`: one no shorter never cuts
-    /// anything off.
-    pub fn window(
-        &mut self,
-        key: &str,
-        window: Option<usize>,
-        max_positions: usize,
-    ) -> Option<usize> {
-        let window = window.filter(|&w| w > 0 && w < max_positions)?;
-        self.problem(
-            key,
-            format!("is {window}, shorter than max_position_embeddings {max_positions}; sliding windows are not supported"),
-        );
-        None
-    }
-
     /// `layer_types`: one of `known` for each layer; None if it is missing.
     pub fn layer_types(&mut self, layers: usize, known: &[&str]) -> Option<Vec<&'a str>> {
         let value = self.get("layer_types")?;

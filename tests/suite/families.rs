@@ -21,8 +21,13 @@ use std::path::Path;
 use std::rc::Rc;
 
 /// A golden folder of every family, written by transformers.
-const FOLDERS: &[(&str, &str)] =
-    &[("llama", "llama_untied"), ("qwen3", "qwen3_tied"), ("gpt2", "gpt2")];
+const FOLDERS: &[(&str, &str)] = &[
+    ("llama", "llama_untied"),
+    ("mistral", "mistral_window"),
+    ("qwen2", "qwen2_window"),
+    ("qwen3", "qwen3_tied"),
+    ("gpt2", "gpt2"),
+];
 
 #[test]
 fn the_tensors_of_a_file_are_the_parameters_of_the_graph() {

@@ -43,6 +43,14 @@ fn qwen3_agrees_with_pytorch() {
     check("qwen3_tied");
 }
 
+/// A window of 8 in every layer, and in the second of two: sequences of up to 32 tokens, whose
+/// shared prefixes it cuts too.
+#[test]
+fn sliding_windows_agree_with_pytorch() {
+    check("mistral_window");
+    check("qwen2_window");
+}
+
 #[test]
 fn gpt2_agrees_with_pytorch() {
     check("gpt2");

@@ -26,7 +26,7 @@ pub(super) fn read(keys: &mut Keys) -> Arc<dyn Decoder> {
     };
     let kind = if window.is_some() { "sliding_attention" } else { "full_attention" };
     keys.layer_types(sizes.layers, &[kind]);
-    let window = keys.window("sliding_window", window, sizes.max_positions);
+    let window = sizes.cuts(window);
     Arc::new(Mistral { sizes, window })
 }
 

@@ -124,6 +124,11 @@ impl Sizes {
         RmsNorm::new(g, name, self.hidden, self.eps)
     }
 
+    /// A window, unless it is so long that it never cuts anything off.
+    pub fn cuts(&self, window: Option<usize>) -> Option<usize> {
+        window.filter(|&w| w < self.max_positions)
+    }
+
     /// The angles of all layers.
     pub fn rope(&self, g: &mut Graph, s: &StreamInputs) -> Rope {
         Rope::new(g, s, self.max_positions, self.head_dim, self.theta)
@@ -184,9 +189,6 @@ pub(super) fn layer_windows(keys: &mut Keys, sizes: &Sizes) -> Vec<Option<usize>
         Some(types) => types.get(layer) == Some(&"sliding_attention"),
         None => layer >= full,
     };
-    let window = match (0..sizes.layers).any(slides) {
-        true => keys.window("sliding_window", window, sizes.max_positions),
-        false => None,
-    };
+    let window = sizes.cuts(window);
     (0..sizes.layers).map(|layer| window.filter(|_| slides(layer))).collect()
 }
