@@ -75,10 +75,10 @@ pub(super) enum Unit {
 /// A chart with its words.
 #[derive(Debug, Clone)]
 pub(super) struct Chart {
-    pub(super) title: &'static str,
+    pub(super) title: String,
     /// What to look at, in a sentence.
     pub(super) note: String,
-    pub(super) axis: &'static str,
+    pub(super) axis: String,
     pub(super) unit: Unit,
     /// Are the lines noisy, so that a running mean helps?
     pub(super) smooth: bool,
@@ -122,7 +122,7 @@ impl Chart {
             .label_style(font(15))
             .axis_desc_style(font(15))
             .x_desc("step")
-            .y_desc(self.axis)
+            .y_desc(&self.axis)
             .x_label_formatter(&|step| format!("{step:.0}"))
             .y_label_formatter(&y_label)
             .draw()?;
@@ -229,9 +229,9 @@ mod tests {
     fn chart(unit: Unit, points: Vec<(f64, f64)>) -> Chart {
         let line = Line { label: "a".into(), hue: Hue::Main, dashed: true, points };
         Chart {
-            title: "Title",
+            title: "Title".into(),
             note: String::new(),
-            axis: "axis",
+            axis: "axis".into(),
             unit,
             smooth: true,
             lines: vec![line],

@@ -2,7 +2,9 @@
 //!
 //! Two layouts are known:
 //! - a *model folder* in Hugging Face layout with `batch.json` (tokenized rows), `golden.json`
-//!   (loss parts), `golden.safetensors` (logits, token log-probs) and `grads_f64.safetensors`;
+//!   (loss parts), `golden.safetensors` (logits, token log-probs) and `grads_f64.safetensors`.
+//!   `golden.json` may name the `objective` and its `loss` settings as a recipe does; without, it is
+//!   ORPO's with lambda under `beta`;
 //! - a *recorded run* with `log.json` (arguments and per-step log), `batches.json` (every
 //!   micro-batch) and the model it started from in `../../<model>`.
 
@@ -29,7 +31,7 @@ use std::rc::Rc;
 
 /// One compared quantity.
 #[derive(Debug, Clone)]
-pub struct Row {
+pub struct Comparison {
     /// What was compared.
     pub what: String,
     /// Number of values.
@@ -42,7 +44,7 @@ pub struct Row {
     pub measure: &'static str,
 }
 
-impl Row {
+impl Comparison {
     /// True if the difference is within the bar; NaN is not.
     pub fn passed(&self) -> bool {
         self.difference <= self.bar
@@ -98,8 +100,8 @@ impl Reference {
     ///
     /// # Errors
     /// When the device fails or the model does not fit it. Differences are not errors: see
-    /// [`Row::passed`].
-    pub fn compare(&self, gpu: &Rc<Gpu>, tolerance: f64) -> Result<Vec<Row>> {
+    /// [`Comparison::passed`].
+    pub fn compare(&self, gpu: &Rc<Gpu>, tolerance: f64) -> Result<Vec<Comparison>> {
         let (mut rows, config) = match self {
             Self::Model(reference) => (reference.compare(gpu)?, &reference.config),
             Self::Run(reference) => (reference.compare(gpu)?, &reference.config),
@@ -119,7 +121,7 @@ impl Reference {
 ///
 /// # Errors
 /// As [`Reference::load`] and [`Reference::compare`].
-pub fn verify(gpu: &Rc<Gpu>, folder: &Path, tolerance: f64) -> Result<Vec<Row>> {
+pub fn verify(gpu: &Rc<Gpu>, folder: &Path, tolerance: f64) -> Result<Vec<Comparison>> {
     Reference::load(folder)?.compare(gpu, tolerance)
 }
 
@@ -179,7 +181,7 @@ impl ModelReference {
             weights: FolderWeights::open(folder, &config)?,
             config,
             examples,
-            loss: objectives::of_reference(&|key| number(&golden_path, &golden, &[key]))?,
+            loss: objectives::of_reference(&golden_path, &golden)?,
             tensors: read_safetensors_f64(&tensors_path)?,
             gradients: read_safetensors_f64(&gradients_path)?,
             golden_path,
@@ -189,7 +191,7 @@ impl ModelReference {
         })
     }
 
-    fn compare(&self, gpu: &Rc<Gpu>) -> Result<Vec<Row>> {
+    fn compare(&self, gpu: &Rc<Gpu>) -> Result<Vec<Comparison>> {
         let Self { config, weights, examples, loss, golden_path, golden, .. } = self;
         let capacity = capacity_for(examples, 7);
         let (objective, optim) = (&*loss.objective, OptimSettings::default());
@@ -200,7 +202,7 @@ impl ModelReference {
 
         let mut out = Vec::new();
         let mut absolute = |what: &str, got: f64, want: f64| {
-            out.push(Row {
+            out.push(Comparison {
                 what: what.into(),
                 values: 1,
                 difference: (got - want).abs(),
@@ -238,7 +240,7 @@ impl ModelReference {
                     format!("the gradient of {name} has another size"),
                 ));
             }
-            out.push(Row {
+            out.push(Comparison {
                 what: format!("gradient {name}"),
                 values: want.len(),
                 difference: relative_l2(&got, want),
@@ -250,7 +252,7 @@ impl ModelReference {
     }
 
     /// Logits and token log-probs of every token, each sequence by itself.
-    fn compare_logits(&self, gpu: &Rc<Gpu>, learner: &Learner) -> Result<Vec<Row>> {
+    fn compare_logits(&self, gpu: &Rc<Gpu>, learner: &Learner) -> Result<Vec<Comparison>> {
         let Self { config, examples, tensors_path: path, .. } = self;
         let tensor = |name: &str| {
             let found = self.tensors.get(name);
@@ -317,7 +319,7 @@ impl ModelReference {
                 .fold(worst[1], |m, (&g, &w)| worse(m, f64::from(g) - w));
             counts[1] += used;
         }
-        let row = |what: &str, i: usize, bar| Row {
+        let row = |what: &str, i: usize, bar| Comparison {
             what: what.into(),
             values: counts[i],
             difference: worst[i],
@@ -407,7 +409,7 @@ impl RunReference {
             max_grad_norm: arg("max_grad_norm")?,
             ..OptimSettings::default()
         };
-        let (loss, warmup) = (objectives::of_reference(&arg)?, arg("warmup_steps")? as u64);
+        let (loss, warmup) = (objectives::of_trl(&arg)?, arg("warmup_steps")? as u64);
         let weights = FolderWeights::open(&model, &config)?;
         let epoch = epoch.min(batches.len());
         Ok(Self {
@@ -425,7 +427,7 @@ impl RunReference {
         })
     }
 
-    fn compare(&self, gpu: &Rc<Gpu>) -> Result<Vec<Row>> {
+    fn compare(&self, gpu: &Rc<Gpu>) -> Result<Vec<Comparison>> {
         let Self { batches, optim, log_path, steps, .. } = self;
         let total = steps.len() as u64;
         let sizes: Vec<Capacity> = batches.iter().map(|b| capacity_for(b, 0)).collect();
@@ -466,7 +468,7 @@ impl RunReference {
             worst[1] = worse(worst[1], (norm - want_norm) / want_norm);
             worst[2] = worse(worst[2], rate - want("learning_rate")?);
         }
-        let row = |what: &str, i: usize, bar, measure| Row {
+        let row = |what: &str, i: usize, bar, measure| Comparison {
             what: format!("{what}, {} steps", steps.len()),
             values: steps.len(),
             difference: worst[i],
