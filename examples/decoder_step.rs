@@ -20,7 +20,11 @@ fn main() -> Result<()> {
     let mean = g.constant("1 / T", &[t], &vec![1.0 / t as f32; t]);
     let position = g.constant_u32("position", &[t], &(0..t as u32).collect::<Vec<_>>());
     // One causal sequence: a query sees keys 0 to itself.
-    let spans = g.constant_u32("spans", &[t, 4], &[0, 0, 0, t as u32].repeat(t));
+    let spans = g.constant_u32(
+        "spans",
+        &[2 * t, 4],
+        &attention::causal_spans(&[0, 0, 0, t as u32].repeat(t)),
+    );
     let angles = rope::rope_table(t, head_dim, 10_000.0);
     let angles = g.constant("angles", &[t, head_dim / 2, 2], &angles);
 

@@ -3,10 +3,11 @@
 // over the queries i that attend key j and the query heads that share its head;
 // p[i, j] = exp(s[i, j] - lse[i]) recomputed, dp[i, j] = d_o[i] . v[j].
 // The formula as loops: one invocation per key, which alone owns its row of dk and dv.
-// Grid: x = ceil(T / 64), y = HKV.
+// Grid: x = ceil(TK / 64), y = HKV.
 // Needs: nothing beyond WebGPU's default limits.
 
-const T: u32 = 1u; // tokens
+const TQ: u32 = 1u; // queries
+const TK: u32 = 1u; // keys
 const H: u32 = 1u; // query heads
 const HKV: u32 = 1u; // key heads; H is a multiple
 const HEAD_DIM: u32 = 32u; // elements of a head
@@ -15,19 +16,19 @@ const WANT_DV: bool = true; // dv is wanted
 const ACCUMULATE_DK: bool = false; // add to dk instead of overwriting it
 const ACCUMULATE_DV: bool = false; // add to dv instead of overwriting it
 
-@group(0) @binding(0) var<storage, read> q: array<f32>; // [T, H * HEAD_DIM]
-@group(0) @binding(1) var<storage, read> k: array<f32>; // [T, HKV * HEAD_DIM]
-@group(0) @binding(2) var<storage, read> v: array<f32>; // [T, HKV * HEAD_DIM]
-@group(0) @binding(3) var<storage, read> spans: array<vec4<u32>>; // [T]: ctx_start, ctx_end, own_start, query_end
-@group(0) @binding(4) var<storage, read> d_o: array<f32>; // [T, H * HEAD_DIM]
-@group(0) @binding(5) var<storage, read> stats: array<vec2<f32>>; // [T, H]: lse, delta
-@group(0) @binding(6) var<storage, read_write> dk: array<f32>; // [T, HKV * HEAD_DIM], [1] if not wanted
-@group(0) @binding(7) var<storage, read_write> dv: array<f32>; // [T, HKV * HEAD_DIM], [1] if not wanted
+@group(0) @binding(0) var<storage, read> q: array<f32>; // [TQ, H * HEAD_DIM]
+@group(0) @binding(1) var<storage, read> k: array<f32>; // [TK, HKV * HEAD_DIM]
+@group(0) @binding(2) var<storage, read> v: array<f32>; // [TK, HKV * HEAD_DIM]
+@group(0) @binding(3) var<storage, read> spans: array<vec4<u32>>; // [TQ]: ctx_start, ctx_end, own_start, own_end; [TK]: query_start, query_end
+@group(0) @binding(4) var<storage, read> d_o: array<f32>; // [TQ, H * HEAD_DIM]
+@group(0) @binding(5) var<storage, read> stats: array<vec2<f32>>; // [TQ, H]: lse, delta
+@group(0) @binding(6) var<storage, read_write> dk: array<f32>; // [TK, HKV * HEAD_DIM], [1] if not wanted
+@group(0) @binding(7) var<storage, read_write> dv: array<f32>; // [TK, HKV * HEAD_DIM], [1] if not wanted
 
 // Query i attends key j.
 fn attends(i: u32, j: u32) -> bool {
     let s = spans[i];
-    return (j >= s.x && j < s.y) || (j >= s.z && j <= i);
+    return (j >= s.x && j < s.y) || (j >= s.z && j < s.w);
 }
 
 // q . k / sqrt(HEAD_DIM) of the heads that start there.
@@ -54,14 +55,14 @@ fn main(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let j = group.x * 64u + lane;
-    if j >= T {
+    if j >= TK {
         return;
     }
     let key = (j * HKV + group.y) * HEAD_DIM;
     var dk_sum = array<f32, HEAD_DIM>(); // dk[j] * sqrt(HEAD_DIM)
     var dv_sum = array<f32, HEAD_DIM>();
-    // No query before j attends to it, and none from query_end on.
-    for (var i = j; i < spans[j].w; i++) {
+    // No query before query_start attends to it, and none from query_end on.
+    for (var i = spans[TQ + j].x; i < spans[TQ + j].y; i++) {
         if attends(i, j) {
             for (var n = 0u; n < H / HKV; n++) {
                 let row = i * H + group.y * (H / HKV) + n;

@@ -4,10 +4,11 @@
 // p[i, j] = exp(s[i, j] - lse[i]) recomputed, dp[i, j] = d_o[i] . v[j].
 // One invocation computes KEYS consecutive keys of one head, so that each element of q and d_o it
 // loads serves all of them; one query head at a time, everything in registers, no barriers.
-// Grid: x = ceil(T / (8 * KEYS)), y = HKV.
+// Grid: x = ceil(TK / (8 * KEYS)), y = HKV.
 // Needs: nothing beyond WebGPU's default limits.
 
-const T: u32 = 1u; // tokens
+const TQ: u32 = 1u; // queries
+const TK: u32 = 1u; // keys
 const H: u32 = 1u; // query heads
 const HKV: u32 = 1u; // key heads; H is a multiple
 const HEAD_DIM: u32 = 32u; // elements of a head
@@ -19,14 +20,14 @@ const ACCUMULATE_DV: bool = false; // add to dv instead of overwriting it
 const KEYS: u32 = 4u; // keys per invocation
 const QUADS: u32 = (HEAD_DIM + 3u) / 4u;
 
-@group(0) @binding(0) var<storage, read> q: array<f32>; // [T, H * HEAD_DIM]
-@group(0) @binding(1) var<storage, read> k: array<f32>; // [T, HKV * HEAD_DIM]
-@group(0) @binding(2) var<storage, read> v: array<f32>; // [T, HKV * HEAD_DIM]
-@group(0) @binding(3) var<storage, read> spans: array<vec4<u32>>; // [T]: ctx_start, ctx_end, own_start, query_end
-@group(0) @binding(4) var<storage, read> d_o: array<f32>; // [T, H * HEAD_DIM]
-@group(0) @binding(5) var<storage, read> stats: array<vec2<f32>>; // [T, H]: lse, delta
-@group(0) @binding(6) var<storage, read_write> dk: array<f32>; // [T, HKV * HEAD_DIM], [1] if not wanted
-@group(0) @binding(7) var<storage, read_write> dv: array<f32>; // [T, HKV * HEAD_DIM], [1] if not wanted
+@group(0) @binding(0) var<storage, read> q: array<f32>; // [TQ, H * HEAD_DIM]
+@group(0) @binding(1) var<storage, read> k: array<f32>; // [TK, HKV * HEAD_DIM]
+@group(0) @binding(2) var<storage, read> v: array<f32>; // [TK, HKV * HEAD_DIM]
+@group(0) @binding(3) var<storage, read> spans: array<vec4<u32>>; // [TQ]: ctx_start, ctx_end, own_start, own_end; [TK]: query_start, query_end
+@group(0) @binding(4) var<storage, read> d_o: array<f32>; // [TQ, H * HEAD_DIM]
+@group(0) @binding(5) var<storage, read> stats: array<vec2<f32>>; // [TQ, H]: lse, delta
+@group(0) @binding(6) var<storage, read_write> dk: array<f32>; // [TK, HKV * HEAD_DIM], [1] if not wanted
+@group(0) @binding(7) var<storage, read_write> dv: array<f32>; // [TK, HKV * HEAD_DIM], [1] if not wanted
 
 // Four elements of a head, zeros behind its end.
 fn quad_q(head: u32, c: u32) -> vec4<f32> {
@@ -76,7 +77,7 @@ fn main(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let first = (group.x * 8u + lane) * KEYS;
-    if first >= T {
+    if first >= TK {
         return;
     }
     let kv = group.y * HEAD_DIM;
@@ -86,13 +87,16 @@ fn main(
     var v_rows: array<array<vec4<f32>, QUADS>, KEYS>;
     var dk_sums: array<array<vec4<f32>, QUADS>, KEYS>; // dk * sqrt(HEAD_DIM)
     var dv_sums: array<array<vec4<f32>, QUADS>, KEYS>;
-    var end = first;
+    var queries = vec2<u32>(TQ, 0u); // the first that may attend one of these keys, and the end
     // Rows are loaded and stored in loops whose length the compiler cannot know, picking the row
     // by comparison: unrolled accesses made software adapters compile for many seconds.
-    let here = min(KEYS, T - first);
+    let here = min(KEYS, TK - first);
     for (var n = 0u; n < here; n++) {
         let j = first + n;
-        end = max(end, spans[j].w);
+        let span = spans[TQ + j];
+        if span.x < span.y {
+            queries = vec2<u32>(min(queries.x, span.x), max(queries.y, span.y));
+        }
         for (var c = 0u; c < QUADS; c++) {
             let x = quad_k(j * HKV * HEAD_DIM + kv, c) / sqrt(f32(HEAD_DIM));
             let y = quad_v(j * HKV * HEAD_DIM + kv, c);
@@ -104,8 +108,9 @@ fn main(
     }
 
     // Query by query, and for each the heads that share this key head.
-    for (var t = 0u; t < (end - first) * group_heads; t++) {
-        let i = first + t / group_heads;
+    let steps = (max(queries.y, queries.x) - queries.x) * group_heads;
+    for (var t = 0u; t < steps; t++) {
+        let i = queries.x + t / group_heads;
         let s = spans[i];
         let row = i * H + group.y * group_heads + t % group_heads;
         let stat = stats[row];
@@ -125,7 +130,7 @@ fn main(
         }
         for (var r = 0u; r < KEYS; r++) {
             let j = first + r;
-            let seen = (j >= s.x && j < s.y) || (j >= s.z && j <= i);
+            let seen = (j >= s.x && j < s.y) || (j >= s.z && j < s.w);
             // exp may overflow for a key that is not seen, so its term is left out, not multiplied by 0.
             p[r] = select(0.0, exp(p[r] - stat.x), seen);
             ds[r] = p[r] * (ds[r] - stat.y);

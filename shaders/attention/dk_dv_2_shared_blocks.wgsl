@@ -4,10 +4,11 @@
 // p[i, j] = exp(s[i, j] - lse[i]) recomputed, dp[i, j] = d_o[i] . v[j].
 // One invocation per key head; a workgroup of 64 keys walks over the query heads that may attend
 // them in blocks held in workgroup memory.
-// Grid: x = ceil(T / 64), y = HKV.
+// Grid: x = ceil(TK / 64), y = HKV.
 // Needs: at most 16 KiB of workgroup memory.
 
-const T: u32 = 1u; // tokens
+const TQ: u32 = 1u; // queries
+const TK: u32 = 1u; // keys
 const H: u32 = 1u; // query heads
 const HKV: u32 = 1u; // key heads; H is a multiple
 const HEAD_DIM: u32 = 32u; // elements of a head
@@ -19,14 +20,14 @@ const ACCUMULATE_DV: bool = false; // add to dv instead of overwriting it
 const QUADS: u32 = (HEAD_DIM + 3u) / 4u;
 const BLOCK: u32 = min(32u, 512u / QUADS); // query heads at a time: two blocks fill 16 KiB at most
 
-@group(0) @binding(0) var<storage, read> q: array<f32>; // [T, H * HEAD_DIM]
-@group(0) @binding(1) var<storage, read> k: array<f32>; // [T, HKV * HEAD_DIM]
-@group(0) @binding(2) var<storage, read> v: array<f32>; // [T, HKV * HEAD_DIM]
-@group(0) @binding(3) var<storage, read> spans: array<vec4<u32>>; // [T]: ctx_start, ctx_end, own_start, query_end
-@group(0) @binding(4) var<storage, read> d_o: array<f32>; // [T, H * HEAD_DIM]
-@group(0) @binding(5) var<storage, read> stats: array<vec2<f32>>; // [T, H]: lse, delta
-@group(0) @binding(6) var<storage, read_write> dk: array<f32>; // [T, HKV * HEAD_DIM], [1] if not wanted
-@group(0) @binding(7) var<storage, read_write> dv: array<f32>; // [T, HKV * HEAD_DIM], [1] if not wanted
+@group(0) @binding(0) var<storage, read> q: array<f32>; // [TQ, H * HEAD_DIM]
+@group(0) @binding(1) var<storage, read> k: array<f32>; // [TK, HKV * HEAD_DIM]
+@group(0) @binding(2) var<storage, read> v: array<f32>; // [TK, HKV * HEAD_DIM]
+@group(0) @binding(3) var<storage, read> spans: array<vec4<u32>>; // [TQ]: ctx_start, ctx_end, own_start, own_end; [TK]: query_start, query_end
+@group(0) @binding(4) var<storage, read> d_o: array<f32>; // [TQ, H * HEAD_DIM]
+@group(0) @binding(5) var<storage, read> stats: array<vec2<f32>>; // [TQ, H]: lse, delta
+@group(0) @binding(6) var<storage, read_write> dk: array<f32>; // [TK, HKV * HEAD_DIM], [1] if not wanted
+@group(0) @binding(7) var<storage, read_write> dv: array<f32>; // [TK, HKV * HEAD_DIM], [1] if not wanted
 
 var<workgroup> q_block: array<vec4<f32>, BLOCK * QUADS>;
 var<workgroup> g_block: array<vec4<f32>, BLOCK * QUADS>;
@@ -79,16 +80,19 @@ fn main(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let first = group.x * 64u;
-    // The same for all invocations: one past the last query that may attend one of these keys.
-    var end = first;
-    for (var j = first; j < min(first + 64u, T); j++) {
-        end = max(end, spans[j].w);
+    // The same for all invocations: the first query that may attend one of these keys, and the end.
+    var queries = vec2<u32>(TQ, 0u);
+    for (var j = first; j < min(first + 64u, TK); j++) {
+        let span = spans[TQ + j];
+        if span.x < span.y {
+            queries = vec2<u32>(min(queries.x, span.x), max(queries.y, span.y));
+        }
     }
     let group_heads = H / HKV;
-    let steps = (end - first) * group_heads;
+    let steps = (max(queries.y, queries.x) - queries.x) * group_heads;
 
     let j = first + lane;
-    let key = min(j, T - 1u) * HKV * HEAD_DIM + group.y * HEAD_DIM;
+    let key = min(j, TK - 1u) * HKV * HEAD_DIM + group.y * HEAD_DIM;
     var x: array<vec4<f32>, QUADS>; // k[j] / sqrt(HEAD_DIM)
     var y: array<vec4<f32>, QUADS>; // v[j]
     var dk_sum: array<vec4<f32>, QUADS>; // dk[j] * sqrt(HEAD_DIM)
@@ -104,17 +108,17 @@ fn main(
         workgroupBarrier();
         for (var n = lane; n < count * QUADS; n += 64u) {
             let t = start + n / QUADS;
-            let row = (first + t / group_heads) * H + group.y * group_heads + t % group_heads;
+            let row = (queries.x + t / group_heads) * H + group.y * group_heads + t % group_heads;
             q_block[n] = quad_q(row * HEAD_DIM, n % QUADS);
             g_block[n] = quad_d_o(row * HEAD_DIM, n % QUADS);
         }
         workgroupBarrier();
         for (var n = 0u; n < count; n++) {
             let t = start + n;
-            let i = first + t / group_heads;
+            let i = queries.x + t / group_heads;
             let s = spans[i];
-            // Keys behind the last token are seen by nobody: i < T.
-            if !((j >= s.x && j < s.y) || (j >= s.z && j <= i)) {
+            // Keys behind the last are in no range.
+            if !((j >= s.x && j < s.y) || (j >= s.z && j < s.w)) {
                 continue;
             }
             let stat = stats[i * H + group.y * group_heads + t % group_heads];
@@ -139,7 +143,7 @@ fn main(
         }
     }
 
-    if j < T {
+    if j < TK {
         for (var c = 0u; c < QUADS; c++) {
             let u = dk_sum[c] / sqrt(f32(HEAD_DIM));
             let w = dv_sum[c];

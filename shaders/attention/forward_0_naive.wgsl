@@ -3,26 +3,29 @@
 // The formula as loops: one invocation per query and HEADS heads, one after the other; a first walk
 // over the keys finds the largest score, a second adds up. Scores are computed twice, because
 // keeping them would take [T, T] memory.
-// Grid: x = ceil(T / 64), y = H / HEADS.
+// Grid: x = ceil(TQ / 64), y = H / HEADS.
 // Needs: nothing beyond WebGPU's default limits.
 
-const T: u32 = 1u; // tokens
+const TQ: u32 = 1u; // queries
+const TK: u32 = 1u; // keys
 const H: u32 = 1u; // query heads
 const HKV: u32 = 1u; // key heads; H is a multiple
 const HEAD_DIM: u32 = 32u; // elements of a head
 const HEADS: u32 = 1u; // heads per invocation; divides H / HKV
 
-@group(0) @binding(0) var<storage, read> q: array<f32>; // [T, H * HEAD_DIM]
-@group(0) @binding(1) var<storage, read> k: array<f32>; // [T, HKV * HEAD_DIM]
-@group(0) @binding(2) var<storage, read> v: array<f32>; // [T, HKV * HEAD_DIM]
-@group(0) @binding(3) var<storage, read> spans: array<vec4<u32>>; // [T]: ctx_start, ctx_end, own_start, query_end
-@group(0) @binding(4) var<storage, read_write> o: array<f32>; // [T, H * HEAD_DIM]
-@group(0) @binding(5) var<storage, read_write> lse: array<f32>; // [T, H]
+const LOWEST: f32 = -3e38; // below every score, and finite
+
+@group(0) @binding(0) var<storage, read> q: array<f32>; // [TQ, H * HEAD_DIM]
+@group(0) @binding(1) var<storage, read> k: array<f32>; // [TK, HKV * HEAD_DIM]
+@group(0) @binding(2) var<storage, read> v: array<f32>; // [TK, HKV * HEAD_DIM]
+@group(0) @binding(3) var<storage, read> spans: array<vec4<u32>>; // [TQ]: ctx_start, ctx_end, own_start, own_end; [TK]: query_start, query_end
+@group(0) @binding(4) var<storage, read_write> o: array<f32>; // [TQ, H * HEAD_DIM]
+@group(0) @binding(5) var<storage, read_write> lse: array<f32>; // [TQ, H]
 
 // Query i attends key j.
 fn attends(i: u32, j: u32) -> bool {
     let s = spans[i];
-    return (j >= s.x && j < s.y) || (j >= s.z && j <= i);
+    return (j >= s.x && j < s.y) || (j >= s.z && j < s.w);
 }
 
 // q . k / sqrt(HEAD_DIM) of the heads that start there.
@@ -40,17 +43,17 @@ fn main(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let i = group.x * 64u + lane;
-    if i >= T {
+    if i >= TQ {
         return;
     }
     // All keys that the two ranges hold, and what lies between them.
     let first = min(spans[i].x, spans[i].z);
-    let end = max(spans[i].y, i + 1u);
+    let end = max(spans[i].y, spans[i].w);
     for (var n = 0u; n < HEADS; n++) {
         let head = group.y * HEADS + n;
         let row = i * H + head;
         let kv = head / (H / HKV);
-        var largest = score(row * HEAD_DIM, (i * HKV + kv) * HEAD_DIM); // each attends to itself
+        var largest = LOWEST;
         for (var j = first; j < end; j++) {
             if attends(i, j) {
                 largest = max(largest, score(row * HEAD_DIM, (j * HKV + kv) * HEAD_DIM));

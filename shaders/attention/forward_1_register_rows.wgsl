@@ -3,10 +3,11 @@
 // One invocation computes QUERIES consecutive queries of HEADS heads that share a key head, so
 // that each element of k and v it loads serves all of them: on a software adapter loads are the
 // wall. Running softmax, one key at a time, everything in registers, no barriers.
-// Grid: x = ceil(T / (8 * QUERIES)), y = H / HEADS.
+// Grid: x = ceil(TQ / (8 * QUERIES)), y = H / HEADS.
 // Needs: nothing beyond WebGPU's default limits.
 
-const T: u32 = 1u; // tokens
+const TQ: u32 = 1u; // queries
+const TK: u32 = 1u; // keys
 const H: u32 = 1u; // query heads
 const HKV: u32 = 1u; // key heads; H is a multiple
 const HEAD_DIM: u32 = 32u; // elements of a head
@@ -17,12 +18,12 @@ const ROWS: u32 = QUERIES * HEADS; // row = query * HEADS + head
 const QUADS: u32 = (HEAD_DIM + 3u) / 4u;
 const LOWEST: f32 = -3e38; // below every score, and finite
 
-@group(0) @binding(0) var<storage, read> q: array<f32>; // [T, H * HEAD_DIM]
-@group(0) @binding(1) var<storage, read> k: array<f32>; // [T, HKV * HEAD_DIM]
-@group(0) @binding(2) var<storage, read> v: array<f32>; // [T, HKV * HEAD_DIM]
-@group(0) @binding(3) var<storage, read> spans: array<vec4<u32>>; // [T]: ctx_start, ctx_end, own_start, query_end
-@group(0) @binding(4) var<storage, read_write> o: array<f32>; // [T, H * HEAD_DIM]
-@group(0) @binding(5) var<storage, read_write> lse: array<f32>; // [T, H]
+@group(0) @binding(0) var<storage, read> q: array<f32>; // [TQ, H * HEAD_DIM]
+@group(0) @binding(1) var<storage, read> k: array<f32>; // [TK, HKV * HEAD_DIM]
+@group(0) @binding(2) var<storage, read> v: array<f32>; // [TK, HKV * HEAD_DIM]
+@group(0) @binding(3) var<storage, read> spans: array<vec4<u32>>; // [TQ]: ctx_start, ctx_end, own_start, own_end; [TK]: query_start, query_end
+@group(0) @binding(4) var<storage, read_write> o: array<f32>; // [TQ, H * HEAD_DIM]
+@group(0) @binding(5) var<storage, read_write> lse: array<f32>; // [TQ, H]
 
 // Four elements of a head, zeros behind its end.
 fn quad_q(head: u32, c: u32) -> vec4<f32> {
@@ -63,7 +64,7 @@ fn main(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let first = (group.x * 8u + lane) * QUERIES;
-    if first >= T {
+    if first >= TQ {
         return;
     }
     let head = group.y * HEADS;
@@ -71,13 +72,14 @@ fn main(
 
     // What each query attends to, and the two ranges of keys that hold all of it.
     var span: array<vec4<u32>, QUERIES>;
-    var ctx = vec2<u32>(T, 0u);
-    var own_start = T;
+    var ctx = vec2<u32>(TK, 0u);
+    var own = vec2<u32>(TK, 0u);
     for (var a = 0u; a < QUERIES; a++) {
-        let i = min(first + a, T - 1u);
-        let s = spans[i];
-        span[a] = vec4<u32>(s.xyz, i + 1u);
-        own_start = min(own_start, s.z);
+        let s = spans[min(first + a, TQ - 1u)];
+        span[a] = s;
+        if s.z < s.w {
+            own = vec2<u32>(min(own.x, s.z), max(own.y, s.w));
+        }
         if s.x < s.y {
             ctx = vec2<u32>(min(ctx.x, s.x), max(ctx.y, s.y));
         }
@@ -91,7 +93,7 @@ fn main(
     }
     // Rows are loaded and stored in loops whose length the compiler cannot know, picking the row
     // by comparison: unrolled accesses made software adapters compile for many seconds.
-    let here = min(QUERIES, T - first) * HEADS;
+    let here = min(QUERIES, TQ - first) * HEADS;
     for (var n = 0u; n < here; n++) {
         let row = (first + n / HEADS) * H + head + n % HEADS;
         for (var c = 0u; c < QUADS; c++) {
@@ -105,9 +107,9 @@ fn main(
     // The keys in one sequence, first the context, then the own range: lanes that differ in the
     // two lengths still walk together.
     let in_ctx = max(ctx.y, ctx.x) - ctx.x;
-    let keys = in_ctx + min(first + QUERIES, T) - own_start;
+    let keys = in_ctx + max(own.y, own.x) - own.x;
     for (var t = 0u; t < keys; t++) {
-        let j = select(t - in_ctx + own_start, t + ctx.x, t < in_ctx);
+        let j = select(t - in_ctx + own.x, t + ctx.x, t < in_ctx);
         let key = j * HKV * HEAD_DIM + kv;
         var p = array<f32, ROWS>(); // first the scores
         for (var c = 0u; c < QUADS; c++) {
@@ -121,8 +123,8 @@ fn main(
             let s = span[r / HEADS];
             let context = j >= s.x && j < s.y;
             // A key in both ranges counts once.
-            let own = j >= s.z && j < s.w && !context;
-            let seen = select(own, context, t < in_ctx);
+            let alone = j >= s.z && j < s.w && !context;
+            let seen = select(alone, context, t < in_ctx);
             let top = max(highest[r], select(LOWEST, p[r], seen));
             scale[r] = exp(highest[r] - top);
             p[r] = select(0.0, exp(p[r] - top), seen);

@@ -2,10 +2,11 @@
 // s[i, j] = q[i] . k[j] / sqrt(HEAD_DIM), over the keys j that query i attends to.
 // One invocation per query head; a workgroup of 64 queries and HEADS heads of one key head walks
 // over the keys its queries attend to in blocks held in workgroup memory. Running softmax.
-// Grid: x = ceil(T / 64), y = H / HEADS.
+// Grid: x = ceil(TQ / 64), y = H / HEADS.
 // Needs: 64 * HEADS <= 256 invocations, at most 16 KiB of workgroup memory.
 
-const T: u32 = 1u; // tokens
+const TQ: u32 = 1u; // queries
+const TK: u32 = 1u; // keys
 const H: u32 = 1u; // query heads
 const HKV: u32 = 1u; // key heads; H is a multiple
 const HEAD_DIM: u32 = 32u; // elements of a head
@@ -15,12 +16,12 @@ const QUADS: u32 = (HEAD_DIM + 3u) / 4u;
 const BLOCK: u32 = min(32u, 512u / QUADS); // keys at a time: two blocks fill 16 KiB at most
 const LOWEST: f32 = -3e38; // below every score, and finite
 
-@group(0) @binding(0) var<storage, read> q: array<f32>; // [T, H * HEAD_DIM]
-@group(0) @binding(1) var<storage, read> k: array<f32>; // [T, HKV * HEAD_DIM]
-@group(0) @binding(2) var<storage, read> v: array<f32>; // [T, HKV * HEAD_DIM]
-@group(0) @binding(3) var<storage, read> spans: array<vec4<u32>>; // [T]: ctx_start, ctx_end, own_start, query_end
-@group(0) @binding(4) var<storage, read_write> o: array<f32>; // [T, H * HEAD_DIM]
-@group(0) @binding(5) var<storage, read_write> lse: array<f32>; // [T, H]
+@group(0) @binding(0) var<storage, read> q: array<f32>; // [TQ, H * HEAD_DIM]
+@group(0) @binding(1) var<storage, read> k: array<f32>; // [TK, HKV * HEAD_DIM]
+@group(0) @binding(2) var<storage, read> v: array<f32>; // [TK, HKV * HEAD_DIM]
+@group(0) @binding(3) var<storage, read> spans: array<vec4<u32>>; // [TQ]: ctx_start, ctx_end, own_start, own_end; [TK]: query_start, query_end
+@group(0) @binding(4) var<storage, read_write> o: array<f32>; // [TQ, H * HEAD_DIM]
+@group(0) @binding(5) var<storage, read_write> lse: array<f32>; // [TQ, H]
 
 var<workgroup> k_block: array<vec4<f32>, BLOCK * QUADS>;
 var<workgroup> v_block: array<vec4<f32>, BLOCK * QUADS>;
@@ -66,20 +67,22 @@ fn main(
 ) {
     // The same for all invocations: two ranges of keys that hold all that these queries attend to.
     let first = group.x * 64u;
-    let end = min(first + 64u, T);
-    var ctx = vec2<u32>(T, 0u);
-    var own_start = T;
+    let end = min(first + 64u, TQ);
+    var ctx = vec2<u32>(TK, 0u);
+    var own = vec2<u32>(TK, 0u);
     for (var i = first; i < end; i++) {
         let s = spans[i];
-        own_start = min(own_start, s.z);
+        if s.z < s.w {
+            own = vec2<u32>(min(own.x, s.z), max(own.y, s.w));
+        }
         if s.x < s.y {
             ctx = vec2<u32>(min(ctx.x, s.x), max(ctx.y, s.y));
         }
     }
     let in_ctx = max(ctx.y, ctx.x) - ctx.x;
-    let keys = in_ctx + end - own_start;
+    let keys = in_ctx + max(own.y, own.x) - own.x;
 
-    let i = min(first + local.x, T - 1u);
+    let i = min(first + local.x, TQ - 1u);
     let head = group.y * HEADS + local.y;
     let kv = group.y * HEADS / (H / HKV) * HEAD_DIM;
     let row = i * H + head;
@@ -97,18 +100,18 @@ fn main(
         workgroupBarrier();
         for (var n = lane; n < count * QUADS; n += 64u * HEADS) {
             let t = start + n / QUADS;
-            let j = select(t - in_ctx + own_start, t + ctx.x, t < in_ctx);
+            let j = select(t - in_ctx + own.x, t + ctx.x, t < in_ctx);
             k_block[n] = quad_k(j * HKV * HEAD_DIM + kv, n % QUADS);
             v_block[n] = quad_v(j * HKV * HEAD_DIM + kv, n % QUADS);
         }
         workgroupBarrier();
         for (var n = 0u; n < count; n++) {
             let t = start + n;
-            let j = select(t - in_ctx + own_start, t + ctx.x, t < in_ctx);
+            let j = select(t - in_ctx + own.x, t + ctx.x, t < in_ctx);
             let context = j >= s.x && j < s.y;
             // A key in both ranges counts once.
-            let own = j >= s.z && j <= i && !context;
-            if !select(own, context, t < in_ctx) {
+            let alone = j >= s.z && j < s.w && !context;
+            if !select(alone, context, t < in_ctx) {
                 continue;
             }
             var score = 0.0;
@@ -131,7 +134,7 @@ fn main(
         }
     }
 
-    if first + local.x < T {
+    if first + local.x < TQ {
         lse[row] = highest + log(total);
         for (var c = 0u; c < QUADS; c++) {
             let y = sum[c] / total;

@@ -23,9 +23,12 @@ pub fn legend(op: &str) -> &'static str {
         "matmul" => "M x N x K",
         "softmax" => "ROWS x COLUMNS",
         "rms_norm" | "layer_norm" => "T x D",
-        "attention" => "T x HEADS x KV_HEADS x HEAD_DIM x LAYOUT (0 causal documents, 1 pairs)",
+        "attention" => {
+            "T x HEADS x KV_HEADS x HEAD_DIM x LAYOUT (0 causal documents, 1 pairs, 5 a cache)"
+        }
         "embedding" => "V x T x D",
         "gather_rows" => "ROWS x GATHERED x D",
+        "store_rows" => "ROWS x STORED x D",
         "rope" => "T x HEADS x HEAD_DIM",
         "token_logp" => "N x V x D",
         "segment_mean" => "N x SEGMENTS",
@@ -71,6 +74,7 @@ fn layers(op: &str, l: &Layers) -> Vec<Vec<usize>> {
         "rms_norm" | "layer_norm" => vec![vec![T, d]],
         "embedding" => vec![vec![l.vocabulary, T, d]],
         "gather_rows" => vec![vec![T, T / 2, d]],
+        "store_rows" => vec![vec![T, T / 2, l.kv_heads * l.head]],
         "token_logp" => vec![vec![T / 4, l.vocabulary, d]],
         "softmax" => vec![vec![T, T]],
         "silu_mul" | "gelu" | "relu" => vec![vec![T * f]],
@@ -189,7 +193,7 @@ fn fits(op: &str, dims: &[usize]) -> bool {
                 && h <= 65_535
                 && h % hkv == 0
                 && (1..=128).contains(&d)
-                && layout < 5
+                && layout < 6
         }
         ("attention", _) => false,
         ("rope", &[_, _, d]) => d % 2 == 0,

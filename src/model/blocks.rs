@@ -135,8 +135,8 @@ pub struct Rope {
 }
 
 impl Rope {
-    /// Angles of base `theta` for heads of `head_dim`. No position of the stream reaches the
-    /// smaller of `max_positions` and the stream's length.
+    /// Angles of base `theta` for heads of `head_dim`. No position reaches the smaller of
+    /// `max_positions` and [`StreamInputs::positions`].
     pub fn new(
         g: &mut Graph,
         s: &StreamInputs,
@@ -144,7 +144,7 @@ impl Rope {
         head_dim: usize,
         theta: f64,
     ) -> Self {
-        let positions = max_positions.min(g.shape(s.tokens)[0]);
+        let positions = max_positions.min(s.positions());
         let table = rope_table(positions, head_dim, theta);
         Self { table: g.constant("rope table", &[positions, head_dim / 2, 2], &table) }
     }

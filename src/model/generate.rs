@@ -1,19 +1,24 @@
-//! Sampling: several prompts in one packed stream, continued a token at a time.
+//! Generation over a cache of keys and values: the prompts are read once, in pieces, and then every
+//! step computes one token of each sequence.
 //!
-//! Each prompt owns a fixed region of the stream; every step runs the whole stream and looks at
-//! one row per prompt. There is no key/value cache: for the sample sizes of training runs, many
-//! prompts in one stream keep the device busy instead.
+//! Two programs share the parameters and the cache: `prompt` takes [`PIECE`] tokens of any of the
+//! prompts at a time, `step` one of each sequence. A sequence owns a region of the cache, and a token
+//! attends to its own region up to itself, so prompts of any lengths may follow each other in a
+//! piece.
 
-use crate::data::pack::{Capacity, Stream};
 use crate::error::{Error, Problem, Result};
 use crate::gpu::Gpu;
 use crate::graph::{Graph, Var};
+use crate::kernel::Target;
 use crate::model::config::ModelConfig;
-use crate::model::stream::{HeadRows, StreamInputs};
+use crate::model::stream::{CachedToken, HeadRows, StreamInputs};
 use crate::step::{Step, Store};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::rc::Rc;
+
+/// Tokens of prompts that are read at a time.
+pub const PIECE: usize = 64;
 
 /// How the next token is chosen.
 #[derive(Debug, Clone, Copy)]
@@ -83,42 +88,106 @@ pub fn check_prompts(
     Err(Error::input("these prompts cannot be continued", problems))
 }
 
-/// A program that continues up to `rows` prompts at a time.
-pub struct Generator {
+/// How much is generated together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// Sequences at a time.
+    pub sequences: usize,
+    /// Tokens of a sequence, prompt and continuation together.
+    pub length: usize,
+}
+
+/// A graph from tokens to the logits of some of them, over the cache.
+struct Forward {
+    graph: Graph,
+    inputs: StreamInputs,
+    head: HeadRows,
+    logits: Var,
+}
+
+impl Forward {
+    /// `tokens` at a time, and the logits of one of them for each sequence.
+    fn new(target: &Target, config: &ModelConfig, room: Room, tokens: usize) -> Self {
+        let mut g = Graph::new(target);
+        g.train_only(|_| false);
+        let inputs = StreamInputs::cached(&mut g, tokens, room.sequences, room.length);
+        let head = HeadRows::declare(&mut g, room.sequences, tokens);
+        let logits = config.decoder.forward(&mut g, &inputs, &head).logits(&mut g);
+        g.output(logits);
+        Self { graph: g, inputs, head, logits }
+    }
+}
+
+/// The graphs that a [`Generator`] runs, to plan their memory: of prompts and of steps.
+pub fn generator_graphs(target: &Target, config: &ModelConfig, room: Room) -> [Graph; 2] {
+    [PIECE, room.sequences].map(|tokens| Forward::new(target, config, room, tokens).graph)
+}
+
+/// A [`Forward`] ready to run.
+struct Program {
     step: Step,
     inputs: StreamInputs,
     head: HeadRows,
     logits: Var,
-    tokens: usize,
-    rows: usize,
+}
+
+impl Program {
+    fn new(gpu: &Rc<Gpu>, store: &Store, forward: Forward) -> Result<Self> {
+        let Forward { graph, inputs, head, logits } = forward;
+        Ok(Self { step: Step::new(gpu, graph, store)?, inputs, head, logits })
+    }
+
+    /// Puts `tokens` into the cache and returns the logits `[V]` behind each of `ends`, positions in
+    /// `tokens`; with none of them nothing is read back.
+    fn run(&self, tokens: &[CachedToken], ends: &[usize]) -> Result<Vec<f32>> {
+        self.inputs.write_cached(&self.step, tokens);
+        let mut rows: Vec<u32> = ends.iter().map(|&at| at as u32).collect();
+        rows.resize(self.step.graph().shape(self.head.rows)[0], 0);
+        self.head.write(&self.step, &rows);
+        self.step.run();
+        match ends {
+            [] => Ok(Vec::new()),
+            _ => self.step.read(self.logits),
+        }
+    }
+}
+
+/// A sequence that is being continued.
+struct Sequence {
+    ids: Vec<u32>,
+    /// Its first row of the cache.
+    start: usize,
+    done: bool,
+}
+
+impl Sequence {
+    fn token(&self, position: usize) -> CachedToken {
+        let (position, start) = (position as u32, self.start as u32);
+        CachedToken { id: self.ids[position as usize], position, start }
+    }
+}
+
+/// Continues prompts with the parameters in a store.
+pub struct Generator {
+    prompt: Program,
+    step: Program,
+    room: Room,
     vocab: usize,
     max_positions: usize,
 }
 
 impl Generator {
-    /// Makes the program over the parameters in `store`.
+    /// Makes the programs and the cache over the parameters in `store`.
     ///
     /// # Errors
     /// When memory or the adapter's limits do not suffice.
-    pub fn new(
-        gpu: &Rc<Gpu>,
-        store: &Store,
-        config: &ModelConfig,
-        tokens: usize,
-        rows: usize,
-    ) -> Result<Self> {
-        let mut g = Graph::new(gpu.target());
-        let inputs = StreamInputs::declare(&mut g, tokens);
-        let head = HeadRows::declare(&mut g, rows, tokens);
-        let logits = config.decoder.forward(&mut g, &inputs, &head).logits(&mut g);
-        g.output(logits);
+    pub fn new(gpu: &Rc<Gpu>, store: &Store, config: &ModelConfig, room: Room) -> Result<Self> {
+        let program =
+            |tokens| Program::new(gpu, store, Forward::new(gpu.target(), config, room, tokens));
         Ok(Self {
-            step: Step::new(gpu, g, store)?,
-            inputs,
-            head,
-            logits,
-            tokens,
-            rows,
+            prompt: program(PIECE)?,
+            step: program(room.sequences)?,
+            room,
             vocab: config.vocab_size,
             max_positions: config.max_positions,
         })
@@ -129,27 +198,19 @@ impl Generator {
     ///
     /// # Errors
     /// A prompt that is empty, has ids beyond the vocabulary, or does not fit with its
-    /// continuation; a lost device.
+    /// continuation; logits that are not finite; a lost device.
     pub fn generate(
         &self,
         prompts: &[Vec<u32>],
         stop: &[u32],
         sampling: &Sampling,
     ) -> Result<Vec<Vec<u32>>> {
-        let room = self.tokens.min(self.max_positions);
+        let room = self.room.length.min(self.max_positions);
         check_prompts(prompts, sampling.max_tokens, room, self.vocab)?;
         let mut rng = ChaCha8Rng::seed_from_u64(sampling.seed);
         let mut out = Vec::with_capacity(prompts.len());
-        let mut rest = prompts;
-        while !rest.is_empty() {
-            let mut used = 0;
-            let fits = rest.iter().take(self.rows).take_while(|p| {
-                used += p.len() + sampling.max_tokens;
-                used <= self.tokens
-            });
-            let (now, later) = rest.split_at(fits.count());
-            out.extend(self.continue_together(now, stop, sampling, &mut rng)?);
-            rest = later;
+        for together in prompts.chunks(self.room.sequences) {
+            out.extend(self.continue_together(together, stop, sampling, &mut rng)?);
         }
         Ok(out)
     }
@@ -161,67 +222,201 @@ impl Generator {
         sampling: &Sampling,
         rng: &mut ChaCha8Rng,
     ) -> Result<Vec<Vec<u32>>> {
-        let mut sequences = prompts.to_vec();
-        let mut done = vec![sampling.max_tokens == 0; prompts.len()];
-        while done.iter().any(|d| !d) {
-            let (stream, rows) = self.layout(&sequences);
-            self.inputs.write(&self.step, &stream);
-            self.head.write(&self.step, &rows);
-            self.step.run();
-            let logits = self.step.read(self.logits)?;
-            for (i, sequence) in sequences.iter_mut().enumerate() {
-                if done[i] {
-                    continue;
-                }
-                let token = choose(
-                    &logits[i * self.vocab..(i + 1) * self.vocab],
-                    sampling.temperature,
-                    rng,
-                );
+        let mut sequences: Vec<Sequence> = prompts
+            .iter()
+            .enumerate()
+            .map(|(i, ids)| Sequence {
+                ids: ids.clone(),
+                start: i * self.room.length,
+                done: sampling.max_tokens == 0,
+            })
+            .collect();
+        let mut logits = self.read_prompts(&sequences)?;
+        loop {
+            for (i, sequence) in sequences.iter_mut().enumerate().filter(|(_, s)| !s.done) {
+                let logits = &logits[i * self.vocab..][..self.vocab];
+                let token = choose(logits, sampling.temperature, rng)?;
                 if stop.contains(&token) {
-                    done[i] = true;
+                    sequence.done = true;
                     continue;
                 }
-                sequence.push(token);
-                done[i] = sequence.len() == prompts[i].len() + sampling.max_tokens;
+                sequence.ids.push(token);
+                sequence.done = sequence.ids.len() == prompts[i].len() + sampling.max_tokens;
             }
+            if sequences.iter().all(|s| s.done) {
+                break;
+            }
+            // Those that are done go on with what they have: their place is fixed.
+            let last: Vec<CachedToken> =
+                sequences.iter().map(|s| s.token(s.ids.len() - 1)).collect();
+            logits = self.step.run(&last, &(0..last.len()).collect::<Vec<_>>())?;
         }
-        Ok(sequences.iter().zip(prompts).map(|(s, p)| s[p.len()..].to_vec()).collect())
+        Ok(sequences.iter().zip(prompts).map(|(s, p)| s.ids[p.len()..].to_vec()).collect())
     }
 
-    /// Sequences one behind the other, and the last row of each.
-    fn layout(&self, sequences: &[Vec<u32>]) -> (Stream, Vec<u32>) {
-        let mut stream = Stream::empty(Capacity { tokens: self.tokens, targets: 0, pairs: 0 });
-        let mut rows = vec![0; self.rows];
-        let mut at = 0;
-        for (i, sequence) in sequences.iter().enumerate() {
-            let end = at + sequence.len();
-            for (position, &token) in sequence.iter().enumerate() {
-                let t = at + position;
-                stream.tokens[t] = token;
-                stream.position[t] = position as u32;
-                stream.spans[4 * t..4 * t + 4].copy_from_slice(&[0, 0, at as u32, end as u32]);
+    /// Puts all prompts into the cache; the logits behind each, `[sequences, V]`.
+    fn read_prompts(&self, sequences: &[Sequence]) -> Result<Vec<f32>> {
+        let tokens: Vec<(usize, CachedToken)> = sequences
+            .iter()
+            .enumerate()
+            .flat_map(|(i, s)| (0..s.ids.len()).map(move |position| (i, s.token(position))))
+            .collect();
+        let mut out = vec![0.0; sequences.len() * self.vocab];
+        for piece in tokens.chunks(PIECE) {
+            let ends: Vec<usize> = (0..piece.len())
+                .filter(|&at| {
+                    let (i, token) = piece[at];
+                    token.position as usize + 1 == sequences[i].ids.len()
+                })
+                .collect();
+            let piece_tokens: Vec<CachedToken> = piece.iter().map(|&(_, token)| token).collect();
+            let logits = self.prompt.run(&piece_tokens, &ends)?;
+            for (row, &at) in ends.iter().enumerate() {
+                let (from, to) = (row * self.vocab, piece[at].0 * self.vocab);
+                out[to..to + self.vocab].copy_from_slice(&logits[from..from + self.vocab]);
             }
-            rows[i] = end as u32 - 1;
-            at = end;
         }
-        (stream, rows)
+        Ok(out)
     }
 }
 
 /// The next token: the most probable, or a sample at a temperature.
-fn choose(logits: &[f32], temperature: f32, rng: &mut ChaCha8Rng) -> u32 {
+///
+/// # Errors
+/// When a logit is not finite.
+fn choose(logits: &[f32], temperature: f32, rng: &mut ChaCha8Rng) -> Result<u32> {
+    if let Some(id) = logits.iter().position(|l| !l.is_finite()) {
+        return Err(Error::NonFinite(format!(
+            "the model gives token {id} a logit of {}: its weights are damaged or its training diverged. Take an earlier checkpoint.",
+            logits[id]
+        )));
+    }
     let best = logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map_or(0, |(i, _)| i);
     if temperature <= 0.0 {
-        return best as u32;
+        return Ok(best as u32);
     }
     let weight = |l: f32| f64::from((l - logits[best]) / temperature).exp();
     let mut left = rng.random::<f64>() * logits.iter().map(|&l| weight(l)).sum::<f64>();
     for (i, &l) in logits.iter().enumerate() {
         left -= weight(l);
         if left <= 0.0 {
-            return i as u32;
+            return Ok(i as u32);
         }
     }
-    best as u32
+    Ok(best as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::pack::{Capacity, Stream};
+    use crate::model::weights::{FolderWeights, ParameterValues};
+    use crate::ops::case::tests::gpu;
+    use std::path::Path;
+
+    fn model(gpu: &Rc<Gpu>, name: &str) -> (ModelConfig, Store) {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+        let config = ModelConfig::load(&folder).unwrap();
+        let store = Store::new(gpu);
+        let weights = FolderWeights::open(&folder, &config).unwrap();
+        weights.each(&mut |name, shape, values| store.write(name, shape, values)).unwrap();
+        (config, store)
+    }
+
+    fn random_ids(n: usize, config: &ModelConfig) -> Vec<u32> {
+        let mut rng = ChaCha8Rng::seed_from_u64(n as u64);
+        (0..n).map(|_| rng.random_range(0..config.vocab_size as u32)).collect()
+    }
+
+    /// Logits `[T, V]` of every position, all computed in one run without a cache.
+    fn whole(gpu: &Rc<Gpu>, config: &ModelConfig, store: &Store, ids: &[u32]) -> Vec<f32> {
+        let n = ids.len();
+        let mut g = Graph::new(gpu.target());
+        let inputs = StreamInputs::declare(&mut g, n);
+        let head = HeadRows::declare(&mut g, n, n);
+        let logits = config.decoder.forward(&mut g, &inputs, &head).logits(&mut g);
+        g.output(logits);
+        let step = Step::new(gpu, g, store).unwrap();
+        let mut stream = Stream::empty(Capacity { tokens: n, targets: 0, pairs: 0 });
+        stream.tokens.copy_from_slice(ids);
+        stream.position = (0..n as u32).collect();
+        stream.spans = [0, 0, 0, n as u32].repeat(n);
+        inputs.write(&step, &stream);
+        head.write(&step, &stream.position);
+        step.run();
+        step.read(logits).unwrap()
+    }
+
+    /// Prompts of awkward lengths one behind the other in the pieces, then token by token to the
+    /// last position: at every position the logits are those of one run over everything.
+    fn cached_logits_are_those_of_one_run(name: &str) {
+        let gpu = gpu();
+        let (config, store) = model(&gpu, name);
+        let length = config.max_positions.min(PIECE + 20);
+        let room = Room { sequences: 4, length };
+        let generator = Generator::new(&gpu, &store, &config, room).unwrap();
+        let read = [1, PIECE - 1, PIECE, PIECE + 1].map(|n| n.min(length));
+        let mut sequences: Vec<Sequence> = (0..4)
+            .map(|i| Sequence {
+                ids: random_ids(length + i, &config)[i..][..read[i]].to_vec(),
+                start: i * length,
+                done: false,
+            })
+            .collect();
+        let full: Vec<Vec<u32>> =
+            (0..4).map(|i| random_ids(length + i, &config)[i..].to_vec()).collect();
+        let want: Vec<Vec<f32>> =
+            full.iter().map(|ids| whole(&gpu, &config, &store, ids)).collect();
+        let v = config.vocab_size;
+        let compare = |got: &[f32], sequences: &[Sequence]| {
+            for (i, s) in sequences.iter().enumerate() {
+                let want = &want[i][(s.ids.len() - 1) * v..][..v];
+                let largest = want.iter().fold(0f32, |m, x| m.max(x.abs()));
+                let worst =
+                    want.iter().zip(&got[i * v..]).fold(0f32, |m, (a, b)| m.max((a - b).abs()));
+                assert!(worst <= 1e-5 * largest, "{name} {i} at {}: {worst}", s.ids.len());
+            }
+        };
+        compare(&generator.read_prompts(&sequences).unwrap(), &sequences);
+        while sequences.iter().any(|s| s.ids.len() < length) {
+            for (s, full) in sequences.iter_mut().zip(&full) {
+                if s.ids.len() < length {
+                    s.ids.push(full[s.ids.len()]);
+                }
+            }
+            let last: Vec<CachedToken> =
+                sequences.iter().map(|s| s.token(s.ids.len() - 1)).collect();
+            compare(&generator.step.run(&last, &[0, 1, 2, 3]).unwrap(), &sequences);
+        }
+    }
+
+    #[test]
+    fn cached_logits_of_llama() {
+        cached_logits_are_those_of_one_run("llama_overfit");
+    }
+
+    #[test]
+    fn cached_logits_of_learned_positions() {
+        cached_logits_are_those_of_one_run("gpt2");
+    }
+
+    #[test]
+    fn cached_logits_of_a_window() {
+        cached_logits_are_those_of_one_run("mistral_window");
+    }
+
+    #[test]
+    fn cached_logits_of_head_norms() {
+        cached_logits_are_those_of_one_run("qwen3_tied");
+    }
+
+    #[test]
+    fn logits_that_are_not_finite_are_refused() {
+        let mut rng = ChaCha8Rng::seed_from_u64(0);
+        for bad in [f32::NAN, f32::INFINITY] {
+            let error = choose(&[0.0, bad, 1.0], 0.0, &mut rng).unwrap_err().to_string();
+            assert!(error.contains("token 1"), "{error}");
+        }
+        assert_eq!(choose(&[0.0, 3.0, 1.0], 0.0, &mut rng).unwrap(), 1);
+    }
 }

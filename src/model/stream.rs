@@ -1,10 +1,11 @@
 //! What the decoder of every family reads besides its weights: the stream's inputs, the rows the
-//! head looks at, and attention over the stream.
+//! head looks at, and attention over the stream or over a cache of keys and values.
 
 use crate::data::pack::Stream;
 use crate::graph::{DType, Graph, Var};
-use crate::ops::attention::{Attention, attention};
+use crate::ops::attention::{Attention, attention, causal_spans};
 use crate::ops::gather_index::GatherIndex;
+use crate::ops::store_rows::store_rows;
 use crate::step::Step;
 use std::cell::{OnceCell, RefCell};
 
@@ -14,13 +15,35 @@ pub struct StreamInputs {
     pub tokens: Var,
     /// Position of each token in its own sequence `[T]`.
     pub position: Var,
-    /// Attention ranges [T, 4]: ctx_start, ctx_end, own_start, query_end.
+    /// Attention ranges, as [`attention`] has them: `[2T, 4]`, or `[T, 4]` over a cache.
     pub spans: Var,
     /// Which stream tokens use which embedding row, for the gradient.
     pub index: GatherIndex,
     position_index: OnceCell<GatherIndex>,
-    /// Attention ranges `[T, 4]` as windows of these lengths cut them.
+    /// Attention ranges as windows of these lengths cut them.
     windows: RefCell<Vec<(usize, Var)>>,
+    /// No position reaches this.
+    positions: usize,
+    cache: Option<Cache>,
+}
+
+/// Keys and values of earlier tokens, kept from run to run in states of each layer.
+struct Cache {
+    /// Row of the cache that each token's key and value go to `[T]`.
+    rows: Var,
+    /// Rows of each layer's keys and values.
+    capacity: usize,
+}
+
+/// A token whose key and value go into the cache.
+#[derive(Debug, Clone, Copy)]
+pub struct CachedToken {
+    /// Its id.
+    pub id: u32,
+    /// Its position in its sequence.
+    pub position: u32,
+    /// The sequence's first row of the cache; the token's own is `start + position`.
+    pub start: u32,
 }
 
 impl StreamInputs {
@@ -29,11 +52,37 @@ impl StreamInputs {
         Self {
             tokens: g.input("tokens", &[tokens], DType::U32),
             position: g.input("position", &[tokens], DType::U32),
+            spans: g.input("spans", &[2 * tokens, 4], DType::U32),
+            index: GatherIndex::inputs(g, "tokens", tokens, tokens),
+            position_index: OnceCell::new(),
+            windows: RefCell::default(),
+            positions: tokens,
+            cache: None,
+        }
+    }
+
+    /// Declares the inputs for runs of `tokens` tokens whose keys and values go into a cache of
+    /// `sequences` regions of `length` rows each, and which attend to what is in there. Programs
+    /// over one store with the same sizes share the cache. There is no derivative.
+    pub fn cached(g: &mut Graph, tokens: usize, sequences: usize, length: usize) -> Self {
+        Self {
+            tokens: g.input("tokens", &[tokens], DType::U32),
+            position: g.input("position", &[tokens], DType::U32),
             spans: g.input("spans", &[tokens, 4], DType::U32),
             index: GatherIndex::inputs(g, "tokens", tokens, tokens),
             position_index: OnceCell::new(),
             windows: RefCell::default(),
+            positions: length,
+            cache: Some(Cache {
+                rows: g.input("cache rows", &[tokens], DType::U32),
+                capacity: sequences * length,
+            }),
         }
+    }
+
+    /// One more than the largest position a token can have.
+    pub fn positions(&self) -> usize {
+        self.positions
     }
 
     /// Which stream tokens use which row of a table of positions: an input that only models with
@@ -44,36 +93,69 @@ impl StreamInputs {
     }
 
     /// Uploads a stream.
+    ///
+    /// # Panics
+    /// When the inputs are those of a cache.
     pub fn write(&self, step: &Step, stream: &Stream) {
+        assert!(self.cache.is_none(), "a stream is written to inputs without a cache");
         step.write_u32(self.tokens, &stream.tokens);
         step.write_u32(self.position, &stream.position);
-        step.write_u32(self.spans, &stream.spans);
+        step.write_u32(self.spans, &causal_spans(&stream.spans));
         write_index(step, &self.index, &stream.tokens);
         if let Some(index) = self.position_index.get() {
             write_index(step, index, &stream.position);
         }
         for (window, spans) in self.windows.borrow().iter() {
-            step.write_u32(*spans, &windowed(stream, *window));
+            step.write_u32(*spans, &causal_spans(&windowed(stream, *window)));
+        }
+    }
+
+    /// Uploads at most T tokens that go into the cache. Each attends to its sequence up to itself.
+    ///
+    /// # Panics
+    /// When the inputs have no cache, or there are more tokens than fit.
+    pub fn write_cached(&self, step: &Step, tokens: &[CachedToken]) {
+        let cache = self.cache.as_ref().expect("inputs of a cache");
+        let places = step.graph().shape(self.tokens)[0];
+        assert!(tokens.len() <= places, "{} tokens, room for {places}", tokens.len());
+        // What fills up the run is stored nowhere and attends to the first row.
+        let filled = |value: &dyn Fn(&CachedToken) -> u32, rest: u32| -> Vec<u32> {
+            let rest = std::iter::repeat_n(rest, places - tokens.len());
+            tokens.iter().map(value).chain(rest).collect()
+        };
+        step.write_u32(self.tokens, &filled(&|t| t.id, 0));
+        step.write_u32(self.position, &filled(&|t| t.position, 0));
+        step.write_u32(cache.rows, &filled(&|t| t.start + t.position, cache.capacity as u32));
+        let spans = |window: u32| -> Vec<u32> {
+            let own = |t: &CachedToken| {
+                let end = t.start + t.position + 1;
+                [0, 0, t.start + (t.position + 1).saturating_sub(window), end]
+            };
+            let rest = std::iter::repeat_n([0, 0, 0, 1], places - tokens.len());
+            tokens.iter().map(own).chain(rest).flatten().collect()
+        };
+        step.write_u32(self.spans, &spans(u32::MAX));
+        for &(window, var) in self.windows.borrow().iter() {
+            step.write_u32(var, &spans(window as u32));
         }
     }
 
     /// The attention ranges under a window: an input that only models with windows have.
     fn spans_of(&self, g: &mut Graph, window: Option<usize>) -> Var {
-        let tokens = g.shape(self.tokens)[0];
-        // No two tokens of the stream are further apart than its length.
-        let Some(window) = window.filter(|&w| w < tokens) else { return self.spans };
+        let Some(window) = window.filter(|&w| w < self.positions) else { return self.spans };
         let mut windows = self.windows.borrow_mut();
         if let Some((_, spans)) = windows.iter().find(|(length, _)| *length == window) {
             return *spans;
         }
-        let spans = g.input(&format!("spans of {window}"), &[tokens, 4], DType::U32);
+        let shape = g.shape(self.spans).to_vec();
+        let spans = g.input(&format!("spans of {window}"), &shape, DType::U32);
         windows.push((window, spans));
         spans
     }
 
     /// What each query gathers from the keys it attends to: the attention of layer `layer`, for
     /// every model family. `q` is `[T, H * d]`, `k` and `v` are `[T, HKV * d]`, turned by their
-    /// positions already; the result is `[T, H * d]`.
+    /// positions already; the result is `[T, H * d]`. With a cache, `k` and `v` are stored first.
     ///
     /// # Panics
     /// When the shapes do not fit.
@@ -81,13 +163,21 @@ impl StreamInputs {
     pub fn attend(
         &self,
         g: &mut Graph,
-        _layer: usize,
+        layer: usize,
         q: Var,
         k: Var,
         v: Var,
         options: Attention,
     ) -> Var {
         let spans = self.spans_of(g, options.window);
+        let mut kept = |name: &str, x: Var| {
+            let Some(cache) = &self.cache else { return x };
+            let shape = [cache.capacity, g.shape(x)[1]];
+            let state = g.state(&format!("cache.{layer}.{name}"), &shape);
+            store_rows(g, x, cache.rows, state);
+            state
+        };
+        let (k, v) = (kept("keys", k), kept("values", v));
         attention(g, q, k, v, spans, Attention { window: None, ..options })
     }
 }

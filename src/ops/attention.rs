@@ -1,7 +1,9 @@
 //! `attention`: softmax attention over the packed stream, grouped heads, no `[T, T]` matrix.
 //!
-//! Query i attends key j iff `ctx_start[i] <= j < ctx_end[i]` or `own_start[i] <= j <= i`; query
-//! head h reads key head h / (H / HKV). With d the head dimension and sums over the attended keys,
+//! Query i attends key j iff `ctx_start[i] <= j < ctx_end[i]` or `own_start[i] <= j < own_end[i]`;
+//! query head h reads key head h / (H / HKV). Queries and keys are counted apart: in a packed
+//! stream each token is both, over a cache few queries attend to many keys. With d the head
+//! dimension and sums over the attended keys,
 //!
 //! ```text
 //! s[i,j] = q[i] . k[j] / sqrt(d)
@@ -44,11 +46,12 @@ pub struct Attention {
 
 /// o = softmax(q kᵀ / sqrt(head_dim)) v over the keys each query attends to.
 ///
-/// `q` is `[T, H * head_dim]`; `k` and `v` are `[T, HKV * head_dim]` with HKV a divisor of H; the
-/// result is `[T, H * head_dim]`. `spans` is `[T, 4]` u32: `spans[i]` = (ctx_start, ctx_end,
-/// own_start, query_end). The first three say what query i attends to (see the module's text);
-/// query_end is one past the last query that may attend key i, and no query before i does.
-/// Every span must satisfy ctx_end <= T, own_start <= i < query_end <= T.
+/// `q` is `[TQ, H * head_dim]`; `k` and `v` are `[TK, HKV * head_dim]` with HKV a divisor of H; the
+/// result is `[TQ, H * head_dim]`. `spans` is `[TQ + TK, 4]` u32. Row i < TQ is query i's
+/// (ctx_start, ctx_end, own_start, own_end): the keys it attends to, at least one. Row TQ + j is
+/// key j's (query_start, query_end, 0, 0): no query outside of it attends key j. The rows of keys
+/// serve the gradients of k and v; `[TQ, 4]` is enough where no gradient is wanted. Every end must
+/// be at most TK, or TQ for queries. [`causal_spans`] makes them for a stream.
 ///
 /// # Panics
 /// When a shape does not fit the others or `spans` holds no indices.
@@ -58,11 +61,16 @@ pub fn attention(g: &mut Graph, q: Var, k: Var, v: Var, spans: Var, options: Att
     let dims = Dims::of(g, q, k, v, spans, options.head_dim);
     let (o, lse) = forward(g, dims, q, k, v, spans);
     let backward = move |g: &mut Graph, d: &[Option<Var>]| {
+        assert_eq!(
+            g.shape(spans)[0],
+            dims.queries + dims.keys,
+            "attention: the gradient needs the rows of the keys in spans"
+        );
         let d_o = d[0].expect("one output");
-        let stats = g.temp("attention stats", &[dims.tokens, dims.heads, 2]);
-        let [tokens, heads, _, head_dim] = dims.constants();
-        let rows = dims.tokens * dims.heads;
-        g.call(&DELTA, &[tokens, heads, head_dim], &[o, d_o, lse], &[stats], [rows, 1, 1]);
+        let stats = g.temp("attention stats", &[dims.queries, dims.heads, 2]);
+        let [queries, _, heads, _, head_dim] = dims.constants();
+        let rows = dims.queries * dims.heads;
+        g.call(&DELTA, &[queries, heads, head_dim], &[o, d_o, lse], &[stats], [rows, 1, 1]);
         let reads = [q, k, v, spans, d_o, stats];
         if let Some(sink) = g.grad_into(q) {
             dq(g, dims, &reads, sink);
@@ -70,7 +78,7 @@ pub fn attention(g: &mut Graph, q: Var, k: Var, v: Var, spans: Var, options: Att
         // One variable as k and v: its two gradients are computed apart and added.
         let sink_k = g.grad_into(k);
         if k == v && sink_k.is_some() {
-            let d_v = g.temp("values.grad", &[dims.tokens, dims.key_heads * dims.head_dim]);
+            let d_v = g.temp("values.grad", &[dims.keys, dims.key_heads * dims.head_dim]);
             dk_dv(g, dims, &reads, sink_k, Some(Sink { var: d_v, accumulate: false }));
             g.grad_pass(v, d_v);
         } else {
@@ -82,13 +90,22 @@ pub fn attention(g: &mut Graph, q: Var, k: Var, v: Var, spans: Var, options: Att
     o
 }
 
-/// The output `[T, H * head_dim]` and lse `[T, H]`.
+/// The spans of a stream in which token i is query i and key i and attends to nothing behind it.
+/// Rows `[T, 4]` are (ctx_start, ctx_end, own_start, query_end): token i attends to the context and
+/// to `own_start ..= i`, and no token from query_end on attends to it. The result is `[2T, 4]`.
+pub fn causal_spans(rows: &[u32]) -> Vec<u32> {
+    let rows = || rows.chunks_exact(4).zip(0u32..);
+    let queries = rows().flat_map(|(s, i)| [s[0], s[1], s[2], i + 1]);
+    queries.chain(rows().flat_map(|(s, i)| [i, s[3], 0, 0])).collect()
+}
+
+/// The output `[TQ, H * head_dim]` and lse `[TQ, H]`.
 fn forward(g: &mut Graph, dims: Dims, q: Var, k: Var, v: Var, spans: Var) -> (Var, Var) {
-    let o = g.temp("attended", &[dims.tokens, dims.heads * dims.head_dim]);
-    let lse = g.temp("lse", &[dims.tokens, dims.heads]);
+    let o = g.temp("attended", &[dims.queries, dims.heads * dims.head_dim]);
+    let lse = g.temp("lse", &[dims.queries, dims.heads]);
     let mut constants = dims.constants().to_vec();
     constants.push(("HEADS", dims.heads_together().into()));
-    let extent = [dims.tokens, dims.heads / dims.heads_together(), 1];
+    let extent = [dims.queries, dims.heads / dims.heads_together(), 1];
     g.call(&FORWARD, &constants, &[q, k, v, spans], &[o, lse], extent);
     (o, lse)
 }
@@ -97,7 +114,7 @@ fn dq(g: &mut Graph, dims: Dims, reads: &[Var], sink: Sink) {
     let mut constants = dims.constants().to_vec();
     constants.push(("HEADS", dims.heads_together().into()));
     constants.push(("ACCUMULATE", sink.accumulate.into()));
-    let extent = [dims.tokens, dims.heads / dims.heads_together(), 1];
+    let extent = [dims.queries, dims.heads / dims.heads_together(), 1];
     g.call(&DQ, &constants, reads, &[sink.var], extent);
 }
 
@@ -115,12 +132,13 @@ fn dk_dv(g: &mut Graph, dims: Dims, reads: &[Var], dk: Option<Sink>, dv: Option<
     let mut bound =
         |sink: Option<Sink>| sink.map_or_else(|| g.temp("attention unwanted", &[1]), |s| s.var);
     let writes = [bound(dk), bound(dv)];
-    g.call(&DK_DV, &constants, reads, &writes, [dims.tokens, dims.key_heads, 1]);
+    g.call(&DK_DV, &constants, reads, &writes, [dims.keys, dims.key_heads, 1]);
 }
 
 #[derive(Clone, Copy)]
 struct Dims {
-    tokens: usize,
+    queries: usize,
+    keys: usize,
     heads: usize,
     key_heads: usize,
     head_dim: usize,
@@ -133,25 +151,26 @@ impl Dims {
         let multiple =
             |s: &[usize]| s.len() == 2 && s[1] > 0 && head_dim > 0 && s[1].is_multiple_of(head_dim);
         assert!(
-            multiple(sq)
-                && multiple(sk)
-                && sk == sv
-                && sq[0] == sk[0]
-                && sq[1].is_multiple_of(sk[1]),
+            multiple(sq) && multiple(sk) && sk == sv && sq[1].is_multiple_of(sk[1]),
             "attention: q {sq:?}, k {sk:?}, v {sv:?} do not fit together with heads of {head_dim}"
         );
+        let (queries, keys) = (sq[0], sk[0]);
+        let rows = [[queries + keys, 4], [queries, 4]];
         assert!(
-            g.shape(spans) == [sq[0], 4] && g.info(spans).dtype == DType::U32,
-            "attention: spans {:?} must be u32 [{}, 4]",
+            rows.iter().any(|r| g.shape(spans) == r) && g.info(spans).dtype == DType::U32,
+            "attention: spans {:?} must be u32 {:?}, or {:?} without a gradient",
             g.shape(spans),
-            sq[0]
+            rows[0],
+            rows[1]
         );
-        Self { tokens: sq[0], heads: sq[1] / head_dim, key_heads: sk[1] / head_dim, head_dim }
+        let (heads, key_heads) = (sq[1] / head_dim, sk[1] / head_dim);
+        Self { queries, keys, heads, key_heads, head_dim }
     }
 
-    fn constants(&self) -> [(&'static str, Const); 4] {
+    fn constants(&self) -> [(&'static str, Const); 5] {
         [
-            ("T", self.tokens.into()),
+            ("TQ", self.queries.into()),
+            ("TK", self.keys.into()),
             ("H", self.heads.into()),
             ("HKV", self.key_heads.into()),
             ("HEAD_DIM", self.head_dim.into()),
@@ -206,6 +225,12 @@ static DK_DV: Pass = Pass {
 
 static PASSES: &[&Pass] = &[&FORWARD, &DELTA, &DQ, &DK_DV];
 
+/// Query i attends key j.
+fn attends(spans: &[u32], i: usize, j: usize) -> bool {
+    let [ctx_start, ctx_end, own_start, own_end] = [0, 1, 2, 3].map(|c| spans[4 * i + c] as usize);
+    (ctx_start..ctx_end).contains(&j) || (own_start..own_end).contains(&j)
+}
+
 /// o and lse, row by row as the formula says.
 fn reference_with_lse(
     shape: &[usize],
@@ -215,13 +240,10 @@ fn reference_with_lse(
     spans: &[u32],
 ) -> Vec<Vec<f64>> {
     let [t, h, hkv, d] = [shape[0], shape[1], shape[2], shape[3]];
-    let (mut o, mut lse) = (vec![0.0; t * h * d], vec![0.0; t * h]);
-    for i in 0..t {
-        let span = &spans[4 * i..][..4];
-        let [ctx_start, ctx_end, own_start] = [span[0], span[1], span[2]].map(|x| x as usize);
-        let keys: Vec<usize> = (0..t)
-            .filter(|j| (ctx_start..ctx_end).contains(j) || (own_start..=i).contains(j))
-            .collect();
+    let queries = queries_of(shape);
+    let (mut o, mut lse) = (vec![0.0; queries * h * d], vec![0.0; queries * h]);
+    for i in 0..queries {
+        let keys: Vec<usize> = (0..t).filter(|&j| attends(spans, i, j)).collect();
         for head in 0..h {
             let row = (i * h + head) * d;
             let key = |j: usize| (j * hkv + head / (h / hkv)) * d;
@@ -260,6 +282,8 @@ const PADDED: usize = 2;
 const NO_PREFIX: usize = 3;
 /// Documents whose later half has a context that overlaps its own range.
 const OVERLAPPING: usize = 4;
+/// Documents of keys, of which every third position has a query: what a cache sees.
+const CACHED: usize = 5;
 
 fn push_document(spans: &mut Vec<[u32; 4]>, len: u32) {
     let start = spans.len() as u32;
@@ -283,13 +307,20 @@ fn push_overlapping(spans: &mut Vec<[u32; 4]>, len: u32) {
     spans.extend((half..start + len).map(|_| [start, half, start + len / 4, start + len]));
 }
 
-/// A stream of `tokens` laid out as `kind` says, cut to length.
-fn random_spans(tokens: usize, kind: usize, rng: &mut TestRng) -> Vec<u32> {
+/// Queries of a shape.
+fn queries_of(shape: &[usize]) -> usize {
+    if shape[4] == CACHED { shape[0].div_ceil(3) } else { shape[0] }
+}
+
+/// The spans of a shape, always the same: a stream laid out as its last number says, cut to length.
+fn spans_of(shape: &[usize]) -> Vec<u32> {
+    let (tokens, kind) = (shape[0], shape[4]);
+    let mut rng = TestRng::with_seed(shape.iter().fold(7, |n, &d| 31 * n + d as u64));
     let mut spans = Vec::new();
     while spans.len() < tokens {
         let mut len = |most: u32| rng.u32(1..=most);
         match kind {
-            CAUSAL => push_document(&mut spans, len(40)),
+            CAUSAL | CACHED => push_document(&mut spans, len(40)),
             PAIRS => push_pair(&mut spans, len(24), [len(12), len(12)]),
             PADDED if spans.len() < tokens / 2 => push_pair(&mut spans, len(12), [len(6), len(6)]),
             PADDED => push_document(&mut spans, 1),
@@ -300,16 +331,35 @@ fn random_spans(tokens: usize, kind: usize, rng: &mut TestRng) -> Vec<u32> {
     }
     spans.truncate(tokens);
     let end = tokens as u32;
-    spans.iter().flat_map(|&[a, b, c, d]| [a, b, c, d.min(end)]).collect()
+    if kind == CACHED {
+        return cached_spans(&spans, queries_of(shape));
+    }
+    let rows: Vec<u32> = spans.iter().flat_map(|&[a, b, c, d]| [a, b, c, d.min(end)]).collect();
+    causal_spans(&rows)
+}
+
+/// Query n stands at position 3n of the documents and attends to its document up to there.
+fn cached_spans(documents: &[[u32; 4]], queries: usize) -> Vec<u32> {
+    let mut spans: Vec<u32> =
+        (0..queries).flat_map(|n| [0, 0, documents[3 * n][2], 3 * n as u32 + 1]).collect();
+    for j in 0..documents.len() {
+        let of_key: Vec<u32> =
+            (0..queries).filter(|&i| attends(&spans, i, j)).map(|i| i as u32).collect();
+        let range = of_key.first().zip(of_key.last());
+        let (first, end) = range.map_or((0, 0), |(&first, &last)| (first, last + 1));
+        spans.extend([first, end, 0, 0]);
+    }
+    spans
 }
 
 fn inputs(shape: &[usize], rng: &mut TestRng) -> Vec<Array> {
-    let [t, h, hkv, d, kind] = [shape[0], shape[1], shape[2], shape[3], shape[4]];
+    let [t, h, hkv, d] = [shape[0], shape[1], shape[2], shape[3]];
+    let queries = queries_of(shape);
     vec![
-        Array::normal("q", &[t, h * d], rng),
+        Array::normal("q", &[queries, h * d], rng),
         Array::normal("k", &[t, hkv * d], rng),
         Array::normal("v", &[t, hkv * d], rng),
-        Array::index("spans", &[t, 4], random_spans(t, kind, rng)),
+        Array::index("spans", &[queries + t, 4], spans_of(shape)),
     ]
 }
 
@@ -318,9 +368,15 @@ fn full(head_dim: usize) -> Attention {
     Attention { head_dim, window: None }
 }
 
-/// Attended (query, key) pairs of a shape's layout, per head, about: half of all keys.
+/// Attended (query, key) pairs of a shape's layout, per head.
 fn pairs(shape: &[usize]) -> f64 {
-    (shape[0] * (shape[0] + 1) / 2) as f64
+    let spans = spans_of(shape);
+    let of_query = |s: &[u32]| {
+        let (context, own) = (s[0]..s[1].max(s[0]), s[2]..s[3].max(s[2]));
+        let both = context.end.min(own.end).saturating_sub(context.start.max(own.start));
+        context.len() + own.len() - both as usize
+    };
+    spans.chunks_exact(4).take(queries_of(shape)).map(of_query).sum::<usize>() as f64
 }
 
 /// Shapes are `[T, H, HKV, head_dim, layout of the spans]`.
@@ -340,6 +396,9 @@ pub fn case() -> OpCase {
             &[33, 1, 1, 7, PAIRS],
             &[64, 3, 1, 64, PAIRS],
             &[32, 2, 1, 128, PAIRS],
+            &[1, 2, 1, 16, CACHED],
+            &[130, 4, 2, 32, CACHED],
+            &[97, 3, 1, 20, CACHED],
         ],
         large: &[],
         inputs,
@@ -348,7 +407,11 @@ pub fn case() -> OpCase {
         tolerance: 1e-6,
         differentiable: true,
         flops: |s| 4.0 * pairs(s) * (s[1] * s[3]) as f64,
-        bytes: |s| 4.0 * (s[0] * (2 * (s[1] + s[2]) * s[3] + s[1] + 4)) as f64,
+        bytes: |s| {
+            let (queries, keys) = (queries_of(s), s[0]);
+            let rows = queries * (2 * s[1] * s[3] + s[1] + 4) + keys * 2 * s[2] * s[3];
+            4.0 * rows as f64
+        },
     }
 }
 
@@ -486,7 +549,7 @@ mod tests {
                 let q = g.input_with_grad("q", &[tokens, 9 * 64]);
                 let k = g.input_with_grad("k", &[tokens, 3 * 64]);
                 let v = g.input_with_grad("v", &[tokens, 3 * 64]);
-                let spans = g.input("spans", &[tokens, 4], DType::U32);
+                let spans = g.input("spans", &[2 * tokens, 4], DType::U32);
                 let o = attention(&mut g, q, k, v, spans, full(64));
                 let d_o = g.input("cotangent", &[tokens, 9 * 64], DType::F32);
                 g.backward_from(&[(o, d_o)]);

@@ -26,6 +26,7 @@ pub mod segment_mean;
 pub mod self_test;
 pub mod silu_mul;
 pub mod softmax;
+pub mod store_rows;
 pub mod token_logp;
 pub mod trial;
 
@@ -56,6 +57,7 @@ pub fn cases() -> Vec<OpCase> {
         segment_mean::case(),
         silu_mul::case(),
         softmax::case(),
+        store_rows::case(),
         token_logp::case(),
     ]
 }

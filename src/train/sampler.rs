@@ -5,12 +5,10 @@ use crate::data::tokenize::Tokenizer;
 use crate::error::{Error, Problem, Result};
 use crate::gpu::Gpu;
 use crate::model::config::ModelConfig;
-use crate::model::generate::{Generator, Sampling, check_prompts};
+use crate::model::generate::{Generator, Room, Sampling, check_prompts};
 use crate::step::Store;
 use std::rc::Rc;
 
-/// Tokens of the stream that prompts are continued in.
-const STREAM: usize = 512;
 /// Prompts continued together at most.
 const TOGETHER: usize = 16;
 
@@ -37,8 +35,7 @@ impl Sampler {
         max_tokens: usize,
     ) -> Result<Self> {
         let prompts = encode_prompts(&tokenizer, config, prompts, max_tokens)?;
-        let longest = prompts.iter().map(Vec::len).max().unwrap_or(0) + max_tokens;
-        let generator = Generator::new(gpu, store, config, STREAM.max(longest), TOGETHER)?;
+        let generator = Generator::new(gpu, store, config, room_of(&prompts, max_tokens))?;
         let stop = config.eos_ids.iter().copied().chain(tokenizer.eos()).collect();
         Ok(Self { generator, tokenizer, prompts, stop })
     }
@@ -51,6 +48,12 @@ impl Sampler {
         let new = self.generator.generate(&self.prompts, &self.stop, sampling)?;
         Ok(new.iter().map(|ids| self.tokenizer.decode(ids, true).trim().to_owned()).collect())
     }
+}
+
+/// The room that `prompts` and `max_tokens` behind each take.
+pub fn room_of(prompts: &[Vec<u32>], max_tokens: usize) -> Room {
+    let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
+    Room { sequences: prompts.len().clamp(1, TOGETHER), length: longest + max_tokens }
 }
 
 /// Prompts as the model expects them, with room for `max_tokens` more behind each.

@@ -5,6 +5,7 @@ mod bench;
 mod demo;
 mod engine;
 mod families;
+mod generate;
 mod golden;
 mod library;
 mod portability;
