@@ -20,6 +20,7 @@ pub mod error;
 mod files;
 pub mod gpu;
 pub mod graph;
+mod guard;
 pub mod kernel;
 pub mod model;
 pub mod ops;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::data::check::DataReport;
 use crate::data::pack::Capacity;
+use crate::data::rows::Split;
 use crate::data::tokenize::Tokenizer;
 use crate::error::{Error, Problem, Result};
 use crate::files::check_creatable;
@@ -70,15 +71,17 @@ pub fn prepare(recipe: &Recipe, resume: bool) -> Result<Prepared<'_>> {
     }
     let capacity = capacity(recipe);
     check_paths(recipe)?;
-    let load = |paths: &[PathBuf]| -> Result<(Dataset, DataReport)> {
-        let dataset = Dataset::load(recipe, &tokenizer, paths)?;
+    notes.extend_from_slice(tokenizer.notes());
+    let mut load = |paths: &[PathBuf], split| -> Result<(Dataset, DataReport)> {
+        let dataset = Dataset::load(recipe, &tokenizer, paths, split)?;
+        notes.extend_from_slice(&dataset.notes);
         let report = dataset.check(&tokenizer, &config, capacity)?;
         Ok((dataset, report))
     };
-    let (train, report) = load(&recipe.data.train)?;
+    let (train, report) = load(&recipe.data.train, Split::Train)?;
     let heldout = match recipe.data.eval.as_slice() {
         [] => None,
-        paths => Some(load(paths)?),
+        paths => Some(load(paths, Split::Validation)?),
     };
     let fresh = TrainState {
         step: 0,
@@ -94,7 +97,7 @@ pub fn prepare(recipe: &Recipe, resume: bool) -> Result<Prepared<'_>> {
     let (weights, state, moments) = match latest {
         Some(folder) => {
             let found = checkpoint::read(&folder)?;
-            check_same_run(&found.state, &fresh, &train, &folder)?;
+            check_same_run(&found.state, &fresh, &train, tokenizer.is_dated(), &folder)?;
             (Some(found.weights), found.state, Some(found.moments))
         }
         None if has_weights(&recipe.model) => {
@@ -227,6 +230,7 @@ fn check_same_run(
     found: &TrainState,
     fresh: &TrainState,
     train: &Dataset,
+    dated: bool,
     place: &Path,
 ) -> Result<()> {
     let mut problems = Vec::new();
@@ -238,10 +242,12 @@ fn check_same_run(
     }
     let order = train.order(found.seed, found.epoch);
     if found.row_order_hash != train.order_hash(&order) {
-        problems.push(Problem::new(
-            place.display().to_string(),
-            "was made on other rows or another tokenizer: resuming would not give the same model.",
-        ));
+        let what = if dated {
+            "was made on other tokens, as it seems because of the date: the chat template writes it into every conversation (strftime_now). Put a date of your own in the place of strftime_now in the template, and start a new run."
+        } else {
+            "was made on other rows or another tokenizer: resuming would not give the same model."
+        };
+        problems.push(Problem::new(place.display().to_string(), what));
     }
     if problems.is_empty() {
         return Ok(());
