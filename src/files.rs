@@ -1,13 +1,16 @@
 //! Files written whole or not at all, and read only if they are files and of a size that makes sense.
 
 use std::fs::File;
-use std::io::{ErrorKind, Read, Write};
+#[cfg(feature = "cli")]
+use std::io::Write;
+use std::io::{ErrorKind, Read};
 use std::path::Path;
 
 use crate::error::{Error, Result};
 
 /// Writes `bytes` to `path`: a reader, or a run that is stopped half-way, sees the old file or the
 /// new one, never a part.
+#[cfg(feature = "cli")]
 pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     let folder = match path.parent() {
         Some(folder) if folder != Path::new("") => folder,

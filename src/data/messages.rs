@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use super::files::{FOREIGN, holds_foreign, kind};
 
-/// One turn, as the chat template sees it.
+/// One turn of a conversation, as the chat template sees it: who speaks, and what is said.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Message {
     /// `system`, `developer`, `user`, `assistant` or `tool` (which may be called `function`,

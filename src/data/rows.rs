@@ -135,7 +135,8 @@ const MOST_SKIPPED: usize = 1_000_000;
 
 /// Reads preference rows from files or folders.
 ///
-/// Errors: a path that cannot be read, a file that breaks off, and, unless `skip_bad_rows` is on,
+/// # Errors
+/// A path that cannot be read, a file that breaks off, and, unless `skip_bad_rows` is on,
 /// every row that cannot be used, all at once.
 pub fn read_preferences(paths: &[PathBuf], options: &ReadOptions) -> Result<Rows> {
     if let Some(key) = options.map.keys().find(|key| !MAPPED.contains(&key.as_str())) {
@@ -244,11 +245,13 @@ fn some_of<'a>(names: impl ExactSizeIterator<Item = &'a String>) -> String {
     text.join(", ")
 }
 
-/// Reads plain documents for language modelling: `.txt` (one document a file), or rows with a
+/// Reads plain documents for language modelling: `.txt` (one document per file), or rows with a
 /// `text` column or with `messages` (or `conversations`) that a chat template renders.
 ///
-/// Blank documents are passed over: corpora are full of them. Everything else that is not text is
-/// an error with file and line, all at once.
+/// Blank documents are passed over: corpora are full of them.
+///
+/// # Errors
+/// A path that cannot be read; everything else that is not text, with file and line, all at once.
 pub fn read_texts(paths: &[PathBuf]) -> Result<Vec<Document>> {
     read_usable_texts(paths, false, Split::Train).map(|texts| texts.documents)
 }
@@ -269,6 +272,9 @@ pub struct Texts {
 
 /// As [`read_texts`], going on without the documents that cannot be used if `skip_bad_rows` says
 /// so. Of a folder whose files name splits, those of `split` are read.
+///
+/// # Errors
+/// As [`read_texts`].
 pub fn read_usable_texts(paths: &[PathBuf], skip_bad_rows: bool, split: Split) -> Result<Texts> {
     let mut texts = Vec::new();
     let mut bad = Vec::new();

@@ -193,11 +193,6 @@ impl Tokenizer {
         self.special.eos
     }
 
-    /// Padding token. Nothing here asks for it: padding is by length, never by token.
-    pub fn pad(&self) -> Option<u32> {
-        self.special.pad
-    }
-
     /// The tokens any of which ends a generation, and the file that names them.
     pub fn ends(&self) -> (&[u32], &'static str) {
         (&self.special.ends, self.special.ends_from)
@@ -225,6 +220,9 @@ impl Tokenizer {
     }
 
     /// Renders a conversation up to where the assistant would begin.
+    ///
+    /// # Errors
+    /// When there is no template or it refuses the conversation.
     pub fn render_prompt(&self, messages: &[Message]) -> Result<String> {
         self.render(messages, &Map::new(), true).map_err(|e| {
             Error::input(
@@ -264,6 +262,9 @@ impl Tokenizer {
     }
 
     /// The example of one row; None if `over_length` drops it.
+    ///
+    /// # Errors
+    /// What makes the row unusable, with its file and line.
     pub fn example(
         &self,
         row_index: usize,
@@ -275,7 +276,8 @@ impl Tokenizer {
 
     /// The examples of all rows with the counts of what was cut or dropped.
     ///
-    /// Errors: every row that cannot be used, all at once, unless `skip_bad_rows`; no row left.
+    /// # Errors
+    /// Every row that cannot be used, all at once, unless `skip_bad_rows`; no row left.
     pub fn examples(
         &self,
         rows: &[PreferenceRow],
@@ -470,6 +472,9 @@ impl Tokenizer {
     /// A document for language modelling as examples of at most `max_length` tokens, each token
     /// but the first predicted exactly once: the last token of a piece begins the next. EOS ends
     /// the document. Conversations are rendered by the chat template.
+    ///
+    /// # Errors
+    /// What makes the document unusable, with its file and line.
     pub fn document(
         &self,
         row_index: usize,

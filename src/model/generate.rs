@@ -9,7 +9,7 @@ use crate::error::{Error, Problem, Result};
 use crate::gpu::Gpu;
 use crate::graph::{Graph, Var};
 use crate::model::config::ModelConfig;
-use crate::model::transformer::{HeadRows, StreamInputs, decoder, logits};
+use crate::model::stream::{HeadRows, StreamInputs};
 use crate::step::{Step, Store};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -110,8 +110,7 @@ impl Generator {
         let mut g = Graph::new(gpu.target());
         let inputs = StreamInputs::declare(&mut g, tokens);
         let head = HeadRows::declare(&mut g, rows, tokens);
-        let hidden = decoder(&mut g, config, &inputs);
-        let logits = logits(&mut g, config, hidden, &head);
+        let logits = config.decoder.forward(&mut g, &inputs, &head).logits(&mut g);
         g.output(logits);
         Ok(Self {
             step: Step::new(gpu, g, store)?,

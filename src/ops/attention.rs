@@ -3,15 +3,23 @@
 //! Query i attends key j iff `ctx_start[i] <= j < ctx_end[i]` or `own_start[i] <= j <= i`; query
 //! head h reads key head h / (H / HKV). With d the head dimension and sums over the attended keys,
 //!
-//! $$ s_{ij} = \frac{q_i \cdot k_j}{\sqrt d},\quad \mathrm{lse}_i = \log \sum_j e^{s_{ij}},\quad
-//!    p_{ij} = e^{s_{ij} - \mathrm{lse}_i},\quad o_i = \sum_j p_{ij} v_j. $$
+//! ```text
+//! s[i,j] = q[i] . k[j] / sqrt(d)
+//! lse[i] = ln(sum over j of exp(s[i,j]))
+//! p[i,j] = exp(s[i,j] - lse[i])
+//! o[i]   = sum over j of p[i,j] * v[j]
+//! ```
 //!
-//! Backward, with $do$ the gradient of o:
+//! Backward, with do the gradient of o:
 //!
-//! $$ dp_{ij} = do_i \cdot v_j,\quad \delta_i = \sum_j p_{ij}\,dp_{ij} = do_i \cdot o_i,\quad
-//!    ds_{ij} = p_{ij}\,(dp_{ij} - \delta_i), $$
-//! $$ dq_i = \frac{1}{\sqrt d} \sum_j ds_{ij} k_j,\quad dk_j = \frac{1}{\sqrt d} \sum_i ds_{ij} q_i,
-//!    \quad dv_j = \sum_i p_{ij}\,do_i, $$
+//! ```text
+//! dp[i,j]  = do[i] . v[j]
+//! delta[i] = sum over j of p[i,j] * dp[i,j] = do[i] . o[i]
+//! ds[i,j]  = p[i,j] * (dp[i,j] - delta[i])
+//! dq[i] = sum over j of ds[i,j] * k[j] / sqrt(d)
+//! dk[j] = sum over i of ds[i,j] * q[i] / sqrt(d)
+//! dv[j] = sum over i of p[i,j] * do[i]
+//! ```
 //!
 //! where the sums for a key also run over the query heads that share it. The forward pass is a
 //! running softmax that keeps lse; both gradient passes recompute p from it, so memory is linear
@@ -24,7 +32,15 @@ use crate::graph::{DType, Graph, Sink, Var};
 use crate::kernel::{Const, HARDWARE, Pass};
 use crate::ops::case::{Array, OpCase, TestRng};
 use crate::variant;
-use rand::RngExt;
+
+/// How an attention layer attends.
+#[derive(Debug, Clone, Copy)]
+pub struct Attention {
+    /// Elements of a head.
+    pub head_dim: usize,
+    /// A query sees itself and the `window - 1` keys before it in its sequence; None: all of them.
+    pub window: Option<usize>,
+}
 
 /// o = softmax(q kᵀ / sqrt(head_dim)) v over the keys each query attends to.
 ///
@@ -37,8 +53,9 @@ use rand::RngExt;
 /// # Panics
 /// When a shape does not fit the others or `spans` holds no indices.
 #[track_caller]
-pub fn attention(g: &mut Graph, q: Var, k: Var, v: Var, spans: Var, head_dim: usize) -> Var {
-    let dims = Dims::of(g, q, k, v, spans, head_dim);
+pub fn attention(g: &mut Graph, q: Var, k: Var, v: Var, spans: Var, options: Attention) -> Var {
+    assert!(options.window.is_none(), "attention: the kernels know no window");
+    let dims = Dims::of(g, q, k, v, spans, options.head_dim);
     let (o, lse) = forward(g, dims, q, k, v, spans);
     let backward = move |g: &mut Graph, d: &[Option<Var>]| {
         let d_o = d[0].expect("one output");
@@ -93,7 +110,8 @@ fn dk_dv(g: &mut Graph, dims: Dims, reads: &[Var], dk: Option<Sink>, dv: Option<
     constants.push(("WANT_DV", dv.is_some().into()));
     constants.push(("ACCUMULATE_DK", dk.is_some_and(|s| s.accumulate).into()));
     constants.push(("ACCUMULATE_DV", dv.is_some_and(|s| s.accumulate).into()));
-    // The kernel has two outputs; the one that nobody wants is bound to a word it never touches.
+    // The kernel has two outputs; one that is not wanted is bound to a
+    // dummy of four bytes that it never touches.
     let mut bound =
         |sink: Option<Sink>| sink.map_or_else(|| g.temp("attention unwanted", &[1]), |s| s.var);
     let writes = [bound(dk), bound(dv)];
@@ -269,7 +287,7 @@ fn push_overlapping(spans: &mut Vec<[u32; 4]>, len: u32) {
 fn random_spans(tokens: usize, kind: usize, rng: &mut TestRng) -> Vec<u32> {
     let mut spans = Vec::new();
     while spans.len() < tokens {
-        let mut len = |most: u32| rng.random_range(1..=most);
+        let mut len = |most: u32| rng.u32(1..=most);
         match kind {
             CAUSAL => push_document(&mut spans, len(40)),
             PAIRS => push_pair(&mut spans, len(24), [len(12), len(12)]),
@@ -293,6 +311,11 @@ fn inputs(shape: &[usize], rng: &mut TestRng) -> Vec<Array> {
         Array::normal("v", &[t, hkv * d], rng),
         Array::index("spans", &[t, 4], random_spans(t, kind, rng)),
     ]
+}
+
+/// Attention to every key that the spans hold.
+fn full(head_dim: usize) -> Attention {
+    Attention { head_dim, window: None }
 }
 
 /// Attended (query, key) pairs of a shape's layout, per head, about: half of all keys.
@@ -320,7 +343,7 @@ pub fn case() -> OpCase {
         ],
         large: &[],
         inputs,
-        build: |g, s, v| vec![attention(g, v[0], v[1], v[2], v[3], s[3])],
+        build: |g, s, v| vec![attention(g, v[0], v[1], v[2], v[3], full(s[3]))],
         reference,
         tolerance: 1e-6,
         differentiable: true,
@@ -390,8 +413,8 @@ mod tests {
         gradient(&OpCase {
             shapes: &[&[45, 4, 2, 16, PAIRS]],
             build: |g, s, v| {
-                let first = attention(g, v[0], v[1], v[2], v[3], s[3]);
-                vec![first, attention(g, v[0], v[2], v[1], v[3], s[3])]
+                let first = attention(g, v[0], v[1], v[2], v[3], full(s[3]));
+                vec![first, attention(g, v[0], v[2], v[1], v[3], full(s[3]))]
             },
             reference: |s, i| {
                 let [q, k, v] = [0, 1, 2].map(|n| i[n].f());
@@ -413,7 +436,7 @@ mod tests {
                 all.remove(2);
                 all
             },
-            build: |g, s, v| vec![attention(g, v[0], v[1], v[1], v[2], s[3])],
+            build: |g, s, v| vec![attention(g, v[0], v[1], v[1], v[2], full(s[3]))],
             reference: |s, i| {
                 let mut both = reference_with_lse(s, i[0].f(), i[1].f(), i[1].f(), i[2].u());
                 both.truncate(1);
@@ -428,7 +451,7 @@ mod tests {
                 all.drain(1..3);
                 all
             },
-            build: |g, s, v| vec![attention(g, v[0], v[0], v[0], v[1], s[3])],
+            build: |g, s, v| vec![attention(g, v[0], v[0], v[0], v[1], full(s[3]))],
             reference: |s, i| {
                 let mut both = reference_with_lse(s, i[0].f(), i[0].f(), i[0].f(), i[1].u());
                 both.truncate(1);
@@ -464,7 +487,7 @@ mod tests {
                 let k = g.input_with_grad("k", &[tokens, 3 * 64]);
                 let v = g.input_with_grad("v", &[tokens, 3 * 64]);
                 let spans = g.input("spans", &[tokens, 4], DType::U32);
-                let o = attention(&mut g, q, k, v, spans, 64);
+                let o = attention(&mut g, q, k, v, spans, full(64));
                 let d_o = g.input("cotangent", &[tokens, 9 * 64], DType::F32);
                 g.backward_from(&[(o, d_o)]);
                 let plan = plan(&g, Reuse::Slots);

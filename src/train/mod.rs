@@ -2,14 +2,13 @@
 
 pub mod checkpoint;
 pub mod dataset;
-pub mod demo;
 pub mod learner;
 pub mod metrics;
-pub mod objective;
+pub mod objectives;
 pub mod prepare;
+pub mod program;
 pub mod recipe;
 mod reference;
-pub mod report;
 pub mod sampler;
 pub mod schedule;
 mod settings;

@@ -12,12 +12,14 @@ use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::graph::{GRAD, Graph};
 use crate::model::config::ModelConfig;
-use crate::model::transformer::{HeadRows, StreamInputs, decoder, logits};
-use crate::model::weights::{Tensor, Tensor64, read_safetensors_f64, read_weights};
+use crate::model::layout::layout;
+use crate::model::source::{Tensor64, read_safetensors_f64};
+use crate::model::stream::{HeadRows, StreamInputs};
+use crate::model::weights::FolderWeights;
 use crate::step::Step;
-use crate::train::learner::{Learner, StreamResult};
-use crate::train::objective::{Weights, group_weights};
-use crate::train::recipe::{Accumulation, LossSettings, NllReduction, NllScope, OptimSettings};
+use crate::train::learner::Learner;
+use crate::train::objectives::{self, LOGP, Loss};
+use crate::train::recipe::OptimSettings;
 use crate::train::reference::{batch_examples, count, number, read_json};
 use crate::train::schedule::Schedule;
 use serde_json::Value;
@@ -47,7 +49,17 @@ impl Row {
     }
 }
 
-/// Bars that a correct single-precision implementation meets.
+/// By how much more than on the golden folders' models (2 layers, 64 wide) rounding may show on one
+/// of `layers` layers of width `width`: rounding errors are independent, so that a sum of n terms
+/// errs by about sqrt(n) units (Higham and Mary 2019, "A new approach to probabilistic rounding
+/// error analysis"), and so do the errors of layers that follow each other. Every bar grows with
+/// sqrt(layers / 2 * width / 64), and none shrinks. On 30 layers, 576 wide, that is 11.6: PyTorch
+/// in single precision is off by 1e-4 there, where 5e-6 is usual on the golden folders.
+fn rounding_growth(layers: usize, width: usize) -> f64 {
+    (f64::max(layers as f64 / 2.0, 1.0) * f64::max(width as f64 / 64.0, 1.0)).sqrt()
+}
+
+/// Bars that a correct single-precision implementation meets on the golden folders.
 const LOSS_BAR: f64 = 5e-6;
 const LOGITS_BAR: f64 = 3e-5;
 const LOGP_BAR: f64 = 3e-5;
@@ -88,10 +100,14 @@ impl Reference {
     /// When the device fails or the model does not fit it. Differences are not errors: see
     /// [`Row::passed`].
     pub fn compare(&self, gpu: &Rc<Gpu>, tolerance: f64) -> Result<Vec<Row>> {
-        let mut rows = match self {
-            Self::Model(reference) => reference.compare(gpu)?,
-            Self::Run(reference) => reference.compare(gpu)?,
+        let (mut rows, config) = match self {
+            Self::Model(reference) => (reference.compare(gpu)?, &reference.config),
+            Self::Run(reference) => (reference.compare(gpu)?, &reference.config),
         };
+        let growth = rounding_growth(config.layers, config.hidden_size);
+        for row in rows.iter_mut().filter(|row| !row.what.starts_with("learning_rate")) {
+            row.bar *= growth;
+        }
         for row in &mut rows {
             row.bar *= tolerance;
         }
@@ -117,15 +133,6 @@ fn capacity_for(examples: &[Example], spare: usize) -> Capacity {
     }
 }
 
-fn loss_settings(lambda: f64, accumulation: Accumulation) -> LossSettings {
-    LossSettings {
-        lambda,
-        nll_scope: NllScope::PromptAndResponse,
-        nll_reduction: NllReduction::Token,
-        accumulation,
-    }
-}
-
 fn relative_l2(got: &[f32], want: &[f64]) -> f64 {
     let difference: f64 = got.iter().zip(want).map(|(&g, &w)| (f64::from(g) - w).powi(2)).sum();
     let size: f64 = want.iter().map(|w| w * w).sum();
@@ -135,9 +142,9 @@ fn relative_l2(got: &[f32], want: &[f64]) -> f64 {
 /// A model folder with expected values, read.
 pub struct ModelReference {
     config: ModelConfig,
-    weights: BTreeMap<String, Tensor>,
+    weights: FolderWeights,
     examples: Vec<Example>,
-    lambda: f64,
+    loss: Loss,
     golden_path: PathBuf,
     golden: Value,
     tensors_path: PathBuf,
@@ -169,10 +176,10 @@ impl ModelReference {
         let tensors_path = folder.join("golden.safetensors");
         let gradients_path = folder.join("grads_f64.safetensors");
         Ok(Self {
-            weights: read_weights(folder, &config)?,
+            weights: FolderWeights::open(folder, &config)?,
             config,
             examples,
-            lambda: number(&golden_path, &golden, &["beta"])?,
+            loss: objectives::of_reference(&|key| number(&golden_path, &golden, &[key]))?,
             tensors: read_safetensors_f64(&tensors_path)?,
             gradients: read_safetensors_f64(&gradients_path)?,
             golden_path,
@@ -183,16 +190,13 @@ impl ModelReference {
     }
 
     fn compare(&self, gpu: &Rc<Gpu>) -> Result<Vec<Row>> {
-        let Self { config, weights, examples, lambda, golden_path, golden, .. } = self;
+        let Self { config, weights, examples, loss, golden_path, golden, .. } = self;
         let capacity = capacity_for(examples, 7);
-        let learner = Learner::new(gpu, config, weights, capacity, &OptimSettings::default())?;
+        let (objective, optim) = (&*loss.objective, OptimSettings::default());
+        let learner = Learner::new(gpu, config, weights, capacity, objective, &optim)?;
         let streams = pack(&examples.iter().collect::<Vec<_>>(), capacity)?;
-        let of_step = group_weights(
-            &streams.iter().collect::<Vec<_>>(),
-            &loss_settings(*lambda, Accumulation::Exact),
-            1,
-        );
-        let result = learner.accumulate(&streams[0], &of_step[0])?;
+        let (stream, coefficients) = (&streams[0], &loss.coefficients(&streams)[0]);
+        let results = learner.accumulate_in_detail(stream, coefficients)?;
 
         let mut out = Vec::new();
         let mut absolute = |what: &str, got: f64, want: f64| {
@@ -204,48 +208,31 @@ impl ModelReference {
                 measure: "absolute",
             });
         };
-        absolute(
-            "loss",
-            f64::from(result.loss),
-            number(golden_path, golden, &["float64", "loss"])?,
-        );
-        absolute(
-            "nll",
-            nll(&result, &of_step[0]),
-            number(golden_path, golden, &["float64", "nll"])?,
-        );
-        for (p, &row) in streams[0].rows.iter().enumerate() {
-            let want = |key: &str| -> Result<f64> {
-                let list = golden.get("float64").and_then(|g| g.get(key)).and_then(|l| l.get(row));
-                list.and_then(Value::as_f64)
-                    .ok_or_else(|| Error::file(golden_path, format!("has no float64.{key}[{row}]")))
+        let want = number(golden_path, golden, &["float64", "loss"])?;
+        absolute("loss", f64::from(results.loss()), want);
+        for compared in objective.compared(stream, coefficients, &results) {
+            let (what, key, value) = (compared.what, compared.key, compared.value);
+            let Some(row) = compared.row else {
+                absolute(what, value, number(golden_path, golden, &["float64", key])?);
+                continue;
             };
-            absolute(
-                &format!("pair {row} mean logp chosen"),
-                f64::from(result.mean_logp[2 * p]),
-                want("chosen_logps")?,
-            );
-            absolute(
-                &format!("pair {row} mean logp rejected"),
-                f64::from(result.mean_logp[2 * p + 1]),
-                want("rejected_logps")?,
-            );
-            absolute(
-                &format!("pair {row} log odds ratio"),
-                f64::from(result.odds[4 * p + 1]),
-                want("log_odds")?,
-            );
+            let list = golden.get("float64").and_then(|g| g.get(key)).and_then(|l| l.get(row));
+            let want = list
+                .and_then(Value::as_f64)
+                .ok_or_else(|| Error::file(golden_path, format!("has no float64.{key}[{row}]")))?;
+            absolute(&format!("pair {row} {what}"), value, want);
         }
         out.extend(self.compare_logits(gpu, &learner)?);
 
         let (gradients_path, expected) = (&self.gradients_path, &self.gradients);
-        let got = learner.read_state(GRAD)?;
-        for (name, tensor) in &got {
+        for tensor in layout(config) {
+            let name = &tensor.name;
+            let got = tensor.join(&|parameter| learner.read(&format!("{parameter}{GRAD}")))?;
             let want = &expected
                 .get(name)
                 .ok_or_else(|| Error::file(gradients_path, format!("has no gradient of {name}")))?
                 .data;
-            if want.len() != tensor.data.len() {
+            if want.len() != got.len() {
                 return Err(Error::file(
                     gradients_path,
                     format!("the gradient of {name} has another size"),
@@ -254,7 +241,7 @@ impl ModelReference {
             out.push(Row {
                 what: format!("gradient {name}"),
                 values: want.len(),
-                difference: relative_l2(&tensor.data, want),
+                difference: relative_l2(&got, want),
                 bar: GRADIENT_BAR,
                 measure: "relative L2",
             });
@@ -297,8 +284,7 @@ impl ModelReference {
         let mut g = Graph::new(gpu.target());
         let inputs = StreamInputs::declare(&mut g, longest);
         let rows = HeadRows::declare(&mut g, longest, longest);
-        let hidden = decoder(&mut g, config, &inputs);
-        let logits = logits(&mut g, config, hidden, &rows);
+        let logits = config.decoder.forward(&mut g, &inputs, &rows).logits(&mut g);
         g.output(logits);
         let step = Step::new(gpu, g, learner.store())?;
         let micro = learner.micro_capacity();
@@ -320,8 +306,9 @@ impl ModelReference {
             counts[0] += used;
 
             let stream: &Stream = &pack(&[single], micro)?[0];
-            let none = Weights { nll: vec![0.0; micro.targets], pair: vec![0.0; micro.pairs] };
-            let logp = learner.evaluate(stream, &none)?.logp;
+            let coefficients = self.loss.objective.coefficients(&[stream], 1).remove(0);
+            let results = learner.evaluate(stream, &coefficients)?;
+            let logp = results.get(LOGP);
             let used = single.chosen.ids.len() - 1;
             let want = &want_logp[single.row * (width - 1)..][..used];
             worst[1] = logp[..used]
@@ -341,10 +328,6 @@ impl ModelReference {
     }
 }
 
-fn nll(result: &StreamResult, weights: &Weights) -> f64 {
-    result.logp.iter().zip(&weights.nll).map(|(&l, &w)| -f64::from(l) * f64::from(w)).sum()
-}
-
 /// The larger of two absolute differences, NaN winning.
 fn worse(so_far: f64, difference: f64) -> f64 {
     if difference.is_nan() { f64::NAN } else { so_far.max(difference.abs()) }
@@ -353,11 +336,11 @@ fn worse(so_far: f64, difference: f64) -> f64 {
 /// A recorded run, read.
 pub struct RunReference {
     config: ModelConfig,
-    weights: BTreeMap<String, Tensor>,
+    weights: FolderWeights,
     batches: Vec<Vec<Example>>,
     schedule: Schedule,
     optim: OptimSettings,
-    lambda: f64,
+    loss: Loss,
     warmup: u64,
     /// Micro-batches of one optimizer step.
     group: usize,
@@ -424,8 +407,8 @@ impl RunReference {
             max_grad_norm: arg("max_grad_norm")?,
             ..OptimSettings::default()
         };
-        let (lambda, warmup) = (arg("beta")?, arg("warmup_steps")? as u64);
-        let weights = read_weights(&model, &config)?;
+        let (loss, warmup) = (objectives::of_reference(&arg)?, arg("warmup_steps")? as u64);
+        let weights = FolderWeights::open(&model, &config)?;
         let epoch = epoch.min(batches.len());
         Ok(Self {
             config,
@@ -433,7 +416,7 @@ impl RunReference {
             batches,
             schedule,
             optim,
-            lambda,
+            loss,
             warmup,
             group,
             epoch,
@@ -452,7 +435,9 @@ impl RunReference {
             targets: most(|c| c.targets),
             pairs: most(|c| c.pairs),
         };
-        let mut learner = Learner::new(gpu, &self.config, &self.weights, capacity, optim)?;
+        let objective = &*self.loss.objective;
+        let mut learner =
+            Learner::new(gpu, &self.config, &self.weights, capacity, objective, optim)?;
 
         let (mut next, mut worst) = (0usize, [0.0f64; 3]);
         for (k, logged) in steps.iter().enumerate() {
@@ -465,13 +450,10 @@ impl RunReference {
             let mut loss = 0.0;
             for batch in &batches[next..next + parts] {
                 let streams = pack(&batch.iter().collect::<Vec<_>>(), capacity)?;
-                let of_step = group_weights(
-                    &streams.iter().collect::<Vec<_>>(),
-                    &loss_settings(self.lambda, Accumulation::Trl),
-                    parts,
-                );
-                for (stream, weights) in streams.iter().zip(&of_step) {
-                    loss += f64::from(learner.accumulate(stream, weights)?.loss);
+                // TRL averages the means of the micro-batches.
+                let coefficients = self.loss.of_one_mean(&streams, parts);
+                for (stream, coefficients) in streams.iter().zip(&coefficients) {
+                    loss += f64::from(learner.accumulate(stream, coefficients)?.loss());
                 }
             }
             next += parts;
@@ -496,5 +478,24 @@ impl RunReference {
             row("grad_norm", 1, REPLAY_NORM_BAR, "relative"),
             row("learning_rate", 2, 1e-12, "absolute"),
         ])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bars_grow_with_depth_and_width_only() {
+        assert_eq!(rounding_growth(2, 64), 1.0);
+        assert_eq!(rounding_growth(1, 8), 1.0, "never below the golden folders' bars");
+        assert_eq!(rounding_growth(8, 64), 2.0);
+        assert_eq!(rounding_growth(2, 256), 2.0);
+        // 30 layers, 576 wide: logits off by 1.2e-4 and the worst gradient by 7.6e-5 on llvmpipe;
+        // PyTorch in single precision by 6.8e-5 and 1e-4.
+        let growth = rounding_growth(30, 576);
+        assert!(LOGITS_BAR * growth > 1.2e-4 && GRADIENT_BAR * growth > 1e-4);
+        // A mistake is not rounding: the bars stay below a thousandth.
+        assert!(LOGITS_BAR * growth < 1e-3 && GRADIENT_BAR * growth < 1e-3);
     }
 }

@@ -3,12 +3,12 @@
 use crate::engine::small_config;
 use crate::gpu;
 use oddgrad::data::bpe::{CHAT_TOKENS, CHATML, train_bpe};
-use oddgrad::data::grammar::GrammarPairs;
+use oddgrad::demo::pairs::GrammarPairs;
+use oddgrad::demo::{CONTROL, Event, HELDOUT, ORPO, Options, Outcome, run_on};
 use oddgrad::model::config::ModelConfig;
 use oddgrad::model::folder::save_model_folder;
-use oddgrad::model::weights::{Dtype, init_weights};
+use oddgrad::model::weights::init_weights;
 use oddgrad::train::checkpoint;
-use oddgrad::train::demo::{CONTROL, Event, HELDOUT, ORPO, Options, Outcome, run_on};
 use oddgrad::train::metrics::{Record, Split, read_metrics};
 use oddgrad::train::trainer;
 use std::path::{Path, PathBuf};
@@ -55,10 +55,13 @@ fn prepare(folder: &Path) -> (PathBuf, GrammarPairs) {
         .unwrap()
         .write_tokenizer_folder(&tokenizer, CHATML)
         .unwrap();
-    let config = ModelConfig { vocab_size: 300, max_positions: 256, ..small_config() };
+    let mut json = small_config().to_json();
+    json["vocab_size"] = 300.into();
+    let config = ModelConfig::from_json("config.json", &json).unwrap();
     let model = folder.join("model");
     let weights = init_weights(&config, 5);
-    save_model_folder(&model, Some(&tokenizer), &config, &weights, Dtype::F32).unwrap();
+    let read = |name: &str| Ok(weights[name].data.clone());
+    save_model_folder(&model, Some(&tokenizer), &config, &read).unwrap();
     (model, pairs)
 }
 
