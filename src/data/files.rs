@@ -493,7 +493,7 @@ impl<R: Read> Read for Bounded<'_, R> {
 }
 
 /// JSON as Python writes it, made JSON: in place of NaN and the infinities stands [`FOREIGN`].
-struct PythonJson<R: Read> {
+struct PythonJson<R: BufRead> {
     bytes: Bytes<R>,
     /// Read ahead and not yet given out.
     ahead: VecDeque<u8>,
@@ -501,7 +501,7 @@ struct PythonJson<R: Read> {
     escaped: bool,
 }
 
-impl<R: Read> PythonJson<R> {
+impl<R: BufRead> PythonJson<R> {
     fn new(inner: R) -> Self {
         Self { bytes: inner.bytes(), ahead: VecDeque::new(), text: false, escaped: false }
     }
@@ -556,7 +556,7 @@ impl<R: Read> PythonJson<R> {
     }
 }
 
-impl<R: Read> Read for PythonJson<R> {
+impl<R: BufRead> Read for PythonJson<R> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         for (i, place) in buffer.iter_mut().enumerate() {
             match self.next()? {

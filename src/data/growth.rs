@@ -5,6 +5,8 @@ use serde_json::Value;
 
 /// Longest text that a normalizer or decoder may make, in bytes.
 const MOST: u64 = 1 << 30;
+/// Largest factor that any tokenizer has use for, and far beyond.
+const FACTOR: u64 = 1 << 16;
 
 /// The parts of `tokenizer.json` that rewrite text.
 #[derive(serde::Deserialize)]
@@ -23,9 +25,14 @@ pub(super) struct Growth {
 }
 
 impl Growth {
-    /// Errors: a character map that claims to be longer than it is.
+    /// Errors: a character map that claims to be longer than it is; steps that make a text longer
+    /// than any tokenizer has use for.
     pub fn of(file: &Rewriting) -> Result<Self, String> {
-        Ok(Self { normalizer: growth(&file.normalizer)?, decoder: growth(&file.decoder)? })
+        let found = Self { normalizer: growth(&file.normalizer)?, decoder: growth(&file.decoder)? };
+        if found.normalizer.max(found.decoder) > FACTOR {
+            return Err(format!("its steps can make a text more than {FACTOR} times as long"));
+        }
+        Ok(found)
     }
 
     /// Whether a text of `length` bytes can be worked on.

@@ -406,8 +406,6 @@ fn normalise(
         (None, Side::Text(chosen), rejected) => split_texts(&columns, chosen, rejected)?,
         (Some(Side::Text(prompt)), Side::Text(chosen), rejected) => {
             let rejected = rejected.map(|side| text_only(side, "rejected")).transpose()?;
-            // A blank system message is none.
-            let system = system.filter(|text| !text.trim().is_empty());
             if system.is_none() && history.is_empty() && given.is_empty() {
                 (Text::Plain(prompt), Text::Plain(chosen), rejected.map(Text::Plain))
             } else {
@@ -605,9 +603,11 @@ impl Columns<'_> {
             let whole = PROMPTS[1..]
                 .iter()
                 .find(|name| present(self.record, name).is_some_and(|value| value.is_array()));
-            if let (Side::Text(_), Some(whole), false, false) =
-                (&found, whole, self.options.need_rejected, self.has_answer())
-            {
+            let alone = !self.options.need_rejected
+                && !self.options.map.contains_key("prompt")
+                && !self.has_answer();
+            if let (Side::Text(_), Some(whole), true) = (&found, whole, alone) {
+                self.used.borrow_mut().clear();
                 return self.find("conversation", &[whole]);
             }
             return Ok(Some(found));

@@ -369,6 +369,6 @@ mod tests {
         call.fields.insert("tool_calls".into(), serde_json::json!([{"z": 1, "a": 2}]));
         let source = "{% for m in messages %}{{ m.content is none }} {{ m.tool_calls | tojson }} \
                       {{ m.name is defined }}{% endfor %}";
-        assert_eq!(render(source, &[call], false).unwrap(), r#"true [{"z": 1, "a": 2}] false"#);
+        assert_eq!(render(source, &[call], false).unwrap(), r#"True [{"z": 1, "a": 2}] False"#);
     }
 }

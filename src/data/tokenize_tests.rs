@@ -386,3 +386,164 @@ fn a_trained_tokenizer_loads_and_gives_texts_back() {
     assert!(train_bpe(texts(), 200, &CHAT_TOKENS).is_err());
     assert!(train_bpe(["a".to_owned()].into_iter(), 5000, &CHAT_TOKENS).is_err());
 }
+
+/// A folder with the golden tokenizer, changed by `change`, and a configuration.
+fn changed(change: impl FnOnce(&mut Value), config: Value) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let bytes = std::fs::read(golden("tokenize/tokenizer.json")).unwrap();
+    let mut json: Value = serde_json::from_slice(&bytes).unwrap();
+    change(&mut json);
+    std::fs::write(folder.path().join("tokenizer.json"), json.to_string()).unwrap();
+    std::fs::write(folder.path().join("tokenizer_config.json"), config.to_string()).unwrap();
+    folder
+}
+
+#[test]
+fn a_tokenizer_that_the_library_panics_on_is_refused_by_name() {
+    use serde_json::json;
+    let sequence = |steps: Value| json!({"type": "Sequence", "normalizers": steps});
+    let double = json!({"type": "Replace", "pattern": {"String": "e"}, "content": "ee"});
+    let normalizers = [
+        json!({"type": "Precompiled", "precompiled_charsmap": ""}),
+        json!({"type": "Precompiled", "precompiled_charsmap": "////"}),
+        json!({"type": "Precompiled", "precompiled_charsmap": "//////////////"}),
+        json!({"type": "Replace", "pattern": {"String": ""}, "content": "x"}),
+        json!({"type": "Prepend", "prepend": "x".repeat(1 << 20)}),
+        sequence(vec![double; 60].into()),
+        json!({"type": "Precompiled"}),
+    ];
+    let mut cases: Vec<(&str, &str, Value)> =
+        normalizers.into_iter().map(|n| ("", "normalizer", n)).collect();
+    cases.push(("/model", "continuing_subword_prefix", "##".into()));
+    cases.push(("", "decoder", json!({"type": "nothing"})));
+    cases.push(("", "decoder", json!(7)));
+    for (place, key, value) in cases {
+        let shown: String = value.to_string().chars().take(80).collect();
+        let folder = changed(|json| json.pointer_mut(place).unwrap()[key] = value, Value::Null);
+        let outcome = Tokenizer::from_folder(folder.path()).and_then(|tokenizer| {
+            let row = plain_row("Hello there", " see me", " eel");
+            tokenizer.examples(&[row], &TokenizeOptions::default(), false)
+        });
+        let text =
+            outcome.err().map(|e| e.to_string()).unwrap_or_else(|| panic!("{shown} is taken"));
+        assert!(
+            text.contains("tokenizer.json") || text.contains("tokenizers library"),
+            "{shown}: {text}"
+        );
+    }
+}
+
+#[test]
+fn special_tokens_that_are_no_added_tokens_become_such() {
+    let take = |json: &mut Value| {
+        json["added_tokens"].as_array_mut().unwrap().retain(|t| t["content"] != "<|im_end|>");
+    };
+    let folder = changed(take, serde_json::json!({"eos_token": "<|im_end|>"}));
+    let tokenizer = Tokenizer::from_folder(folder.path()).unwrap();
+    assert_eq!(tokenizer.encode("<|im_end|>").unwrap(), [tokenizer.eos().unwrap()]);
+    let decoder = serde_json::json!({"added_tokens_decoder": {"7": {"content": "<|im_end|>"}}});
+    let text = Tokenizer::from_folder(changed(take, decoder).path()).unwrap_err().to_string();
+    assert!(text.contains("added_tokens_decoder gives \"<|im_end|>\" the id 7"), "{text}");
+    let more = serde_json::json!({"eos_token": "</s>", "additional_special_tokens": ["<nope>"]});
+    let tokenizer = Tokenizer::from_folder(changed(|_| {}, more).path()).unwrap();
+    assert!(tokenizer.notes()[0].contains("\"<nope>\""), "{:?}", tokenizer.notes());
+}
+
+#[test]
+fn ends_are_found_in_the_order_of_transformers() {
+    let folder = changed(|_| {}, serde_json::json!({"bos_token": "<s>"}));
+    let put = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    let load = || Tokenizer::from_folder(folder.path());
+    let none = load().unwrap();
+    assert_eq!((none.eos(), none.ends().0.len()), (None, 0));
+    assert!(none.notes()[0].contains("does not learn to stop"), "{:?}", none.notes());
+    put("config.json", r#"{"eos_token_id": 4}"#);
+    let model = load().unwrap();
+    assert_eq!((model.eos(), model.ends()), (Some(4), (&[4][..], "config.json")));
+    assert!(model.notes()[0].contains("\"</s>\" (4) of config.json"), "{:?}", model.notes());
+    put("generation_config.json", r#"{"eos_token_id": [2, 5]}"#);
+    assert_eq!(load().unwrap().ends(), (&[2, 5][..], "generation_config.json"));
+    put("tokenizer_config.json", r#"{"eos_token": "</s>"}"#);
+    let all = load().unwrap();
+    assert_eq!((all.eos(), all.ends().0, all.notes().len()), (Some(4), &[2, 5, 4][..], 0));
+    put("generation_config.json", r#"{"eos_token_id": [70000]}"#);
+    assert!(load().unwrap_err().to_string().contains("eos_token_id is 70000"));
+    put("generation_config.json", r#"{"eos_token_id": "2"}"#);
+    assert!(load().unwrap_err().to_string().contains("not a token id"));
+}
+
+#[test]
+fn a_text_has_the_same_tokens_each_time() {
+    let folder = changed(|json| json["model"]["dropout"] = 0.5.into(), Value::Null);
+    let without = changed(|_| {}, Value::Null);
+    let ids = |folder: &tempfile::TempDir| {
+        Tokenizer::from_folder(folder.path()).unwrap().encode("a stormy night and more").unwrap()
+    };
+    assert_eq!(ids(&folder), ids(&without));
+}
+
+#[test]
+fn a_text_that_cannot_be_expressed_is_an_error() {
+    let folder = changed(
+        |json| {
+            json["model"] = serde_json::json!({"type": "WordLevel", "vocab": {"one": 0, "two": 1}, "unk_token": "<unk>"});
+            for key in ["normalizer", "decoder", "post_processor"] {
+                json[key] = Value::Null;
+            }
+            json["added_tokens"] = Value::Array(vec![]);
+            json["pre_tokenizer"] = serde_json::json!({"type": "WhitespaceSplit"});
+        },
+        Value::Null,
+    );
+    let tokenizer = Tokenizer::from_folder(folder.path()).unwrap();
+    assert_eq!(tokenizer.encode("two one").unwrap(), [1, 0]);
+    let text = tokenizer.encode("seven").unwrap_err().to_string();
+    assert!(text.contains("cannot express the text"), "{text}");
+}
+
+#[test]
+fn tool_calls_reach_the_template_or_the_row_is_refused_by_name() {
+    let folder = changed(|_| {}, serde_json::json!({"eos_token": "</s>"}));
+    let load = |extra: &str| {
+        let template = format!(
+            "{extra}{{% for m in messages %}}[{{{{ m.role }}}}]{{{{ m.content }}}}{{% if m.tool_calls %}}\
+             {{{{ m.tool_calls | tojson }}}}{{% endif %}}{{% endfor %}}"
+        );
+        std::fs::write(folder.path().join("chat_template.jinja"), template).unwrap();
+        Tokenizer::from_folder(folder.path()).unwrap()
+    };
+    let mut row = plain_row("", "", "");
+    let side = |name: &str| {
+        let mut message = Message::new("assistant", "I look.");
+        message.fields.insert("tool_calls".into(), serde_json::json!([{"name": name}]));
+        message.fields.insert("id".into(), 7.into());
+        Text::Messages(vec![message])
+    };
+    row.prompt = Text::Messages(vec![Message::new("user", "Weather?")]);
+    (row.chosen, row.rejected) = (side("weather"), Some(side("time")));
+    let tokenizer = load("");
+    let rendered = tokenizer.rendered(&row).unwrap();
+    assert!(rendered.chosen.ends_with(r#"I look.[{"name": "weather"}]"#), "{}", rendered.chosen);
+    assert_ne!(Some(rendered.chosen), rendered.rejected);
+    let found = tokenizer.examples(std::slice::from_ref(&row), &TokenizeOptions::default(), false);
+    assert!(found.unwrap().unused.contains("id"));
+    row.given.insert("tools".into(), serde_json::json!([1]));
+    let refused = tokenizer.example(0, &row, &TokenizeOptions::default()).unwrap_err();
+    assert!(
+        refused.what.contains("the row has tools, which the chat template"),
+        "{}",
+        refused.what
+    );
+    let tools = load("{% if tools %}{{ tools | tojson }}{% endif %}");
+    assert!(tools.rendered(&row).unwrap().prompt.starts_with("[1]"));
+    // A template that knows nothing of calls.
+    std::fs::write(
+        folder.path().join("chat_template.jinja"),
+        "{% for m in messages %}{{ m.content }}{% endfor %}",
+    )
+    .unwrap();
+    row.given.clear();
+    let plain = Tokenizer::from_folder(folder.path()).unwrap();
+    let refused = plain.example(0, &row, &TokenizeOptions::default()).unwrap_err().what;
+    assert!(refused.contains("message 2 (assistant) has tool_calls"), "{refused}");
+}
