@@ -15,7 +15,7 @@
 //!    takes the settings from a recipe. [`likelihood`] has the negative log-likelihood of the
 //!    chosen side and [`preference`] the figures of two answers, both to be used as parts. Loss terms
 //!    that no operation computes yet are an operation of their own (`ops/README.md`).
-//! 2. `pub mod <name>;` and one line in the table `OBJECTIVES`.
+//! 2. `pub mod <name>;` and one line in `OBJECTIVES`.
 //!
 //! Mean log-probabilities of responses are [`Scored::mean`]; a sum is that times the length, which
 //! the collator knows. What differs from sequence to sequence, such as the log-probabilities of a
