@@ -24,7 +24,7 @@ fn main() -> Result<()> {
     let loss = mse(&mut g, prediction, y);
     g.output(loss);
     g.backward(loss);
-    let hyper = adamw::minimise(&mut g, &[weight, bias], 0.0);
+    let hyper = adamw::minimise(&mut g, 0.0);
     print!("{}", g.listing());
 
     // The data.

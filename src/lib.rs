@@ -20,7 +20,7 @@
 //! let line = linear(&mut g, x, weight, Some(bias));
 //! let loss = mse(&mut g, line, y);
 //! g.backward(loss);
-//! let hyper = adamw::minimise(&mut g, &[weight, bias], 0.0);
+//! let hyper = adamw::minimise(&mut g, 0.0);
 //!
 //! let store = Store::new(&gpu); // holds the parameters; new ones are zero
 //! let step = Step::new(&gpu, g, &store)?;

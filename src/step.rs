@@ -241,7 +241,7 @@ impl Step {
             step.poison();
         }
         step.dispatches = step.graph.calls().iter().map(|call| step.dispatch(call)).collect();
-        gpu.check()?;
+        gpu.check_complaints()?;
         Ok(step)
     }
 

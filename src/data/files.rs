@@ -43,7 +43,7 @@ impl fmt::Display for Source {
 }
 
 /// A row's columns, or the reason why it has none.
-pub(super) type Record = std::result::Result<Map<String, Value>, String>;
+pub(super) type JsonRow = std::result::Result<Map<String, Value>, String>;
 
 /// What a path's name says about its contents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -263,7 +263,7 @@ fn walk(
 }
 
 /// What is done with each record; false stops the reading.
-pub(super) type Each<'a> = dyn FnMut(Source, Record) -> bool + 'a;
+pub(super) type Each<'a> = dyn FnMut(Source, JsonRow) -> bool + 'a;
 
 /// Calls `each` with every record of a file, in order. What is wrong with the file as a whole, so
 /// that no record can follow, comes back as a problem.
@@ -346,7 +346,7 @@ fn read_line(reader: &mut impl BufRead, bytes: &mut Vec<u8>) -> std::io::Result<
     if length > LONGEST_ROW { Err(too_long()) } else { Ok(length) }
 }
 
-fn record_of_line(line: &[u8]) -> Record {
+fn record_of_line(line: &[u8]) -> JsonRow {
     let text = std::str::from_utf8(line).map_err(|e| {
         format!("not UTF-8 (byte {} of the line); save the file as UTF-8", e.valid_up_to() + 1)
     })?;
@@ -372,7 +372,7 @@ fn without_line(error: &serde_json::Error) -> String {
     format!("{} at column {}", &text[..cut], error.column())
 }
 
-fn object(value: Value) -> Record {
+fn object(value: Value) -> JsonRow {
     match value {
         Value::Object(map) => Ok(map),
         other => Err(format!("a row must be a JSON object, this is {}", kind(&other))),

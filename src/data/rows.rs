@@ -153,7 +153,7 @@ pub fn read_preferences(paths: &[PathBuf], options: &ReadOptions) -> Result<Rows
     for (path, format) in found.files {
         let before = rows.len();
         let mut unused = BTreeSet::new();
-        let mut each = |source: Source, record: files::Record| {
+        let mut each = |source: Source, record: files::JsonRow| {
             match record.and_then(|record| normalise(&record, options, &mut unused)) {
                 Ok((triple, given)) => {
                     let (prompt, chosen, rejected) = triple;
@@ -298,7 +298,7 @@ pub fn read_usable_texts(paths: &[PathBuf], skip_bad_rows: bool, split: Split) -
             continue;
         }
         let mut unused = BTreeSet::new();
-        let mut each = |source: Source, record: files::Record| {
+        let mut each = |source: Source, record: files::JsonRow| {
             match record.and_then(|record| document(&record, &mut unused)) {
                 Ok(text) => texts.push((source, text)),
                 Err(reason) => bad.push(Problem::new(source.to_string(), reason)),

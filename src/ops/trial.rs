@@ -414,7 +414,7 @@ pub fn pinnings(case: &OpCase, target: &Target) -> Vec<Target> {
     all
 }
 
-fn check(gpu: &Rc<Gpu>, case: &OpCase, trial: &Trial) -> Result<()> {
+fn assert_agrees(gpu: &Rc<Gpu>, case: &OpCase, trial: &Trial) -> Result<()> {
     let passes = trial.passes(gpu.target());
     let mut targets = pinnings(case, gpu.target());
     // A pin of a pass that does not occur here changes nothing.
@@ -439,7 +439,7 @@ fn check(gpu: &Rc<Gpu>, case: &OpCase, trial: &Trial) -> Result<()> {
 /// On the first difference, unwritten element or broken guard zone.
 pub fn check_forward(gpu: &Rc<Gpu>, case: &OpCase) -> Result<()> {
     for shape in case.shapes.iter().chain(case.large) {
-        check(gpu, case, &Trial::forward(case, shape, 0))?;
+        assert_agrees(gpu, case, &Trial::forward(case, shape, 0))?;
     }
     Ok(())
 }
@@ -453,7 +453,7 @@ pub fn check_forward(gpu: &Rc<Gpu>, case: &OpCase) -> Result<()> {
 /// On the first difference.
 pub fn check_gradient(gpu: &Rc<Gpu>, case: &OpCase) -> Result<()> {
     for shape in case.shapes {
-        check(gpu, case, &Trial::gradient(case, shape, 0))?;
+        assert_agrees(gpu, case, &Trial::gradient(case, shape, 0))?;
     }
     Ok(())
 }

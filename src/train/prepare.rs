@@ -82,34 +82,8 @@ pub fn prepare(recipe: &Recipe, resume: bool) -> Result<Prepared<'_>> {
         [] => None,
         paths => Some(load(paths, Split::Validation)?),
     };
-    let fresh = TrainState {
-        step: 0,
-        epoch: 0,
-        batch_in_epoch: 0,
-        seed: recipe.seed,
-        num_tokens: 0,
-        row_order_hash: String::new(),
-        recipe_hash: recipe.fingerprint(),
-        kernels_hash: String::new(),
-    };
-    let (weights, state, moments) = match latest {
-        Some(folder) => {
-            let found = checkpoint::read(&folder, &|_| true)?;
-            check_same_run(&found.state, &fresh, &train, tokenizer.is_dated(), &folder)?;
-            (Some(found.weights), found.state, Some(found.moments))
-        }
-        None if has_weights(&recipe.model) => {
-            (Some(FolderWeights::open(&recipe.model, &config)?), fresh, None)
-        }
-        None => {
-            notes.push(format!(
-                "{} has no weights: they are drawn at random from seed {}",
-                recipe.model.display(),
-                recipe.seed
-            ));
-            (None, fresh, None)
-        }
-    };
+    let Start { weights, state, moments } =
+        starting_point(recipe, &config, &train, tokenizer.is_dated(), latest, &mut notes)?;
     Ok(Prepared {
         recipe,
         config,
@@ -123,6 +97,54 @@ pub fn prepare(recipe: &Recipe, resume: bool) -> Result<Prepared<'_>> {
         moments,
         damaged,
         notes,
+    })
+}
+
+/// What a run goes on from.
+struct Start {
+    weights: Option<FolderWeights>,
+    state: TrainState,
+    moments: Option<Moments>,
+}
+
+/// The checkpoint in `latest`, or the recipe's model.
+fn starting_point(
+    recipe: &Recipe,
+    config: &ModelConfig,
+    train: &Dataset,
+    dated: bool,
+    latest: Option<PathBuf>,
+    notes: &mut Vec<String>,
+) -> Result<Start> {
+    let fresh = TrainState {
+        step: 0,
+        epoch: 0,
+        batch_in_epoch: 0,
+        seed: recipe.seed,
+        num_tokens: 0,
+        row_order_hash: String::new(),
+        recipe_hash: recipe.fingerprint(),
+        kernels_hash: String::new(),
+    };
+    Ok(match latest {
+        Some(folder) => {
+            let found = checkpoint::read(&folder, &|_| true)?;
+            check_same_run(&found.state, &fresh, train, dated, &folder)?;
+            let (weights, moments) = (Some(found.weights), Some(found.moments));
+            Start { weights, state: found.state, moments }
+        }
+        None if has_weights(&recipe.model) => {
+            let weights = Some(FolderWeights::open(&recipe.model, config)?);
+            Start { weights, state: fresh, moments: None }
+        }
+        None => {
+            notes.push(format!(
+                "{} has no weights: they are drawn at random from seed {}",
+                recipe.model.display(),
+                recipe.seed
+            ));
+            Start { weights: None, state: fresh, moments: None }
+        }
     })
 }
 

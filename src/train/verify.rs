@@ -2,7 +2,9 @@
 //!
 //! Two layouts are known:
 //! - a *model folder* in Hugging Face layout with `batch.json` (tokenized rows), `golden.json`
-//!   (loss parts), `golden.safetensors` (logits, token log-probs) and `grads_f64.safetensors`;
+//!   (loss parts), `golden.safetensors` (logits, token log-probs) and `grads_f64.safetensors`.
+//!   `golden.json` may name the `objective` and its `loss` settings as a recipe does; without, it is
+//!   ORPO's with lambda under `beta`;
 //! - a *recorded run* with `log.json` (arguments and per-step log), `batches.json` (every
 //!   micro-batch) and the model it started from in `../../<model>`.
 
@@ -20,7 +22,9 @@ use crate::step::Step;
 use crate::train::learner::Learner;
 use crate::train::objectives::{self, LOGP, Loss};
 use crate::train::recipe::OptimSettings;
-use crate::train::reference::{batch_examples, count, number, read_json};
+use crate::train::reference::{
+    batch_examples, count, number, read_batch, read_json, schedule_of_trl,
+};
 use crate::train::schedule::Schedule;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -29,7 +33,7 @@ use std::rc::Rc;
 
 /// One compared quantity.
 #[derive(Debug, Clone)]
-pub struct Row {
+pub struct Comparison {
     /// What was compared.
     pub what: String,
     /// Number of values.
@@ -42,7 +46,7 @@ pub struct Row {
     pub measure: &'static str,
 }
 
-impl Row {
+impl Comparison {
     /// True if the difference is within the bar; NaN is not.
     pub fn passed(&self) -> bool {
         self.difference <= self.bar
@@ -98,8 +102,8 @@ impl Reference {
     ///
     /// # Errors
     /// When the device fails or the model does not fit it. Differences are not errors: see
-    /// [`Row::passed`].
-    pub fn compare(&self, gpu: &Rc<Gpu>, tolerance: f64) -> Result<Vec<Row>> {
+    /// [`Comparison::passed`].
+    pub fn compare(&self, gpu: &Rc<Gpu>, tolerance: f64) -> Result<Vec<Comparison>> {
         let (mut rows, config) = match self {
             Self::Model(reference) => (reference.compare(gpu)?, &reference.config),
             Self::Run(reference) => (reference.compare(gpu)?, &reference.config),
@@ -119,7 +123,7 @@ impl Reference {
 ///
 /// # Errors
 /// As [`Reference::load`] and [`Reference::compare`].
-pub fn verify(gpu: &Rc<Gpu>, folder: &Path, tolerance: f64) -> Result<Vec<Row>> {
+pub fn verify(gpu: &Rc<Gpu>, folder: &Path, tolerance: f64) -> Result<Vec<Comparison>> {
     Reference::load(folder)?.compare(gpu, tolerance)
 }
 
@@ -158,28 +162,14 @@ impl ModelReference {
         let config = ModelConfig::load(folder)?;
         let golden_path = folder.join("golden.json");
         let golden = read_json(&golden_path)?;
-        let batch_path = folder.join("batch.json");
-        let tokenized = read_json(&batch_path)?;
-        let rows = tokenized
-            .get("tokenized")
-            .and_then(Value::as_array)
-            .ok_or_else(|| Error::file(&batch_path, "has no list at `tokenized`"))?;
-        let mut columns = serde_json::Map::new();
-        for key in ["input_ids", "attention_mask", "labels"]
-            .iter()
-            .flat_map(|k| [format!("chosen_{k}"), format!("rejected_{k}")])
-        {
-            let column = rows.iter().map(|r| r.get(&key).cloned().unwrap_or(Value::Null)).collect();
-            columns.insert(key, Value::Array(column));
-        }
-        let examples = batch_examples(&batch_path, &Value::Object(columns), config.vocab_size)?;
+        let examples = read_batch(&folder.join("batch.json"), config.vocab_size)?;
         let tensors_path = folder.join("golden.safetensors");
         let gradients_path = folder.join("grads_f64.safetensors");
         Ok(Self {
             weights: FolderWeights::open(folder, &config)?,
             config,
             examples,
-            loss: objectives::of_reference(&|key| number(&golden_path, &golden, &[key]))?,
+            loss: objectives::of_reference(&golden_path, &golden)?,
             tensors: read_safetensors_f64(&tensors_path)?,
             gradients: read_safetensors_f64(&gradients_path)?,
             golden_path,
@@ -189,7 +179,7 @@ impl ModelReference {
         })
     }
 
-    fn compare(&self, gpu: &Rc<Gpu>) -> Result<Vec<Row>> {
+    fn compare(&self, gpu: &Rc<Gpu>) -> Result<Vec<Comparison>> {
         let Self { config, weights, examples, loss, golden_path, golden, .. } = self;
         let capacity = capacity_for(examples, 7);
         let (objective, optim) = (&*loss.objective, OptimSettings::default());
@@ -200,7 +190,7 @@ impl ModelReference {
 
         let mut out = Vec::new();
         let mut absolute = |what: &str, got: f64, want: f64| {
-            out.push(Row {
+            out.push(Comparison {
                 what: what.into(),
                 values: 1,
                 difference: (got - want).abs(),
@@ -238,7 +228,7 @@ impl ModelReference {
                     format!("the gradient of {name} has another size"),
                 ));
             }
-            out.push(Row {
+            out.push(Comparison {
                 what: format!("gradient {name}"),
                 values: want.len(),
                 difference: relative_l2(&got, want),
@@ -250,7 +240,7 @@ impl ModelReference {
     }
 
     /// Logits and token log-probs of every token, each sequence by itself.
-    fn compare_logits(&self, gpu: &Rc<Gpu>, learner: &Learner) -> Result<Vec<Row>> {
+    fn compare_logits(&self, gpu: &Rc<Gpu>, learner: &Learner) -> Result<Vec<Comparison>> {
         let Self { config, examples, tensors_path: path, .. } = self;
         let tensor = |name: &str| {
             let found = self.tensors.get(name);
@@ -261,18 +251,7 @@ impl ModelReference {
         let [_, width, vocab] = tensor("logits")?.shape[..] else {
             return Err(Error::file(path, "logits must have the shape [rows, tokens, vocabulary]"));
         };
-        // Rows 0..B are chosen, B..2B rejected; every token is a target of its own sequence.
-        let alone = |row: usize, s: &Sequence| Example {
-            row,
-            chosen: Sequence { ids: s.ids.clone(), response_start: 1 },
-            rejected: None,
-        };
-        let mut singles: Vec<Example> = examples.iter().map(|e| alone(e.row, &e.chosen)).collect();
-        singles.extend(
-            examples
-                .iter()
-                .filter_map(|e| Some(alone(examples.len() + e.row, e.rejected.as_ref()?))),
-        );
+        let singles = each_alone(examples);
         if want_logits.len() < singles.len() * width * vocab
             || want_logp.len() < singles.len() * (width - 1)
             || vocab != config.vocab_size
@@ -288,8 +267,7 @@ impl ModelReference {
         g.output(logits);
         let step = Step::new(gpu, g, learner.store())?;
         let micro = learner.micro_capacity();
-        let mut worst = [0.0f64; 2];
-        let mut counts = [0; 2];
+        let (mut of_logits, mut of_logp) = (Largest::default(), Largest::default());
         for single in &singles {
             let one = Capacity { tokens: longest, targets: longest, pairs: 1 };
             let stream = &pack(&[single], one)?[0];
@@ -298,33 +276,54 @@ impl ModelReference {
             step.run();
             let got = step.read(logits)?;
             let used = single.chosen.ids.len() * vocab;
-            let want = &want_logits[single.row * width * vocab..][..used];
-            worst[0] = got[..used]
-                .iter()
-                .zip(want)
-                .fold(worst[0], |m, (&g, &w)| worse(m, f64::from(g) - w));
-            counts[0] += used;
+            of_logits.add(&got[..used], &want_logits[single.row * width * vocab..]);
 
             let stream: &Stream = &pack(&[single], micro)?[0];
             let coefficients = self.loss.objective.coefficients(&[stream], 1).remove(0);
             let results = learner.evaluate(stream, &coefficients)?;
             let logp = results.get(LOGP);
             let used = single.chosen.ids.len() - 1;
-            let want = &want_logp[single.row * (width - 1)..][..used];
-            worst[1] = logp[..used]
-                .iter()
-                .zip(want)
-                .fold(worst[1], |m, (&g, &w)| worse(m, f64::from(g) - w));
-            counts[1] += used;
+            of_logp.add(&logp[..used], &want_logp[single.row * (width - 1)..]);
         }
-        let row = |what: &str, i: usize, bar| Row {
-            what: what.into(),
-            values: counts[i],
-            difference: worst[i],
-            bar,
-            measure: "absolute",
-        };
-        Ok(vec![row("logits", 0, LOGITS_BAR), row("token log-probs", 1, LOGP_BAR)])
+        Ok(vec![
+            of_logits.comparison("logits", LOGITS_BAR),
+            of_logp.comparison("token log-probs", LOGP_BAR),
+        ])
+    }
+}
+
+/// Every sequence by itself, all of its tokens targets: those of rows 0..B chosen, B..2B rejected.
+fn each_alone(examples: &[Example]) -> Vec<Example> {
+    let alone = |row: usize, s: &Sequence| Example {
+        row,
+        chosen: Sequence { ids: s.ids.clone(), response_start: 1 },
+        rejected: None,
+    };
+    let chosen = examples.iter().map(|e| alone(e.row, &e.chosen));
+    let rejected =
+        examples.iter().filter_map(|e| Some(alone(examples.len() + e.row, e.rejected.as_ref()?)));
+    chosen.chain(rejected).collect()
+}
+
+/// The largest difference of many values.
+#[derive(Default)]
+struct Largest {
+    difference: f64,
+    values: usize,
+}
+
+impl Largest {
+    /// Compares `got` with the first values of `want`.
+    fn add(&mut self, got: &[f32], want: &[f64]) {
+        for (&got, &want) in got.iter().zip(&want[..got.len()]) {
+            self.difference = worse(self.difference, f64::from(got) - want);
+        }
+        self.values += got.len();
+    }
+
+    fn comparison(self, what: &str, bar: f64) -> Comparison {
+        let Self { difference, values } = self;
+        Comparison { what: what.into(), values, difference, bar, measure: "absolute" }
     }
 }
 
@@ -364,17 +363,9 @@ impl RunReference {
             log.get("args").and_then(|a| a.get("lr_scheduler_type")),
             "args.lr_scheduler_type",
         )?;
-        let schedule = match kind.as_str() {
-            "constant" | "constant_with_warmup" => Schedule::Constant,
-            "linear" => Schedule::Linear,
-            "cosine" => Schedule::Cosine,
-            other => {
-                return Err(Error::file(
-                    &log_path,
-                    format!("schedule `{other}` is not known here"),
-                ));
-            }
-        };
+        let schedule = schedule_of_trl(&kind).ok_or_else(|| {
+            Error::file(&log_path, format!("schedule `{kind}` is not known here"))
+        })?;
         let steps = log.get("log").and_then(Value::as_array).cloned().unwrap_or_default();
         let total = count(&log_path, &log, &["args", "max_steps"])?;
         if steps.len() != total {
@@ -407,7 +398,7 @@ impl RunReference {
             max_grad_norm: arg("max_grad_norm")?,
             ..OptimSettings::default()
         };
-        let (loss, warmup) = (objectives::of_reference(&arg)?, arg("warmup_steps")? as u64);
+        let (loss, warmup) = (objectives::of_trl(&arg)?, arg("warmup_steps")? as u64);
         let weights = FolderWeights::open(&model, &config)?;
         let epoch = epoch.min(batches.len());
         Ok(Self {
@@ -425,7 +416,7 @@ impl RunReference {
         })
     }
 
-    fn compare(&self, gpu: &Rc<Gpu>) -> Result<Vec<Row>> {
+    fn compare(&self, gpu: &Rc<Gpu>) -> Result<Vec<Comparison>> {
         let Self { batches, optim, log_path, steps, .. } = self;
         let total = steps.len() as u64;
         let sizes: Vec<Capacity> = batches.iter().map(|b| capacity_for(b, 0)).collect();
@@ -466,7 +457,7 @@ impl RunReference {
             worst[1] = worse(worst[1], (norm - want_norm) / want_norm);
             worst[2] = worse(worst[2], rate - want("learning_rate")?);
         }
-        let row = |what: &str, i: usize, bar, measure| Row {
+        let row = |what: &str, i: usize, bar, measure| Comparison {
             what: format!("{what}, {} steps", steps.len()),
             values: steps.len(),
             difference: worst[i],

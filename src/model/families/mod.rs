@@ -10,7 +10,7 @@
 //!      module); [`Decoder::place`] where the file holds a parameter transposed or in a fused
 //!      tensor; [`Decoder::name_of`] for tensors that older files name otherwise or that hold
 //!      nothing learnt.
-//! 2. A line in [`FAMILIES`], and the `mod`.
+//! 2. A line in `FAMILIES`, and the `mod`.
 //! 3. A folder in `tests/golden` (README.md there), which two tests take up: logits, loss and
 //!    gradients agree with PyTorch's, and the file's tensors are the graph's parameters.
 
