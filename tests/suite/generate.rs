@@ -36,7 +36,7 @@ fn prompts(file: &str, tokenizer: &Tokenizer) -> Vec<Vec<u32>> {
                 all
             }
         };
-        tokenizer.encode(&tokenizer.render_prompt(&prompt).unwrap())
+        tokenizer.encode(&tokenizer.render_prompt(&prompt).unwrap()).unwrap()
     };
     text.lines().map(prompt).collect()
 }
