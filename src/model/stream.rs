@@ -173,7 +173,7 @@ impl StreamInputs {
         let mut kept = |name: &str, x: Var| {
             let Some(cache) = &self.cache else { return x };
             let shape = [cache.capacity, g.shape(x)[1]];
-            let state = g.state(&format!("cache.{layer}.{name}"), &shape);
+            let state = g.state(&format!("cache.{}.{layer}.{name}", cache.capacity), &shape);
             store_rows(g, x, cache.rows, state);
             state
         };
