@@ -19,6 +19,7 @@ pub mod cli;
 pub mod data;
 #[doc(hidden)]
 pub mod demo;
+pub mod dtype;
 pub mod error;
 mod files;
 pub mod gpu;

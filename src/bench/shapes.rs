@@ -202,7 +202,7 @@ fn fits(op: &str, dims: &[usize]) -> bool {
 /// asked for by the size of its own product, rows x columns x terms.
 pub fn of_case(op: &str, pass: &str, dims: &[usize]) -> Vec<usize> {
     let (&[m, n, k], "matmul") = (dims, op) else { return dims.to_vec() };
-    match pass.trim_end_matches("_odd") {
+    match pass {
         "nt" => vec![0, m, n, k],
         "bias_backward" => vec![1, m, n, k],
         "nn" => vec![2, m, n, k],

@@ -2,9 +2,9 @@
 //!
 //! [`trial`](super::trial) runs a case.
 
-use crate::graph::{Graph, Var};
+use crate::graph::{DType, Graph, Var};
 use crate::kernel::Pass;
-use rand::RngExt;
+use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 /// The random numbers of tests and benchmarks: the same on every machine.
@@ -19,6 +19,8 @@ pub struct Array {
     pub shape: Vec<usize>,
     /// The values.
     pub data: Data,
+    /// How they are stored; integers always as they are.
+    pub stored: DType,
 }
 
 /// Values of an [`Array`].
@@ -40,24 +42,52 @@ impl Array {
     pub fn normal(name: &'static str, shape: &[usize], rng: &mut TestRng) -> Self {
         let n = shape.iter().product();
         let values = (0..n).map(|_| f64::from(normal(rng))).collect();
-        Self { name, shape: shape.to_vec(), data: Data::Float { values, grad: true } }
+        let data = Data::Float { values, grad: true };
+        Self { name, shape: shape.to_vec(), data, stored: DType::F32 }
     }
 
     /// Given values (rounded to f32) without a gradient.
     pub fn fixed(name: &'static str, shape: &[usize], values: Vec<f64>) -> Self {
-        let values = values.into_iter().map(|v| f64::from(v as f32)).collect();
-        Self { name, shape: shape.to_vec(), data: Data::Float { values, grad: false } }
+        Self::exact(name, shape, values.into_iter().map(|v| f64::from(v as f32)).collect())
+    }
+
+    /// Given values as they are, for a reference that is to see more than f32 holds; no gradient.
+    pub fn exact(name: &'static str, shape: &[usize], values: Vec<f64>) -> Self {
+        let data = Data::Float { values, grad: false };
+        Self { name, shape: shape.to_vec(), data, stored: DType::F32 }
     }
 
     /// Given values (rounded to f32) with a gradient.
     pub fn float(name: &'static str, shape: &[usize], values: Vec<f64>) -> Self {
         let values = values.into_iter().map(|v| f64::from(v as f32)).collect();
-        Self { name, shape: shape.to_vec(), data: Data::Float { values, grad: true } }
+        let data = Data::Float { values, grad: true };
+        Self { name, shape: shape.to_vec(), data, stored: DType::F32 }
     }
 
     /// Indices.
     pub fn index(name: &'static str, shape: &[usize], values: Vec<u32>) -> Self {
-        Self { name, shape: shape.to_vec(), data: Data::Index(values) }
+        Self { name, shape: shape.to_vec(), data: Data::Index(values), stored: DType::U32 }
+    }
+
+    /// Of the inputs of a function with a frozen one: the array `name` rounded to `dtype` and stored
+    /// so, the others as they are; none wants a gradient.
+    #[must_use]
+    pub fn frozen(mut self, name: &str, dtype: DType) -> Self {
+        if let Data::Float { values, grad } = &mut self.data {
+            *grad = false;
+            if self.name == name {
+                self.stored = dtype;
+                let narrow: Vec<f32> = values.iter().map(|&v| v as f32).collect();
+                let rounded = dtype.decode(&dtype.encode(&narrow));
+                *values = rounded.into_iter().map(f64::from).collect();
+            }
+        }
+        self
+    }
+
+    /// True if a gradient with respect to it is checked.
+    pub fn wants_gradient(&self) -> bool {
+        matches!(self.data, Data::Float { grad: true, .. })
     }
 
     /// The floats.
@@ -107,12 +137,20 @@ pub struct OpCase {
     pub reference: fn(&[usize], &[Array]) -> Vec<Vec<f64>>,
     /// Largest allowed |kernel - reference| as a part of the largest |reference| of that output.
     pub tolerance: f64,
-    /// Has a derivative.
+    /// Has a derivative, at the shapes at which an input wants a gradient.
     pub differentiable: bool,
     /// Floating-point operations of the forward pass.
     pub flops: fn(&[usize]) -> f64,
     /// Bytes the forward pass must move at least.
     pub bytes: fn(&[usize]) -> f64,
+}
+
+impl OpCase {
+    /// True if there is a gradient to check at this shape.
+    pub fn differentiable_at(&self, shape: &[usize]) -> bool {
+        let inputs = || (self.inputs)(shape, &mut TestRng::seed_from_u64(0));
+        self.differentiable && inputs().iter().any(Array::wants_gradient)
+    }
 }
 
 #[cfg(test)]

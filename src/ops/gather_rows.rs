@@ -5,8 +5,8 @@
 //! on every run. A gradient that is not there yet is zeroed first, then the distinct rows are
 //! added to it.
 
-use crate::graph::{FILL, Graph, Var};
-use crate::kernel::{Pass, SOFTWARE};
+use crate::graph::{DType, FILL, Graph, Var};
+use crate::kernel::{Pass, SOFTWARE, Takes, Tile, Variant};
 use crate::ops::case::{Array, OpCase, TestRng};
 use crate::ops::gather_index::{GatherIndex, build_index};
 use crate::variant;
@@ -50,8 +50,16 @@ pub fn gather_rows(g: &mut Graph, x: Var, rows: Var, index: GatherIndex) -> Var 
 static FORWARD: Pass = Pass {
     op: "gather_rows",
     name: "forward",
-    variants: &[variant!("gather_rows/forward_1_naive.wgsl", tile: [256, 1, 1])],
+    variants: &[
+        variant!("gather_rows/forward_1_naive.wgsl", tile: [256, 1, 1]),
+        PACKED.tiled(&Tile::f16([256, 1, 1])).taking(F16),
+        PACKED.tiled(&Tile::bf16([256, 1, 1])).taking(BF16),
+    ],
 };
+
+const PACKED: Variant = variant!("gather_rows/forward_2_packed.wgsl", tile: [256, 1, 1]);
+const F16: Takes = Takes { quads: &[], stored: &[(0, DType::F16)] };
+const BF16: Takes = Takes { quads: &[], stored: &[(0, DType::BF16)] };
 
 static BACKWARD: Pass = Pass {
     op: "gather_rows",

@@ -109,7 +109,6 @@ pub fn case() -> OpCase {
 mod tests {
     use super::*;
     use crate::graph::DType;
-    use crate::ops::case::Data;
     use crate::ops::case::tests::{forward, gpu, gradient};
     use crate::step::{Step, Store};
 
@@ -292,7 +291,7 @@ mod tests {
         const NONE: u32 = segment_mean::NO_OWNER;
         // Not `Array::float`, which rounds to single precision.
         fn double(name: &'static str, values: Vec<f64>) -> Array {
-            Array { name, shape: vec![values.len()], data: Data::Float { values, grad: false } }
+            Array::exact(name, &[values.len()], values)
         }
         let whole = OpCase {
             op: "odds_ratio",

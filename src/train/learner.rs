@@ -11,7 +11,7 @@ use crate::model::config::{ModelConfig, ParameterSpec, decays};
 use crate::model::weights::Tensor;
 use crate::ops::adamw::{HYPER, adamw, hyper};
 use crate::ops::grad_norm::grad_norm;
-use crate::plan::{Plan, Reuse, plan};
+use crate::plan::{Plan, Pool, Reuse, plan};
 use crate::step::{Fetch, Options, READS_IN_FLIGHT, Step, Store};
 use crate::train::objective::{Objective, Weights};
 use crate::train::recipe::OptimSettings;
@@ -138,13 +138,15 @@ pub struct MemoryPlan {
     pub eval: Plan,
     /// The plan of clip and AdamW.
     pub update: Plan,
+    /// The slots that these programs take turns with.
+    pub pool: Pool,
 }
 
 impl MemoryPlan {
     /// Everything together, read-back buffers apart.
     pub fn total(&self) -> u64 {
-        let own = |p: &Plan| p.temporaries() + p.inputs;
-        self.state + own(&self.micro) + own(&self.eval) + own(&self.update)
+        let inputs = self.micro.inputs + self.eval.inputs + self.update.inputs;
+        self.state + inputs + self.pool.sizes().iter().sum::<u64>()
     }
 }
 
@@ -159,7 +161,7 @@ fn check_memory(target: &Target, config: &ModelConfig, bytes: u64) -> Result<()>
     let needed = device + HOST_BYTES * config.parameter_count() as u64;
     match available_memory() {
         Some(free) if needed > free => Err(Error::Limit(format!(
-            "this needs {:.1} GiB of memory, and {:.1} GiB are free on this machine. Use fewer stream tokens (batch.stream_tokens) or a smaller model.",
+            "this needs {:.1} GiB of memory, and {:.1} GiB are free on this machine.",
             needed as f64 / (1u64 << 30) as f64,
             free as f64 / (1u64 << 30) as f64,
         ))),
@@ -193,12 +195,13 @@ pub fn memory_plan(
     for graph in [&micro, &eval, &update] {
         graph.check_limits()?;
     }
-    let memory = MemoryPlan {
-        state: 16 * config.parameter_count() as u64,
-        micro: plan(&micro, Reuse::Slots),
-        eval: plan(&eval, Reuse::Slots),
-        update: plan(&update, Reuse::Slots),
-    };
+    let [micro, eval, update] = [&micro, &eval, &update].map(|graph| plan(graph, Reuse::Pool));
+    let mut pool = Pool::default();
+    for program in [&micro, &eval, &update] {
+        pool.assign(&program.slots);
+    }
+    let state = 16 * config.parameter_count() as u64;
+    let memory = MemoryPlan { state, micro, eval, update, pool };
     check_memory(target, config, memory.total())?;
     Ok(memory)
 }
@@ -215,7 +218,7 @@ impl Learner {
         capacity: Capacity,
         optim: &OptimSettings,
     ) -> Result<Self> {
-        Self::with_reuse(gpu, config, weights, capacity, optim, Reuse::Slots)
+        Self::with_reuse(gpu, config, weights, capacity, optim, Reuse::Pool)
     }
 
     /// As [`Learner::new`]; without sharing memory every temporary keeps its value after a run, so

@@ -7,6 +7,7 @@ mod engine;
 mod golden;
 mod portability;
 mod shaders;
+mod storage;
 mod training;
 mod tune;
 mod views;
