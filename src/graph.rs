@@ -662,7 +662,7 @@ impl Graph {
                 };
                 backward(self, &grads);
             }
-            // Consumed: from here on nobody reads these, so they may be added to in place.
+            // Consumed: from here on nothing reads these, so they may be added to in place.
             for &out in &record.outputs {
                 self.vars[out.index()].differentiated = true;
                 self.set_grad(out, None);

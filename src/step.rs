@@ -3,8 +3,10 @@
 //! Everything is created in [`Step::new`]; [`Step::write`], [`Step::run`] and [`Step::read`]
 //! create nothing ([`Gpu::created`] proves it in a test).
 
+#[cfg(feature = "cli")]
 mod replay;
 
+#[cfg(feature = "cli")]
 pub use replay::{Replay, Time};
 
 use crate::error::{Error, Result};
@@ -17,16 +19,16 @@ use std::rc::Rc;
 
 /// Dispatches per submission: few enough for watchdogs, many enough to hide the cost of one.
 const PER_SUBMISSION: usize = 48;
-/// Bytes behind each buffer that nobody may write, when guards are on.
+/// Bytes behind each buffer that no kernel may write, when guards are on.
 const GUARD_BYTES: u64 = 256;
 /// Reads of one step that may be started before the first is collected.
 pub const READS_IN_FLIGHT: usize = 4;
 /// What poisoned outputs hold: a NaN with a recognisable payload.
 pub const POISON: u32 = 0x7fc0_dead;
 
-/// What the guard zone of a variable holds. Arithmetic keeps the payload of a NaN, so a kernel that
-/// reads beyond one buffer and writes beyond another would leave the guard as it was if all were
-/// alike.
+/// What the guard zone of a variable holds: each buffer gets its own pattern. Arithmetic keeps the
+/// payload of a NaN, so with one pattern for all, a kernel that reads beyond one buffer and writes
+/// beyond another would write what is there already.
 fn guard(var: usize) -> u32 {
     0x7fc1_0000 + (var % 0x1_0000) as u32
 }
@@ -484,7 +486,7 @@ impl Step {
         Fetch { set, vars: vars.to_vec(), submission, maps }
     }
 
-    /// Waits for a [`Step::fetch`] and returns the values, one list a variable.
+    /// Waits for a [`Step::fetch`] and returns the values, one list per variable.
     ///
     /// # Errors
     /// When the device is lost.

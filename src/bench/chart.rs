@@ -8,18 +8,8 @@ pub use roofline::roofline;
 pub use sweep::sweep;
 
 use crate::bench::report::{Report, Row, digits};
+use crate::page::palette::{GRID, INK, SERIES as BARS};
 use plotters::prelude::*;
-
-const INK: RGBColor = RGBColor(0x3A, 0x41, 0x4B);
-const GRID: RGBColor = RGBColor(0xE4, 0xE7, 0xEB);
-const BARS: [RGBColor; 6] = [
-    RGBColor(0x33, 0x55, 0xC4),
-    RGBColor(0x0B, 0x7A, 0x75),
-    RGBColor(0xA8, 0x70, 0x1A),
-    RGBColor(0xC0, 0x2D, 0x55),
-    RGBColor(0x6B, 0x4F, 0xA0),
-    RGBColor(0x5A, 0x7D, 0x2A),
-];
 
 /// What a chart of no rows says.
 const NOTHING: &str = "nothing was timed";

@@ -61,7 +61,7 @@ pub(super) fn run(args: &DemoArgs, device: &DeviceArgs) -> Result<()> {
     Ok(())
 }
 
-/// One display a run, the second run's without what the first one's has said already.
+/// One display per run; the second leaves out what the first has said already.
 #[derive(Default)]
 struct Shown {
     current: Option<(&'static str, Display)>,

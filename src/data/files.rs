@@ -18,7 +18,7 @@ use crate::error::{Error, Problem, Result};
 /// Where a row comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Source {
-    /// The file.
+    /// Path of the file it was read from.
     pub file: PathBuf,
     /// 1-based line, or 1-based index of the row in a JSON array or a Parquet file.
     pub line: usize,

@@ -94,6 +94,9 @@ impl Tokenizer {
     /// Special tokens are named in `tokenizer_config.json` (as text or as an added-token object);
     /// older folders name them in `special_tokens_map.json`, and where neither names BOS or EOS
     /// the ids of `config.json` count.
+    ///
+    /// # Errors
+    /// A file that is missing or not what it should be, with its path.
     pub fn from_folder(folder: &Path) -> Result<Self> {
         let path = folder.join("tokenizer.json");
         if !path.is_file() {
@@ -189,6 +192,9 @@ impl Tokenizer {
     }
 
     /// Renders a conversation up to where the assistant would begin.
+    ///
+    /// # Errors
+    /// When there is no template or it refuses the conversation.
     pub fn render_prompt(&self, messages: &[Message]) -> Result<String> {
         self.render(messages, true).map_err(|e| {
             Error::input(
@@ -208,6 +214,9 @@ impl Tokenizer {
     }
 
     /// The example of one row; None if `over_length` drops it.
+    ///
+    /// # Errors
+    /// What makes the row unusable, with its file and line.
     pub fn example(
         &self,
         row_index: usize,
@@ -219,7 +228,8 @@ impl Tokenizer {
 
     /// The examples of all rows with the counts of what was cut or dropped.
     ///
-    /// Errors: every row that cannot be used, all at once, unless `skip_bad_rows`; no row left.
+    /// # Errors
+    /// Every row that cannot be used, all at once, unless `skip_bad_rows`; no row left.
     pub fn examples(
         &self,
         rows: &[PreferenceRow],
@@ -382,6 +392,9 @@ impl Tokenizer {
     /// A document for language modelling as examples of at most `max_length` tokens, each token
     /// but the first predicted exactly once: the last token of a piece begins the next. EOS ends
     /// the document. Conversations are rendered by the chat template.
+    ///
+    /// # Errors
+    /// What makes the document unusable, with its file and line.
     pub fn document(
         &self,
         row_index: usize,

@@ -16,7 +16,7 @@ use crate::model::weights::{has_weights, read_weights};
 use crate::page::report::{self, Report, Sample, write_report};
 use crate::step::Store;
 use crate::train::metrics::{METRICS, Record, Split, read_metrics};
-use crate::train::recipe::{Objective, Recipe};
+use crate::train::recipe::Recipe;
 use crate::train::sampler::Sampler;
 use crate::train::trainer::{self, train};
 use pairs::{GrammarPairs, fetch_pairs};
@@ -74,7 +74,7 @@ pub enum Event<'a> {
     Run {
         /// Which one: "ORPO" or "control".
         name: &'static str,
-        /// What.
+        /// What it is.
         event: trainer::Event<'a>,
     },
 }
@@ -93,7 +93,7 @@ pub struct Ends {
 /// What a demo leaves.
 #[derive(Debug)]
 pub struct Outcome {
-    /// The page.
+    /// Path of the page.
     pub report: PathBuf,
     /// The held-out rows before and after: the control, then ORPO.
     pub ends: [Ends; 2],
@@ -131,25 +131,26 @@ impl Options {
                  --model.",
             ));
         }
-        self.recipe(Objective::Orpo, Path::new(""), Path::new("")).map(|_| ())
+        self.recipe(ORPO, Path::new(""), Path::new("")).map(|_| ())
     }
 
-    /// The recipe of one of the two runs. They differ in the objective, in lambda and in the folder.
-    fn recipe(&self, objective: Objective, train: &Path, heldout: &Path) -> Result<Recipe> {
+    /// The recipe of the run in `folder`, [`ORPO`] or [`CONTROL`]. They differ in the objective, in
+    /// lambda and in the folder.
+    fn recipe(&self, folder: &str, train: &Path, heldout: &Path) -> Result<Recipe> {
         let quick = QUICK.iter().filter(|_| self.quick).map(|s| s.to_string());
-        let set: Vec<String> = quick.chain(self.set.iter().cloned()).collect();
+        let objective: &[&str] = match folder {
+            CONTROL => &["objective=sft", "loss.lambda=0"],
+            _ => &["objective=orpo"],
+        };
+        let objective = objective.iter().map(|s| s.to_string());
+        let set: Vec<String> = quick.chain(self.set.iter().cloned()).chain(objective).collect();
         let mut recipe = Recipe::parse(RECIPE_NAME, RECIPE, &set)?;
-        recipe.objective = objective;
         recipe.model = self.model.clone();
         recipe.data.train = vec![train.to_owned()];
         recipe.data.eval = vec![heldout.to_owned()];
         // The report is about what changed since before the first step.
         recipe.train.eval_at_start = true;
-        recipe.output = self.output.join(ORPO);
-        if objective == Objective::Sft {
-            recipe.loss.lambda = 0.0;
-            recipe.output = self.output.join(CONTROL);
-        }
+        recipe.output = self.output.join(folder);
         Ok(recipe)
     }
 
@@ -199,8 +200,8 @@ pub fn run_on(
     write_heldout(&heldout_file, &heldout)?;
 
     let mut runs = Vec::new();
-    for (name, objective) in [("ORPO", Objective::Orpo), ("control", Objective::Sft)] {
-        let recipe = options.recipe(objective, &pairs.train, &heldout_file)?;
+    for (name, folder) in [("ORPO", ORPO), ("control", CONTROL)] {
+        let recipe = options.recipe(folder, &pairs.train, &heldout_file)?;
         let outcome =
             train(gpu, &recipe, options.resume, &mut |event| on_event(Event::Run { name, event }))?;
         let records = read_metrics(&recipe.output.join(METRICS))?;
@@ -310,7 +311,7 @@ fn facts(
             ),
         ),
         ("Steps", format!("{steps} of {} rows each, in both runs", recipe.batch.size)),
-        ("Lambda", format!("{} (control: {})", recipe.loss.lambda, control.recipe.loss.lambda)),
+        ("Objective", format!("{} (control: {})", recipe.loss, control.recipe.loss)),
         ("Learning rate", format!("{} at its peak", recipe.optim.learning_rate)),
         ("Tokens", format!("{} of the packed stream (control: {})", tokens(orpo), tokens(control))),
         (
@@ -513,19 +514,20 @@ mod tests {
             set: vec!["optim.learning_rate=0.125".into()],
             command: String::new(),
         };
-        let recipe = |objective| {
-            options.recipe(objective, Path::new("t.jsonl"), Path::new("h.jsonl")).unwrap()
-        };
-        let (orpo, mut control) = (recipe(Objective::Orpo), recipe(Objective::Sft));
-        assert!(orpo.loss.lambda > 0.0);
-        assert_eq!(control.loss.lambda, 0.0);
+        let recipe =
+            |folder| options.recipe(folder, Path::new("t.jsonl"), Path::new("h.jsonl")).unwrap();
+        let (orpo, mut control) = (recipe(ORPO), recipe(CONTROL));
+        let lambda = |recipe: &Recipe| recipe.loss.objective.settings()[0].clone();
+        assert_eq!(lambda(&orpo), ("lambda", 0.7.into()));
+        assert_eq!(lambda(&control), ("lambda", 0.0.into()));
         assert_eq!(orpo.optim.learning_rate, 0.125);
         assert_eq!(orpo.train.max_steps, Some(32));
         assert_ne!(orpo.output, control.output);
         // What is saved beside the control is a recipe that can be read again.
         Recipe::parse("saved", &control.to_toml(), &[]).unwrap();
-        control.objective = orpo.objective;
-        control.loss.lambda = orpo.loss.lambda;
+        let rest = |recipe: &Recipe| recipe.loss.settings()[1..].to_vec();
+        assert_eq!(rest(&orpo), rest(&control));
+        control.loss = orpo.loss.clone();
         control.output = orpo.output.clone();
         assert_eq!(orpo, control);
     }

@@ -1,7 +1,7 @@
 //! The shape of a decoder, read from and written to a Hugging Face `config.json`.
 //!
-//! Every setting is either handled, known to change nothing, or refused by name. A key nobody
-//! here knows is kept, so that writing the configuration back loses nothing.
+//! Every setting is either handled, known to change nothing, or refused by name. An unknown
+//! key is kept, so that writing the configuration back loses nothing.
 //!
 //! transformers 5 writes `rope_parameters {rope_theta, rope_type}` and `dtype`; transformers 4
 //! wrote `rope_theta`, `rope_scaling` and `torch_dtype`. Both load, and what is written holds
@@ -157,7 +157,7 @@ impl ModelConfig {
             return Err(Error::input(SUMMARY, vec![Problem::new(place, "is not a JSON object")]));
         };
         let mut keys = Keys { place, map: map.clone(), problems: Vec::new() };
-        // Another family's file uses other names: to list those as missing would help nobody.
+        // Another family's file uses other names: listing those as missing would not help.
         if let Some(Value::String(other)) = map.get("model_type")
             && !Family::ALL.iter().any(|f| f.model_type() == other)
         {

@@ -35,7 +35,7 @@ impl StreamInputs {
         step.write_u32(self.tokens, &stream.tokens);
         step.write_u32(self.position, &stream.position);
         step.write_u32(self.spans, &stream.spans);
-        self.index.write(step, &stream.tokens);
+        write_index(step, &self.index, &stream.tokens);
     }
 
     /// What each query gathers from the keys it attends to: the attention of layer `layer`, for
@@ -58,6 +58,13 @@ impl StreamInputs {
     }
 }
 
+/// Uploads the index of the gathered rows `ids`.
+fn write_index(step: &Step, index: &GatherIndex, ids: &[u32]) {
+    for (input, values) in index.values(step.graph(), ids) {
+        step.write_u32(input, &values);
+    }
+}
+
 /// The rows of the stream the head looks at.
 pub struct HeadRows {
     /// Stream row of each `[N]`.
@@ -76,6 +83,6 @@ impl HeadRows {
     /// Uploads the rows.
     pub fn write(&self, step: &Step, rows: &[u32]) {
         step.write_u32(self.rows, rows);
-        self.index.write(step, rows);
+        write_index(step, &self.index, rows);
     }
 }

@@ -4,20 +4,18 @@
 
 use crate::graph::{DType, Graph, Var};
 use crate::kernel::Pass;
-use rand::{RngExt, SeedableRng};
-use rand_chacha::ChaCha8Rng;
 
 /// The random numbers of tests and benchmarks: the same on every machine.
-pub type TestRng = ChaCha8Rng;
+pub type TestRng = fastrand::Rng;
 
 /// An input of an operation, held in f64 so that a reference can be differentiated numerically.
 #[derive(Debug, Clone)]
 pub struct Array {
-    /// For messages.
+    /// Name in messages.
     pub name: &'static str,
     /// Row-major shape.
     pub shape: Vec<usize>,
-    /// The values.
+    /// Floats or indices, row-major.
     pub data: Data,
     /// How they are stored; integers always as they are.
     pub stored: DType,
@@ -28,12 +26,12 @@ pub struct Array {
 pub enum Data {
     /// Floats (each exactly an f32 at first); `grad` says whether a gradient is wanted.
     Float {
-        /// Values.
+        /// Row-major, in double precision.
         values: Vec<f64>,
         /// Check the gradient with respect to this input.
         grad: bool,
     },
-    /// Indices.
+    /// Unsigned integers, such as token ids.
     Index(Vec<u32>),
 }
 
@@ -64,7 +62,7 @@ impl Array {
         Self { name, shape: shape.to_vec(), data, stored: DType::F32 }
     }
 
-    /// Indices.
+    /// Given unsigned integers.
     pub fn index(name: &'static str, shape: &[usize], values: Vec<u32>) -> Self {
         Self { name, shape: shape.to_vec(), data: Data::Index(values), stored: DType::U32 }
     }
@@ -90,7 +88,7 @@ impl Array {
         matches!(self.data, Data::Float { grad: true, .. })
     }
 
-    /// The floats.
+    /// The values of a float array.
     ///
     /// # Panics
     /// When it holds indices.
@@ -101,7 +99,7 @@ impl Array {
         }
     }
 
-    /// The indices.
+    /// The values of an index array.
     ///
     /// # Panics
     /// When it holds floats.
@@ -115,7 +113,7 @@ impl Array {
 
 /// A roughly normal number: twelve uniforms summed (Irwin-Hall), enough for tests.
 pub fn normal(rng: &mut TestRng) -> f32 {
-    (0..12).map(|_| rng.random::<f32>()).sum::<f32>() - 6.0
+    (0..12).map(|_| rng.f32()).sum::<f32>() - 6.0
 }
 
 /// What drives an operation's tests and benchmark.
@@ -148,7 +146,7 @@ pub struct OpCase {
 impl OpCase {
     /// True if there is a gradient to check at this shape.
     pub fn differentiable_at(&self, shape: &[usize]) -> bool {
-        let inputs = || (self.inputs)(shape, &mut TestRng::seed_from_u64(0));
+        let inputs = || (self.inputs)(shape, &mut TestRng::with_seed(0));
         self.differentiable && inputs().iter().any(Array::wants_gradient)
     }
 }

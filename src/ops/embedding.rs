@@ -1,6 +1,6 @@
 //! `embedding`: `y[t, :] = table[ids[t], :]`, a row of the table for each token id.
 //!
-//! Backward: $dTable_v = \sum_{t:\, ids_t = v} dy_t$; only rows of ids that occur are touched. It
+//! Backward: dtable`[v]` = sum of dy`[t]` over the t with ids`[t]` = v; only rows of ids that occur are touched. It
 //! is [`super::gather_rows`] from a parameter and runs the same kernels.
 
 use crate::graph::{DType, Graph, Var};

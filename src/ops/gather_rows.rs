@@ -1,6 +1,6 @@
 //! `gather_rows`: `y[n, :] = x[rows[n], :]`, for example the hidden rows that some loss term scores.
 //!
-//! Backward: $dx_r = \sum_{n:\, rows_n = r} dy_n$, zero for rows nobody gathered. The sum walks an
+//! Backward: dx`[r]` = sum of dy`[n]` over the n with rows`[n]` = r, zero for rows not gathered. The sum walks an
 //! index built on the CPU ([`super::gather_index`]) in ascending order of n: no atomics, same bits
 //! on every run. A gradient that is not there yet is zeroed first, then the distinct rows are
 //! added to it.
@@ -10,7 +10,6 @@ use crate::kernel::{Pass, SOFTWARE, Takes, Tile, Variant};
 use crate::ops::case::{Array, OpCase, TestRng};
 use crate::ops::gather_index::{GatherIndex, build_index};
 use crate::variant;
-use rand::RngExt;
 
 /// y `[N, D]` = rows of x `[R, D]` named by `rows` `[N]` u32; `index` holds
 /// [`build_index`] of the same rows.
@@ -77,8 +76,7 @@ pub(super) fn inputs(s: &[usize], rng: &mut TestRng) -> Vec<Array> {
     let &[r, n, d] = s else { panic!("[R, N, D]") };
     let x = Array::normal("x", &[r, d], rng);
     // A third of the positions share one row, so ranges of every length occur.
-    let ids: Vec<u32> =
-        (0..n).map(|i| if i % 3 == 1 { 0 } else { rng.random_range(0..r as u32) }).collect();
+    let ids: Vec<u32> = (0..n).map(|i| if i % 3 == 1 { 0 } else { rng.u32(0..r as u32) }).collect();
     let slots = r.min(n);
     let index = build_index(&ids, slots);
     vec![

@@ -1,7 +1,7 @@
 //! `grad_norm`: the L2 norm over all gradients together, and the factor that clips it.
 //!
-//! $\|g\| = \sqrt{\sum_i \sum_j g_{ij}^2}$ and factor $= \min(1, m / (\|g\| + 10^{-6}))$ for the largest
-//! norm m wanted, as PyTorch's `clip_grad_norm_`. Sums run in a fixed order: `partial` splits each
+//! norm = sqrt(sum of g^2 over all elements of all gradients) and factor = min(1, m / (norm + 1e-6))
+//! for the largest norm m wanted, as PyTorch's `clip_grad_norm_`. Sums run in a fixed order: `partial` splits each
 //! gradient into sums, `finish` adds those of all gradients. No derivative: the factor is applied
 //! by `adamw`, after the backward pass.
 

@@ -1,8 +1,8 @@
 //! `matmul`: matrix products, and the linear layer y = x Wᵀ + b made of them.
 //!
-//! $Y = X W^\top + \mathbf 1 b^\top$ with x `[M, K]`, W `[N, K]` (rows are outputs, as PyTorch's
+//! y = x Wᵀ + b with x `[M, K]`, W `[N, K]` (rows are outputs, as PyTorch's
 //! `nn.Linear` stores them) and b `[N]`.
-//! Backward: $dX = dY\,W$, $dW = dY^\top X$, $db_n = \sum_m dY_{mn}$.
+//! Backward: dx = dy W, dW = dyᵀ x, db`[n]` = sum over m of dy`[m, n]`.
 //!
 //! The three ways to multiply that these need are three passes: `nt` (forward), `nn` (dX) and
 //! `tn` (dW); `bias_backward` sums columns. `shaders/matmul/README.md` has the ladder of variants
@@ -144,7 +144,7 @@ pub fn linear(g: &mut Graph, x: Var, weight: Var, bias: Option<Var>) -> Var {
 
 /// out`[M, N]` = a`[M, K]` · b`[K, N]`.
 ///
-/// Backward: $dA = dC\,B^\top$, $dB = A^\top dC$.
+/// Backward: dA = dC Bᵀ, dB = Aᵀ dC.
 ///
 /// # Panics
 /// When the shapes do not fit.

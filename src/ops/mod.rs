@@ -14,6 +14,7 @@ pub mod gelu;
 pub mod grad_norm;
 pub mod layer_norm;
 pub mod matmul;
+pub mod mse;
 pub mod nll;
 pub mod odds_ratio;
 pub mod relu;
@@ -43,6 +44,7 @@ pub fn cases() -> Vec<OpCase> {
         grad_norm::case(),
         layer_norm::case(),
         matmul::case(),
+        mse::case(),
         nll::case(),
         odds_ratio::case(),
         relu::case(),

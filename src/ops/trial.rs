@@ -12,7 +12,6 @@ use crate::kernel::{Pass, Target, Variant};
 use crate::ops::case::{Array, Data, OpCase, TestRng, normal};
 use crate::plan::Reuse;
 use crate::step::{Options, POISON, Step, Store};
-use rand::{RngExt, SeedableRng};
 use std::fmt;
 use std::rc::Rc;
 
@@ -21,9 +20,9 @@ use std::rc::Rc;
 pub struct Plant {
     /// Whose place it takes.
     pub pass: &'static Pass,
-    /// The kernel.
+    /// The kernel that takes it.
     pub variant: &'static Variant,
-    /// On for kernels that nobody has tested yet.
+    /// On for kernels that have not been tested yet.
     pub checks: Checks,
 }
 
@@ -103,11 +102,11 @@ enum Wanted {
 
 /// Derivatives with respect to some elements of one input.
 pub struct Sample {
-    /// Which input.
+    /// Position in the inputs.
     pub input: usize,
-    /// Which of its elements.
+    /// Positions of the elements in it, row-major.
     pub at: Vec<usize>,
-    /// The derivative with respect to each.
+    /// The derivative with respect to each of them.
     pub values: Vec<f64>,
 }
 
@@ -131,12 +130,12 @@ struct Built {
 
 const POISONED: Options = Options { reuse: Reuse::None, poison: true, checks: Checks::Off };
 
-/// A tolerance is set for the inputs of the tests. A planted kernel gets fresh ones, which may be a
-/// little worse; mistakes are larger by far.
+/// Factor on the tolerance of a planted kernel: the tolerance was set on the inputs of the tests, and
+/// new random inputs may round a little worse. Mistakes are larger by far.
 const FRESH: f64 = 4.0;
 
-/// Allowed error of a gradient, as a part of the largest, as a multiple of [`OpCase::tolerance`]:
-/// one step of single precision per term of the sums behind it, generously.
+/// Allowed error of a gradient, relative to its largest element, in units of [`OpCase::tolerance`]:
+/// generously one rounding of single precision for each term of the sums behind it.
 pub const GRADIENT_TOLERANCE: f64 = 10.0;
 
 /// Elements per input whose derivative is checked.
@@ -328,7 +327,7 @@ pub fn slopes(case: &OpCase, shape: &[usize], seed: u64) -> Slopes {
         let at: Vec<usize> = if values.len() <= SAMPLED {
             (0..values.len()).collect()
         } else {
-            (0..SAMPLED).map(|_| rng.random_range(0..values.len())).collect()
+            (0..SAMPLED).map(|_| rng.usize(0..values.len())).collect()
         };
         let slope = |&i: &usize| {
             let mut moved = inputs.clone();
@@ -376,7 +375,7 @@ pub(crate) fn cotangents(graph: &mut Graph, outputs: &[Var]) -> Vec<(Var, Var)> 
 /// The random numbers for a shape.
 pub fn rng(shape: &[usize], seed: u64) -> TestRng {
     let mix = |a: u64, &d: &usize| a.wrapping_mul(1009).wrapping_add(d as u64);
-    TestRng::seed_from_u64(shape.iter().fold(seed.wrapping_add(7), mix))
+    TestRng::with_seed(shape.iter().fold(seed.wrapping_add(7), mix))
 }
 
 /// An input variable for each array.

@@ -1,9 +1,9 @@
 //! One line chart as an SVG text, drawn by plotters.
 //!
 //! The chart draws lines, axes and numbers only. Title and legend are the page's, so that they
-//! wrap with it and never lie over a line. Colours are written as they look on white paper; the
-//! page's style sheet finds them by their value and replaces them in the dark.
+//! wrap with it and never lie over a line.
 
+use super::palette::{GRID, INK, SERIES};
 use plotters::prelude::*;
 
 /// What a colour stands for, on every chart of a page.
@@ -32,16 +32,13 @@ impl Hue {
 
     fn rgb(self) -> RGBColor {
         match self {
-            Hue::Chosen => RGBColor(0x0B, 0x7A, 0x75),
-            Hue::Rejected => RGBColor(0xC0, 0x2D, 0x55),
-            Hue::Main => RGBColor(0x33, 0x55, 0xC4),
-            Hue::Control => RGBColor(0xA8, 0x70, 0x1A),
+            Hue::Chosen => SERIES[1],
+            Hue::Rejected => SERIES[3],
+            Hue::Main => SERIES[0],
+            Hue::Control => SERIES[2],
         }
     }
 }
-
-const INK: RGBColor = RGBColor(0x3A, 0x41, 0x4B);
-const GRID: RGBColor = RGBColor(0xE4, 0xE7, 0xEB);
 
 /// plotters places everything on whole pixels: drawn at twice the size it is shown at, lines are
 /// smooth.

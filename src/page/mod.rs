@@ -1,6 +1,7 @@
 //! Pages that open offline: one HTML file with its style sheet and its charts inside.
 
 mod chart;
+pub(crate) mod palette;
 pub mod report;
 mod words;
 

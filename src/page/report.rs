@@ -143,7 +143,7 @@ fn page(report: &Report) -> String {
     document(&report.title, &html)
 }
 
-/// What the figures say, in one sentence a run.
+/// What the figures say, in one sentence per run.
 fn lead(runs: &[Run]) -> String {
     let moved = |(first, last): (f64, f64)| match last - first {
         change if change > 0.0005 => "rose",
@@ -201,7 +201,7 @@ fn tiles(runs: &[Run]) -> String {
     }
 }
 
-/// Lines of one quantity, one a run: the first run solid, the others dashed.
+/// Lines of one quantity, one per run: the first run solid, the others dashed.
 fn lines(
     runs: &[Run],
     of: impl Fn(&Run) -> Vec<(f64, f64)>,

@@ -35,8 +35,6 @@ pub struct TrainState {
     pub batch_in_epoch: u64,
     /// Seed of the run.
     pub seed: u64,
-    /// Words drawn so far from the run's random generator.
-    pub rng_position: u64,
     /// Stream tokens processed so far.
     pub num_tokens: u64,
     /// Hash of the current pass's row order, so that changed data is noticed.
@@ -125,6 +123,9 @@ pub fn write(
 
 /// Reads a checkpoint whole and checks it: hashes, weights against the configuration, moments
 /// against the weights.
+///
+/// # Errors
+/// Every file that is missing, damaged or does not fit the others.
 pub fn read(folder: &Path) -> Result<Checkpoint> {
     let state = verify(folder)?;
     let config = ModelConfig::load(folder)?;
@@ -167,6 +168,9 @@ pub fn read(folder: &Path) -> Result<Checkpoint> {
 }
 
 /// Reads the state of a checkpoint and compares every file with its hash.
+///
+/// # Errors
+/// Every file that is missing or has another hash.
 pub fn verify(folder: &Path) -> Result<TrainState> {
     let path = folder.join("state.json");
     let text = fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
@@ -224,6 +228,9 @@ pub struct Latest {
 
 /// Looks for the newest whole checkpoint of a run. Folders still being written have another name
 /// and are never seen.
+///
+/// # Errors
+/// When the folder of the run cannot be read.
 pub fn latest(run_folder: &Path) -> Result<Latest> {
     let mut skipped = Vec::new();
     for (_, folder) in list(run_folder)?.into_iter().rev() {
@@ -243,6 +250,9 @@ pub fn latest(run_folder: &Path) -> Result<Latest> {
 }
 
 /// Checkpoints of a run by step, oldest first, whole or not.
+///
+/// # Errors
+/// When the folder of the run cannot be read.
 pub fn list(run_folder: &Path) -> Result<Vec<(u64, PathBuf)>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(run_folder).map_err(|e| Error::io("read", run_folder, e))? {
@@ -263,6 +273,9 @@ pub fn list(run_folder: &Path) -> Result<Vec<(u64, PathBuf)>> {
 }
 
 /// Renames a damaged checkpoint, so that a whole one can take its place, and returns where it is.
+///
+/// # Errors
+/// When it cannot be renamed.
 pub fn set_aside(folder: &Path) -> Result<PathBuf> {
     let name = folder.file_name().unwrap_or_default().to_string_lossy();
     let aside = (1..)
@@ -275,6 +288,9 @@ pub fn set_aside(folder: &Path) -> Result<PathBuf> {
 
 /// Deletes all but the `keep` newest checkpoints (at least one stays), and what a killed process
 /// left half-written. Call it after a checkpoint was written.
+///
+/// # Errors
+/// When a folder cannot be read, renamed or deleted.
 pub fn prune(run_folder: &Path, keep: usize) -> Result<()> {
     let all = list(run_folder)?;
     let old = all.len().saturating_sub(keep.max(1));

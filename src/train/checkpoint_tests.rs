@@ -8,7 +8,6 @@ fn state(step: u64) -> TrainState {
         epoch: 1,
         batch_in_epoch: 3,
         seed: u64::MAX,
-        rng_position: 77,
         num_tokens: 1 << 40,
         row_order_hash: "order".into(),
         recipe_hash: "recipe".into(),
@@ -52,6 +51,20 @@ fn comes_back_bit_for_bit() {
     let again =
         write(&dir.path().join("run"), &state(50), None, &config, &weights, &moments).unwrap_err();
     assert!(again.to_string().contains("exists already"), "{again}");
+}
+
+/// Earlier versions wrote a position of a random generator, which no run has.
+#[test]
+fn a_checkpoint_of_an_earlier_version_is_read() {
+    let (dir, ..) = run(&[3]);
+    let folder = dir.path().join("run/checkpoint-00000003");
+    let path = folder.join("state.json");
+    let text = fs::read_to_string(&path).unwrap();
+    assert!(!text.contains("rng_position"), "{text}");
+    let old = text.replace("\"num_tokens\"", "\"rng_position\": 77,\n    \"num_tokens\"");
+    assert_ne!(old, text);
+    fs::write(&path, old).unwrap();
+    assert_eq!(read(&folder).unwrap().state, state(3));
 }
 
 #[test]

@@ -12,67 +12,14 @@ use crate::model::weights::Tensor;
 use crate::ops::adamw::{HYPER, adamw, hyper};
 use crate::ops::grad_norm::grad_norm;
 use crate::plan::{Plan, Pool, Reuse, plan};
-use crate::step::{Fetch, Options, READS_IN_FLIGHT, Step, Store};
-use crate::train::objective::{Objective, Weights};
+use crate::step::{Options, Step, Store};
+use crate::train::objectives::{Coefficients, Objective, Results};
+use crate::train::program::{MicroProgram, micro_graph};
 use crate::train::recipe::OptimSettings;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
-/// Suffixes of the optimizer's state.
-pub const FIRST_MOMENT: &str = ".m";
-/// Suffix of AdamW's second moment.
-pub const SECOND_MOMENT: &str = ".v";
-
-/// What one stream gave.
-#[derive(Debug, Clone)]
-pub struct StreamResult {
-    /// The stream's part of the step's loss.
-    pub loss: f32,
-    /// Log-probability of every target `[N]`.
-    pub logp: Vec<f32>,
-    /// Mean log-probability of every sequence's response `[2P]`.
-    pub mean_logp: Vec<f32>,
-    /// Per pair: L_OR, z, g_w, g_l `[P, 4]`.
-    pub odds: Vec<f32>,
-}
-
-struct Program {
-    step: Step,
-    objective: Objective,
-}
-
-impl Program {
-    fn start(&self, stream: &Stream, weights: &Weights) -> Fetch {
-        let o = &self.objective;
-        o.write(&self.step, stream, weights);
-        self.step.run();
-        self.step.fetch(&[o.loss, o.logp, o.mean_logp, o.odds])
-    }
-
-    fn finish(&self, fetch: Fetch) -> Result<StreamResult> {
-        let mut out = self.step.collect(fetch)?.into_iter();
-        let mut next = || out.next().expect("four outputs were read");
-        Ok(StreamResult { loss: next()[0], logp: next(), mean_logp: next(), odds: next() })
-    }
-
-    /// Runs all streams, several in flight at a time, and calls `each` with every result in order.
-    fn run_all(
-        &self,
-        streams: &[Stream],
-        weights: &[Weights],
-        mut each: impl FnMut(&Stream, StreamResult) -> Result<()>,
-    ) -> Result<()> {
-        let mut started = VecDeque::new();
-        for (stream, weights) in streams.iter().zip(weights) {
-            if started.len() == READS_IN_FLIGHT {
-                let (stream, fetch) = started.pop_front().expect("some are in flight");
-                each(stream, self.finish(fetch)?)?;
-            }
-            started.push_back((stream, self.start(stream, weights)));
-        }
-        started.into_iter().try_for_each(|(stream, fetch)| each(stream, self.finish(fetch)?))
-    }
-}
+pub use crate::ops::adamw::{FIRST_MOMENT, SECOND_MOMENT};
 
 struct Update {
     step: Step,
@@ -87,26 +34,11 @@ pub struct Learner {
     pub config: ModelConfig,
     gpu: Rc<Gpu>,
     store: Store,
-    micro: Program,
-    eval: Program,
+    micro: MicroProgram,
+    eval: MicroProgram,
     update: Update,
     optim: OptimSettings,
     steps: u64,
-}
-
-/// Builds the forward (and, with `derivative`, the backward) pass for streams of `capacity`.
-pub fn micro_graph(
-    target: &Target,
-    config: &ModelConfig,
-    capacity: Capacity,
-    derivative: bool,
-) -> (Graph, Objective) {
-    let mut g = Graph::new(target);
-    let objective = Objective::declare(&mut g, config, capacity);
-    if derivative {
-        g.backward(objective.loss);
-    }
-    (g, objective)
 }
 
 /// Builds clip and AdamW over all parameters: graph, hyper-parameters, clip norm, norm output.
@@ -154,8 +86,9 @@ impl MemoryPlan {
 /// moments, when a checkpoint is written.
 const HOST_BYTES: u64 = 12;
 
-/// Refuses `bytes` of device memory, and what a run of `config` holds besides, if the machine has
-/// not got them. What a GPU with memory of its own has left, nothing can tell beforehand.
+/// Refuses a run of `config` if `bytes` of device memory and what it holds on the host exceed the
+/// machine's free memory. A discrete GPU's free memory cannot be asked for, so its bytes are not
+/// counted.
 fn check_memory(target: &Target, config: &ModelConfig, bytes: u64) -> Result<()> {
     let device = if target.class == Class::Discrete { 0 } else { bytes };
     let needed = device + HOST_BYTES * config.parameter_count() as u64;
@@ -186,11 +119,12 @@ pub fn memory_plan(
     target: &Target,
     config: &ModelConfig,
     capacity: Capacity,
+    objective: &dyn Objective,
 ) -> Result<MemoryPlan> {
     let parameters = config.parameters();
     check_memory(target, config, 16 * config.parameter_count() as u64)?;
-    let (micro, _) = micro_graph(target, config, capacity, true);
-    let (eval, _) = micro_graph(target, config, capacity, false);
+    let (micro, _) = micro_graph(target, config, capacity, objective, true);
+    let (eval, _) = micro_graph(target, config, capacity, objective, false);
     let (update, _) = update_graph(target, &parameters);
     for graph in [&micro, &eval, &update] {
         graph.check_limits()?;
@@ -216,9 +150,10 @@ impl Learner {
         config: &ModelConfig,
         weights: &BTreeMap<String, Tensor>,
         capacity: Capacity,
+        objective: &dyn Objective,
         optim: &OptimSettings,
     ) -> Result<Self> {
-        Self::with_reuse(gpu, config, weights, capacity, optim, Reuse::Pool)
+        Self::with_reuse(gpu, config, weights, capacity, objective, optim, Reuse::Pool)
     }
 
     /// As [`Learner::new`]; without sharing memory every temporary keeps its value after a run, so
@@ -231,6 +166,7 @@ impl Learner {
         config: &ModelConfig,
         weights: &BTreeMap<String, Tensor>,
         capacity: Capacity,
+        objective: &dyn Objective,
         optim: &OptimSettings,
         reuse: Reuse,
     ) -> Result<Self> {
@@ -239,9 +175,10 @@ impl Learner {
         for (name, t) in weights {
             store.write(name, &t.shape, &t.data)?;
         }
-        let program = |derivative| -> Result<Program> {
-            let (graph, objective) = micro_graph(gpu.target(), config, capacity, derivative);
-            Ok(Program { step: Step::with_options(gpu, graph, &store, options)?, objective })
+        let program = |derivative| -> Result<MicroProgram> {
+            let (graph, inputs) =
+                micro_graph(gpu.target(), config, capacity, objective, derivative);
+            Ok(MicroProgram { step: Step::with_options(gpu, graph, &store, options)?, inputs })
         };
         let micro = program(true)?;
         let eval = program(false)?;
@@ -264,8 +201,20 @@ impl Learner {
     ///
     /// # Errors
     /// When the device is lost.
-    pub fn accumulate(&self, stream: &Stream, weights: &Weights) -> Result<StreamResult> {
-        self.micro.finish(self.micro.start(stream, weights))
+    pub fn accumulate(&self, stream: &Stream, coefficients: &Coefficients) -> Result<Results> {
+        self.micro.run(stream, coefficients, false)
+    }
+
+    /// As [`Learner::accumulate`]; the results hold the objective's details too.
+    ///
+    /// # Errors
+    /// When the device is lost.
+    pub fn accumulate_in_detail(
+        &self,
+        stream: &Stream,
+        coefficients: &Coefficients,
+    ) -> Result<Results> {
+        self.micro.run(stream, coefficients, true)
     }
 
     /// Forward and backward of all streams of a step; `each` gets every result in order.
@@ -275,18 +224,18 @@ impl Learner {
     pub fn accumulate_all(
         &self,
         streams: &[Stream],
-        weights: &[Weights],
-        each: impl FnMut(&Stream, StreamResult) -> Result<()>,
+        coefficients: &[Coefficients],
+        each: impl FnMut(&Stream, Results) -> Result<()>,
     ) -> Result<()> {
-        self.micro.run_all(streams, weights, each)
+        self.micro.run_all(streams, coefficients, each)
     }
 
-    /// Forward only.
+    /// Loss and log-probabilities of a stream, without gradients.
     ///
     /// # Errors
     /// When the device is lost.
-    pub fn evaluate(&self, stream: &Stream, weights: &Weights) -> Result<StreamResult> {
-        self.eval.finish(self.eval.start(stream, weights))
+    pub fn evaluate(&self, stream: &Stream, coefficients: &Coefficients) -> Result<Results> {
+        self.eval.run(stream, coefficients, false)
     }
 
     /// Forward only, of many streams; `each` gets every result in order.
@@ -296,10 +245,10 @@ impl Learner {
     pub fn evaluate_all(
         &self,
         streams: &[Stream],
-        weights: &[Weights],
-        each: impl FnMut(&Stream, StreamResult) -> Result<()>,
+        coefficients: &[Coefficients],
+        each: impl FnMut(&Stream, Results) -> Result<()>,
     ) -> Result<()> {
-        self.eval.run_all(streams, weights, each)
+        self.eval.run_all(streams, coefficients, each)
     }
 
     /// Clips, steps AdamW and zeroes the gradients. Returns the norm before clipping. A norm that
@@ -326,7 +275,9 @@ impl Learner {
         let mut hasher = blake3::Hasher::new();
         for step in [&self.micro.step, &self.update.step] {
             for call in step.graph().calls() {
-                call.variant.hash_into(&mut hasher);
+                for part in call.variant.identity() {
+                    hasher.update(part.as_bytes());
+                }
             }
         }
         hasher.finalize().to_hex()[..16].into()
@@ -339,10 +290,10 @@ impl Learner {
 
     /// The static sizes of its streams.
     pub fn micro_capacity(&self) -> Capacity {
-        self.micro.objective.capacity()
+        self.micro.capacity()
     }
 
-    /// The device.
+    /// The device that holds the parameters.
     pub fn gpu(&self) -> &Rc<Gpu> {
         &self.gpu
     }

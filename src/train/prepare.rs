@@ -72,7 +72,7 @@ pub fn prepare(recipe: &Recipe, resume: bool) -> Result<Prepared<'_>> {
     check_paths(recipe)?;
     let load = |paths: &[PathBuf]| -> Result<(Dataset, DataReport)> {
         let dataset = Dataset::load(recipe, &tokenizer, paths)?;
-        let report = dataset.check(&tokenizer, &config, capacity)?;
+        let report = dataset.check_fit(&tokenizer, &config, capacity)?;
         Ok((dataset, report))
     };
     let (train, report) = load(&recipe.data.train)?;
@@ -85,7 +85,6 @@ pub fn prepare(recipe: &Recipe, resume: bool) -> Result<Prepared<'_>> {
         epoch: 0,
         batch_in_epoch: 0,
         seed: recipe.seed,
-        rng_position: 0,
         num_tokens: 0,
         row_order_hash: String::new(),
         recipe_hash: recipe.fingerprint(),

@@ -16,9 +16,9 @@ use crate::model::stream::{HeadRows, StreamInputs};
 use crate::model::transformer::{decoder, logits};
 use crate::model::weights::{Tensor, Tensor64, read_safetensors_f64, read_weights};
 use crate::step::Step;
-use crate::train::learner::{Learner, StreamResult};
-use crate::train::objective::{Weights, group_weights};
-use crate::train::recipe::{Accumulation, LossSettings, NllReduction, NllScope, OptimSettings};
+use crate::train::learner::Learner;
+use crate::train::objectives::{self, LOGP, Loss};
+use crate::train::recipe::OptimSettings;
 use crate::train::reference::{batch_examples, count, number, read_json};
 use crate::train::schedule::Schedule;
 use serde_json::Value;
@@ -118,15 +118,6 @@ fn capacity_for(examples: &[Example], spare: usize) -> Capacity {
     }
 }
 
-fn loss_settings(lambda: f64, accumulation: Accumulation) -> LossSettings {
-    LossSettings {
-        lambda,
-        nll_scope: NllScope::PromptAndResponse,
-        nll_reduction: NllReduction::Token,
-        accumulation,
-    }
-}
-
 fn relative_l2(got: &[f32], want: &[f64]) -> f64 {
     let difference: f64 = got.iter().zip(want).map(|(&g, &w)| (f64::from(g) - w).powi(2)).sum();
     let size: f64 = want.iter().map(|w| w * w).sum();
@@ -138,7 +129,7 @@ pub struct ModelReference {
     config: ModelConfig,
     weights: BTreeMap<String, Tensor>,
     examples: Vec<Example>,
-    lambda: f64,
+    loss: Loss,
     golden_path: PathBuf,
     golden: Value,
     tensors_path: PathBuf,
@@ -173,7 +164,7 @@ impl ModelReference {
             weights: read_weights(folder, &config)?,
             config,
             examples,
-            lambda: number(&golden_path, &golden, &["beta"])?,
+            loss: objectives::of_reference(&|key| number(&golden_path, &golden, &[key]))?,
             tensors: read_safetensors_f64(&tensors_path)?,
             gradients: read_safetensors_f64(&gradients_path)?,
             golden_path,
@@ -184,16 +175,13 @@ impl ModelReference {
     }
 
     fn compare(&self, gpu: &Rc<Gpu>) -> Result<Vec<Row>> {
-        let Self { config, weights, examples, lambda, golden_path, golden, .. } = self;
+        let Self { config, weights, examples, loss, golden_path, golden, .. } = self;
         let capacity = capacity_for(examples, 7);
-        let learner = Learner::new(gpu, config, weights, capacity, &OptimSettings::default())?;
+        let (objective, optim) = (&*loss.objective, OptimSettings::default());
+        let learner = Learner::new(gpu, config, weights, capacity, objective, &optim)?;
         let streams = pack(&examples.iter().collect::<Vec<_>>(), capacity)?;
-        let of_step = group_weights(
-            &streams.iter().collect::<Vec<_>>(),
-            &loss_settings(*lambda, Accumulation::Exact),
-            1,
-        );
-        let result = learner.accumulate(&streams[0], &of_step[0])?;
+        let (stream, coefficients) = (&streams[0], &loss.coefficients(&streams)[0]);
+        let results = learner.accumulate_in_detail(stream, coefficients)?;
 
         let mut out = Vec::new();
         let mut absolute = |what: &str, got: f64, want: f64| {
@@ -205,37 +193,19 @@ impl ModelReference {
                 measure: "absolute",
             });
         };
-        absolute(
-            "loss",
-            f64::from(result.loss),
-            number(golden_path, golden, &["float64", "loss"])?,
-        );
-        absolute(
-            "nll",
-            nll(&result, &of_step[0]),
-            number(golden_path, golden, &["float64", "nll"])?,
-        );
-        for (p, &row) in streams[0].rows.iter().enumerate() {
-            let want = |key: &str| -> Result<f64> {
-                let list = golden.get("float64").and_then(|g| g.get(key)).and_then(|l| l.get(row));
-                list.and_then(Value::as_f64)
-                    .ok_or_else(|| Error::file(golden_path, format!("has no float64.{key}[{row}]")))
+        let want = number(golden_path, golden, &["float64", "loss"])?;
+        absolute("loss", f64::from(results.loss()), want);
+        for compared in objective.compared(stream, coefficients, &results) {
+            let (what, key, value) = (compared.what, compared.key, compared.value);
+            let Some(row) = compared.row else {
+                absolute(what, value, number(golden_path, golden, &["float64", key])?);
+                continue;
             };
-            absolute(
-                &format!("pair {row} mean logp chosen"),
-                f64::from(result.mean_logp[2 * p]),
-                want("chosen_logps")?,
-            );
-            absolute(
-                &format!("pair {row} mean logp rejected"),
-                f64::from(result.mean_logp[2 * p + 1]),
-                want("rejected_logps")?,
-            );
-            absolute(
-                &format!("pair {row} log odds ratio"),
-                f64::from(result.odds[4 * p + 1]),
-                want("log_odds")?,
-            );
+            let list = golden.get("float64").and_then(|g| g.get(key)).and_then(|l| l.get(row));
+            let want = list
+                .and_then(Value::as_f64)
+                .ok_or_else(|| Error::file(golden_path, format!("has no float64.{key}[{row}]")))?;
+            absolute(&format!("pair {row} {what}"), value, want);
         }
         out.extend(self.compare_logits(gpu, &learner)?);
 
@@ -321,8 +291,9 @@ impl ModelReference {
             counts[0] += used;
 
             let stream: &Stream = &pack(&[single], micro)?[0];
-            let none = Weights { nll: vec![0.0; micro.targets], pair: vec![0.0; micro.pairs] };
-            let logp = learner.evaluate(stream, &none)?.logp;
+            let coefficients = self.loss.objective.coefficients(&[stream], 1).remove(0);
+            let results = learner.evaluate(stream, &coefficients)?;
+            let logp = results.get(LOGP);
             let used = single.chosen.ids.len() - 1;
             let want = &want_logp[single.row * (width - 1)..][..used];
             worst[1] = logp[..used]
@@ -342,10 +313,6 @@ impl ModelReference {
     }
 }
 
-fn nll(result: &StreamResult, weights: &Weights) -> f64 {
-    result.logp.iter().zip(&weights.nll).map(|(&l, &w)| -f64::from(l) * f64::from(w)).sum()
-}
-
 /// The larger of two absolute differences, NaN winning.
 fn worse(so_far: f64, difference: f64) -> f64 {
     if difference.is_nan() { f64::NAN } else { so_far.max(difference.abs()) }
@@ -358,7 +325,7 @@ pub struct RunReference {
     batches: Vec<Vec<Example>>,
     schedule: Schedule,
     optim: OptimSettings,
-    lambda: f64,
+    loss: Loss,
     warmup: u64,
     /// Micro-batches of one optimizer step.
     group: usize,
@@ -425,7 +392,7 @@ impl RunReference {
             max_grad_norm: arg("max_grad_norm")?,
             ..OptimSettings::default()
         };
-        let (lambda, warmup) = (arg("beta")?, arg("warmup_steps")? as u64);
+        let (loss, warmup) = (objectives::of_reference(&arg)?, arg("warmup_steps")? as u64);
         let weights = read_weights(&model, &config)?;
         let epoch = epoch.min(batches.len());
         Ok(Self {
@@ -434,7 +401,7 @@ impl RunReference {
             batches,
             schedule,
             optim,
-            lambda,
+            loss,
             warmup,
             group,
             epoch,
@@ -453,7 +420,9 @@ impl RunReference {
             targets: most(|c| c.targets),
             pairs: most(|c| c.pairs),
         };
-        let mut learner = Learner::new(gpu, &self.config, &self.weights, capacity, optim)?;
+        let objective = &*self.loss.objective;
+        let mut learner =
+            Learner::new(gpu, &self.config, &self.weights, capacity, objective, optim)?;
 
         let (mut next, mut worst) = (0usize, [0.0f64; 3]);
         for (k, logged) in steps.iter().enumerate() {
@@ -466,13 +435,10 @@ impl RunReference {
             let mut loss = 0.0;
             for batch in &batches[next..next + parts] {
                 let streams = pack(&batch.iter().collect::<Vec<_>>(), capacity)?;
-                let of_step = group_weights(
-                    &streams.iter().collect::<Vec<_>>(),
-                    &loss_settings(self.lambda, Accumulation::Trl),
-                    parts,
-                );
-                for (stream, weights) in streams.iter().zip(&of_step) {
-                    loss += f64::from(learner.accumulate(stream, weights)?.loss);
+                // TRL averages the means of the micro-batches.
+                let coefficients = self.loss.of_one_mean(&streams, parts);
+                for (stream, coefficients) in streams.iter().zip(&coefficients) {
+                    loss += f64::from(learner.accumulate(stream, coefficients)?.loss());
                 }
             }
             next += parts;

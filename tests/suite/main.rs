@@ -5,6 +5,7 @@ mod bench;
 mod demo;
 mod engine;
 mod golden;
+mod library;
 mod portability;
 mod shaders;
 mod storage;
