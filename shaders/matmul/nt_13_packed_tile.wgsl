@@ -51,7 +51,7 @@ fn pair(word: u32) -> vec2<f32> {
 }
 
 // Four elements of b.
-fn quad(i: u32) -> vec4<f32> {
+fn four(i: u32) -> vec4<f32> {
     let words = b[i];
     return vec4(pair(words.x), pair(words.y));
 }
@@ -90,10 +90,10 @@ fn main(
                 tile_a[to + 3u * PITCH_M] = vec4(x0.w, x1.w, x2.w, x3.w);
             } else {
                 let j = n0 + (side - QUADS_M) * 4u;
-                let x0 = quad((d.b_start + min(j, d.n - 1u)) * quads + at_quad);
-                let x1 = quad((d.b_start + min(j + 1u, d.n - 1u)) * quads + at_quad);
-                let x2 = quad((d.b_start + min(j + 2u, d.n - 1u)) * quads + at_quad);
-                let x3 = quad((d.b_start + min(j + 3u, d.n - 1u)) * quads + at_quad);
+                let x0 = four((d.b_start + min(j, d.n - 1u)) * quads + at_quad);
+                let x1 = four((d.b_start + min(j + 1u, d.n - 1u)) * quads + at_quad);
+                let x2 = four((d.b_start + min(j + 2u, d.n - 1u)) * quads + at_quad);
+                let x3 = four((d.b_start + min(j + 3u, d.n - 1u)) * quads + at_quad);
                 let to = part * 4u * PITCH_N + side - QUADS_M;
                 tile_b[to] = vec4(x0.x, x1.x, x2.x, x3.x);
                 tile_b[to + PITCH_N] = vec4(x0.y, x1.y, x2.y, x3.y);

@@ -33,7 +33,7 @@ fn pair(word: u32) -> vec2<f32> {
 }
 
 // Four elements of b.
-fn quad(i: u32) -> vec4<f32> {
+fn four(i: u32) -> vec4<f32> {
     let words = b[i];
     return vec4(pair(words.x), pair(words.y));
 }
@@ -71,7 +71,7 @@ fn main(
         let x5 = a[ia5 + q];
         let x6 = a[ia6 + q];
         let x7 = a[ia7 + q];
-        let y = mat4x4(quad(ib0 + q), quad(ib1 + q), quad(ib2 + q), quad(ib3 + q));
+        let y = mat4x4(four(ib0 + q), four(ib1 + q), four(ib2 + q), four(ib3 + q));
         c[0] += subgroupBroadcast(x0, 0u) * y;
         c[1] += subgroupBroadcast(x0, 1u) * y;
         c[2] += subgroupBroadcast(x0, 2u) * y;

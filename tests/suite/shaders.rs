@@ -18,6 +18,7 @@ fn validate(path: &str, source: &str) -> (naga::Module, naga::valid::ModuleInfo)
         naga::valid::ValidationFlags::all(),
         naga::valid::Capabilities::SUBGROUP
             | naga::valid::Capabilities::SHADER_FLOAT16
+            | naga::valid::Capabilities::SHADER_FLOAT16_IN_FLOAT32
             | naga::valid::Capabilities::COOPERATIVE_MATRIX,
     );
     validator.subgroup_stages(naga::valid::ShaderStages::COMPUTE);
