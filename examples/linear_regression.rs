@@ -3,7 +3,7 @@
 //! `cargo run --example linear_regression --no-default-features`
 
 use oddgrad::ops::{adamw, matmul::linear, mse::mse};
-use oddgrad::{DType, Gpu, Graph, Result, Step, Store};
+use oddgrad::{DType, Gpu, Graph, Init, Result, Step, Store};
 use std::rc::Rc;
 
 const ROWS: usize = 64;
@@ -18,13 +18,13 @@ fn main() -> Result<()> {
     let mut g = Graph::new(gpu.target());
     let x = g.input("x", &[ROWS, 3], DType::F32);
     let y = g.input("y", &[ROWS, 1], DType::F32);
-    let weight = g.param("weight", &[1, 3]);
-    let bias = g.param("bias", &[1]);
+    let weight = g.parameter("weight", &[1, 3], Init::Zeros);
+    let bias = g.parameter("bias", &[1], Init::Zeros);
     let prediction = linear(&mut g, x, weight, Some(bias));
     let loss = mse(&mut g, prediction, y);
     g.output(loss);
     g.backward(loss);
-    let hyper = adamw::minimise(&mut g, &[weight, bias], 0.0);
+    let hyper = adamw::minimise(&mut g, 0.0);
     print!("{}", g.listing());
 
     // The data.

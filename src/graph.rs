@@ -12,9 +12,11 @@
 //! push order, adding in place is safe exactly when no other pending gradient lies in the same
 //! memory; [`Graph::grad_into`] checks that and copies otherwise.
 
+mod parameter;
 mod view;
 
 pub use crate::dtype::DType;
+pub use parameter::{Init, Parameter};
 pub use view::{BINDING_ALIGNMENT, FILL};
 
 use crate::error::{Error, Result};
@@ -198,6 +200,8 @@ pub struct Graph {
     grads_in: HashMap<Var, usize>,
     states: HashMap<String, Var>,
     notes: BTreeSet<String>,
+    parameters: Vec<Parameter>,
+    trained: Box<dyn Fn(&str) -> bool>,
 }
 
 impl Graph {
@@ -212,6 +216,8 @@ impl Graph {
             grads_in: HashMap::new(),
             states: HashMap::new(),
             notes: BTreeSet::new(),
+            parameters: Vec::new(),
+            trained: Box::new(|_| true),
         }
     }
 
@@ -321,15 +327,6 @@ impl Graph {
         }
         let var = self.push(name, shape, dtype, Role::State);
         self.states.insert(name.to_owned(), var);
-        var
-    }
-
-    /// A trainable parameter: state that gradients are computed for.
-    #[track_caller]
-    pub fn param(&mut self, name: &str, shape: &[usize]) -> Var {
-        let var = self.state(name, shape);
-        self.vars[var.index()].needs_grad = true;
-        self.vars[var.index()].leaf = true;
         var
     }
 

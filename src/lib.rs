@@ -8,19 +8,19 @@
 //!
 //! ```
 //! use oddgrad::ops::{adamw, matmul::linear, mse::mse};
-//! use oddgrad::{DType, Gpu, Graph, Step, Store};
+//! use oddgrad::{DType, Gpu, Graph, Init, Step, Store};
 //! use std::rc::Rc;
 //!
 //! let gpu = Rc::new(Gpu::open(&Default::default())?);
 //! let mut g = Graph::new(gpu.target());
 //! let x = g.input("x", &[4, 1], DType::F32);
 //! let y = g.input("y", &[4, 1], DType::F32);
-//! let weight = g.param("weight", &[1, 1]);
-//! let bias = g.param("bias", &[1]);
+//! let weight = g.parameter("weight", &[1, 1], Init::Zeros);
+//! let bias = g.parameter("bias", &[1], Init::Zeros);
 //! let line = linear(&mut g, x, weight, Some(bias));
 //! let loss = mse(&mut g, line, y);
 //! g.backward(loss);
-//! let hyper = adamw::minimise(&mut g, &[weight, bias], 0.0);
+//! let hyper = adamw::minimise(&mut g, 0.0);
 //!
 //! let store = Store::new(&gpu); // holds the parameters; new ones are zero
 //! let step = Step::new(&gpu, g, &store)?;
@@ -90,6 +90,6 @@ pub mod train;
 
 pub use error::{Error, Result};
 pub use gpu::{AdapterChoice, Gpu};
-pub use graph::{DType, Graph, Var};
+pub use graph::{DType, Graph, Init, Var};
 pub use step::{Step, Store};
 pub use wgpu;

@@ -59,12 +59,23 @@ pub struct Store {
     gpu: Rc<Gpu>,
     buffers: RefCell<HashMap<String, State>>,
     pool: RefCell<(Pool, Vec<Rc<Held>>)>,
+    /// Bytes written since the last submission; each waits in a staging buffer.
+    staged: Cell<u64>,
 }
+
+/// Bytes of writes that may wait for a submission: a model that is streamed to the device must
+/// not stand in staging buffers once more.
+const STAGED_BYTES: u64 = 32 << 20;
 
 impl Store {
     /// An empty store on `gpu`.
     pub fn new(gpu: &Rc<Gpu>) -> Self {
-        Self { gpu: gpu.clone(), buffers: RefCell::default(), pool: RefCell::default() }
+        Self {
+            gpu: gpu.clone(),
+            buffers: RefCell::default(),
+            pool: RefCell::default(),
+            staged: Cell::new(0),
+        }
     }
 
     fn get(&self, name: &str, shape: &[usize], dtype: DType, extra: u64) -> Result<Rc<Held>> {
@@ -104,7 +115,7 @@ impl Store {
     /// its elements, row-major and little-endian, as a safetensors file has them.
     ///
     /// # Errors
-    /// When the buffer does not fit the adapter.
+    /// When the buffer does not fit the adapter, or the device is lost.
     ///
     /// # Panics
     /// When `bytes` does not fill `shape`, or the state has another shape or type already.
@@ -119,6 +130,12 @@ impl Store {
         assert_eq!(needed, bytes.len() as u64, "bytes of state {name}");
         let held = self.get(name, shape, dtype, 0)?;
         self.gpu.write(&held.buffer, bytes);
+        self.staged.set(self.staged.get() + needed);
+        if self.staged.get() > STAGED_BYTES {
+            self.staged.set(0);
+            self.gpu.queue.submit([]);
+            self.gpu.wait()?;
+        }
         Ok(())
     }
 
@@ -280,7 +297,7 @@ impl Step {
             step.poison();
         }
         step.dispatches = step.graph.calls().iter().map(|call| step.dispatch(call)).collect();
-        gpu.check()?;
+        gpu.check_complaints()?;
         Ok(step)
     }
 

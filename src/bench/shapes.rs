@@ -29,7 +29,7 @@ pub fn legend(op: &str) -> &'static str {
         "rope" => "T x HEADS x HEAD_DIM",
         "token_logp" => "N x V x D",
         "segment_mean" => "N x SEGMENTS",
-        "odds_ratio" => "PAIRS",
+        "odds_ratio" | "bradley_terry" => "PAIRS",
         "grad_norm" => "N of each gradient",
         _ => "N",
     }
@@ -79,7 +79,7 @@ fn layers(op: &str, l: &Layers) -> Vec<Vec<usize>> {
         "grad_norm" => vec![vec![d * d, f * d, f * d, f * d, l.vocabulary * d]],
         "segment_mean" => vec![vec![T, 64]],
         "nll" => vec![vec![T]],
-        "odds_ratio" => vec![vec![T / 32]],
+        "odds_ratio" | "bradley_terry" => vec![vec![T / 32]],
         _ => Vec::new(),
     }
 }

@@ -5,10 +5,11 @@ use crate::data::pack::{Capacity, Stream, footprint, pack};
 use crate::error::{Error, Problem, Result};
 use crate::gpu::Gpu;
 use crate::model::config::ModelConfig;
-use crate::model::weights::init_weights;
+use crate::model::weights::RandomWeights;
 use crate::plan::Reuse;
-use crate::train::learner::{Learner, memory_plan};
+use crate::train::learner::{Learner, LearnerOptions, memory_plan};
 use crate::train::objectives::{Coefficients, Loss};
+use crate::train::program::train_all;
 use crate::train::recipe::OptimSettings;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -116,10 +117,12 @@ impl Loaded {
         // Says what does not fit before anything is allocated.
         let loss = Loss::default();
         let objective = &*loss.objective;
-        memory_plan(gpu.target(), &config, capacity, objective)?;
+        memory_plan(gpu.target(), &config, capacity, objective, &train_all())?;
         let optim = OptimSettings::default();
-        let init = init_weights(&config, 0);
-        let learner = Learner::with_reuse(gpu, &config, &init, capacity, objective, &optim, reuse)?;
+        let init = RandomWeights { config: &config, seed: 0 };
+        let options = LearnerOptions { reuse, ..LearnerOptions::default() };
+        let learner =
+            Learner::with_options(gpu, &config, &init, capacity, objective, &optim, &options)?;
         let stream = pack(&examples.iter().collect::<Vec<_>>(), capacity)?.remove(0);
         let coefficients = objective.coefficients(&[&stream], 1).remove(0);
         Ok(Self { config, capacity, learner, stream, loss, coefficients })
@@ -147,9 +150,10 @@ pub fn bench_step(gpu: &Rc<Gpu>, folder: &Path, tokens: usize, steps: usize) -> 
         problems.push(Problem::new("--steps", "is 0; it must be at least 1"));
     }
     let before = gpu.buffer_bytes();
-    let mut loaded = Loaded::new(gpu, folder, tokens, Reuse::Slots, problems)?;
-    let objective = &*loaded.loss.objective;
-    let planned = memory_plan(gpu.target(), &loaded.config, loaded.capacity, objective)?.total();
+    let mut loaded = Loaded::new(gpu, folder, tokens, Reuse::Pool, problems)?;
+    let (objective, all) = (&*loaded.loss.objective, train_all());
+    let planned = memory_plan(gpu.target(), &loaded.config, loaded.capacity, objective, &all)?;
+    let planned = planned.total();
     let allocated = gpu.buffer_bytes() - before - loaded.learner.staging_bytes();
 
     let mut seconds = Vec::with_capacity(steps);

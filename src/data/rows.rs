@@ -106,7 +106,7 @@ pub fn read_preferences(paths: &[PathBuf], options: &ReadOptions) -> Result<Rows
     let mut bad = Vec::new();
     let mut broken = Vec::new();
     for (path, format) in files::expand(paths, false)? {
-        let mut each = |source: Source, record: files::Record| {
+        let mut each = |source: Source, record: files::JsonRow| {
             let read = record.and_then(|record| normalise(&record, options));
             match read {
                 Ok((prompt, chosen, rejected)) => {
@@ -174,7 +174,7 @@ pub fn read_usable_texts(
             }
             continue;
         }
-        let mut each = |source: Source, record: files::Record| match record
+        let mut each = |source: Source, record: files::JsonRow| match record
             .and_then(|record| document(&record))
         {
             Ok(text) => texts.push((source, text)),

@@ -33,7 +33,6 @@ pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     bos: Option<u32>,
     eos: Option<u32>,
-    pad: Option<u32>,
     vocab_size: usize,
     template: Option<ChatTemplate>,
 }
@@ -141,11 +140,11 @@ impl Tokenizer {
             }
         }
         let id = |key: &str| inner.token_to_id(special.get(key)?);
-        let (bos, eos, pad) = (id("bos_token"), id("eos_token"), id("pad_token"));
+        let (bos, eos) = (id("bos_token"), id("eos_token"));
         let largest = inner.get_vocab(true).into_values().max();
         let vocab_size = largest.map_or(0, |id| id as usize + 1);
         let template = ChatTemplate::from_folder(folder, &config, special)?;
-        Ok(Self { inner, bos, eos, pad, vocab_size, template })
+        Ok(Self { inner, bos, eos, vocab_size, template })
     }
 
     /// Token ids of a text. Nothing is added; special tokens written in the text are recognised.
@@ -179,11 +178,6 @@ impl Tokenizer {
     /// End-of-sequence token.
     pub fn eos(&self) -> Option<u32> {
         self.eos
-    }
-
-    /// Padding token. Nothing here asks for it: padding is by length, never by token.
-    pub fn pad(&self) -> Option<u32> {
-        self.pad
     }
 
     /// Whether the model has a chat template.

@@ -12,10 +12,11 @@ use crate::files::{check_creatable, write_atomically};
 use crate::gpu::Gpu;
 use crate::model::config::ModelConfig;
 use crate::model::generate::Sampling;
-use crate::model::weights::{has_weights, read_weights};
+use crate::model::source::has_weights;
+use crate::model::weights::{FolderWeights, ParameterValues};
 use crate::page::report::{self, Report, Sample, write_report};
 use crate::step::Store;
-use crate::train::metrics::{METRICS, Record, Split, read_metrics};
+use crate::train::metrics::{METRICS, MetricsRecord, Split, read_metrics};
 use crate::train::recipe::Recipe;
 use crate::train::sampler::Sampler;
 use crate::train::trainer::{self, train};
@@ -75,7 +76,7 @@ pub enum Event<'a> {
         /// Which one: "ORPO" or "control".
         name: &'static str,
         /// What it is.
-        event: trainer::Event<'a>,
+        event: trainer::TrainEvent<'a>,
     },
 }
 
@@ -85,9 +86,9 @@ pub struct Ends {
     /// "ORPO" or "control".
     pub name: &'static str,
     /// Evaluation before the first step.
-    pub before: Record,
+    pub before: MetricsRecord,
     /// Evaluation after the last step.
-    pub after: Record,
+    pub after: MetricsRecord,
 }
 
 /// What a demo leaves.
@@ -109,7 +110,7 @@ impl Options {
     /// # Errors
     /// An output folder that exists (unless resuming), a model that is missing or has no weights,
     /// settings that are none.
-    pub fn check(&self) -> Result<()> {
+    pub fn check_start(&self) -> Result<()> {
         if !self.resume && std::fs::symlink_metadata(&self.output).is_ok() {
             return Err(Error::file(
                 &self.output,
@@ -169,10 +170,10 @@ impl Options {
 /// ones correct held-out sentences and writes the report.
 ///
 /// # Errors
-/// See [`Options::check`], [`fetch_pairs`] and [`train`]. A stopped demo goes on from its last
+/// See [`Options::check_start`], [`fetch_pairs`] and [`train`]. A stopped demo goes on from its last
 /// checkpoint with `resume`.
 pub fn run(gpu: &Rc<Gpu>, options: &Options, on_event: &mut dyn FnMut(Event)) -> Result<Outcome> {
-    options.check()?;
+    options.check_start()?;
     let pairs = fetch_pairs(&options.cache)?;
     on_event(Event::Note(format!(
         "pairs      {} to train on, {} held out, in {} (from harper-core's tests)",
@@ -194,7 +195,7 @@ pub fn run_on(
     on_event: &mut dyn FnMut(Event),
 ) -> Result<Outcome> {
     let start = Instant::now();
-    options.check()?;
+    options.check_start()?;
     let heldout = spread(read_rows(&pairs.heldout)?, options.rows_per_rule());
     let heldout_file = options.output.join(HELDOUT);
     write_heldout(&heldout_file, &heldout)?;
@@ -220,6 +221,7 @@ pub fn run_on(
     let report = Report {
         title: "oddgrad: ORPO beside imitation alone".into(),
         runs: [orpo, control].map(|run| report::Run::new(run.name, &run.records)).into(),
+        metrics: orpo.recipe.loss.objective.metrics(),
         samples: samples.clone(),
         facts: facts(gpu, options, pairs, heldout.len(), orpo, control, seconds)?,
     };
@@ -233,7 +235,7 @@ struct Finished {
     name: &'static str,
     recipe: Recipe,
     model: PathBuf,
-    records: Vec<Record>,
+    records: Vec<MetricsRecord>,
 }
 
 impl Finished {
@@ -442,9 +444,8 @@ fn correct(gpu: &Rc<Gpu>, models: [&PathBuf; 3], rows: &[&Row]) -> Result<Vec<Sa
     let max_tokens = longest + SPARE_TOKENS;
     let store = Store::new(gpu);
     let put = |model: &Path| -> Result<()> {
-        read_weights(model, &config)?
-            .iter()
-            .try_for_each(|(name, t)| store.write(name, &t.shape, &t.data))
+        FolderWeights::open(model, &config)?
+            .each(&mut |name, shape, values| store.write(name, shape, values))
     };
     put(models[0])?;
     let prompts: Vec<String> = rows.iter().map(|row| row.prompt.clone()).collect();
@@ -458,9 +459,7 @@ fn correct(gpu: &Rc<Gpu>, models: [&PathBuf; 3], rows: &[&Row]) -> Result<Vec<Sa
     let mut next = |model: usize| texts[model].next().expect("one text a prompt");
     let sample = |row: &&Row| Sample {
         wrong: row.wrong.clone(),
-        base: next(0),
-        orpo: next(1),
-        control: next(2),
+        outputs: (0..3).map(&mut next).collect(),
         right: row.right.clone(),
     };
     Ok(rows.iter().map(sample).collect())
@@ -544,7 +543,7 @@ mod tests {
             set: Vec::new(),
             command: String::new(),
         };
-        let error = |options: &Options| options.check().unwrap_err().to_string();
+        let error = |options: &Options| options.check_start().unwrap_err().to_string();
         assert!(error(&options).contains("exists already"));
         options.output = folder.path().join("new");
         assert!(error(&options).contains("no config.json"));
@@ -552,7 +551,7 @@ mod tests {
         std::fs::write(options.model.join("config.json"), "{}").unwrap();
         assert!(error(&options).contains("no model.safetensors"));
         std::fs::write(options.model.join("model.safetensors"), "").unwrap();
-        options.check().unwrap();
+        options.check_start().unwrap();
         options.set = vec!["optim.lerning_rate=1".into()];
         assert!(error(&options).contains("learning_rate"));
         assert!(!options.cache.exists() && !options.output.exists());

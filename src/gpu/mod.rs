@@ -276,14 +276,14 @@ impl Gpu {
                 TIMEOUT.as_secs()
             ))
         })?;
-        self.check()
+        self.check_complaints()
     }
 
     /// What the device complained about since it was opened.
     ///
     /// # Errors
     /// The first complaint; every later call repeats it, since nothing computed after it counts.
-    pub(crate) fn check(&self) -> Result<()> {
+    pub(crate) fn check_complaints(&self) -> Result<()> {
         match self.complaint.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
             None => Ok(()),
             Some(text) => Err(Error::Device(format!(

@@ -12,7 +12,7 @@
 //! Source: Loshchilov and Hutter, "Decoupled Weight Decay Regularization", arXiv 1711.05101, in
 //! the form of PyTorch's `torch.optim.AdamW`. No derivative.
 
-use crate::graph::{DType, Graph, Var};
+use crate::graph::{DType, Graph, Parameter, Var};
 use crate::kernel::{Pass, SOFTWARE};
 use crate::ops::case::{Array, Data, OpCase};
 use crate::ops::grad_norm::grad_norm;
@@ -82,28 +82,33 @@ pub fn adamw(
     g.call(&UPDATE, &constants, &[clip, hyper], &[param, m, v, grad], [n, 1, 1]);
 }
 
-/// Appends clipping and AdamW for `parameters`, behind a [`Graph::backward`] that gave each of them
-/// a gradient: one program then computes a loss and lowers it. Matrices decay, vectors do not.
+/// Appends clipping and AdamW for every trained parameter of `g`, behind a [`Graph::backward`] that
+/// gave each of them a gradient: one program then computes a loss and lowers it.
 ///
 /// Gives back the input `[8]` that is written with [`hyper()`] before each run. `max_norm` is that
 /// of [`grad_norm`]. The moments are state named after the parameters.
 ///
 /// # Panics
-/// When one of `parameters` has no gradient.
+/// When there is no trained parameter, or one that the loss does not depend on.
 #[track_caller]
-pub fn minimise(g: &mut Graph, parameters: &[Var], max_norm: f32) -> Var {
-    let grads: Vec<Var> = parameters
+pub fn minimise(g: &mut Graph, max_norm: f32) -> Var {
+    let trained: Vec<Parameter> = g.parameters().iter().filter(|p| p.trained).cloned().collect();
+    let pairs: Vec<(Var, Var)> = trained
         .iter()
-        .map(|&p| g.grad(p).unwrap_or_else(|| panic!("{} has no gradient", g.info(p).name)))
+        .map(|p| {
+            let param = g.state(&p.name, &p.shape);
+            let grad = g.grad(param);
+            (param, grad.unwrap_or_else(|| panic!("the loss does not depend on {}", p.name)))
+        })
         .collect();
     let hyper = g.input("hyper-parameters", &[HYPER], DType::F32);
     let max_norm = g.constant("max grad norm", &[1], &[max_norm]);
+    let grads: Vec<Var> = pairs.iter().map(|&(_, grad)| grad).collect();
     let clip = grad_norm(g, &grads, max_norm);
-    for (&param, grad) in parameters.iter().zip(grads) {
-        let (name, shape) = (g.info(param).name.clone(), g.shape(param).to_vec());
-        let m = g.state(&format!("{name}{FIRST_MOMENT}"), &shape);
-        let v = g.state(&format!("{name}{SECOND_MOMENT}"), &shape);
-        adamw(g, param, grad, m, v, clip, hyper, shape.len() > 1);
+    for (p, (param, grad)) in trained.iter().zip(pairs) {
+        let m = g.state(&format!("{}{FIRST_MOMENT}", p.name), &p.shape);
+        let v = g.state(&format!("{}{SECOND_MOMENT}", p.name), &p.shape);
+        adamw(g, param, grad, m, v, clip, hyper, p.decays());
     }
     hyper
 }

@@ -78,7 +78,7 @@ mod tests {
         let gpu = gpu();
         let store = Store::new(&gpu);
         let mut g = Graph::new(gpu.target());
-        let table = g.param("embedding", &[4, 2]);
+        let table = g.parameter("embedding", &[4, 2], crate::graph::Init::Zeros);
         let ids = g.input("ids", &[3], DType::U32);
         let index = GatherIndex::inputs(&mut g, "ids", 3, 3);
         let y = embedding(&mut g, table, ids, index);

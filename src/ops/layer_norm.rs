@@ -182,7 +182,7 @@ mod tests {
             let mut g = Graph::new(gpu.target());
             let x = g.input("x", &[t, 2], DType::F32);
             let weight = g.input("weight", &[2], DType::F32);
-            let bias = g.param("bias", &[2]);
+            let bias = g.parameter("bias", &[2], crate::graph::Init::Zeros);
             let seed = g.input("seed", &[t, 2], DType::F32);
             let y = layer_norm(&mut g, x, weight, bias, 1e-5);
             g.backward_from(&[(y, seed)]);

@@ -142,7 +142,7 @@ pub fn linear(g: &mut Graph, x: Var, weight: Var, bias: Option<Var>) -> Var {
     y
 }
 
-/// out`[M, N]` = a`[M, K]` · b`[K, N]`.
+/// out`[M, N]` = a`[M, K]` · b`[K, N]`. Models here use [`linear`]; this is for graphs of your own.
 ///
 /// Backward: dA = dC Bᵀ, dB = Aᵀ dC.
 ///

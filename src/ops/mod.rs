@@ -4,6 +4,7 @@
 pub mod adamw;
 pub mod add;
 pub mod attention;
+pub mod bradley_terry;
 pub mod case;
 pub mod embedding;
 #[cfg(test)]
@@ -38,6 +39,7 @@ pub fn cases() -> Vec<OpCase> {
         adamw::case(),
         add::case(),
         attention::case(),
+        bradley_terry::case(),
         embedding::case(),
         gather_rows::case(),
         gelu::case(),

@@ -5,6 +5,8 @@
 //! dx = dy where y > 0, else 0
 //! ```
 //!
+//! No family of models here uses it yet; it is for graphs of your own.
+//!
 //! Source: Nair and Hinton, Rectified Linear Units Improve Restricted Boltzmann Machines, 2010.
 
 use crate::graph::{Graph, Var};

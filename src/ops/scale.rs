@@ -1,6 +1,8 @@
 //! `scale`: y = factor * x with a factor fixed when the graph is built.
 //!
 //! Backward: dx = factor * dy.
+//!
+//! No family of models here uses it yet; it is for graphs of your own.
 
 use crate::graph::{Graph, Sink, Var};
 use crate::kernel::Pass;

@@ -11,6 +11,9 @@
 //! dx[r,j] = y[r,j] * (dy[r,j] - sum over k of dy[r,k] y[r,k])
 //! ```
 //!
+//! No family of models here uses it: attention and the loss have a softmax inside. It is for graphs of
+//! your own, and the operation to read first.
+//!
 //! Source: Bridle, Probabilistic Interpretation of Feedforward Classification Network Outputs,
 //! 1990; Goodfellow, Bengio and Courville, Deep Learning, sections 4.1 and 6.2.2.3.
 

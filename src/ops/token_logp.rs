@@ -210,7 +210,7 @@ mod tests {
         let mut g = Graph::new(gpu.target());
         let (n, v) = (16, 1009);
         let hidden = g.input_with_grad("hidden", &[n, 4]);
-        let weight = g.param("head", &[v, 4]);
+        let weight = g.parameter("head", &[v, 4], crate::graph::Init::Zeros);
         let targets = g.input("targets", &[n], DType::U32);
         let logp = token_logp(&mut g, hidden, weight, targets);
         let seed = g.input("cotangent", &[n], DType::F32);
@@ -264,7 +264,7 @@ mod tests {
         store.write("head", &[v, d], &weights).unwrap();
         let mut g = Graph::new(gpu.target());
         let hidden = g.input_with_grad("hidden", &[n, d]);
-        let weight = g.param("head", &[v, d]);
+        let weight = g.parameter("head", &[v, d], crate::graph::Init::Zeros);
         let targets = g.input("targets", &[n], DType::U32);
         let logp = token_logp(&mut g, hidden, weight, targets);
         let seed = g.input("cotangent", &[n], DType::F32);

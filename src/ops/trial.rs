@@ -420,7 +420,7 @@ pub fn pinnings(case: &OpCase, target: &Target) -> Vec<Target> {
     all
 }
 
-fn check(gpu: &Rc<Gpu>, case: &OpCase, trial: &Trial) -> Result<()> {
+fn assert_agrees(gpu: &Rc<Gpu>, case: &OpCase, trial: &Trial) -> Result<()> {
     let mut targets = pinnings(case, gpu.target());
     // A pin of a pass that does not occur here, or of a kernel that does not take it, changes nothing.
     targets.retain(|t| trial.runs_a_pin(t));
@@ -444,7 +444,7 @@ fn check(gpu: &Rc<Gpu>, case: &OpCase, trial: &Trial) -> Result<()> {
 /// On the first difference, unwritten element or broken guard zone.
 pub fn check_forward(gpu: &Rc<Gpu>, case: &OpCase) -> Result<()> {
     for shape in case.shapes.iter().chain(case.large) {
-        check(gpu, case, &Trial::forward(case, shape, 0))?;
+        assert_agrees(gpu, case, &Trial::forward(case, shape, 0))?;
     }
     Ok(())
 }
@@ -458,7 +458,7 @@ pub fn check_forward(gpu: &Rc<Gpu>, case: &OpCase) -> Result<()> {
 /// On the first difference.
 pub fn check_gradient(gpu: &Rc<Gpu>, case: &OpCase) -> Result<()> {
     for shape in case.shapes.iter().filter(|shape| case.differentiable_at(shape)) {
-        check(gpu, case, &Trial::gradient(case, shape, 0))?;
+        assert_agrees(gpu, case, &Trial::gradient(case, shape, 0))?;
     }
     Ok(())
 }

@@ -1,8 +1,8 @@
 //! Pages that open offline: one HTML file with its style sheet and its charts inside.
 
 mod chart;
-pub(crate) mod palette;
 pub mod report;
+pub(crate) mod svg;
 mod words;
 
 pub(crate) use words::escape;

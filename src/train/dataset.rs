@@ -8,7 +8,7 @@ use crate::data::rows::{ReadOptions, Source, read_preferences, read_usable_texts
 use crate::data::tokenize::{Counts, TokenizeOptions, Tokenizer};
 use crate::error::{Error, Problem, Result};
 use crate::model::config::ModelConfig;
-use crate::train::objectives::Rows;
+use crate::train::objectives::RowKind;
 use crate::train::recipe::Recipe;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
@@ -38,13 +38,13 @@ impl Dataset {
         let options =
             TokenizeOptions { max_length: d.max_length, over_length: d.over_length, eos: d.eos };
         let kind = recipe.loss.objective.rows();
-        if kind == Rows::Texts {
+        if kind == RowKind::Texts {
             return Self::load_texts(tokenizer, paths, &options, d.skip_bad_rows);
         }
         let read = ReadOptions {
             map: d.map.clone(),
             skip_bad_rows: d.skip_bad_rows,
-            need_rejected: kind == Rows::Pairs,
+            need_rejected: kind == RowKind::Pairs,
         };
         let rows = read_preferences(paths, &read)?;
         let tokenized = tokenizer.examples(&rows.rows, &options, d.skip_bad_rows)?;

@@ -4,17 +4,17 @@
 use crate::data::pack::{Capacity, Stream};
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, available_memory};
-use crate::graph::{DType, GRAD, Graph, Var};
+use crate::graph::{DType, GRAD, Graph, Parameter, Var};
 use crate::kernel::Class;
 use crate::kernel::Target;
-use crate::model::config::{ModelConfig, ParameterSpec, decays};
-use crate::model::weights::Tensor;
+use crate::model::config::ModelConfig;
+use crate::model::weights::{ParameterValues, Tensor};
 use crate::ops::adamw::{HYPER, adamw, hyper};
 use crate::ops::grad_norm::grad_norm;
 use crate::plan::{Plan, Pool, Reuse, plan};
 use crate::step::{Options, Step, Store};
 use crate::train::objectives::{Coefficients, Objective, Results};
-use crate::train::program::{MicroProgram, micro_graph};
+use crate::train::program::{MicroProgram, TrainedSet, micro_graph, train_all};
 use crate::train::recipe::OptimSettings;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -38,11 +38,18 @@ pub struct Learner {
     eval: MicroProgram,
     update: Update,
     optim: OptimSettings,
+    trained: Vec<Parameter>,
     steps: u64,
 }
 
-/// Builds clip and AdamW over all parameters: graph, hyper-parameters, clip norm, norm output.
-fn update_graph(target: &Target, parameters: &[ParameterSpec]) -> (Graph, [Var; 3]) {
+/// The parameters of a graph that its trained set holds.
+fn trained_of(graph: &Graph) -> Vec<Parameter> {
+    graph.parameters().iter().filter(|p| p.trained).cloned().collect()
+}
+
+/// Builds clip and AdamW over the trained parameters: graph, hyper-parameters, clip norm, norm
+/// output.
+fn update_graph(target: &Target, parameters: &[Parameter]) -> (Graph, [Var; 3]) {
     let mut g = Graph::new(target);
     let hyper = g.input("hyper-parameters", &[HYPER], DType::F32);
     let max_norm = g.input("max grad norm", &[1], DType::F32);
@@ -54,7 +61,7 @@ fn update_graph(target: &Target, parameters: &[ParameterSpec]) -> (Graph, [Var; 
         let param = g.state(&p.name, &p.shape);
         let m = g.state(&format!("{}{FIRST_MOMENT}", p.name), &p.shape);
         let v = g.state(&format!("{}{SECOND_MOMENT}", p.name), &p.shape);
-        adamw(&mut g, param, grad, m, v, norm, hyper, decays(p.kind));
+        adamw(&mut g, param, grad, m, v, norm, hyper, p.decays());
     }
     (g, [hyper, max_norm, norm])
 }
@@ -62,7 +69,7 @@ fn update_graph(target: &Target, parameters: &[ParameterSpec]) -> (Graph, [Var; 
 /// Bytes a run needs on the device, known before anything is allocated.
 #[derive(Debug, Clone)]
 pub struct MemoryPlan {
-    /// Weights, gradients and both moments.
+    /// Weights of all parameters, gradients and both moments of the trained ones.
     pub state: u64,
     /// The plan of forward and backward.
     pub micro: Plan,
@@ -82,32 +89,34 @@ impl MemoryPlan {
     }
 }
 
-/// Bytes that a run holds in the machine's own memory for each parameter: the weights and both
-/// moments, when a checkpoint is written.
-const HOST_BYTES: u64 = 12;
-
-/// Refuses a run of `config` if `bytes` of device memory and what it holds on the host exceed the
-/// machine's free memory. A discrete GPU's free memory cannot be asked for, so its bytes are not
-/// counted.
-fn check_memory(target: &Target, config: &ModelConfig, bytes: u64) -> Result<()> {
-    let device = if target.class == Class::Discrete { 0 } else { bytes };
-    let needed = device + HOST_BYTES * config.parameter_count() as u64;
+/// Refuses `bytes` of device memory that exceed the machine's free memory. A discrete GPU's free
+/// memory cannot be asked for, so its bytes are not counted; on the host a run holds one parameter
+/// at a time besides.
+fn check_memory(target: &Target, bytes: u64) -> Result<()> {
     match available_memory() {
-        Some(free) if needed > free => Err(Error::Limit(format!(
-            "this needs {:.1} GiB of memory, and {:.1} GiB are free on this machine.",
-            needed as f64 / (1u64 << 30) as f64,
-            free as f64 / (1u64 << 30) as f64,
-        ))),
+        Some(free) if bytes > free && target.class != Class::Discrete => {
+            Err(Error::Limit(format!(
+                "this needs {:.1} GiB of memory, and {:.1} GiB are free on this machine.",
+                bytes as f64 / (1u64 << 30) as f64,
+                free as f64 / (1u64 << 30) as f64,
+            )))
+        }
         _ => Ok(()),
     }
 }
 
-/// Refuses a model whose weights, gradients and moments alone cannot fit, before it is read.
+/// Refuses a model whose weights alone cannot fit, before they are read.
 ///
 /// # Errors
 /// [`Error::Limit`] with what is needed and what is there.
-pub fn check_parameters(config: &ModelConfig) -> Result<()> {
-    check_memory(&Target::baseline(Class::Discrete), config, 0)
+pub fn check_weights(target: &Target, config: &ModelConfig) -> Result<()> {
+    check_memory(target, 4 * config.parameter_count() as u64)
+}
+
+/// Bytes of the weights of all parameters, and of gradients and moments of the trained ones.
+fn state_bytes(config: &ModelConfig, trained: &TrainedSet) -> u64 {
+    let values = |p: &Parameter| if trained(&p.name) { 4 } else { 1 };
+    config.parameters().iter().map(|p| 4 * values(p) * p.len() as u64).sum()
 }
 
 /// Plans a run without a device.
@@ -120,12 +129,13 @@ pub fn memory_plan(
     config: &ModelConfig,
     capacity: Capacity,
     objective: &dyn Objective,
+    trained: &TrainedSet,
 ) -> Result<MemoryPlan> {
-    let parameters = config.parameters();
-    check_memory(target, config, 16 * config.parameter_count() as u64)?;
-    let (micro, _) = micro_graph(target, config, capacity, objective, true);
-    let (eval, _) = micro_graph(target, config, capacity, objective, false);
-    let (update, _) = update_graph(target, &parameters);
+    let state = state_bytes(config, trained);
+    check_memory(target, state)?;
+    let (micro, _) = micro_graph(target, config, capacity, objective, Some(trained));
+    let (eval, _) = micro_graph(target, config, capacity, objective, None);
+    let (update, _) = update_graph(target, &trained_of(&micro));
     for graph in [&micro, &eval, &update] {
         graph.check_limits()?;
     }
@@ -134,56 +144,71 @@ pub fn memory_plan(
     for program in [&micro, &eval, &update] {
         pool.assign(&program.slots);
     }
-    let state = 16 * config.parameter_count() as u64;
     let memory = MemoryPlan { state, micro, eval, update, pool };
-    check_memory(target, config, memory.total())?;
+    check_memory(target, memory.total())?;
     Ok(memory)
+}
+
+/// How a [`Learner`] is made.
+pub struct LearnerOptions {
+    /// Share memory between temporaries. Without, every temporary keeps its value after a run, so
+    /// that single calls can be run again.
+    pub reuse: Reuse,
+    /// Which parameters train.
+    pub trained: TrainedSet,
+}
+
+impl Default for LearnerOptions {
+    fn default() -> Self {
+        Self { reuse: Reuse::Pool, trained: train_all() }
+    }
 }
 
 impl Learner {
     /// Puts `weights` on the device and makes the programs.
     ///
     /// # Errors
-    /// When the adapter's memory or limits do not suffice.
+    /// Weights that cannot be read or used; an adapter whose memory or limits do not suffice.
     pub fn new(
         gpu: &Rc<Gpu>,
         config: &ModelConfig,
-        weights: &BTreeMap<String, Tensor>,
+        weights: &dyn ParameterValues,
         capacity: Capacity,
         objective: &dyn Objective,
         optim: &OptimSettings,
     ) -> Result<Self> {
-        Self::with_reuse(gpu, config, weights, capacity, objective, optim, Reuse::Pool)
+        let options = LearnerOptions::default();
+        Self::with_options(gpu, config, weights, capacity, objective, optim, &options)
     }
 
-    /// As [`Learner::new`]; without sharing memory every temporary keeps its value after a run, so
-    /// that single calls can be run again.
+    /// As [`Learner::new`] with other [`LearnerOptions`].
     ///
     /// # Errors
-    /// When the adapter's memory or limits do not suffice.
-    pub fn with_reuse(
+    /// As [`Learner::new`].
+    ///
+    /// # Panics
+    /// When the trained set holds none of the parameters.
+    pub fn with_options(
         gpu: &Rc<Gpu>,
         config: &ModelConfig,
-        weights: &BTreeMap<String, Tensor>,
+        weights: &dyn ParameterValues,
         capacity: Capacity,
         objective: &dyn Objective,
         optim: &OptimSettings,
-        reuse: Reuse,
+        options: &LearnerOptions,
     ) -> Result<Self> {
         let store = Store::new(gpu);
-        let options = Options { reuse, ..Options::default() };
-        for (name, t) in weights {
-            store.write(name, &t.shape, &t.data)?;
-        }
-        let program = |derivative| -> Result<MicroProgram> {
-            let (graph, inputs) =
-                micro_graph(gpu.target(), config, capacity, objective, derivative);
-            Ok(MicroProgram { step: Step::with_options(gpu, graph, &store, options)?, inputs })
+        weights.each(&mut |name, shape, values| store.write(name, shape, values))?;
+        let of_step = Options { reuse: options.reuse, ..Options::default() };
+        let program = |trained| -> Result<MicroProgram> {
+            let (graph, inputs) = micro_graph(gpu.target(), config, capacity, objective, trained);
+            Ok(MicroProgram { step: Step::with_options(gpu, graph, &store, of_step)?, inputs })
         };
-        let micro = program(true)?;
-        let eval = program(false)?;
-        let (graph, [hyper, max_norm, norm]) = update_graph(gpu.target(), &config.parameters());
-        let step = Step::with_options(gpu, graph, &store, options)?;
+        let micro = program(Some(&options.trained))?;
+        let eval = program(None)?;
+        let trained = trained_of(micro.step.graph());
+        let (graph, [hyper, max_norm, norm]) = update_graph(gpu.target(), &trained);
+        let step = Step::with_options(gpu, graph, &store, of_step)?;
         let update = Update { step, hyper, max_norm, norm };
         Ok(Self {
             config: config.clone(),
@@ -193,6 +218,7 @@ impl Learner {
             eval,
             update,
             optim: optim.clone(),
+            trained,
             steps: 0,
         })
     }
@@ -321,37 +347,42 @@ impl Learner {
             .sum()
     }
 
-    /// Reads one kind of state of every parameter: "" for the weights, [`GRAD`],
+    /// The parameters that train.
+    pub fn trained(&self) -> &[Parameter] {
+        &self.trained
+    }
+
+    /// Reads a state by its name: a parameter's, or that with [`GRAD`], [`FIRST_MOMENT`] or
+    /// [`SECOND_MOMENT`] behind it.
+    ///
+    /// # Errors
+    /// When there is no such state, or the device is lost.
+    pub fn read(&self, name: &str) -> Result<Vec<f32>> {
+        let values = self.store.read(name)?;
+        values.ok_or_else(|| Error::Device(format!("no state is called {name}")))
+    }
+
+    /// Reads one kind of state of all parameters that have it: "" for the weights, [`GRAD`],
     /// [`FIRST_MOMENT`] or [`SECOND_MOMENT`]. Names are the parameters'.
     ///
     /// # Errors
     /// When the device is lost.
     pub fn read_state(&self, suffix: &str) -> Result<BTreeMap<String, Tensor>> {
-        let read = |p: ParameterSpec| {
-            let data = self.store.read(&format!("{}{suffix}", p.name))?;
-            let data =
-                data.ok_or_else(|| Error::Device(format!("no state for {}{suffix}", p.name)))?;
-            Ok((p.name, Tensor { shape: p.shape, data }))
+        let of = if suffix.is_empty() { self.config.parameters() } else { &self.trained };
+        let read = |p: &Parameter| {
+            let data = self.read(&format!("{}{suffix}", p.name))?;
+            Ok((p.name.clone(), Tensor { shape: p.shape.clone(), data }))
         };
-        self.config.parameters().into_iter().map(read).collect()
+        of.iter().map(read).collect()
     }
 
-    /// Puts the optimizer back where a checkpoint left it.
+    /// Puts the optimizer back where a checkpoint left it; `moments` go by the names of their
+    /// state.
     ///
     /// # Errors
-    /// When the adapter's memory does not suffice.
-    pub fn restore(
-        &mut self,
-        steps: u64,
-        m: &BTreeMap<String, Tensor>,
-        v: &BTreeMap<String, Tensor>,
-    ) -> Result<()> {
+    /// When they cannot be read, or the adapter's memory does not suffice.
+    pub fn restore(&mut self, steps: u64, moments: &dyn ParameterValues) -> Result<()> {
         self.steps = steps;
-        for (suffix, tensors) in [(FIRST_MOMENT, m), (SECOND_MOMENT, v)] {
-            for (name, t) in tensors {
-                self.store.write(&format!("{name}{suffix}"), &t.shape, &t.data)?;
-            }
-        }
-        Ok(())
+        moments.each(&mut |name, shape, values| self.store.write(name, shape, values))
     }
 }

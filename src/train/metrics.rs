@@ -54,7 +54,7 @@ pub enum Split {
 
 /// One line of `metrics.jsonl`.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Record {
+pub struct MetricsRecord {
     /// Optimizer steps done.
     pub step: u64,
     /// Passes over the rows done.
@@ -65,8 +65,8 @@ pub struct Record {
     pub values: Vec<(String, f64)>,
 }
 
-impl Record {
-    /// A record of an objective's figures; more is added by [`Record::with`].
+impl MetricsRecord {
+    /// A record of an objective's figures; more is added by [`MetricsRecord::with`].
     pub fn new(split: Split, step: u64, epoch: f64, figures: &[(&str, f64)]) -> Self {
         let values = figures.iter().map(|(k, v)| (k.to_string(), *v)).collect();
         Self { step, epoch, split, values }
@@ -145,7 +145,7 @@ impl MetricsWriter {
     ///
     /// # Errors
     /// When the disk takes no more.
-    pub fn write(&mut self, record: &Record) -> Result<()> {
+    pub fn write(&mut self, record: &MetricsRecord) -> Result<()> {
         let line = record.to_line();
         self.file
             .write_all(line.as_bytes())
@@ -159,11 +159,11 @@ impl MetricsWriter {
 ///
 /// # Errors
 /// A file that cannot be read; a line that is no record, with its number.
-pub fn read_metrics(path: &Path) -> Result<Vec<Record>> {
+pub fn read_metrics(path: &Path) -> Result<Vec<MetricsRecord>> {
     Ok(read_lines(path)?.into_iter().map(|(_, record)| record).collect())
 }
 
-fn read_lines(path: &Path) -> Result<Vec<(String, Record)>> {
+fn read_lines(path: &Path) -> Result<Vec<(String, MetricsRecord)>> {
     let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
     let whole = bytes.iter().rposition(|&b| b == b'\n').map_or(0, |at| at + 1);
     let text =
@@ -173,7 +173,7 @@ fn read_lines(path: &Path) -> Result<Vec<(String, Record)>> {
         let record = serde_json::from_str::<Map<String, Value>>(line)
             .ok()
             .as_ref()
-            .and_then(Record::from_map);
+            .and_then(MetricsRecord::from_map);
         match record {
             Some(record) => records.push((format!("{line}\n"), record)),
             None => {

@@ -8,7 +8,7 @@ fn the_file() {
     assert!(!path.exists());
     let record = |split, step: u64| {
         let figures = [("loss", 0.1 + step as f64), ("rewards/accuracies", 1.0)];
-        Record::new(split, step, step as f64 / 4.0, &figures)
+        MetricsRecord::new(split, step, step as f64 / 4.0, &figures)
             .with("grad_norm", f64::NAN)
             .with("num_tokens", 2e9)
     };

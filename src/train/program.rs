@@ -6,23 +6,35 @@ use crate::graph::{DType, Graph, Var};
 use crate::kernel::Target;
 use crate::model::config::ModelConfig;
 use crate::model::stream::{HeadRows, StreamInputs};
-use crate::model::transformer::{decoder, head_input, head_weight};
 use crate::ops::token_logp::token_logp;
 use crate::step::{Fetch, READS_IN_FLIGHT, Step};
 use crate::train::objectives::{Coefficients, LOGP, LOSS, Objective, Results, Scored, Terms};
 use std::collections::VecDeque;
+use std::rc::Rc;
 
-/// Builds the forward (and, with `derivative`, the backward) pass for streams of `capacity`.
+/// Which parameters train: true for the names of those that do.
+pub type TrainedSet = Rc<dyn Fn(&str) -> bool>;
+
+/// A trained set of all parameters.
+pub fn train_all() -> TrainedSet {
+    Rc::new(|_| true)
+}
+
+/// Builds the forward pass for streams of `capacity`, and with a trained set the backward pass
+/// for its parameters.
 pub fn micro_graph(
     target: &Target,
     config: &ModelConfig,
     capacity: Capacity,
     objective: &dyn Objective,
-    derivative: bool,
+    trained: Option<&TrainedSet>,
 ) -> (Graph, MicroInputs) {
     let mut g = Graph::new(target);
+    if let Some(trained) = trained.cloned() {
+        g.train_only(move |name| trained(name));
+    }
     let inputs = MicroInputs::declare(&mut g, config, capacity, objective);
-    if derivative {
+    if trained.is_some() {
         g.backward(inputs.terms.loss);
     }
     (g, inputs)
@@ -52,10 +64,8 @@ impl MicroInputs {
         let seq_offset = g.input("sequence offset", &[2 * pairs + 1], DType::U32);
         let seq_target = g.input("sequence targets", &[2 * targets], DType::U32);
 
-        let hidden = decoder(g, config, &stream);
-        let h = head_input(g, config, hidden, &head);
-        let w = head_weight(g, config);
-        let logp = token_logp(g, h, w, target_id);
+        let of_model = config.decoder.forward(g, &stream, &head);
+        let logp = token_logp(g, of_model.input, of_model.weight, target_id);
         let scored = Scored { logp, seq_offset, seq_target, owner, capacity };
         let terms = objective.declare(g, &scored);
         for (_, out) in outputs(&scored, &terms).chain(terms.details.iter().copied()) {

@@ -1,7 +1,7 @@
 //! The recipe of a run: one TOML file that says what is trained, on what and how.
 //!
 //! ```toml
-//! objective = "orpo"            # orpo | sft | lm
+//! objective = "orpo"            # orpo | sft | lm | simpo
 //! model = "models/nano"         # Hugging Face folder; without weights in it, made from `seed`
 //! output = "runs/first"
 //! seed = 0
@@ -20,6 +20,9 @@
 //! nll_scope = "prompt+response" # prompt+response | response
 //! nll_reduction = "token"       # token | sequence
 //! accumulation = "exact"        # exact | trl
+//! # simpo has, instead of lambda and nll_*:
+//! # beta = 2.0                  # scale of the difference of mean log-probs
+//! # gamma = 0.5                 # margin by which the chosen answer should win
 //!
 //! [optim]
 //! learning_rate = 1e-3

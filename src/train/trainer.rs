@@ -5,13 +5,16 @@ use crate::error::{Error, Problem, Result};
 use crate::gpu::Gpu;
 use crate::model::folder::save_model_folder;
 use crate::model::generate::Sampling;
-use crate::model::weights::{Dtype, init_weights};
-use crate::train::checkpoint::{self, Moments, TrainState};
+use crate::model::weights::{ParameterValues, RandomWeights};
+use crate::train::checkpoint::{self, TrainState};
 use crate::train::dataset::Dataset;
-use crate::train::learner::{FIRST_MOMENT, Learner, MemoryPlan, SECOND_MOMENT, memory_plan};
-use crate::train::metrics::{METRICS, MetricsWriter, Record, Split, Sums, truncate_after_step};
+use crate::train::learner::{Learner, MemoryPlan, memory_plan};
+use crate::train::metrics::{
+    METRICS, MetricsRecord, MetricsWriter, Split, Sums, truncate_after_step,
+};
 use crate::train::objectives::{Accumulation, Coefficients, LOGP, Metric, Results};
 use crate::train::prepare::{Prepared, RECIPE, prepare};
+use crate::train::program::train_all;
 use crate::train::recipe::Recipe;
 use crate::train::sampler::Sampler;
 use std::path::{Path, PathBuf};
@@ -19,7 +22,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 /// What happens during a run, for a display.
-pub enum Event<'a> {
+pub enum TrainEvent<'a> {
     /// Lines that describe the run, before anything is computed.
     Plan(Vec<String>),
     /// The run begins at this step of so many.
@@ -34,9 +37,9 @@ pub enum Event<'a> {
     /// A new pass over the rows.
     Epoch(u64, PackStats),
     /// A step was done.
-    Step(&'a Record),
+    Step(&'a MetricsRecord),
     /// The held-out rows were evaluated.
-    Evaluated(&'a Record),
+    Evaluated(&'a MetricsRecord),
     /// A prompt was continued.
     Sampled {
         /// Optimizer steps done before it.
@@ -54,13 +57,13 @@ pub enum Event<'a> {
 
 /// What a finished run leaves.
 #[derive(Debug)]
-pub struct Outcome {
+pub struct TrainOutcome {
     /// The trained model, a Hugging Face folder.
     pub model: PathBuf,
     /// Optimizer steps of the whole run.
     pub steps: u64,
     /// The last evaluation.
-    pub eval: Option<Record>,
+    pub eval: Option<MetricsRecord>,
 }
 
 /// Name of the trained model's folder in a run's folder.
@@ -72,7 +75,7 @@ struct Heldout {
     coefficients: Vec<Coefficients>,
 }
 
-struct Run<'a> {
+struct Training<'a> {
     recipe: &'a Recipe,
     learner: Learner,
     train: Dataset,
@@ -82,7 +85,7 @@ struct Run<'a> {
     state: TrainState,
     total: u64,
     capacity: Capacity,
-    on_event: &'a mut dyn FnMut(Event),
+    on_event: &'a mut dyn FnMut(TrainEvent),
 }
 
 /// Runs a recipe to its end. With `resume`, goes on from the newest whole checkpoint in the
@@ -95,23 +98,29 @@ pub fn train(
     gpu: &Rc<Gpu>,
     recipe: &Recipe,
     resume: bool,
-    on_event: &mut dyn FnMut(Event),
-) -> Result<Outcome> {
+    on_event: &mut dyn FnMut(TrainEvent),
+) -> Result<TrainOutcome> {
     run(prepare(recipe, resume)?, gpu, on_event)
 }
 
 /// Runs what was prepared to its end.
 ///
 /// # Errors
-/// A run that does not fit the adapter or the memory, before anything is written; and whatever
-/// can go wrong while it runs.
-pub fn run(prepared: Prepared, gpu: &Rc<Gpu>, on_event: &mut dyn FnMut(Event)) -> Result<Outcome> {
+/// A run that does not fit the adapter or the memory, or weights that cannot be used, before
+/// anything is written; and whatever can go wrong while it runs.
+pub fn run(
+    mut prepared: Prepared,
+    gpu: &Rc<Gpu>,
+    on_event: &mut dyn FnMut(TrainEvent),
+) -> Result<TrainOutcome> {
     let objective = &*prepared.recipe.loss.objective;
-    let memory = memory_plan(gpu.target(), &prepared.config, prepared.capacity, objective)?;
-    on_event(Event::Plan(describe(gpu, &prepared, &memory)));
+    let (config, capacity) = (&prepared.config, prepared.capacity);
+    let memory = memory_plan(gpu.target(), config, capacity, objective, &train_all())?;
+    let learner = load(&mut prepared, gpu)?;
+    on_event(TrainEvent::Plan(describe(gpu, &prepared, &memory)));
     let Prepared { recipe, config, capacity, train, .. } = prepared;
     for note in prepared.notes {
-        on_event(Event::Note(note));
+        on_event(TrainEvent::Note(note));
     }
     let heldout = match &prepared.heldout {
         None => None,
@@ -121,11 +130,6 @@ pub fn run(prepared: Prepared, gpu: &Rc<Gpu>, on_event: &mut dyn FnMut(Event)) -
             Some(Heldout { streams, coefficients })
         }
     };
-    let weights = prepared.weights.unwrap_or_else(|| init_weights(&config, recipe.seed));
-    let mut learner = Learner::new(gpu, &config, &weights, capacity, objective, &recipe.optim)?;
-    if let Some(moments) = &prepared.moments {
-        learner.restore(prepared.state.step, &moments.m, &moments.v)?;
-    }
     let sample = &recipe.sample;
     let sampler = match sample.every {
         0 => None,
@@ -142,17 +146,33 @@ pub fn run(prepared: Prepared, gpu: &Rc<Gpu>, on_event: &mut dyn FnMut(Event)) -
     let mut state = prepared.state;
     let kernels = learner.kernels_hash();
     if !state.kernels_hash.is_empty() && state.kernels_hash != kernels {
-        on_event(Event::Note(
+        on_event(TrainEvent::Note(
             "the checkpoint was made with other kernels (`oddgrad tune`, --kernel, another adapter or version): the run goes on, but its last bits will differ from those of a run that was not interrupted".into(),
         ));
     }
     state.kernels_hash = kernels;
     let total = recipe.train.total_steps(train.steps_per_epoch(recipe.batch.size));
     if state.step >= total {
-        on_event(Event::Note(format!("all {total} steps were done already")));
+        on_event(TrainEvent::Note(format!("all {total} steps were done already")));
     }
-    Run { recipe, learner, train, heldout, sampler, metrics, state, total, capacity, on_event }
+    Training { recipe, learner, train, heldout, sampler, metrics, state, total, capacity, on_event }
         .run_to_end()
+}
+
+/// Puts the weights, and the moments of a resumed run, on the device.
+fn load(prepared: &mut Prepared, gpu: &Rc<Gpu>) -> Result<Learner> {
+    let from_folder = prepared.weights.take();
+    let Prepared { recipe, config, capacity, moments, state, .. } = prepared;
+    let weights: Box<dyn ParameterValues> = match from_folder {
+        Some(weights) => Box::new(weights),
+        None => Box::new(RandomWeights { config, seed: recipe.seed }),
+    };
+    let objective = &*recipe.loss.objective;
+    let mut learner = Learner::new(gpu, config, &*weights, *capacity, objective, &recipe.optim)?;
+    if let Some(moments) = moments {
+        learner.restore(state.step, moments)?;
+    }
+    Ok(learner)
 }
 
 /// Makes the output folder ready for a run from `step` on.
@@ -160,13 +180,13 @@ fn open_output(
     recipe: &Recipe,
     step: u64,
     damaged: &[PathBuf],
-    on_event: &mut dyn FnMut(Event),
+    on_event: &mut dyn FnMut(TrainEvent),
 ) -> Result<MetricsWriter> {
     let output = &recipe.output;
     std::fs::create_dir_all(output).map_err(|e| Error::io("create", output, e))?;
     for folder in damaged {
         let aside = checkpoint::set_aside(folder)?;
-        on_event(Event::Note(format!(
+        on_event(TrainEvent::Note(format!(
             "{} is damaged and was moved to {}",
             folder.display(),
             aside.display()
@@ -236,13 +256,13 @@ fn describe(gpu: &Gpu, prepared: &Prepared, memory: &MemoryPlan) -> Vec<String> 
     lines
 }
 
-impl Run<'_> {
-    fn run_to_end(mut self) -> Result<Outcome> {
+impl Training<'_> {
+    fn run_to_end(mut self) -> Result<TrainOutcome> {
         let t = &self.recipe.train;
         let per_epoch = self.per_epoch();
         let mut last_eval = None;
         let metrics = self.recipe.loss.objective.metrics();
-        (self.on_event)(Event::Begin { step: self.state.step, total: self.total, metrics });
+        (self.on_event)(TrainEvent::Begin { step: self.state.step, total: self.total, metrics });
         if self.state.step == 0 && t.eval_at_start {
             if t.eval_every > 0 {
                 last_eval = self.evaluate()?;
@@ -266,7 +286,7 @@ impl Run<'_> {
             if due(t.log_every) || step == self.total {
                 self.metrics.write(&record)?;
             }
-            (self.on_event)(Event::Step(&record));
+            (self.on_event)(TrainEvent::Step(&record));
             if due(t.eval_every) || (t.eval_every > 0 && step == self.total) {
                 last_eval = self.evaluate()?.or(last_eval);
             }
@@ -278,21 +298,16 @@ impl Run<'_> {
             }
         }
         let model = self.save_model()?;
-        Ok(Outcome { model, steps: self.state.step, eval: last_eval })
+        Ok(TrainOutcome { model, steps: self.state.step, eval: last_eval })
     }
 
     fn save_model(&self) -> Result<PathBuf> {
         let model = self.recipe.output.join(MODEL);
         // A run resumed after its end has it already.
         if !model.exists() {
-            let weights = self.learner.read_state("")?;
-            save_model_folder(
-                &model,
-                Some(&self.recipe.model),
-                &self.learner.config,
-                &weights,
-                Dtype::F32,
-            )?;
+            save_model_folder(&model, Some(&self.recipe.model), &self.learner.config, &|name| {
+                self.learner.read(name)
+            })?;
         }
         Ok(model)
     }
@@ -300,7 +315,7 @@ impl Run<'_> {
     fn begin_epoch(&mut self, order: &[usize]) -> Result<()> {
         self.state.row_order_hash = self.train.order_hash(order);
         let stats = self.train.stats(order, self.recipe.batch.size, self.capacity)?;
-        (self.on_event)(Event::Epoch(self.state.epoch, stats));
+        (self.on_event)(TrainEvent::Epoch(self.state.epoch, stats));
         Ok(())
     }
 
@@ -308,7 +323,7 @@ impl Run<'_> {
         self.train.steps_per_epoch(self.recipe.batch.size)
     }
 
-    fn step(&mut self, indices: &[usize]) -> Result<Record> {
+    fn step(&mut self, indices: &[usize]) -> Result<MetricsRecord> {
         let start = Instant::now();
         let streams = self.train.pack(indices, self.capacity)?;
         let coefficients = self.recipe.loss.coefficients(&streams);
@@ -335,7 +350,7 @@ impl Run<'_> {
         self.state.batch_in_epoch += 1;
         self.state.num_tokens += tokens as u64;
         let figures = objective.figures(&sums);
-        let mut record = Record::new(Split::Train, self.state.step, self.epoch(), &figures)
+        let mut record = MetricsRecord::new(Split::Train, self.state.step, self.epoch(), &figures)
             .with("grad_norm", f64::from(norm))
             .with("learning_rate", rate)
             .with("num_tokens", self.state.num_tokens as f64)
@@ -376,7 +391,7 @@ impl Run<'_> {
         ))
     }
 
-    fn evaluate(&mut self) -> Result<Option<Record>> {
+    fn evaluate(&mut self) -> Result<Option<MetricsRecord>> {
         let Some(heldout) = &self.heldout else { return Ok(None) };
         let start = Instant::now();
         let objective = &*self.recipe.loss.objective;
@@ -388,10 +403,10 @@ impl Run<'_> {
             Ok(())
         })?;
         let figures = objective.figures(&sums);
-        let record = Record::new(Split::Eval, self.state.step, self.epoch(), &figures)
+        let record = MetricsRecord::new(Split::Eval, self.state.step, self.epoch(), &figures)
             .with("tokens_per_second", tokens as f64 / start.elapsed().as_secs_f64());
         self.metrics.write(&record)?;
-        (self.on_event)(Event::Evaluated(&record));
+        (self.on_event)(TrainEvent::Evaluated(&record));
         Ok(Some(record))
     }
 
@@ -403,28 +418,23 @@ impl Run<'_> {
             seed: 0,
         })?;
         for (prompt, text) in self.recipe.sample.prompts.iter().zip(&texts) {
-            (self.on_event)(Event::Sampled { step: self.state.step, prompt, text });
+            (self.on_event)(TrainEvent::Sampled { step: self.state.step, prompt, text });
         }
         Ok(())
     }
 
     fn save(&mut self) -> Result<()> {
-        let moments = Moments {
-            m: self.learner.read_state(FIRST_MOMENT)?,
-            v: self.learner.read_state(SECOND_MOMENT)?,
-        };
-        let weights = self.learner.read_state("")?;
         let (output, source) = (&self.recipe.output, Some(self.recipe.model.as_path()));
         let folder = checkpoint::write(
             output,
             &self.state,
             source,
             &self.learner.config,
-            &weights,
-            &moments,
+            self.learner.trained(),
+            &|name| self.learner.read(name),
         )?;
         checkpoint::prune(output, self.recipe.train.keep_checkpoints)?;
-        (self.on_event)(Event::Saved(&folder));
+        (self.on_event)(TrainEvent::Saved(&folder));
         Ok(())
     }
 }

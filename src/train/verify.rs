@@ -2,7 +2,9 @@
 //!
 //! Two layouts are known:
 //! - a *model folder* in Hugging Face layout with `batch.json` (tokenized rows), `golden.json`
-//!   (loss parts), `golden.safetensors` (logits, token log-probs) and `grads_f64.safetensors`;
+//!   (loss parts), `golden.safetensors` (logits, token log-probs) and `grads_f64.safetensors`.
+//!   `golden.json` may name the `objective` and its `loss` settings as a recipe does; without, it is
+//!   ORPO's with lambda under `beta`;
 //! - a *recorded run* with `log.json` (arguments and per-step log), `batches.json` (every
 //!   micro-batch) and the model it started from in `../../<model>`.
 
@@ -12,9 +14,10 @@ use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::graph::{GRAD, Graph};
 use crate::model::config::ModelConfig;
+use crate::model::layout::layout;
+use crate::model::source::{Tensor64, read_safetensors_f64};
 use crate::model::stream::{HeadRows, StreamInputs};
-use crate::model::transformer::{decoder, logits};
-use crate::model::weights::{Tensor, Tensor64, read_safetensors_f64, read_weights};
+use crate::model::weights::FolderWeights;
 use crate::step::Step;
 use crate::train::learner::Learner;
 use crate::train::objectives::{self, LOGP, Loss};
@@ -28,7 +31,7 @@ use std::rc::Rc;
 
 /// One compared quantity.
 #[derive(Debug, Clone)]
-pub struct Row {
+pub struct Comparison {
     /// What was compared.
     pub what: String,
     /// Number of values.
@@ -41,14 +44,24 @@ pub struct Row {
     pub measure: &'static str,
 }
 
-impl Row {
+impl Comparison {
     /// True if the difference is within the bar; NaN is not.
     pub fn passed(&self) -> bool {
         self.difference <= self.bar
     }
 }
 
-/// Bars that a correct single-precision implementation meets.
+/// By how much more than on the golden folders' models (2 layers, 64 wide) rounding may show on one
+/// of `layers` layers of width `width`: rounding errors are independent, so that a sum of n terms
+/// errs by about sqrt(n) units (Higham and Mary 2019, "A new approach to probabilistic rounding
+/// error analysis"), and so do the errors of layers that follow each other. Every bar grows with
+/// sqrt(layers / 2 * width / 64), and none shrinks. On 30 layers, 576 wide, that is 11.6: PyTorch
+/// in single precision is off by 1e-4 there, where 5e-6 is usual on the golden folders.
+fn rounding_growth(layers: usize, width: usize) -> f64 {
+    (f64::max(layers as f64 / 2.0, 1.0) * f64::max(width as f64 / 64.0, 1.0)).sqrt()
+}
+
+/// Bars that a correct single-precision implementation meets on the golden folders.
 const LOSS_BAR: f64 = 5e-6;
 const LOGITS_BAR: f64 = 3e-5;
 const LOGP_BAR: f64 = 3e-5;
@@ -87,12 +100,16 @@ impl Reference {
     ///
     /// # Errors
     /// When the device fails or the model does not fit it. Differences are not errors: see
-    /// [`Row::passed`].
-    pub fn compare(&self, gpu: &Rc<Gpu>, tolerance: f64) -> Result<Vec<Row>> {
-        let mut rows = match self {
-            Self::Model(reference) => reference.compare(gpu)?,
-            Self::Run(reference) => reference.compare(gpu)?,
+    /// [`Comparison::passed`].
+    pub fn compare(&self, gpu: &Rc<Gpu>, tolerance: f64) -> Result<Vec<Comparison>> {
+        let (mut rows, config) = match self {
+            Self::Model(reference) => (reference.compare(gpu)?, &reference.config),
+            Self::Run(reference) => (reference.compare(gpu)?, &reference.config),
         };
+        let growth = rounding_growth(config.layers, config.hidden_size);
+        for row in rows.iter_mut().filter(|row| !row.what.starts_with("learning_rate")) {
+            row.bar *= growth;
+        }
         for row in &mut rows {
             row.bar *= tolerance;
         }
@@ -104,7 +121,7 @@ impl Reference {
 ///
 /// # Errors
 /// As [`Reference::load`] and [`Reference::compare`].
-pub fn verify(gpu: &Rc<Gpu>, folder: &Path, tolerance: f64) -> Result<Vec<Row>> {
+pub fn verify(gpu: &Rc<Gpu>, folder: &Path, tolerance: f64) -> Result<Vec<Comparison>> {
     Reference::load(folder)?.compare(gpu, tolerance)
 }
 
@@ -127,7 +144,7 @@ fn relative_l2(got: &[f32], want: &[f64]) -> f64 {
 /// A model folder with expected values, read.
 pub struct ModelReference {
     config: ModelConfig,
-    weights: BTreeMap<String, Tensor>,
+    weights: FolderWeights,
     examples: Vec<Example>,
     loss: Loss,
     golden_path: PathBuf,
@@ -161,10 +178,10 @@ impl ModelReference {
         let tensors_path = folder.join("golden.safetensors");
         let gradients_path = folder.join("grads_f64.safetensors");
         Ok(Self {
-            weights: read_weights(folder, &config)?,
+            weights: FolderWeights::open(folder, &config)?,
             config,
             examples,
-            loss: objectives::of_reference(&|key| number(&golden_path, &golden, &[key]))?,
+            loss: objectives::of_reference(&golden_path, &golden)?,
             tensors: read_safetensors_f64(&tensors_path)?,
             gradients: read_safetensors_f64(&gradients_path)?,
             golden_path,
@@ -174,7 +191,7 @@ impl ModelReference {
         })
     }
 
-    fn compare(&self, gpu: &Rc<Gpu>) -> Result<Vec<Row>> {
+    fn compare(&self, gpu: &Rc<Gpu>) -> Result<Vec<Comparison>> {
         let Self { config, weights, examples, loss, golden_path, golden, .. } = self;
         let capacity = capacity_for(examples, 7);
         let (objective, optim) = (&*loss.objective, OptimSettings::default());
@@ -185,7 +202,7 @@ impl ModelReference {
 
         let mut out = Vec::new();
         let mut absolute = |what: &str, got: f64, want: f64| {
-            out.push(Row {
+            out.push(Comparison {
                 what: what.into(),
                 values: 1,
                 difference: (got - want).abs(),
@@ -210,22 +227,23 @@ impl ModelReference {
         out.extend(self.compare_logits(gpu, &learner)?);
 
         let (gradients_path, expected) = (&self.gradients_path, &self.gradients);
-        let got = learner.read_state(GRAD)?;
-        for (name, tensor) in &got {
+        for tensor in layout(config) {
+            let name = &tensor.name;
+            let got = tensor.join(&|parameter| learner.read(&format!("{parameter}{GRAD}")))?;
             let want = &expected
                 .get(name)
                 .ok_or_else(|| Error::file(gradients_path, format!("has no gradient of {name}")))?
                 .data;
-            if want.len() != tensor.data.len() {
+            if want.len() != got.len() {
                 return Err(Error::file(
                     gradients_path,
                     format!("the gradient of {name} has another size"),
                 ));
             }
-            out.push(Row {
+            out.push(Comparison {
                 what: format!("gradient {name}"),
                 values: want.len(),
-                difference: relative_l2(&tensor.data, want),
+                difference: relative_l2(&got, want),
                 bar: GRADIENT_BAR,
                 measure: "relative L2",
             });
@@ -234,7 +252,7 @@ impl ModelReference {
     }
 
     /// Logits and token log-probs of every token, each sequence by itself.
-    fn compare_logits(&self, gpu: &Rc<Gpu>, learner: &Learner) -> Result<Vec<Row>> {
+    fn compare_logits(&self, gpu: &Rc<Gpu>, learner: &Learner) -> Result<Vec<Comparison>> {
         let Self { config, examples, tensors_path: path, .. } = self;
         let tensor = |name: &str| {
             let found = self.tensors.get(name);
@@ -268,8 +286,7 @@ impl ModelReference {
         let mut g = Graph::new(gpu.target());
         let inputs = StreamInputs::declare(&mut g, longest);
         let rows = HeadRows::declare(&mut g, longest, longest);
-        let hidden = decoder(&mut g, config, &inputs);
-        let logits = logits(&mut g, config, hidden, &rows);
+        let logits = config.decoder.forward(&mut g, &inputs, &rows).logits(&mut g);
         g.output(logits);
         let step = Step::new(gpu, g, learner.store())?;
         let micro = learner.micro_capacity();
@@ -302,7 +319,7 @@ impl ModelReference {
                 .fold(worst[1], |m, (&g, &w)| worse(m, f64::from(g) - w));
             counts[1] += used;
         }
-        let row = |what: &str, i: usize, bar| Row {
+        let row = |what: &str, i: usize, bar| Comparison {
             what: what.into(),
             values: counts[i],
             difference: worst[i],
@@ -321,7 +338,7 @@ fn worse(so_far: f64, difference: f64) -> f64 {
 /// A recorded run, read.
 pub struct RunReference {
     config: ModelConfig,
-    weights: BTreeMap<String, Tensor>,
+    weights: FolderWeights,
     batches: Vec<Vec<Example>>,
     schedule: Schedule,
     optim: OptimSettings,
@@ -392,8 +409,8 @@ impl RunReference {
             max_grad_norm: arg("max_grad_norm")?,
             ..OptimSettings::default()
         };
-        let (loss, warmup) = (objectives::of_reference(&arg)?, arg("warmup_steps")? as u64);
-        let weights = read_weights(&model, &config)?;
+        let (loss, warmup) = (objectives::of_trl(&arg)?, arg("warmup_steps")? as u64);
+        let weights = FolderWeights::open(&model, &config)?;
         let epoch = epoch.min(batches.len());
         Ok(Self {
             config,
@@ -410,7 +427,7 @@ impl RunReference {
         })
     }
 
-    fn compare(&self, gpu: &Rc<Gpu>) -> Result<Vec<Row>> {
+    fn compare(&self, gpu: &Rc<Gpu>) -> Result<Vec<Comparison>> {
         let Self { batches, optim, log_path, steps, .. } = self;
         let total = steps.len() as u64;
         let sizes: Vec<Capacity> = batches.iter().map(|b| capacity_for(b, 0)).collect();
@@ -451,7 +468,7 @@ impl RunReference {
             worst[1] = worse(worst[1], (norm - want_norm) / want_norm);
             worst[2] = worse(worst[2], rate - want("learning_rate")?);
         }
-        let row = |what: &str, i: usize, bar, measure| Row {
+        let row = |what: &str, i: usize, bar, measure| Comparison {
             what: format!("{what}, {} steps", steps.len()),
             values: steps.len(),
             difference: worst[i],
@@ -463,5 +480,24 @@ impl RunReference {
             row("grad_norm", 1, REPLAY_NORM_BAR, "relative"),
             row("learning_rate", 2, 1e-12, "absolute"),
         ])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bars_grow_with_depth_and_width_only() {
+        assert_eq!(rounding_growth(2, 64), 1.0);
+        assert_eq!(rounding_growth(1, 8), 1.0, "never below the golden folders' bars");
+        assert_eq!(rounding_growth(8, 64), 2.0);
+        assert_eq!(rounding_growth(2, 256), 2.0);
+        // 30 layers, 576 wide: logits off by 1.2e-4 and the worst gradient by 7.6e-5 on llvmpipe;
+        // PyTorch in single precision by 6.8e-5 and 1e-4.
+        let growth = rounding_growth(30, 576);
+        assert!(LOGITS_BAR * growth > 1.2e-4 && GRADIENT_BAR * growth > 1e-4);
+        // A mistake is not rounding: the bars stay below a thousandth.
+        assert!(LOGITS_BAR * growth < 1e-3 && GRADIENT_BAR * growth < 1e-3);
     }
 }

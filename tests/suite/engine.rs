@@ -18,7 +18,7 @@ use oddgrad::plan::{Reuse, plan};
 use oddgrad::step::{Options, Step, Store};
 use oddgrad::train::learner::{Learner, memory_plan};
 use oddgrad::train::objectives::Loss;
-use oddgrad::train::program::micro_graph;
+use oddgrad::train::program::{micro_graph, train_all};
 use oddgrad::train::recipe::OptimSettings;
 use std::rc::Rc;
 
@@ -170,7 +170,8 @@ fn planned_bytes_are_the_bytes_allocated() {
     let (before, device_before) = (gpu.buffer_bytes(), gpu.allocator_bytes());
     let mut learner = learner(&gpu, &config, capacity);
     let loss = Loss::default();
-    let planned = memory_plan(gpu.target(), &config, capacity, &*loss.objective).unwrap();
+    let planned =
+        memory_plan(gpu.target(), &config, capacity, &*loss.objective, &train_all()).unwrap();
     let planned = planned.total() as f64;
     let counted = (gpu.buffer_bytes() - before - learner.staging_bytes()) as f64;
     assert!((counted / planned - 1.0).abs() < 0.01, "planned {planned}, counted {counted}");
@@ -209,7 +210,8 @@ fn no_buffer_of_rows_by_vocabulary_or_tokens_by_tokens() {
     let config = small_config();
     let capacity = Capacity { tokens: 320, targets: 320, pairs: 16 };
     let (target, loss) = (Target::baseline(Class::Software), Loss::default());
-    let (g, _) = micro_graph(&target, &config, capacity, &*loss.objective, true);
+    let trained = Some(&train_all());
+    let (g, _) = micro_graph(&target, &config, capacity, &*loss.objective, trained);
     let vocab = config.vocab_size;
     for call in g.calls() {
         for &v in call.writes.iter().chain(&call.reads) {

@@ -4,6 +4,7 @@ mod bad_input;
 mod bench;
 mod demo;
 mod engine;
+mod families;
 mod golden;
 mod library;
 mod portability;

@@ -7,12 +7,13 @@ use oddgrad::data::pack::{Capacity, NONE, Stream, TargetKind, pack};
 use oddgrad::error::Error;
 use oddgrad::gpu::{AdapterChoice, Gpu};
 use oddgrad::graph::GRAD;
-use oddgrad::model::weights::{init_weights, read_safetensors};
+use oddgrad::model::source::read_safetensors_f64;
+use oddgrad::model::weights::init_weights;
 use oddgrad::train::learner::Learner;
 use oddgrad::train::objectives::Loss;
 use oddgrad::train::objectives::orpo::{Orpo, PAIR_WEIGHT};
 use oddgrad::train::recipe::{OptimSettings, Recipe};
-use oddgrad::train::trainer::{Event, Outcome, train};
+use oddgrad::train::trainer::{TrainEvent, TrainOutcome, train};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::rc::Rc;
@@ -192,13 +193,13 @@ fn recipe(output: &Path, extra: &[&str]) -> Recipe {
     Recipe::parse("test", &text, &extra).unwrap()
 }
 
-fn run(recipe: &Recipe, resume: bool) -> Result<Outcome, Error> {
+fn run(recipe: &Recipe, resume: bool) -> Result<TrainOutcome, Error> {
     train(&gpu(), recipe, resume, &mut |_| {})
 }
 
 fn model_bits(folder: &Path) -> Vec<u32> {
-    let tensors = read_safetensors(&folder.join("model/model.safetensors")).unwrap();
-    tensors.values().flat_map(|t| t.data.iter().map(|v| v.to_bits())).collect()
+    let tensors = read_safetensors_f64(&folder.join("model/model.safetensors")).unwrap();
+    tensors.values().flat_map(|t| t.data.iter().map(|&v| (v as f32).to_bits())).collect()
 }
 
 #[test]
@@ -209,8 +210,8 @@ fn the_same_seed_gives_the_same_bits_and_so_does_resuming() {
 
     // Stopped in the middle: an error from the display stands for a kill; checkpoint 4 is there.
     let stopped = std::panic::catch_unwind(|| {
-        let stop = |event: Event| {
-            if let Event::Step(record) = event
+        let stop = |event: TrainEvent| {
+            if let TrainEvent::Step(record) = event
                 && record.step == 5
             {
                 panic!("killed");
@@ -242,8 +243,8 @@ fn training_lowers_the_loss_and_evaluation_agrees_with_it() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("run");
     let mut evals = Vec::new();
-    let mut keep = |event: Event| {
-        if let Event::Evaluated(record) = event {
+    let mut keep = |event: TrainEvent| {
+        if let TrainEvent::Evaluated(record) = event {
             evals.push((
                 record.step,
                 record.get("loss").unwrap(),
@@ -264,9 +265,9 @@ fn never_evaluating_means_not_at_the_start_or_the_end_either() {
     let out = dir.path().join("run");
     let mut plan = Vec::new();
     let mut evaluated = 0;
-    let mut keep = |event: Event| match event {
-        Event::Plan(lines) => plan = lines,
-        Event::Evaluated(_) => evaluated += 1,
+    let mut keep = |event: TrainEvent| match event {
+        TrainEvent::Plan(lines) => plan = lines,
+        TrainEvent::Evaluated(_) => evaluated += 1,
         _ => {}
     };
     let recipe = recipe(&out, &["train.max_steps=1", "train.eval_every=0"]);
@@ -315,8 +316,8 @@ fn resuming_with_other_kernels_says_so() {
         let told = pass.unwrap().usual(&usual).number() != number;
         choice.kernels.insert("adamw".into(), number.into());
         let mut notes = Vec::new();
-        let mut keep = |event: Event| {
-            if let Event::Note(text) = event {
+        let mut keep = |event: TrainEvent| {
+            if let TrainEvent::Note(text) = event {
                 notes.push(text);
             }
         };

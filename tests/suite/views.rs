@@ -2,7 +2,7 @@
 
 use crate::gpu;
 use oddgrad::gpu::Checks;
-use oddgrad::graph::{DType, Graph, Role, Var};
+use oddgrad::graph::{DType, Graph, Init, Role, Var};
 use oddgrad::kernel::{Class, Target};
 use oddgrad::ops::add::add;
 use oddgrad::ops::matmul::linear;
@@ -28,7 +28,7 @@ fn net(target: &Target, parameter: bool) -> Net {
     let mut g = Graph::new(target);
     let x = g.input_with_grad("x", &[4, D]);
     let w = match parameter {
-        true => g.param("w", &[D, D]),
+        true => g.parameter("w", &[D, D], Init::Zeros),
         false => g.input_with_grad("w", &[D, D]),
     };
     let dy = g.input("dy", &[2, 32], DType::F32);

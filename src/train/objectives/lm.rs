@@ -3,7 +3,7 @@
 //! The same loss as [`Sft`]'s; a document, or a piece of one, is a response without a prompt.
 
 use super::sft::Sft;
-use super::{Coefficients, Metric, Objective, Results, Rows, Scored, Terms};
+use super::{Coefficients, Metric, Objective, Results, RowKind, Scored, Terms};
 use crate::data::pack::Stream;
 use crate::graph::Graph;
 use crate::train::metrics::Sums;
@@ -23,8 +23,8 @@ impl Objective for Lm {
         "lm"
     }
 
-    fn rows(&self) -> Rows {
-        Rows::Texts
+    fn rows(&self) -> RowKind {
+        RowKind::Texts
     }
 
     fn settings(&self) -> Vec<(&'static str, toml::Value)> {

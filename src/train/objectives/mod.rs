@@ -15,7 +15,7 @@
 //!    takes the settings from a recipe. [`likelihood`] has the negative log-likelihood of the
 //!    chosen side and [`preference`] the figures of two answers, both to be used as parts. Loss terms
 //!    that no operation computes yet are an operation of their own (`ops/README.md`).
-//! 2. `pub mod <name>;` and one line in [`OBJECTIVES`].
+//! 2. `pub mod <name>;` and one line in `OBJECTIVES`.
 //!
 //! Mean log-probabilities of responses are [`Scored::mean`]; a sum is that times the length, which
 //! the collator knows. What differs from sequence to sequence, such as the log-probabilities of a
@@ -27,23 +27,31 @@ pub mod lm;
 pub mod orpo;
 pub mod preference;
 pub mod sft;
+pub mod simpo;
 
 use crate::data::pack::{Capacity, Stream};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::graph::{Graph, Var};
 use crate::ops::segment_mean::segment_mean;
 use crate::train::metrics::Sums;
+use crate::train::reference::number;
 use crate::train::settings::Settings;
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Serialize, Serializer};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 
 type Read = fn(&mut Settings) -> Arc<dyn Objective>;
 
-/// Every objective by its name in a recipe; the first is the default.
-static OBJECTIVES: [(&str, Read); 3] = [("orpo", orpo::read), ("sft", sft::read), ("lm", lm::read)];
+/// Every objective by its name in a recipe.
+static OBJECTIVES: &[(&str, Read)] = &[
+    ("orpo", orpo::read), // the default
+    ("sft", sft::read),
+    ("lm", lm::read),
+    ("simpo", simpo::read),
+];
 
 /// Something to minimise, with its settings.
 pub trait Objective: fmt::Debug + Send + Sync {
@@ -51,7 +59,7 @@ pub trait Objective: fmt::Debug + Send + Sync {
     fn name(&self) -> &'static str;
 
     /// The rows it trains on.
-    fn rows(&self) -> Rows;
+    fn rows(&self) -> RowKind;
 
     /// Its keys under `[loss]` with their values, in the order they are written.
     fn settings(&self) -> Vec<(&'static str, toml::Value)>;
@@ -86,7 +94,7 @@ pub trait Objective: fmt::Debug + Send + Sync {
 
 /// Which rows an objective trains on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rows {
+pub enum RowKind {
     /// Plain text: every token is predicted.
     Texts,
     /// A prompt and its answer; a rejected answer is read if it is there.
@@ -170,8 +178,13 @@ impl Results {
 pub struct Metric {
     /// TRL's name: the key in `metrics.jsonl`.
     pub key: &'static str,
-    /// On the console.
-    pub label: &'static str,
+    /// On the console; None where it would only fill the line.
+    pub label: Option<&'static str>,
+    /// On a page.
+    pub title: &'static str,
+    /// The chart that it is drawn in, with the others of that name; None where runs of different
+    /// objectives cannot be laid side by side.
+    pub chart: Option<&'static str>,
     /// How it is written.
     pub unit: Unit,
     /// Which way it should go.
@@ -236,7 +249,7 @@ impl Loss {
     }
 
     pub(super) fn read(s: &mut Settings) -> Self {
-        let names = OBJECTIVES.map(|(name, _)| name);
+        let names: Vec<&str> = OBJECTIVES.iter().map(|(name, _)| *name).collect();
         let name = s.choice("objective", &names).unwrap_or(names[0]);
         let (_, read) =
             OBJECTIVES.iter().find(|(n, _)| *n == name).expect("a choice is one of all");
@@ -310,10 +323,26 @@ fn spelling(value: impl Serialize) -> toml::Value {
     toml::Value::try_from(value).expect("settings are TOML values")
 }
 
-/// The objective that reference files were recorded with, from the trainer's arguments in them:
-/// all of them are of TRL's ORPO trainer.
-pub(super) fn of_reference(argument: &dyn Fn(&str) -> Result<f64>) -> Result<Loss> {
+/// The objective of a recorded run, from the arguments of TRL's ORPO trainer.
+pub(super) fn of_trl(argument: &dyn Fn(&str) -> Result<f64>) -> Result<Loss> {
     Ok(Loss::new(orpo::Orpo { lambda: argument("beta")?, ..orpo::Orpo::default() }))
+}
+
+/// The objective of a file of reference values: its `objective` and `loss` as a recipe has them, or
+/// an argument of TRL's ORPO trainer.
+pub(super) fn of_reference(path: &Path, file: &serde_json::Value) -> Result<Loss> {
+    if file.get("objective").is_none() {
+        return of_trl(&|key| number(path, file, &[key]));
+    }
+    let keys = ["objective", "loss"].into_iter().filter_map(|key| Some((key, file.get(key)?)));
+    let table = toml::Table::try_from(keys.collect::<BTreeMap<_, _>>())
+        .map_err(|e| Error::file(path, format!("has no usable objective: {e}")))?;
+    let mut settings = Settings::new(&path.display().to_string(), table, &[]);
+    let loss = Loss::read(&mut settings);
+    match settings.finish() {
+        problems if problems.is_empty() => Ok(loss),
+        problems => Err(Error::input("the reference values cannot be used", problems)),
+    }
 }
 
 #[cfg(test)]

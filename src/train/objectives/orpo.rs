@@ -9,7 +9,7 @@
 
 use super::likelihood::{Likelihood, NLL_WEIGHT};
 use super::preference::{self, MEAN_LOGP};
-use super::{Coefficients, Compared, LOGP, Metric, Objective, Results, Rows, Scored, Terms};
+use super::{Coefficients, Compared, LOGP, Metric, Objective, Results, RowKind, Scored, Terms};
 use crate::data::pack::Stream;
 use crate::graph::{DType, Graph};
 use crate::ops::add::add;
@@ -49,8 +49,8 @@ impl Objective for Orpo {
         "orpo"
     }
 
-    fn rows(&self) -> Rows {
-        Rows::Pairs
+    fn rows(&self) -> RowKind {
+        RowKind::Pairs
     }
 
     fn settings(&self) -> Vec<(&'static str, toml::Value)> {
@@ -73,20 +73,10 @@ impl Objective for Orpo {
     }
 
     fn coefficients(&self, streams: &[&Stream], parts: usize) -> Vec<Coefficients> {
-        let pairs = streams.iter().flat_map(|s| s.pairs()).filter(|p| p.rejected.is_some()).count();
-        let weight = (self.lambda / (pairs.max(1) as f64 * parts as f64)) as f32;
-        let of_pairs = |s: &Stream| {
-            let mut weights = vec![0.0; s.capacity.pairs];
-            for (p, pair) in s.pairs().enumerate() {
-                weights[p] = if pair.rejected.is_some() { weight } else { 0.0 };
-            }
-            weights
-        };
-        let of_targets = self.likelihood.weights(streams, parts);
-        streams
-            .iter()
-            .zip(of_targets)
-            .map(|(s, nll)| Coefficients::from([(NLL_WEIGHT, nll), (PAIR_WEIGHT, of_pairs(s))]))
+        let of_targets = self.likelihood.weights(streams, parts).into_iter();
+        of_targets
+            .zip(preference::pair_weights(streams, self.lambda, parts))
+            .map(|(nll, pair)| Coefficients::from([(NLL_WEIGHT, nll), (PAIR_WEIGHT, pair)]))
             .collect()
     }
 

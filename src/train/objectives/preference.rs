@@ -22,6 +22,21 @@ pub fn declare(g: &mut Graph, scored: &Scored) -> (&'static str, Var) {
     (MEAN_LOGP, scored.mean(g))
 }
 
+/// The weight of every pair `[P]` in a mean over the pairs of these streams, times `factor` and
+/// divided by `parts`; 0 where a pair has one side only.
+pub fn pair_weights(streams: &[&Stream], factor: f64, parts: usize) -> Vec<Vec<f32>> {
+    let pairs = streams.iter().flat_map(|s| s.pairs()).filter(|p| p.rejected.is_some()).count();
+    let weight = (factor / (pairs.max(1) as f64 * parts as f64)) as f32;
+    let of_stream = |s: &&Stream| {
+        let mut weights = vec![0.0; s.capacity.pairs];
+        for (p, pair) in s.pairs().enumerate() {
+            weights[p] = if pair.rejected.is_some() { weight } else { 0.0 };
+        }
+        weights
+    };
+    streams.iter().map(of_stream).collect()
+}
+
 /// Adds a stream's answers by their mean log-probabilities.
 pub fn measure(stream: &Stream, results: &Results, sums: &mut Sums) {
     let mean = results.get(MEAN_LOGP);
@@ -76,17 +91,66 @@ pub fn odds_loss(sums: &Sums, lambda: f64) -> f64 {
     }
 }
 
-/// What a person is shown of two answers.
-pub static METRICS: [Metric; 5] = {
-    use {Better::*, Unit::*};
-    const fn metric(key: &'static str, label: &'static str, unit: Unit, better: Better) -> Metric {
-        Metric { key, label, unit, better }
-    }
-    [
-        metric("loss", "loss", Number, Lower),
-        metric("log_odds_chosen", "log odds ratio", Number, Higher),
-        metric("rewards/accuracies", "accuracy", Share, Higher),
-        metric("logps/chosen", "chosen", Number, Higher),
-        metric("logps/rejected", "rejected", Number, Lower),
-    ]
+/// How often the chosen answer is preferred.
+pub const ACCURACY: Metric = Metric {
+    key: "rewards/accuracies",
+    label: Some("accuracy"),
+    title: "Pairs whose chosen answer has the higher log-prob",
+    chart: Some("Preference accuracy"),
+    unit: Unit::Share,
+    better: Better::Higher,
 };
+
+/// The chosen answer.
+pub const CHOSEN_LOGP: Metric = Metric {
+    key: "logps/chosen",
+    label: Some("chosen"),
+    title: "Log-prob per token of the chosen answer",
+    chart: Some(ANSWERS),
+    unit: Unit::Number,
+    better: Better::Higher,
+};
+
+/// The rejected answer.
+pub const REJECTED_LOGP: Metric = Metric {
+    key: "logps/rejected",
+    label: Some("rejected"),
+    title: "Log-prob per token of the rejected answer",
+    chart: Some(ANSWERS),
+    unit: Unit::Number,
+    better: Better::Lower,
+};
+
+/// What a person is shown of two answers.
+pub static METRICS: [Metric; 6] = [
+    Metric {
+        key: "loss",
+        label: Some("loss"),
+        title: "Loss, the whole objective",
+        chart: None,
+        unit: Unit::Number,
+        better: Better::Lower,
+    },
+    Metric {
+        key: "log_odds_chosen",
+        label: Some("log odds ratio"),
+        title: "Log odds ratio of the chosen answer",
+        chart: Some("Log odds ratio"),
+        unit: Unit::Number,
+        better: Better::Higher,
+    },
+    ACCURACY,
+    CHOSEN_LOGP,
+    REJECTED_LOGP,
+    Metric {
+        key: "nll_loss",
+        label: None,
+        title: "Loss on the chosen answer (NLL)",
+        chart: Some("Loss on the chosen answer"),
+        unit: Unit::Number,
+        better: Better::Lower,
+    },
+];
+
+/// The chart of both answers' log-probabilities.
+const ANSWERS: &str = "Chosen and rejected answers";

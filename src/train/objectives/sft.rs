@@ -7,7 +7,7 @@
 //! on, so that the two can be compared figure by figure.
 
 use super::likelihood::{Likelihood, NLL_WEIGHT};
-use super::{Coefficients, Metric, Objective, Results, Rows, Scored, Terms, preference};
+use super::{Coefficients, Metric, Objective, Results, RowKind, Scored, Terms, preference};
 use crate::data::pack::Stream;
 use crate::graph::Graph;
 use crate::train::metrics::Sums;
@@ -40,8 +40,8 @@ impl Objective for Sft {
         "sft"
     }
 
-    fn rows(&self) -> Rows {
-        Rows::Answers
+    fn rows(&self) -> RowKind {
+        RowKind::Answers
     }
 
     fn settings(&self) -> Vec<(&'static str, toml::Value)> {

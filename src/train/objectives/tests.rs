@@ -3,6 +3,7 @@ use super::lm::Lm;
 use super::orpo::{Orpo, PAIR_WEIGHT};
 use super::preference::MEAN_LOGP;
 use super::sft::Sft;
+use super::simpo::SimPo;
 use super::*;
 use crate::data::example::{Example, Sequence};
 use crate::data::pack::pack;
@@ -80,7 +81,7 @@ fn figure(figures: &[(&str, f64)], name: &str) -> f64 {
 
 #[test]
 fn every_objective_is_found_by_its_name_and_writes_what_it_reads() {
-    for (name, read) in OBJECTIVES {
+    for &(name, read) in OBJECTIVES {
         let mut settings = Settings::new("r.toml", toml::Table::new(), &[]);
         let objective = read(&mut settings);
         assert!(settings.finish().is_empty());
@@ -210,6 +211,27 @@ fn rows_without_a_rejected_answer_have_no_figures_of_pairs() {
     let both = names(&examples);
     assert!(both.starts_with(&alone) && both.contains(&"logps/rejected"));
     assert!(!both.contains(&"rewards/margins"), "{both:?}");
+}
+
+/// The golden batch's means differ by 1 and by -1.
+#[test]
+fn simpo_by_hand() {
+    let simpo = SimPo { beta: 2.0, gamma: 0.5 };
+    let got = figures(&simpo, &streams(&golden(), 20), &GOLDEN);
+    let softplus = |x: f64| (1.0 + x.exp()).ln();
+    for (name, want) in [
+        ("loss", (softplus(-1.5) + softplus(2.5)) / 2.0),
+        ("rewards/chosen", -2.0),
+        ("rewards/margins", 0.0),
+        ("rewards/accuracies", 0.5),
+    ] {
+        assert!((figure(&got, name) - want).abs() < 1e-6, "{name}: {got:?}");
+    }
+    // Micro-batches add up to the same weights.
+    let whole = simpo.coefficients(&streams(&golden(), 20).iter().collect::<Vec<_>>(), 1);
+    let two = simpo.coefficients(&streams(&golden(), 8).iter().collect::<Vec<_>>(), 1);
+    let total = |all: &[Coefficients]| -> f32 { all.iter().flat_map(|c| &c[PAIR_WEIGHT]).sum() };
+    assert_eq!((total(&whole), total(&two)), (1.0, 1.0));
 }
 
 #[test]
