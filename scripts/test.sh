@@ -19,7 +19,7 @@ say "== lints"
 cargo clippy --locked --all-targets -- -D warnings
 # Each set of features that a library user can choose builds by itself.
 cargo clippy --locked --no-default-features --lib -- -D warnings
-cargo clippy --locked --no-default-features --features train --lib -- -D warnings
+cargo clippy --locked --no-default-features --features train,gl --lib -- -D warnings
 say "== documentation"
 RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --lib --quiet
 cargo test --locked --doc --quiet

@@ -22,7 +22,9 @@ use crate::step::Step;
 use crate::train::learner::Learner;
 use crate::train::objectives::{self, LOGP, Loss};
 use crate::train::recipe::OptimSettings;
-use crate::train::reference::{batch_examples, count, number, read_json};
+use crate::train::reference::{
+    batch_examples, count, number, read_batch, read_json, schedule_of_trl,
+};
 use crate::train::schedule::Schedule;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -160,21 +162,7 @@ impl ModelReference {
         let config = ModelConfig::load(folder)?;
         let golden_path = folder.join("golden.json");
         let golden = read_json(&golden_path)?;
-        let batch_path = folder.join("batch.json");
-        let tokenized = read_json(&batch_path)?;
-        let rows = tokenized
-            .get("tokenized")
-            .and_then(Value::as_array)
-            .ok_or_else(|| Error::file(&batch_path, "has no list at `tokenized`"))?;
-        let mut columns = serde_json::Map::new();
-        for key in ["input_ids", "attention_mask", "labels"]
-            .iter()
-            .flat_map(|k| [format!("chosen_{k}"), format!("rejected_{k}")])
-        {
-            let column = rows.iter().map(|r| r.get(&key).cloned().unwrap_or(Value::Null)).collect();
-            columns.insert(key, Value::Array(column));
-        }
-        let examples = batch_examples(&batch_path, &Value::Object(columns), config.vocab_size)?;
+        let examples = read_batch(&folder.join("batch.json"), config.vocab_size)?;
         let tensors_path = folder.join("golden.safetensors");
         let gradients_path = folder.join("grads_f64.safetensors");
         Ok(Self {
@@ -263,18 +251,7 @@ impl ModelReference {
         let [_, width, vocab] = tensor("logits")?.shape[..] else {
             return Err(Error::file(path, "logits must have the shape [rows, tokens, vocabulary]"));
         };
-        // Rows 0..B are chosen, B..2B rejected; every token is a target of its own sequence.
-        let alone = |row: usize, s: &Sequence| Example {
-            row,
-            chosen: Sequence { ids: s.ids.clone(), response_start: 1 },
-            rejected: None,
-        };
-        let mut singles: Vec<Example> = examples.iter().map(|e| alone(e.row, &e.chosen)).collect();
-        singles.extend(
-            examples
-                .iter()
-                .filter_map(|e| Some(alone(examples.len() + e.row, e.rejected.as_ref()?))),
-        );
+        let singles = each_alone(examples);
         if want_logits.len() < singles.len() * width * vocab
             || want_logp.len() < singles.len() * (width - 1)
             || vocab != config.vocab_size
@@ -290,8 +267,7 @@ impl ModelReference {
         g.output(logits);
         let step = Step::new(gpu, g, learner.store())?;
         let micro = learner.micro_capacity();
-        let mut worst = [0.0f64; 2];
-        let mut counts = [0; 2];
+        let (mut of_logits, mut of_logp) = (Largest::default(), Largest::default());
         for single in &singles {
             let one = Capacity { tokens: longest, targets: longest, pairs: 1 };
             let stream = &pack(&[single], one)?[0];
@@ -300,33 +276,54 @@ impl ModelReference {
             step.run();
             let got = step.read(logits)?;
             let used = single.chosen.ids.len() * vocab;
-            let want = &want_logits[single.row * width * vocab..][..used];
-            worst[0] = got[..used]
-                .iter()
-                .zip(want)
-                .fold(worst[0], |m, (&g, &w)| worse(m, f64::from(g) - w));
-            counts[0] += used;
+            of_logits.add(&got[..used], &want_logits[single.row * width * vocab..]);
 
             let stream: &Stream = &pack(&[single], micro)?[0];
             let coefficients = self.loss.objective.coefficients(&[stream], 1).remove(0);
             let results = learner.evaluate(stream, &coefficients)?;
             let logp = results.get(LOGP);
             let used = single.chosen.ids.len() - 1;
-            let want = &want_logp[single.row * (width - 1)..][..used];
-            worst[1] = logp[..used]
-                .iter()
-                .zip(want)
-                .fold(worst[1], |m, (&g, &w)| worse(m, f64::from(g) - w));
-            counts[1] += used;
+            of_logp.add(&logp[..used], &want_logp[single.row * (width - 1)..]);
         }
-        let row = |what: &str, i: usize, bar| Comparison {
-            what: what.into(),
-            values: counts[i],
-            difference: worst[i],
-            bar,
-            measure: "absolute",
-        };
-        Ok(vec![row("logits", 0, LOGITS_BAR), row("token log-probs", 1, LOGP_BAR)])
+        Ok(vec![
+            of_logits.comparison("logits", LOGITS_BAR),
+            of_logp.comparison("token log-probs", LOGP_BAR),
+        ])
+    }
+}
+
+/// Every sequence by itself, all of its tokens targets: those of rows 0..B chosen, B..2B rejected.
+fn each_alone(examples: &[Example]) -> Vec<Example> {
+    let alone = |row: usize, s: &Sequence| Example {
+        row,
+        chosen: Sequence { ids: s.ids.clone(), response_start: 1 },
+        rejected: None,
+    };
+    let chosen = examples.iter().map(|e| alone(e.row, &e.chosen));
+    let rejected =
+        examples.iter().filter_map(|e| Some(alone(examples.len() + e.row, e.rejected.as_ref()?)));
+    chosen.chain(rejected).collect()
+}
+
+/// The largest difference of many values.
+#[derive(Default)]
+struct Largest {
+    difference: f64,
+    values: usize,
+}
+
+impl Largest {
+    /// Compares `got` with the first values of `want`.
+    fn add(&mut self, got: &[f32], want: &[f64]) {
+        for (&got, &want) in got.iter().zip(&want[..got.len()]) {
+            self.difference = worse(self.difference, f64::from(got) - want);
+        }
+        self.values += got.len();
+    }
+
+    fn comparison(self, what: &str, bar: f64) -> Comparison {
+        let Self { difference, values } = self;
+        Comparison { what: what.into(), values, difference, bar, measure: "absolute" }
     }
 }
 
@@ -366,17 +363,9 @@ impl RunReference {
             log.get("args").and_then(|a| a.get("lr_scheduler_type")),
             "args.lr_scheduler_type",
         )?;
-        let schedule = match kind.as_str() {
-            "constant" | "constant_with_warmup" => Schedule::Constant,
-            "linear" => Schedule::Linear,
-            "cosine" => Schedule::Cosine,
-            other => {
-                return Err(Error::file(
-                    &log_path,
-                    format!("schedule `{other}` is not known here"),
-                ));
-            }
-        };
+        let schedule = schedule_of_trl(&kind).ok_or_else(|| {
+            Error::file(&log_path, format!("schedule `{kind}` is not known here"))
+        })?;
         let steps = log.get("log").and_then(Value::as_array).cloned().unwrap_or_default();
         let total = count(&log_path, &log, &["args", "max_steps"])?;
         if steps.len() != total {
