@@ -11,11 +11,14 @@
 //! - [`model`]: the decoder, its configuration, weights and sampling
 //! - [`train`]: objectives, schedules, checkpoints, the training loop
 //! - [`mod@bench`]: benchmarks of kernels and of the whole step
-//! - [`cli`]: parsing and printing only
+//! - `page`, `demo`, `cli`: HTML pages, the demo and the command line of the `oddgrad` program
 
 pub mod bench;
+#[doc(hidden)]
 pub mod cli;
 pub mod data;
+#[doc(hidden)]
+pub mod demo;
 pub mod error;
 mod files;
 pub mod gpu;
@@ -23,6 +26,8 @@ pub mod graph;
 pub mod kernel;
 pub mod model;
 pub mod ops;
+#[doc(hidden)]
+pub mod page;
 pub mod plan;
 pub mod step;
 pub mod train;

@@ -2,7 +2,7 @@
 
 use crate::bench::chart;
 use crate::bench::report::{FOOTNOTE, Gate, Report, digits};
-use crate::train::report::{document, escape, facts};
+use crate::page::{document, escape, facts};
 use std::fmt::Write as _;
 
 /// The whole page: the gate's verdicts, failed kernels first, then charts, table and conditions.

@@ -2,9 +2,9 @@
 
 use super::DeviceArgs;
 use super::display::Display;
+use crate::demo::{self, Ends, Event, Options, Outcome};
 use crate::error::Result;
-use crate::train::demo::{self, Ends, Event, Options, Outcome};
-use crate::train::report::Sample;
+use crate::page::report::Sample;
 use crate::train::trainer;
 use clap::Args;
 use std::path::PathBuf;

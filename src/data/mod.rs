@@ -13,7 +13,6 @@ pub mod bpe;
 pub mod check;
 pub mod example;
 mod files;
-pub mod grammar;
 mod length;
 pub mod messages;
 pub mod pack;

@@ -8,73 +8,17 @@
 //! T tokens of the stream, D hidden size, H heads, K key/value heads, d head size, F feed-forward
 //! size, V vocabulary, N rows that the head looks at.
 
-use crate::data::pack::Stream;
-use crate::graph::{DType, Graph, Var};
+use crate::graph::{Graph, Var};
 use crate::model::config::ModelConfig;
+use crate::model::stream::{HeadRows, StreamInputs};
 use crate::ops::add::add;
-use crate::ops::attention::attention;
+use crate::ops::attention::Attention;
 use crate::ops::embedding::embedding;
-use crate::ops::gather_index::GatherIndex;
 use crate::ops::gather_rows::gather_rows;
 use crate::ops::matmul::linear;
 use crate::ops::rms_norm::rms_norm;
 use crate::ops::rope::{rope, rope_table};
 use crate::ops::silu_mul::silu_mul;
-use crate::step::Step;
-
-/// The inputs that describe a stream of T tokens.
-pub struct StreamInputs {
-    /// Token ids `[T]`.
-    pub tokens: Var,
-    /// Position of each token in its own sequence `[T]`.
-    pub position: Var,
-    /// Attention ranges [T, 4]: ctx_start, ctx_end, own_start, query_end.
-    pub spans: Var,
-    /// Which stream tokens use which embedding row, for the gradient.
-    pub index: GatherIndex,
-}
-
-impl StreamInputs {
-    /// Declares the inputs for streams of `tokens` tokens.
-    pub fn declare(g: &mut Graph, tokens: usize) -> Self {
-        Self {
-            tokens: g.input("tokens", &[tokens], DType::U32),
-            position: g.input("position", &[tokens], DType::U32),
-            spans: g.input("spans", &[tokens, 4], DType::U32),
-            index: GatherIndex::inputs(g, "tokens", tokens, tokens),
-        }
-    }
-
-    /// Uploads a stream.
-    pub fn write(&self, step: &Step, stream: &Stream) {
-        step.write_u32(self.tokens, &stream.tokens);
-        step.write_u32(self.position, &stream.position);
-        step.write_u32(self.spans, &stream.spans);
-        self.index.write(step, &stream.tokens);
-    }
-}
-
-/// The rows of the stream the head looks at.
-pub struct HeadRows {
-    /// Stream row of each `[N]`.
-    pub rows: Var,
-    /// Inverse index, for the gradient.
-    pub index: GatherIndex,
-}
-
-impl HeadRows {
-    /// Declares `n` head rows over a stream of `tokens` tokens.
-    pub fn declare(g: &mut Graph, n: usize, tokens: usize) -> Self {
-        let index = GatherIndex::inputs(g, "head rows", n, n.min(tokens));
-        Self { rows: g.input("head rows", &[n], DType::U32), index }
-    }
-
-    /// Uploads the rows.
-    pub fn write(&self, step: &Step, rows: &[u32]) {
-        step.write_u32(self.rows, rows);
-        self.index.write(step, rows);
-    }
-}
 
 fn weight(g: &mut Graph, name: &str, shape: &[usize]) -> Var {
     g.param(name, shape)
@@ -136,7 +80,8 @@ fn self_attention(
     let v = project(g, "v", c.kv_heads);
     let q = rope(g, q, s.position, table, c.head_dim);
     let k = rope(g, k, s.position, table, c.head_dim);
-    let o = attention(g, q, k, v, s.spans, c.head_dim);
+    let options = Attention { head_dim: c.head_dim, window: None };
+    let o = s.attend(g, layer, q, k, v, options);
     let w =
         weight(g, &format!("{at}.self_attn.o_proj.weight"), &[c.hidden_size, c.heads * c.head_dim]);
     let o = linear(g, o, w, None);

@@ -2,14 +2,12 @@
 
 pub mod checkpoint;
 pub mod dataset;
-pub mod demo;
 pub mod learner;
 pub mod metrics;
 pub mod objective;
 pub mod prepare;
 pub mod recipe;
 mod reference;
-pub mod report;
 pub mod sampler;
 pub mod schedule;
 mod settings;

@@ -10,7 +10,8 @@
 use crate::data::pack::{Capacity, Stream, TargetKind};
 use crate::graph::{DType, Graph, Var};
 use crate::model::config::ModelConfig;
-use crate::model::transformer::{HeadRows, StreamInputs, decoder, head_input, head_weight};
+use crate::model::stream::{HeadRows, StreamInputs};
+use crate::model::transformer::{decoder, head_input, head_weight};
 use crate::ops::add::add;
 use crate::ops::nll::nll;
 use crate::ops::odds_ratio::odds_ratio;

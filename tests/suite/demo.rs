@@ -3,12 +3,12 @@
 use crate::engine::small_config;
 use crate::gpu;
 use oddgrad::data::bpe::{CHAT_TOKENS, CHATML, train_bpe};
-use oddgrad::data::grammar::GrammarPairs;
+use oddgrad::demo::pairs::GrammarPairs;
+use oddgrad::demo::{CONTROL, Event, HELDOUT, ORPO, Options, Outcome, run_on};
 use oddgrad::model::config::ModelConfig;
 use oddgrad::model::folder::save_model_folder;
 use oddgrad::model::weights::{Dtype, init_weights};
 use oddgrad::train::checkpoint;
-use oddgrad::train::demo::{CONTROL, Event, HELDOUT, ORPO, Options, Outcome, run_on};
 use oddgrad::train::metrics::{Record, Split, read_metrics};
 use oddgrad::train::trainer;
 use std::path::{Path, PathBuf};

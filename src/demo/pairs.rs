@@ -87,7 +87,7 @@ fn fetch_pairs_with(cache: &Path, cargo: &crate_file::Cargo) -> Result<GrammarPa
             return Err(Error::Mismatch(format!(
                 "the {name} rows built from {} have the checksum {found}, not {expected}: the \
                  extraction changed; if that is meant, put the new checksum into \
-                 src/data/grammar.rs",
+                 src/demo/pairs.rs",
                 crate_file::NAME_VERSION
             )));
         }

@@ -3,19 +3,15 @@
 //! Curves are SVG inside the page, the style sheet too; nothing is loaded from anywhere. Figures
 //! are printed as they were recorded: every sentence about them is derived from them.
 
-mod chart;
-mod words;
-
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::error::Result;
 use crate::files::write_atomically;
+use crate::page::chart::{Chart, Hue, Line, Unit, number, thousands};
+use crate::page::words::{Side, marked};
+use crate::page::{document, escape, facts};
 use crate::train::metrics::{Record, Split};
-use chart::{Chart, Hue, Line, Unit, number, thousands};
-use words::{Side, marked};
-
-pub(crate) use words::escape;
 
 /// Everything the page shows.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -145,18 +141,6 @@ fn page(report: &Report) -> String {
     html.push_str(&figures(&report.runs));
     html.push_str(&facts(&report.facts));
     document(&report.title, &html)
-}
-
-/// A whole page with its style sheet around `body`, which must be HTML already.
-pub(crate) fn document(title: &str, body: &str) -> String {
-    let title = escape(title);
-    let style = include_str!("report/style.css");
-    format!(
-        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <title>{title}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n\
-         <h1>{title}</h1>\n{body}</main>\n</body>\n</html>\n"
-    )
 }
 
 /// What the figures say, in one sentence a run.
@@ -444,22 +428,6 @@ fn figures(runs: &[Run]) -> String {
     )
 }
 
-/// Names and values as the page's last part.
-pub(crate) fn facts(facts: &[(String, String)]) -> String {
-    if facts.is_empty() {
-        return String::new();
-    }
-    let mut html = String::from("<h2>About this run</h2>\n<div class=\"card\"><dl>\n");
-    for (name, value) in facts {
-        let value = match value.trim_end() {
-            text if text.contains('\n') => format!("<pre>{}</pre>", escape(text)),
-            text => escape(text),
-        };
-        html.push_str(&format!("<dt>{}</dt><dd>{value}</dd>\n", escape(name)));
-    }
-    html.push_str("</dl></div>\n");
-    html
-}
-
 #[cfg(test)]
+#[path = "report_tests.rs"]
 mod tests;

@@ -4,7 +4,8 @@
 //! objective of ORPO, the other (lambda = 0) only imitates the right sentences; its wrong ones are
 //! measured and not trained on. What the report shows of the difference is lambda's work.
 
-use crate::data::grammar::{GrammarPairs, fetch_pairs};
+pub mod pairs;
+
 use crate::data::tokenize::Tokenizer;
 use crate::error::{Error, Problem, Result};
 use crate::files::{check_creatable, write_atomically};
@@ -12,12 +13,13 @@ use crate::gpu::Gpu;
 use crate::model::config::ModelConfig;
 use crate::model::generate::Sampling;
 use crate::model::weights::{has_weights, read_weights};
+use crate::page::report::{self, Report, Sample, write_report};
 use crate::step::Store;
 use crate::train::metrics::{METRICS, Record, Split, read_metrics};
 use crate::train::recipe::{Objective, Recipe};
-use crate::train::report::{self, Report, Sample, write_report};
 use crate::train::sampler::Sampler;
 use crate::train::trainer::{self, train};
+use pairs::{GrammarPairs, fetch_pairs};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -1,0 +1,36 @@
+//! Pages that open offline: one HTML file with its style sheet and its charts inside.
+
+mod chart;
+pub mod report;
+mod words;
+
+pub(crate) use words::escape;
+
+/// A whole page with its style sheet around `body`, which must be HTML already.
+pub(crate) fn document(title: &str, body: &str) -> String {
+    let title = escape(title);
+    let style = include_str!("style.css");
+    format!(
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <title>{title}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n\
+         <h1>{title}</h1>\n{body}</main>\n</body>\n</html>\n"
+    )
+}
+
+/// Names and values as the page's last part.
+pub(crate) fn facts(facts: &[(String, String)]) -> String {
+    if facts.is_empty() {
+        return String::new();
+    }
+    let mut html = String::from("<h2>About this run</h2>\n<div class=\"card\"><dl>\n");
+    for (name, value) in facts {
+        let value = match value.trim_end() {
+            text if text.contains('\n') => format!("<pre>{}</pre>", escape(text)),
+            text => escape(text),
+        };
+        html.push_str(&format!("<dt>{}</dt><dd>{value}</dd>\n", escape(name)));
+    }
+    html.push_str("</dl></div>\n");
+    html
+}
