@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every check of the project: formatting, lints, doc tests, tests. Installs what is missing.
+# Every check of the project: formatting, lints, documentation, examples, tests. Installs what is missing.
 # Arguments go to the test runner: scripts/test.sh softmax
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -17,8 +17,16 @@ say "== formatting"
 cargo fmt --check
 say "== lints"
 cargo clippy --locked --all-targets -- -D warnings
-say "== doc tests"
+# Each set of features that a library user can choose builds by itself.
+cargo clippy --locked --no-default-features --lib -- -D warnings
+cargo clippy --locked --no-default-features --features train,gl --lib -- -D warnings
+say "== documentation"
+RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --lib --quiet
 cargo test --locked --doc --quiet
+say "== examples"
+for example in examples/*.rs; do
+    cargo run --locked --quiet --example "$(basename "$example" .rs)"
+done
 
 # Last, so that the runner's own summary ends the output.
 say "== tests"

@@ -1,5 +1,6 @@
 //! Files written whole or not at all.
 
+#[cfg(feature = "cli")]
 use std::io::Write;
 use std::path::Path;
 
@@ -7,6 +8,7 @@ use crate::error::{Error, Result};
 
 /// Writes `bytes` to `path`: a reader, or a run that is stopped half-way, sees the old file or the
 /// new one, never a part.
+#[cfg(feature = "cli")]
 pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     let folder = match path.parent() {
         Some(folder) if folder != Path::new("") => folder,

@@ -9,8 +9,14 @@
 //! The gradient of a parameter is persistent state: gradient kernels always *add* to it, and the
 //! optimizer zeroes it. The gradient of any other variable is a temporary: the first contribution
 //! writes it, later ones add to it (the kernels' `ACCUMULATE` constant). Because calls run in
-//! push order, adding in place is safe exactly when no other pending gradient is the same
-//! variable; [`Graph::grad_into`] checks that and copies otherwise.
+//! push order, adding in place is safe exactly when no other pending gradient lies in the same
+//! memory; [`Graph::grad_into`] checks that and copies otherwise.
+
+mod parameter;
+mod view;
+
+pub use parameter::{Init, Parameter};
+pub use view::{BINDING_ALIGNMENT, FILL};
 
 use crate::error::{Error, Result};
 use crate::kernel::{Const, Pass, SizeClass, Target, Variant};
@@ -49,6 +55,13 @@ pub enum Role {
     State,
     /// Fixed values, uploaded once.
     Constant(Arc<Vec<u8>>),
+    /// Part of another variable's memory; see [`Graph::view`] and [`Graph::rows`].
+    View {
+        /// The variable that owns the memory; never a view itself.
+        base: Var,
+        /// First element of the base that belongs to the view.
+        start: usize,
+    },
 }
 
 /// What is known of a variable.
@@ -66,6 +79,8 @@ pub struct VarInfo {
     pub output: bool,
     needs_grad: bool,
     leaf: bool,
+    /// Its operation's backward has run, so a gradient that arrives now would go nowhere.
+    differentiated: bool,
 }
 
 impl VarInfo {
@@ -182,8 +197,13 @@ pub struct Graph {
     vars: Vec<VarInfo>,
     calls: Vec<Call>,
     tape: Vec<Record>,
+    /// The gradient of each variable, as far as it has been added up.
     grads: HashMap<Var, Var>,
+    /// How many of `grads` lie in the memory of a variable.
+    grads_in: HashMap<Var, usize>,
     states: HashMap<String, Var>,
+    parameters: Vec<Parameter>,
+    trained: Box<dyn Fn(&str) -> bool>,
 }
 
 impl Graph {
@@ -195,7 +215,10 @@ impl Graph {
             calls: Vec::new(),
             tape: Vec::new(),
             grads: HashMap::new(),
+            grads_in: HashMap::new(),
             states: HashMap::new(),
+            parameters: Vec::new(),
+            trained: Box::new(|_| true),
         }
     }
 
@@ -234,6 +257,7 @@ impl Graph {
             output: false,
             needs_grad: false,
             leaf: false,
+            differentiated: false,
         });
         var
     }
@@ -262,13 +286,23 @@ impl Graph {
     /// When `values` does not fill `shape`.
     #[track_caller]
     pub fn constant(&mut self, name: &str, shape: &[usize], values: &[f32]) -> Var {
-        assert_eq!(
-            shape.iter().product::<usize>(),
-            values.len(),
-            "constant {name}: shape {shape:?}"
-        );
-        let bytes = bytemuck::cast_slice(values).to_vec();
-        self.push(name, shape, DType::F32, Role::Constant(Arc::new(bytes)))
+        self.constant_bytes(name, shape, DType::F32, bytemuck::cast_slice(values))
+    }
+
+    /// Fixed 32-bit unsigned integers, uploaded once.
+    ///
+    /// # Panics
+    /// When `values` does not fill `shape`.
+    #[track_caller]
+    pub fn constant_u32(&mut self, name: &str, shape: &[usize], values: &[u32]) -> Var {
+        self.constant_bytes(name, shape, DType::U32, bytemuck::cast_slice(values))
+    }
+
+    #[track_caller]
+    fn constant_bytes(&mut self, name: &str, shape: &[usize], dtype: DType, bytes: &[u8]) -> Var {
+        let var = self.push(name, shape, dtype, Role::Constant(Arc::new(bytes.to_vec())));
+        assert_eq!(self.info(var).bytes(), bytes.len() as u64, "constant {name}: shape {shape:?}");
+        var
     }
 
     /// Persistent state shared by name between programs; asking twice gives the same variable.
@@ -286,15 +320,6 @@ impl Graph {
         var
     }
 
-    /// A trainable parameter: state that gradients are computed for.
-    #[track_caller]
-    pub fn param(&mut self, name: &str, shape: &[usize]) -> Var {
-        let var = self.state(name, shape);
-        self.vars[var.index()].needs_grad = true;
-        self.vars[var.index()].leaf = true;
-        var
-    }
-
     /// Keeps `var` until the end of the run so that the host can read it.
     pub fn output(&mut self, var: Var) -> Var {
         self.vars[var.index()].output = true;
@@ -303,7 +328,7 @@ impl Graph {
 
     /// True if a gradient of `var` is wanted.
     pub fn needs_grad(&self, var: Var) -> bool {
-        self.info(var).needs_grad
+        self.info(self.base(var)).needs_grad
     }
 
     /// Appends one dispatch of `pass`. `extent` counts the outputs along x, y, z in the units of
@@ -330,13 +355,16 @@ impl Graph {
             pass.op,
             pass.name
         );
-        for w in writes {
+        for (i, &w) in writes.iter().enumerate() {
+            // WebGPU tracks the use of a buffer as a whole: even another part of it must not be read.
+            let read = reads.iter().any(|&r| self.base(r) == self.base(w));
+            let written = writes[..i].iter().any(|&other| self.overlap(other, w));
             assert!(
-                !reads.contains(w) && writes.iter().filter(|x| *x == w).count() == 1,
+                !read && !written,
                 "{}.{}: {} is bound twice, once for writing",
                 pass.op,
                 pass.name,
-                self.info(*w).name
+                self.info(w).name
             );
         }
         if grid.contains(&0) {
@@ -407,6 +435,10 @@ impl Graph {
     /// Puts an operation on the tape. Its outputs need a gradient if any of `inputs` does; the
     /// closure receives the gradients of `outputs` (None where nothing depends on one) and appends
     /// calls that write to [`Graph::grad_into`] of the inputs.
+    ///
+    /// # Panics
+    /// When an output is a view: record the variable whose memory it is and return a view of that.
+    #[track_caller]
     pub fn record(
         &mut self,
         op: &'static str,
@@ -418,37 +450,48 @@ impl Graph {
             return;
         }
         for &out in outputs {
+            assert_eq!(self.base(out), out, "{op}: the output {} is a view", self.info(out).name);
             self.vars[out.index()].needs_grad = true;
         }
         self.tape.push(Record { op, outputs: outputs.to_vec(), backward });
     }
 
     /// Where to put a contribution to the gradient of `var`; None if none is wanted.
+    ///
+    /// # Panics
+    /// When the operation that made `var` was differentiated already.
+    #[track_caller]
     pub fn grad_into(&mut self, var: Var) -> Option<Sink> {
         if !self.needs_grad(var) {
             return None;
         }
+        if let Role::View { base, start } = self.info(var).role {
+            let whole = self.grad_into(base)?;
+            return Some(self.sink_of_view(var, start, whole));
+        }
+        self.assert_open(var);
         if matches!(self.info(var).role, Role::State) {
             let name = format!("{}{GRAD}", self.info(var).name);
             let shape = self.shape(var).to_vec();
             let grad = self.state(&name, &shape);
-            self.grads.insert(var, grad);
+            self.set_grad(var, Some(grad));
             return Some(Sink { var: grad, accumulate: true });
         }
         let name = format!("d {}", self.info(var).name);
         let shape = self.shape(var).to_vec();
         let Some(&present) = self.grads.get(&var) else {
             let grad = self.temp(&name, &shape);
-            self.grads.insert(var, grad);
+            self.set_grad(var, Some(grad));
             return Some(Sink { var: grad, accumulate: false });
         };
         // A seed is an input or a constant: the next run needs it unchanged.
-        let seed = !matches!(self.info(present).role, Role::Temp);
-        let shared = self.grads.iter().any(|(&other, &g)| other != var && g == present);
+        let memory = self.base(present);
+        let seed = !matches!(self.info(memory).role, Role::Temp);
+        let shared = self.grads_in[&memory] > 1;
         if shared || seed {
             let copy = self.temp(&name, &shape);
             self.accumulate(present, Sink { var: copy, accumulate: false });
-            self.grads.insert(var, copy);
+            self.set_grad(var, Some(copy));
             return Some(Sink { var: copy, accumulate: true });
         }
         Some(Sink { var: present, accumulate: true })
@@ -456,15 +499,49 @@ impl Graph {
 
     /// Passes `grad` on unchanged as a contribution to the gradient of `var`, without a copy
     /// where that is safe.
+    ///
+    /// # Panics
+    /// As [`Graph::grad_into`].
+    #[track_caller]
     pub fn grad_pass(&mut self, var: Var, grad: Var) {
-        let fresh = self.needs_grad(var)
-            && !self.grads.contains_key(&var)
-            && !matches!(self.info(var).role, Role::State);
+        let base = self.base(var);
+        let fresh = self.needs_grad(base)
+            && !self.grads.contains_key(&base)
+            && self.info(var).len() == self.info(base).len()
+            && !matches!(self.info(base).role, Role::State);
         if fresh {
-            self.grads.insert(var, grad);
+            self.assert_open(base);
+            let shape = self.shape(base).to_vec();
+            let grad = if self.shape(grad) == shape { grad } else { self.view(grad, &shape) };
+            self.set_grad(base, Some(grad));
         } else if let Some(sink) = self.grad_into(var) {
             self.accumulate(grad, sink);
         }
+    }
+
+    fn set_grad(&mut self, var: Var, grad: Option<Var>) {
+        let before = match grad {
+            Some(grad) => {
+                *self.grads_in.entry(self.base(grad)).or_default() += 1;
+                self.grads.insert(var, grad)
+            }
+            None => self.grads.remove(&var),
+        };
+        if let Some(before) = before {
+            let memory = self.base(before);
+            *self.grads_in.get_mut(&memory).expect("counted when it was set") -= 1;
+        }
+    }
+
+    #[track_caller]
+    fn assert_open(&self, var: Var) {
+        assert!(
+            !self.info(var).differentiated,
+            "`{}` was differentiated already: backward() walks each operation once, so this gradient \
+             would be lost. Add the losses and call backward() of the sum, or hand all of them to \
+             one backward_from().",
+            self.info(var).name
+        );
     }
 
     /// Adds `x` to the sink, or copies it there.
@@ -477,8 +554,10 @@ impl Graph {
     /// Appends the derivative of the scalar `loss` (shape `[1]`) to the graph.
     ///
     /// # Panics
-    /// When `loss` is not a scalar, does not depend on anything that needs a gradient, or an
-    /// operation on the way has no backward.
+    /// When `loss` is not a scalar, does not depend on anything that needs a gradient, an operation
+    /// on the way has no backward, or one was differentiated by an earlier call already. What is
+    /// appended after a derivative has a derivative of its own, whose gradients of parameters and
+    /// inputs add to those that are there.
     #[track_caller]
     pub fn backward(&mut self, loss: Var) {
         assert_eq!(
@@ -508,34 +587,37 @@ impl Graph {
         let tape = std::mem::take(&mut self.tape);
         for record in tape.iter().rev() {
             let grads: Vec<_> = record.outputs.iter().map(|v| self.grads.get(v).copied()).collect();
-            if grads.iter().all(Option::is_none) {
-                continue;
+            if grads.iter().any(Option::is_some) {
+                let Some(backward) = &record.backward else {
+                    panic!("operation `{}` has no backward", record.op);
+                };
+                backward(self, &grads);
             }
-            let Some(backward) = &record.backward else {
-                panic!("operation `{}` has no backward", record.op);
-            };
-            backward(self, &grads);
-            // Consumed: from here on nobody reads these, so they may be added to in place.
-            for out in &record.outputs {
-                if !self.info(*out).leaf {
-                    self.grads.remove(out);
-                }
+            // Consumed: from here on nothing reads these, so they may be added to in place.
+            for &out in &record.outputs {
+                self.vars[out.index()].differentiated = true;
+                self.set_grad(out, None);
             }
         }
     }
 
     /// The gradient of a leaf (parameter or input) after [`Graph::backward`].
+    ///
+    /// # Panics
+    /// When `leaf` is a view: take the gradient of the variable it belongs to, and a view of that.
+    #[track_caller]
     pub fn grad(&self, leaf: Var) -> Option<Var> {
+        assert_eq!(self.base(leaf), leaf, "{} is a view", self.info(leaf).name);
         self.grads.get(&leaf).copied()
     }
 
     /// The whole step: one line per dispatch with names and shapes.
     pub fn listing(&self) -> String {
         let mut text = String::new();
-        let name = |v: &Var| {
-            let info = self.info(*v);
-            let dims: Vec<_> = info.shape.iter().map(usize::to_string).collect();
-            format!("{}[{}]", info.name, dims.join(", "))
+        let name = |&v: &Var| {
+            let info = self.info(v);
+            let reshaped = self.base(v) != v && info.len() == self.info(self.base(v)).len();
+            format!("{}{}{:?}", info.name, if reshaped { " as " } else { "" }, info.shape)
         };
         for (i, call) in self.calls.iter().enumerate() {
             let writes: Vec<_> = call.writes.iter().map(name).collect();

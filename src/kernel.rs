@@ -191,8 +191,8 @@ pub struct Variant {
     pub constants: &'static [(&'static str, Const)],
     /// Adapter classes for which this is the usual choice. Of several the last in the table wins.
     pub suits: &'static [Class],
-    /// Error it may have beyond the case's, as a part of the largest: 0 for single precision. One
-    /// that has any is never the usual choice.
+    /// Relative error it may have beyond the case's, such as that of 16-bit factors; 0 for a kernel
+    /// in full single precision. One above 0 is never the default.
     pub tolerance: f64,
 }
 
@@ -215,6 +215,22 @@ pub const HARDWARE: &[Class] = &[Class::Integrated, Class::Discrete];
 pub const SOFTWARE: &[Class] = &[Class::Software];
 
 impl Variant {
+    /// A kernel outside this crate: `path` names it in listings and has a number in its file name
+    /// (`square_1_naive.wgsl`), `source` is its text, `tile` what one workgroup computes. It needs
+    /// nothing beyond WebGPU's default limits; kernels that do set [`Variant::needs`] as well.
+    pub const fn new(path: &'static str, source: &'static str, tile: [u32; 3]) -> Self {
+        Self {
+            path,
+            source,
+            needs: Needs::NONE,
+            tile,
+            tile_name: "",
+            constants: &[],
+            suits: ANY,
+            tolerance: 0.0,
+        }
+    }
+
     /// The number in the file name.
     pub fn number(&self) -> u32 {
         self.stem()
@@ -271,10 +287,9 @@ impl Variant {
         Cow::Owned(text)
     }
 
-    /// Feeds a hash with what decides the bits it computes: its name and its text.
-    pub fn hash_into(&self, hasher: &mut blake3::Hasher) {
-        hasher.update(self.path.as_bytes()).update(self.tile_name.as_bytes());
-        hasher.update(self.text().as_bytes());
+    /// What decides the bits it computes, to be hashed: its name, its tile's name and its text.
+    pub fn identity(&self) -> [Cow<'static, str>; 3] {
+        [self.path.into(), self.tile_name.into(), self.text()]
     }
 
     /// True if an adapter with these facts can run it and is not known to get it wrong.
@@ -577,12 +592,7 @@ mod tests {
         assert_eq!(large.text(), "const SIDE: u32 = 8u;\nf");
         let used: Vec<_> = pass.in_use(&target).iter().map(|v| v.id().to_string()).collect();
         assert_eq!(used, ["1", "2/8x8"]);
-        let hash = |v: &Variant| {
-            let mut hasher = blake3::Hasher::new();
-            v.hash_into(&mut hasher);
-            hasher.finalize()
-        };
-        assert_ne!(hash(&VARIANTS[1]), hash(large));
+        assert_ne!(VARIANTS[1].identity(), large.identity());
         target.demoted.insert("a/p_2_t.wgsl");
         assert_eq!(pass.choose(&target, size).number(), 1, "all tiles of a wrong file go");
     }

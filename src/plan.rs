@@ -1,6 +1,6 @@
 //! Liveness to buffer slots and bytes: a pure function of the graph.
 //!
-//! Every temporary lives from the first call that names it to the last. Two temporaries share a
+//! Every temporary lives from the first call that names it, or a view of it, to the last. Two temporaries share a
 //! slot if their lives do not touch. Larger ones choose first (greedy by size), so a slot is as
 //! large as its first tenant. One slot becomes one buffer: WebGPU tracks usage per buffer, so
 //! sub-allocating a single arena would force every binding to read-write.
@@ -53,9 +53,14 @@ pub fn plan(graph: &Graph, reuse: Reuse) -> Plan {
     let vars = graph.vars();
     let mut life: Vec<Option<(usize, usize)>> = vec![None; vars.len()];
     for (i, call) in graph.calls().iter().enumerate() {
-        for v in call.reads.iter().chain(&call.writes) {
-            let span = life[v.index()].get_or_insert((i, i));
+        for &v in call.reads.iter().chain(&call.writes) {
+            let span = life[graph.base(v).index()].get_or_insert((i, i));
             span.1 = i;
+        }
+    }
+    for (i, _) in vars.iter().enumerate().filter(|(_, info)| info.output) {
+        if let Some(span) = &mut life[graph.base(Var(i as u32)).index()] {
+            span.1 = usize::MAX;
         }
     }
     let mut temps: Vec<Var> = Vec::new();
@@ -66,14 +71,12 @@ pub fn plan(graph: &Graph, reuse: Reuse) -> Plan {
             Role::Input | Role::Constant(_) => inputs += bytes,
             Role::State => state += bytes,
             Role::Temp => {
-                if let Some(span) = &mut life[i] {
-                    if info.output {
-                        span.1 = usize::MAX;
-                    }
+                if life[i].is_some() {
                     unshared += bytes;
                     temps.push(Var(i as u32));
                 }
             }
+            Role::View { .. } => {}
         }
     }
     // The sort is stable, so equal sizes keep program order and the plan is deterministic.

@@ -3,8 +3,10 @@
 //! Everything is created in [`Step::new`]; [`Step::write`], [`Step::run`] and [`Step::read`]
 //! create nothing ([`Gpu::created`] proves it in a test).
 
+#[cfg(feature = "cli")]
 mod replay;
 
+#[cfg(feature = "cli")]
 pub use replay::{Replay, Time};
 
 use crate::error::{Error, Result};
@@ -17,16 +19,16 @@ use std::rc::Rc;
 
 /// Dispatches per submission: few enough for watchdogs, many enough to hide the cost of one.
 const PER_SUBMISSION: usize = 48;
-/// Bytes behind each buffer that nobody may write, when guards are on.
+/// Bytes behind each buffer that no kernel may write, when guards are on.
 const GUARD_BYTES: u64 = 256;
 /// Reads of one step that may be started before the first is collected.
 pub const READS_IN_FLIGHT: usize = 4;
 /// What poisoned outputs hold: a NaN with a recognisable payload.
 pub const POISON: u32 = 0x7fc0_dead;
 
-/// What the guard zone of a variable holds. Arithmetic keeps the payload of a NaN, so a kernel that
-/// reads beyond one buffer and writes beyond another would leave the guard as it was if all were
-/// alike.
+/// What the guard zone of a variable holds: each buffer gets its own pattern. Arithmetic keeps the
+/// payload of a NaN, so with one pattern for all, a kernel that reads beyond one buffer and writes
+/// beyond another would write what is there already.
 fn guard(var: usize) -> u32 {
     0x7fc1_0000 + (var % 0x1_0000) as u32
 }
@@ -50,12 +52,18 @@ type State = (Rc<Held>, Vec<usize>);
 pub struct Store {
     gpu: Rc<Gpu>,
     buffers: RefCell<HashMap<String, State>>,
+    /// Bytes written since the last submission; each waits in a staging buffer.
+    staged: Cell<u64>,
 }
+
+/// Bytes of writes that may wait for a submission: a model that is streamed to the device must
+/// not stand in staging buffers once more.
+const STAGED_BYTES: u64 = 32 << 20;
 
 impl Store {
     /// An empty store on `gpu`.
     pub fn new(gpu: &Rc<Gpu>) -> Self {
-        Self { gpu: gpu.clone(), buffers: RefCell::default() }
+        Self { gpu: gpu.clone(), buffers: RefCell::default(), staged: Cell::new(0) }
     }
 
     fn get(&self, name: &str, shape: &[usize], extra: u64) -> Result<Rc<Held>> {
@@ -84,6 +92,12 @@ impl Store {
         assert_eq!(shape.iter().product::<usize>(), values.len(), "state {name}");
         let held = self.get(name, shape, 0)?;
         self.gpu.queue.write_buffer(&held.buffer, 0, bytemuck::cast_slice(values));
+        self.staged.set(self.staged.get() + 4 * values.len() as u64);
+        if self.staged.get() > STAGED_BYTES {
+            self.staged.set(0);
+            self.gpu.queue.submit([]);
+            self.gpu.wait()?;
+        }
         Ok(())
     }
 
@@ -96,7 +110,7 @@ impl Store {
             return Ok(None);
         };
         let bytes = 4 * shape.iter().product::<usize>() as u64;
-        let data = self.gpu.read_buffer(&held.buffer, bytes)?;
+        let data = self.gpu.read_buffer(&held.buffer, 0, bytes)?;
         Ok(Some(bytemuck::pod_collect_to_vec(&data)))
     }
 
@@ -199,6 +213,7 @@ impl Step {
                 Role::Temp => plan.slot_of[i].map(|slot| slots[slot].clone()),
                 Role::Input => Some(hold(&info.name, info.bytes())?),
                 Role::State => Some(store.get(&info.name, &info.shape, guard)?),
+                Role::View { .. } => None,
                 Role::Constant(bytes) => {
                     let held = hold(&info.name, info.bytes())?;
                     gpu.queue.write_buffer(&held.buffer, 0, bytes);
@@ -226,7 +241,7 @@ impl Step {
             step.poison();
         }
         step.dispatches = step.graph.calls().iter().map(|call| step.dispatch(call)).collect();
-        gpu.check()?;
+        gpu.check_complaints()?;
         Ok(step)
     }
 
@@ -244,7 +259,7 @@ impl Step {
                 binding: i as u32,
                 resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
                     buffer: &self.held(v).buffer,
-                    offset: 0,
+                    offset: self.offset(v),
                     // A driver or a shader with bounds checks would drop a write beyond the
                     // binding, or bend it back: so the guard zone is bound too and can be hit.
                     size: if self.options.poison {
@@ -265,9 +280,20 @@ impl Step {
     }
 
     fn held(&self, var: Var) -> &Held {
-        self.buffers[var.index()]
+        self.buffers[self.graph.base(var).index()]
             .as_ref()
             .unwrap_or_else(|| panic!("no call names {}", self.graph.info(var).name))
+    }
+
+    /// Byte of its buffer that a variable begins at.
+    fn offset(&self, var: Var) -> u64 {
+        4 * self.graph.place(var).1 as u64
+    }
+
+    fn read_now(&self, var: Var) -> Result<Vec<u32>> {
+        let bytes = self.graph.info(var).bytes();
+        let data = self.gpu.read_buffer(&self.held(var).buffer, self.offset(var), bytes)?;
+        Ok(bytemuck::pod_collect_to_vec(&data))
     }
 
     /// The graph this step runs.
@@ -360,9 +386,7 @@ impl Step {
             self.submit(std::slice::from_ref(dispatch));
             for &var in &call.writes {
                 let info = self.graph.info(var);
-                let data: Vec<u32> = bytemuck::pod_collect_to_vec(
-                    &self.gpu.read_buffer(&self.held(var).buffer, info.bytes())?,
-                );
+                let data = self.read_now(var)?;
                 // By bits: compilers may assume that NaN does not exist.
                 let bad = data.iter().position(|b| b & 0x7f80_0000 == 0x7f80_0000);
                 if let (Some(at), DType::F32) = (bad, info.dtype) {
@@ -410,14 +434,15 @@ impl Step {
         for &var in vars {
             let bytes = padded(self.graph.info(var).bytes());
             let staging = &self.staging(set, var).buffer;
-            encoder.copy_buffer_to_buffer(&self.held(var).buffer, 0, staging, 0, bytes);
+            let from = &self.held(var).buffer;
+            encoder.copy_buffer_to_buffer(from, self.offset(var), staging, 0, bytes);
         }
         let submission = self.gpu.queue.submit([encoder.finish()]);
         let maps = vars.iter().map(|&v| self.gpu.start_map(&self.staging(set, v).buffer)).collect();
         Fetch { set, vars: vars.to_vec(), submission, maps }
     }
 
-    /// Waits for a [`Step::fetch`] and returns the values, one list a variable.
+    /// Waits for a [`Step::fetch`] and returns the values, one list per variable.
     ///
     /// # Errors
     /// When the device is lost.
@@ -485,9 +510,11 @@ impl Step {
         let mut broken = Vec::new();
         for (i, info) in self.graph.vars().iter().enumerate() {
             let Some(held) = &self.buffers[i] else { continue };
-            let data: Vec<u32> = bytemuck::pod_collect_to_vec(
-                &self.gpu.read_buffer(&held.buffer, held.buffer.size())?,
-            );
+            let data: Vec<u32> = bytemuck::pod_collect_to_vec(&self.gpu.read_buffer(
+                &held.buffer,
+                0,
+                held.buffer.size(),
+            )?);
             if data[(padded(info.bytes()) / 4) as usize..].iter().any(|&w| w != guard(i)) {
                 broken.push(info.name.clone());
             }

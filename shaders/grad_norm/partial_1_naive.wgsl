@@ -7,7 +7,7 @@ const N: u32 = 1u; // elements of the gradient
 const PARTIALS: u32 = 1u; // sums it is split into
 
 @group(0) @binding(0) var<storage, read> grad: array<f32>; // [N]
-@group(0) @binding(1) var<storage, read> first: array<f32>; // [1], where this gradient's sums begin
+@group(0) @binding(1) var<storage, read> first: array<u32>; // [1], where this gradient's sums begin
 @group(0) @binding(2) var<storage, read_write> partials: array<f32>; // those of all gradients
 
 @compute @workgroup_size(8)
@@ -24,5 +24,5 @@ fn main(
     for (var i = p; i < N; i += PARTIALS) {
         sum += grad[i] * grad[i];
     }
-    partials[u32(first[0]) + p] = sum;
+    partials[first[0] + p] = sum;
 }

@@ -10,7 +10,7 @@ const C: u32 = 1u; // vocabulary rows in this chunk
 
 @group(0) @binding(0) var<storage, read> targets: array<u32>; // [N]
 @group(0) @binding(1) var<storage, read> state: array<f32>; // [N, 3]: m, s, t
-@group(0) @binding(2) var<storage, read> start: array<f32>; // [1], first vocabulary row of the chunk
+@group(0) @binding(2) var<storage, read> start: array<u32>; // [1], first vocabulary row of the chunk
 @group(0) @binding(3) var<storage, read> dlogp: array<f32>; // [N]
 @group(0) @binding(4) var<storage, read_write> logits: array<f32>; // [N, C], in and out
 
@@ -27,7 +27,7 @@ fn main(
     let largest = state[3u * n];
     let others = state[3u * n + 1u];
     let scale = dlogp[n] / (others + exp(state[3u * n + 2u] - largest));
-    let is_target = targets[n] - u32(start[0]) == c;
+    let is_target = targets[n] - start[0] == c;
     let i = n * C + c;
     logits[i] = scale * select(-exp(logits[i] - largest), others, is_target);
 }

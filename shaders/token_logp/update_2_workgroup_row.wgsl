@@ -10,7 +10,7 @@ const C: u32 = 1u; // vocabulary rows in this chunk
 
 @group(0) @binding(0) var<storage, read> logits: array<f32>; // [N, C]
 @group(0) @binding(1) var<storage, read> targets: array<u32>; // [N]
-@group(0) @binding(2) var<storage, read> start: array<f32>; // [1], first vocabulary row of the chunk
+@group(0) @binding(2) var<storage, read> start: array<u32>; // [1], first vocabulary row of the chunk
 @group(0) @binding(3) var<storage, read_write> state: array<f32>; // [N, 3]
 
 var<workgroup> shared_values: array<f32, 256>;
@@ -25,7 +25,7 @@ fn main(
     if n >= N {
         return;
     }
-    let first = u32(start[0]);
+    let first = start[0];
     let row = n * C;
     // Wraps to a huge number where the target lies before the chunk.
     let target_at = targets[n] - first;

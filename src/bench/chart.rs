@@ -8,18 +8,8 @@ pub use roofline::roofline;
 pub use sweep::sweep;
 
 use crate::bench::report::{Report, Row, digits};
+use crate::page::svg::{self, Area, Drawn, GRID, INK, SERIES as BARS};
 use plotters::prelude::*;
-
-const INK: RGBColor = RGBColor(0x3A, 0x41, 0x4B);
-const GRID: RGBColor = RGBColor(0xE4, 0xE7, 0xEB);
-const BARS: [RGBColor; 6] = [
-    RGBColor(0x33, 0x55, 0xC4),
-    RGBColor(0x0B, 0x7A, 0x75),
-    RGBColor(0xA8, 0x70, 0x1A),
-    RGBColor(0xC0, 0x2D, 0x55),
-    RGBColor(0x6B, 0x4F, 0xA0),
-    RGBColor(0x5A, 0x7D, 0x2A),
-];
 
 /// What a chart of no rows says.
 const NOTHING: &str = "nothing was timed";
@@ -49,9 +39,6 @@ pub fn bars(report: &Report) -> String {
     picture(report, height, |root| draw(root, &groups))
 }
 
-type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
-type Drawn<'a> = Result<(), Box<dyn std::error::Error + 'a>>;
-
 /// Pixels of the lines that every chart begins with.
 const HEADING: i32 = 66;
 
@@ -62,15 +49,10 @@ fn font(size: i32) -> TextStyle<'static> {
 /// An SVG text with the device on top and what `body` draws in the `height` pixels below.
 fn picture(report: &Report, height: i32, body: impl for<'a> Fn(&Area<'a>) -> Drawn<'a>) -> String {
     let size = (WIDTH as u32, (HEADING + height.max(34)) as u32);
-    let mut text = String::new();
-    {
-        let root = SVGBackend::with_string(&mut text, size).into_drawing_area();
-        // Drawing into a string has no way to fail but a mistake in here.
-        heading(&root, report).expect("lines of text");
-        body(&root).expect("a chart of finite points");
-        root.present().expect("a string takes everything");
-    }
-    text
+    svg::picture(size, |root| {
+        heading(root, report)?;
+        body(root)
+    })
 }
 
 fn heading<'a>(root: &Area<'a>, report: &Report) -> Drawn<'a> {

@@ -3,7 +3,7 @@
 //! - [`op`]: one operation, from the request to the [`report`]
 //! - [`shapes`], [`facts`]: what is run, what a kernel's text says
 //! - [`gate`]: correctness first; [`race`], [`clock`], [`stats`]: then time
-//! - [`track`]: where they run; [`lap`]: a block of samples in a process of its own
+//! - `track`: where they run; [`lap`]: a block of samples in a process of its own
 //! - [`child`]: such processes, and one for kernels that may not end
 //! - [`ceiling`]: what the adapter itself can do
 //! - [`report`], [`chart`], [`page`], [`compare`]: what is written down, drawn and compared

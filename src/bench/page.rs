@@ -2,6 +2,7 @@
 
 use crate::bench::chart;
 use crate::bench::report::{FOOTNOTE, Gate, Report, digits};
+use crate::page::svg::inline;
 use crate::page::{document, escape, facts};
 use std::fmt::Write as _;
 
@@ -61,11 +62,10 @@ fn charts(report: &Report) -> String {
         ),
     ];
     let figure = |(title, note, svg): &(&str, &str, String)| {
-        // The page gives the size; what stands before the viewBox would fix it.
-        let inside = svg.find("viewBox").map_or("", |at| &svg[at..]);
         format!(
             "<figure class=\"wide\">\n<figcaption><h3>{title}</h3><p>{note}</p></figcaption>\n\
-             <div class=\"plot\"><svg role=\"img\" aria-label=\"{title}\" {inside}</div>\n</figure>\n"
+             <div class=\"plot\">{}</div>\n</figure>\n",
+            inline(svg, title)
         )
     };
     let figures: String = all.iter().map(figure).collect();

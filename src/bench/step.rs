@@ -5,11 +5,12 @@ use crate::data::pack::{Capacity, Stream, footprint, pack};
 use crate::error::{Error, Problem, Result};
 use crate::gpu::Gpu;
 use crate::model::config::ModelConfig;
-use crate::model::weights::init_weights;
+use crate::model::weights::RandomWeights;
 use crate::plan::Reuse;
-use crate::train::learner::{Learner, memory_plan};
-use crate::train::objective::{Weights, group_weights};
-use crate::train::recipe::{LossSettings, OptimSettings};
+use crate::train::learner::{Learner, LearnerOptions, memory_plan};
+use crate::train::objectives::{Coefficients, Loss};
+use crate::train::program::train_all;
+use crate::train::recipe::OptimSettings;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::path::Path;
@@ -86,7 +87,8 @@ pub(crate) struct Loaded {
     pub capacity: Capacity,
     pub learner: Learner,
     pub stream: Stream,
-    pub weights: Weights,
+    pub loss: Loss,
+    pub coefficients: Coefficients,
 }
 
 impl Loaded {
@@ -113,13 +115,17 @@ impl Loaded {
         }
         let capacity = Capacity { tokens, targets: tokens, pairs: examples.len() };
         // Says what does not fit before anything is allocated.
-        memory_plan(gpu.target(), &config, capacity)?;
+        let loss = Loss::default();
+        let objective = &*loss.objective;
+        memory_plan(gpu.target(), &config, capacity, objective, &train_all())?;
         let optim = OptimSettings::default();
-        let init = init_weights(&config, 0);
-        let learner = Learner::with_reuse(gpu, &config, &init, capacity, &optim, reuse)?;
+        let init = RandomWeights { config: &config, seed: 0 };
+        let options = LearnerOptions { reuse, ..LearnerOptions::default() };
+        let learner =
+            Learner::with_options(gpu, &config, &init, capacity, objective, &optim, &options)?;
         let stream = pack(&examples.iter().collect::<Vec<_>>(), capacity)?.remove(0);
-        let weights = group_weights(&[&stream], &LossSettings::default(), 1).remove(0);
-        Ok(Self { config, capacity, learner, stream, weights })
+        let coefficients = objective.coefficients(&[&stream], 1).remove(0);
+        Ok(Self { config, capacity, learner, stream, loss, coefficients })
     }
 
     /// One training step, waited for.
@@ -127,7 +133,7 @@ impl Loaded {
     /// # Errors
     /// When the device is lost.
     pub fn step(&mut self) -> Result<()> {
-        self.learner.accumulate(&self.stream, &self.weights)?;
+        self.learner.accumulate(&self.stream, &self.coefficients)?;
         self.learner.update(1e-4)?;
         Ok(())
     }
@@ -145,7 +151,9 @@ pub fn bench_step(gpu: &Rc<Gpu>, folder: &Path, tokens: usize, steps: usize) -> 
     }
     let before = gpu.buffer_bytes();
     let mut loaded = Loaded::new(gpu, folder, tokens, Reuse::Slots, problems)?;
-    let planned = memory_plan(gpu.target(), &loaded.config, loaded.capacity)?.total();
+    let (objective, all) = (&*loaded.loss.objective, train_all());
+    let planned = memory_plan(gpu.target(), &loaded.config, loaded.capacity, objective, &all)?;
+    let planned = planned.total();
     let allocated = gpu.buffer_bytes() - before - loaded.learner.staging_bytes();
 
     let mut seconds = Vec::with_capacity(steps);

@@ -8,7 +8,6 @@ use crate::ops::case::{Array, OpCase, TestRng};
 use crate::ops::trial::{cotangents, declare, upload};
 use crate::plan::Reuse;
 use crate::step::{Options, Step, Store};
-use rand::SeedableRng;
 use std::rc::Rc;
 
 /// A step at a shape with random inputs, and which of its calls are the pass'.
@@ -38,7 +37,7 @@ impl Track {
         dims: &[usize],
         seed: u64,
     ) -> Result<Option<Self>> {
-        let rng = &mut TestRng::seed_from_u64(seed);
+        let rng = &mut TestRng::with_seed(seed);
         let inputs = (case.inputs)(dims, rng);
         let mut graph = Graph::new(gpu.target());
         let vars = declare(&mut graph, &inputs);

@@ -48,7 +48,7 @@ pub(super) fn run(args: &DemoArgs, device: &DeviceArgs) -> Result<()> {
             .collect::<Vec<_>>()
             .join(" "),
     };
-    options.check()?;
+    options.check_start()?;
     let gpu = device.open()?;
     let mut shown = Shown::default();
     let outcome = demo::run(&gpu, &options, &mut |event| shown.show(event))?;
@@ -61,7 +61,7 @@ pub(super) fn run(args: &DemoArgs, device: &DeviceArgs) -> Result<()> {
     Ok(())
 }
 
-/// One display a run, the second run's without what the first one's has said already.
+/// One display per run; the second leaves out what the first has said already.
 #[derive(Default)]
 struct Shown {
     current: Option<(&'static str, Display)>,
@@ -80,7 +80,7 @@ impl Shown {
                     self.finish();
                     self.current = Some((name, Display::new(name)));
                 }
-                if let trainer::Event::Plan(lines) = &event
+                if let trainer::TrainEvent::Plan(lines) = &event
                     && std::mem::replace(&mut self.planned, true)
                 {
                     let loss = lines.iter().filter(|l| l.starts_with("loss"));
@@ -104,13 +104,9 @@ impl Shown {
 fn print_samples(samples: &[Sample]) {
     for sample in samples.iter().take(PRINTED) {
         println!();
-        for (name, text) in [
-            ("sentence", &sample.wrong),
-            ("right", &sample.right),
-            ("base", &sample.base),
-            ("control", &sample.control),
-            ("ORPO", &sample.orpo),
-        ] {
+        let given = [("sentence", &sample.wrong), ("right", &sample.right)];
+        let written = ["base", "ORPO", "control"].into_iter().zip(&sample.outputs);
+        for (name, text) in given.into_iter().chain(written) {
             println!("  {name:<9} {}", on_one_line(text));
         }
     }

@@ -1,7 +1,8 @@
 //! What a person sees of a run: a few lines at the start, a progress bar, evaluations.
 
-use crate::train::metrics::Record;
-use crate::train::trainer::Event;
+use crate::train::metrics::MetricsRecord;
+use crate::train::objectives::Metric;
+use crate::train::trainer::TrainEvent;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
 
@@ -10,12 +11,13 @@ pub(super) struct Display {
     bar: Option<ProgressBar>,
     name: String,
     total: u64,
+    metrics: &'static [Metric],
 }
 
 impl Display {
     /// `name` stands in front of the lines where several runs follow each other.
     pub(super) fn new(name: &str) -> Self {
-        Self { bar: None, name: name.to_owned(), total: 0 }
+        Self { bar: None, name: name.to_owned(), total: 0, metrics: &[] }
     }
 
     fn line(&self, text: &str) {
@@ -27,10 +29,10 @@ impl Display {
         }
     }
 
-    pub(super) fn show(&mut self, event: Event) {
+    pub(super) fn show(&mut self, event: TrainEvent) {
         match event {
-            Event::Plan(lines) => lines.iter().for_each(|l| eprintln!("{l}")),
-            Event::Begin { step, total } => {
+            TrainEvent::Plan(lines) => lines.iter().for_each(|l| eprintln!("{l}")),
+            TrainEvent::Begin { step, total, metrics } => {
                 let style =
                     ProgressStyle::with_template("{prefix}{wide_bar} {pos}/{len} {msg} eta {eta}")
                         .expect("the template is fixed");
@@ -42,23 +44,24 @@ impl Display {
                 });
                 self.bar = Some(bar);
                 self.total = total;
+                self.metrics = metrics;
             }
-            Event::Epoch(epoch, stats) => self.line(&format!("epoch {epoch}: {stats}")),
-            Event::Step(record) => self.step(record),
-            Event::Evaluated(record) => {
-                self.line(&format!("step {:>5}  held out: {}", record.step, figures(record)))
+            TrainEvent::Epoch(epoch, stats) => self.line(&format!("epoch {epoch}: {stats}")),
+            TrainEvent::Step(record) => self.step(record),
+            TrainEvent::Evaluated(record) => {
+                self.line(&format!("step {:>5}  held out: {}", record.step, self.figures(record)))
             }
-            Event::Sampled { step, prompt, text } => {
+            TrainEvent::Sampled { step, prompt, text } => {
                 self.line(&format!("step {step:>5}  {prompt} -> {text}"))
             }
-            Event::Saved(folder) => self.line(&format!("saved {}", folder.display())),
-            Event::Note(text) => self.line(&text),
+            TrainEvent::Saved(folder) => self.line(&format!("saved {}", folder.display())),
+            TrainEvent::Note(text) => self.line(&text),
         }
     }
 
-    fn step(&self, record: &Record) {
+    fn step(&self, record: &MetricsRecord) {
         let rate = record.get("tokens_per_second").unwrap_or(0.0);
-        let message = format!("{}  {rate:.0} tokens/s", figures(record));
+        let message = format!("{}  {rate:.0} tokens/s", self.figures(record));
         if let Some(bar) = &self.bar {
             bar.set_position(record.step);
             bar.set_message(message.clone());
@@ -70,25 +73,20 @@ impl Display {
         }
     }
 
+    /// The objective's figures of a record, as far as it has them.
+    fn figures(&self, record: &MetricsRecord) -> String {
+        let shown = self
+            .metrics
+            .iter()
+            .filter_map(|metric| Some(format!("{} {:.4}", metric.label?, record.get(metric.key)?)));
+        shown.collect::<Vec<_>>().join("  ")
+    }
+
     pub(super) fn finish(self) {
         if let Some(bar) = self.bar {
             bar.finish_and_clear();
         }
     }
-}
-
-/// Loss, log odds ratio and accuracy of a record, as far as it has them.
-pub(super) fn figures(record: &Record) -> String {
-    let names = [
-        ("loss", "loss"),
-        ("log_odds_chosen", "log odds ratio"),
-        ("rewards/accuracies", "accuracy"),
-        ("logps/chosen", "chosen"),
-        ("logps/rejected", "rejected"),
-    ];
-    let shown =
-        names.iter().filter_map(|(key, name)| Some(format!("{name} {:.4}", record.get(key)?)));
-    shown.collect::<Vec<_>>().join("  ")
 }
 
 /// Where a benchmark is, on standard error.

@@ -5,9 +5,9 @@ use crate::data::tokenize::Tokenizer;
 use crate::error::{Error, Result};
 use crate::model::config::ModelConfig;
 use crate::model::generate::Sampling;
-use crate::model::weights::read_weights;
+use crate::model::weights::{FolderWeights, ParameterValues};
 use crate::step::Store;
-use crate::train::learner::check_parameters;
+use crate::train::learner::check_weights;
 use crate::train::sampler::{Sampler, encode_prompts};
 use clap::Args;
 use std::path::PathBuf;
@@ -39,15 +39,13 @@ pub(super) fn run(args: &GenerateArgs, device: &DeviceArgs) -> Result<()> {
         return Err(Error::input("nothing can be generated with these settings", problems));
     }
     let config = ModelConfig::load(&args.model)?;
-    check_parameters(&config)?;
     let tokenizer = Tokenizer::from_folder(&args.model)?;
     encode_prompts(&tokenizer, &config, &args.prompt, args.max_tokens)?;
-    let weights = read_weights(&args.model, &config)?;
+    let weights = FolderWeights::open(&args.model, &config)?;
     let gpu = device.open()?;
+    check_weights(gpu.target(), &config)?;
     let store = Store::new(&gpu);
-    for (name, t) in &weights {
-        store.write(name, &t.shape, &t.data)?;
-    }
+    weights.each(&mut |name, shape, values| store.write(name, shape, values))?;
     let sampler = Sampler::new(&gpu, &store, &config, tokenizer, &args.prompt, args.max_tokens)?;
     for text in sampler.run(&sampling)? {
         println!("{text}");

@@ -1,4 +1,4 @@
-//! Parsing and printing: one file a subcommand. Nothing is computed here.
+//! Parsing and printing: one file per subcommand. Nothing is computed here.
 
 mod bench;
 mod demo;

@@ -3,8 +3,9 @@
 use super::DeviceArgs;
 use crate::error::Result;
 use crate::model::config::ModelConfig;
-use crate::train::learner::{check_parameters, memory_plan, micro_graph};
+use crate::train::learner::memory_plan;
 use crate::train::prepare::capacity;
+use crate::train::program::{micro_graph, train_all};
 use crate::train::recipe;
 use clap::Args;
 use std::path::PathBuf;
@@ -25,10 +26,10 @@ pub struct PlanArgs {
 pub(super) fn run(args: &PlanArgs, device: &DeviceArgs) -> Result<()> {
     let recipe = recipe::load(&args.recipe, &args.set)?;
     let config = ModelConfig::load(&recipe.model)?;
-    check_parameters(&config)?;
     let gpu = device.open()?;
     let capacity = capacity(&recipe);
-    let plan = memory_plan(gpu.target(), &config, capacity)?;
+    let objective = &*recipe.loss.objective;
+    let plan = memory_plan(gpu.target(), &config, capacity, objective, &train_all())?;
     let mib = |bytes: u64| format!("{:>10.2} MiB", bytes as f64 / 1048576.0);
     println!("adapter                          {}", gpu.describe());
     println!("parameters                       {:>10}", config.parameter_count());
@@ -42,7 +43,9 @@ pub(super) fn run(args: &PlanArgs, device: &DeviceArgs) -> Result<()> {
     );
     println!("total                            {}", mib(plan.total()));
     if args.listing {
-        print!("\n{}", micro_graph(gpu.target(), &config, capacity, true).0.listing());
+        let trained = Some(&train_all());
+        let (graph, _) = micro_graph(gpu.target(), &config, capacity, objective, trained);
+        print!("\n{}", graph.listing());
     }
     Ok(())
 }

@@ -4,7 +4,7 @@ use super::DeviceArgs;
 use super::display::Display;
 use crate::error::{Error, Result};
 use crate::train::prepare::prepare;
-use crate::train::recipe;
+use crate::train::{recipe, trainer};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -39,7 +39,7 @@ pub(super) fn run(args: &TrainArgs, device: &DeviceArgs) -> Result<()> {
     let prepared = prepare(&recipe, args.resume)?;
     let gpu = device.open()?;
     let mut display = Display::new("");
-    let outcome = prepared.run(&gpu, &mut |event| display.show(event))?;
+    let outcome = trainer::run(prepared, &gpu, &mut |event| display.show(event))?;
     display.finish();
     println!("model      {}", outcome.model.display());
     Ok(())

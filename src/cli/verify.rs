@@ -2,7 +2,7 @@
 
 use super::DeviceArgs;
 use crate::error::{Error, Problem, Result};
-use crate::train::verify::{Reference, Row};
+use crate::train::verify::{Comparison, Reference};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -60,12 +60,12 @@ pub(super) fn run(args: &VerifyArgs, device: &DeviceArgs) -> Result<()> {
     Err(Error::input(format!("{} comparisons failed", failed.len()), failed))
 }
 
-fn worst_gradient(rows: &[Row]) -> Option<usize> {
+fn worst_gradient(rows: &[Comparison]) -> Option<usize> {
     let gradients = rows.iter().enumerate().filter(|(_, r)| r.what.starts_with("gradient "));
     gradients.max_by(|a, b| a.1.difference.total_cmp(&b.1.difference)).map(|(i, _)| i)
 }
 
-fn print(row: &Row) {
+fn print(row: &Comparison) {
     let verdict = if row.passed() { "" } else { "  FAILED" };
     println!(
         "  {:<58} {:>8} {:>10.1e} {:>10.1e}  {}{verdict}",

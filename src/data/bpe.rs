@@ -39,7 +39,8 @@ pub struct TrainedBpe {
 /// Trains a byte-level BPE of `vocab` tokens: the special ones first, then the 256 bytes, then the
 /// merges in the order they were found. Same texts, same tokenizer.
 ///
-/// Errors: `vocab` has no room for special tokens and bytes; the texts do not yield enough merges.
+/// # Errors
+/// `vocab` has no room for special tokens and bytes; the texts do not yield enough merges.
 pub fn train_bpe(
     texts: impl Iterator<Item = String> + Send,
     vocab: usize,
@@ -78,7 +79,10 @@ pub fn train_bpe(
 
 impl TrainedBpe {
     /// Writes `tokenizer.json` and `tokenizer_config.json` with the chat template inside. EOS is
-    /// `<|im_end|>`, pad `<|pad|>`, both of which training must have been given; there is no BOS.
+    /// `<|im_end|>`, pad `<|pad|>`; there is no BOS.
+    ///
+    /// # Errors
+    /// When training was not given both of these tokens, or the folder cannot be written.
     pub fn write_tokenizer_folder(&self, folder: &Path, template: &str) -> Result<()> {
         for token in ["<|im_end|>", "<|pad|>"] {
             if self.inner.token_to_id(token).is_none() {

@@ -35,11 +35,11 @@ pub struct DataReport {
 /// Shortest, median and longest, in tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lengths {
-    /// Shortest.
+    /// Tokens of the shortest.
     pub shortest: usize,
-    /// Median; of an even number the upper one.
+    /// Tokens of the median; of an even number the upper one.
     pub median: usize,
-    /// Longest.
+    /// Tokens of the longest.
     pub longest: usize,
 }
 
@@ -47,10 +47,13 @@ const SUMMARY: &str = "the data does not suit the model";
 
 /// Checks examples against each other and against the model that is to learn from them.
 ///
-/// `place` names a source row for messages; `vocab_size` is the tokenizer's (largest id + 1), `vocab_rows` the rows of the embedding.
-/// Errors, all at once: no examples; a vocabulary larger than the embedding; ids beyond it; a side
-/// without a token to learn; sides that are the same tokens.
-pub fn check(
+/// `place` names a source row for messages; `vocab_size` is the tokenizer's (largest id + 1),
+/// `vocab_rows` the rows of the embedding.
+///
+/// # Errors
+/// All at once: no examples; a vocabulary larger than the embedding; ids beyond it; a side without a
+/// token to learn; sides that are the same tokens.
+pub fn check_examples(
     examples: &[Example],
     place: impl Fn(usize) -> String,
     vocab_size: usize,
@@ -175,7 +178,7 @@ mod tests {
             example(2, &[1, 2, 3], None, 1),
         ];
         let counts = Counts { kept: 3, dropped: 1, ..Counts::default() };
-        let report = check(&examples, row, 8, 8, &counts).unwrap();
+        let report = check_examples(&examples, row, 8, 8, &counts).unwrap();
         assert_eq!((report.pairs, report.singles), (2, 1));
         assert_eq!((report.tokens, report.shared_tokens), (18, 3));
         assert_eq!(report.prompt, Lengths { shortest: 1, median: 1, longest: 2 });
@@ -194,15 +197,17 @@ mod tests {
             example(4, &[1, 2], Some(&[1, 2]), 1),
             example(5, &[1, 2], Some(&[1]), 1),
         ];
-        let text = check(&examples, row, 9, 8, &Counts::default()).unwrap_err().to_string();
+        let text =
+            check_examples(&examples, row, 9, 8, &Counts::default()).unwrap_err().to_string();
         assert!(text.contains("9 tokens, the model's embedding 8 rows"), "{text}");
         assert!(!text.contains("row 1"), "the cause alone is told: {text}");
-        let text = check(&examples, row, 8, 8, &Counts::default()).unwrap_err().to_string();
+        let text =
+            check_examples(&examples, row, 8, 8, &Counts::default()).unwrap_err().to_string();
         for part in
             ["row 1: rejected has token 9", "row 5: both sides", "row 6: rejected has no token"]
         {
             assert!(text.contains(part), "{text}");
         }
-        assert!(check(&examples[..0], row, 8, 8, &Counts::default()).is_err());
+        assert!(check_examples(&examples[..0], row, 8, 8, &Counts::default()).is_err());
     }
 }

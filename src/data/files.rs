@@ -18,7 +18,7 @@ use crate::error::{Error, Problem, Result};
 /// Where a row comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Source {
-    /// The file.
+    /// Path of the file it was read from.
     pub file: PathBuf,
     /// 1-based line, or 1-based index of the row in a JSON array or a Parquet file.
     pub line: usize,
@@ -31,7 +31,7 @@ impl fmt::Display for Source {
 }
 
 /// A row's columns, or the reason why it has none.
-pub(super) type Record = std::result::Result<Map<String, Value>, String>;
+pub(super) type JsonRow = std::result::Result<Map<String, Value>, String>;
 
 /// What a path's name says about its contents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,7 +131,7 @@ fn walk(folder: &Path, texts: bool, found: &mut Vec<(PathBuf, Format)>) -> Resul
 pub(super) fn read_records(
     path: &Path,
     format: Format,
-    each: &mut dyn FnMut(Source, Record),
+    each: &mut dyn FnMut(Source, JsonRow),
 ) -> Result<Option<Problem>> {
     let open = || File::open(path).map_err(|e| Error::io("read", path, e));
     match format {
@@ -171,7 +171,7 @@ fn first_byte(bytes: &[u8]) -> Option<u8> {
 fn read_lines(
     path: &Path,
     reader: &mut dyn BufRead,
-    each: &mut dyn FnMut(Source, Record),
+    each: &mut dyn FnMut(Source, JsonRow),
 ) -> Result<Option<Problem>> {
     let mut bytes = Vec::new();
     for line in 1.. {
@@ -194,7 +194,7 @@ fn read_lines(
     Ok(None)
 }
 
-fn record_of_line(line: &[u8]) -> Record {
+fn record_of_line(line: &[u8]) -> JsonRow {
     let text = std::str::from_utf8(line).map_err(|e| {
         format!("not UTF-8 (byte {} of the line); save the file as UTF-8", e.valid_up_to() + 1)
     })?;
@@ -210,7 +210,7 @@ fn without_line(error: &serde_json::Error) -> String {
     format!("{} at column {}", &text[..cut], error.column())
 }
 
-fn object(value: Value) -> Record {
+fn object(value: Value) -> JsonRow {
     match value {
         Value::Object(map) => Ok(map),
         other => Err(format!("a row must be a JSON object, this is {}", kind(&other))),
@@ -229,7 +229,7 @@ pub(super) fn kind(value: &Value) -> &'static str {
     }
 }
 
-fn read_array(path: &Path, bytes: &[u8], each: &mut dyn FnMut(Source, Record)) -> Option<Problem> {
+fn read_array(path: &Path, bytes: &[u8], each: &mut dyn FnMut(Source, JsonRow)) -> Option<Problem> {
     let bytes = without_bom(bytes);
     let text = match std::str::from_utf8(bytes) {
         Ok(text) => text,
@@ -252,7 +252,7 @@ fn read_array(path: &Path, bytes: &[u8], each: &mut dyn FnMut(Source, Record)) -
     }
 }
 
-fn read_parquet(path: &Path, file: File, each: &mut dyn FnMut(Source, Record)) -> Option<Problem> {
+fn read_parquet(path: &Path, file: File, each: &mut dyn FnMut(Source, JsonRow)) -> Option<Problem> {
     // The reader asserts what a damaged file can violate; that must not end the program.
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         let reader = SerializedFileReader::new(file).map_err(|e| e.to_string())?;

@@ -1,8 +1,52 @@
-//! Rows longer than `max_length`: dropped or cut, and counted.
+//! Everything about length: rows longer than `max_length` are dropped or cut, and counted; what is
+//! left must fit the model and the stream.
 
 use std::fmt;
 
-use super::example::Sequence;
+use super::example::{Example, Sequence};
+use super::pack::{Capacity, footprint};
+use crate::error::{Error, Problem, Result};
+
+/// Checks that every example fits a model of `positions` positions and an empty stream of
+/// `capacity`. `place` names a source row.
+///
+/// # Errors
+/// Every example that does not, at once, with what would make room.
+pub fn check_lengths<'a>(
+    examples: impl Iterator<Item = &'a Example>,
+    place: impl Fn(usize) -> String,
+    positions: usize,
+    capacity: Capacity,
+) -> Result<()> {
+    let mut problems = Vec::new();
+    let mut needed = 0;
+    for example in examples {
+        let mut misfit = |what: String| problems.push(Problem::new(place(example.row), what));
+        let rejected = example.rejected.as_ref().map_or(0, |r| r.ids.len());
+        let longest = example.chosen.ids.len().max(rejected);
+        if longest > positions {
+            misfit(format!("has {longest} tokens, but the model {positions} positions"));
+        }
+        let size = footprint(example);
+        if size.tokens > capacity.tokens || size.targets > capacity.targets || capacity.pairs == 0 {
+            misfit(format!(
+                "needs {} tokens and {} targets, but a stream has room for {} pairs with {} tokens \
+                 and {} targets",
+                size.tokens, size.targets, capacity.pairs, capacity.tokens, capacity.targets
+            ));
+            needed = needed.max(size.tokens);
+        }
+    }
+    if problems.is_empty() {
+        return Ok(());
+    }
+    let longer = match needed {
+        0 => String::new(),
+        _ => format!("raise batch.stream_tokens to {needed} or more, or "),
+    };
+    let summary = format!("some rows do not fit; {longer}lower data.max_length");
+    Err(Error::input(summary, problems))
+}
 
 /// What happens to a row that is longer than `max_length`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
@@ -152,5 +196,36 @@ impl Cut {
             side.ids.truncate(most);
         }
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_fit_is_named_by_its_place_all_at_once() {
+        let example = |row: usize, length: usize| {
+            let chosen = Sequence { ids: vec![1; length], response_start: 1 };
+            Example { row, chosen, rejected: None }
+        };
+        let examples = [example(0, 5), example(1, 12), example(2, 30)];
+        let capacity = Capacity { tokens: 20, targets: 20, pairs: 1 };
+        let place = |row: usize| format!("rows.jsonl:{}", row + 1);
+        let check = |positions| check_lengths(examples.iter(), place, positions, capacity);
+        let text = check(10).unwrap_err().to_string();
+        for part in [
+            "raise batch.stream_tokens to 30 or more, or lower data.max_length",
+            "rows.jsonl:2: has 12 tokens, but the model 10 positions",
+            "rows.jsonl:3: has 30 tokens, but the model 10 positions",
+            "rows.jsonl:3: needs 30 tokens and 29 targets, but a stream has room for 1 pairs with 20 tokens",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        assert!(!text.contains("rows.jsonl:1"), "{text}");
+        let text =
+            check_lengths(examples[..2].iter(), place, 10, capacity).unwrap_err().to_string();
+        assert!(!text.contains("stream_tokens"), "more room in the stream would not help: {text}");
+        assert!(check_lengths(examples[..2].iter(), place, 12, capacity).is_ok());
     }
 }

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::files::kind;
 
-/// One turn.
+/// One turn of a conversation: who speaks, and what is said.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Message {
     /// `system`, `developer`, `user`, `assistant` or `tool`.

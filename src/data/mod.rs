@@ -3,7 +3,7 @@
 //! ```text
 //! files -> rows::read_preferences -> PreferenceRow -> tokenize::Tokenizer::examples -> Example
 //!                                                        (template::ChatTemplate)
-//!       -> check::check -> DataReport;   pack::pack -> Stream (one micro-batch)
+//!       -> check::check_examples -> DataReport;   pack::pack -> Stream (one micro-batch)
 //! ```
 //!
 //! Everything here runs on the CPU and knows nothing of graphs or devices. Whatever is wrong with
@@ -13,7 +13,7 @@ pub mod bpe;
 pub mod check;
 pub mod example;
 mod files;
-mod length;
+pub mod length;
 pub mod messages;
 pub mod pack;
 pub mod rows;

@@ -25,7 +25,8 @@
 //! prompt on the rejected side) are no targets at all.
 
 use super::example::Example;
-use crate::error::{Error, Problem, Result};
+use super::length::check_lengths;
+use crate::error::Result;
 
 /// "No sequence", "no pair": what an index holds where there is nothing to point at.
 pub const NONE: u32 = u32::MAX;
@@ -95,7 +96,7 @@ pub struct Footprint {
     pub shared: usize,
     /// Tokens in the stream.
     pub tokens: usize,
-    /// Scored targets.
+    /// Targets that some loss term scores.
     pub targets: usize,
 }
 
@@ -126,19 +127,28 @@ pub fn shared_prefix(chosen: &[u32], rejected: &[u32]) -> usize {
 /// Packs examples into as few streams as first-fit by decreasing length finds.
 ///
 /// The result depends on nothing but the arguments: equal lengths keep their order, streams come
-/// in the order they were opened. An example that does not fit an empty stream is an error that
-/// names its row (1-based); all of them are named at once.
+/// in the order they were opened.
+///
+/// # Errors
+/// Every example that does not fit an empty stream, by its row (1-based); see [`check_lengths`],
+/// which knows the rows' files.
 pub fn pack(examples: &[&Example], capacity: Capacity) -> Result<Vec<Stream>> {
+    let (sizes, bins) = assign(examples, capacity)?;
+    let fill = |bin: &Vec<usize>| {
+        let mut stream = Stream::empty(capacity);
+        for &i in bin {
+            stream.push(examples[i], sizes[i]);
+        }
+        stream
+    };
+    Ok(bins.iter().map(fill).collect())
+}
+
+/// What each example takes up, and which of them share a stream.
+fn assign(examples: &[&Example], capacity: Capacity) -> Result<(Vec<Footprint>, Vec<Vec<usize>>)> {
+    let place = |row: usize| format!("row {}", row + 1);
+    check_lengths(examples.iter().copied(), place, usize::MAX, capacity)?;
     let sizes: Vec<Footprint> = examples.iter().map(|e| footprint(e)).collect();
-    let problems: Vec<Problem> = examples
-        .iter()
-        .zip(&sizes)
-        .filter(|(_, size)| !Room::empty(capacity).holds(size))
-        .map(|(example, size)| too_large(example, size, capacity))
-        .collect();
-    if !problems.is_empty() {
-        return Err(Error::input("some rows do not fit the stream of one micro-batch", problems));
-    }
     let mut order: Vec<usize> = (0..examples.len()).collect();
     order.sort_by_key(|&i| (std::cmp::Reverse(sizes[i].tokens), i));
 
@@ -160,29 +170,7 @@ pub fn pack(examples: &[&Example], capacity: Capacity) -> Result<Vec<Stream>> {
             open.remove(slot);
         }
     }
-    Ok(bins
-        .iter()
-        .map(|bin| {
-            let mut stream = Stream::empty(capacity);
-            for &i in bin {
-                stream.push(examples[i], sizes[i]);
-            }
-            stream
-        })
-        .collect())
-}
-
-fn too_large(example: &Example, size: &Footprint, capacity: Capacity) -> Problem {
-    let what = if capacity.pairs == 0 {
-        "the stream has room for no pair at all; allow at least one pair a micro-batch".into()
-    } else {
-        format!(
-            "needs {} tokens and {} targets, a micro-batch has room for {} tokens and {} targets; \
-             lower max_length or enlarge the micro-batch",
-            size.tokens, size.targets, capacity.tokens, capacity.targets
-        )
-    };
-    Problem::new(format!("row {}", example.row + 1), what)
+    Ok((sizes, bins))
 }
 
 /// What is left of a stream's capacity.
@@ -209,7 +197,40 @@ impl Room {
     }
 }
 
+/// One pair of a stream, or a single sequence: where its sequences stand in arrays `[2P]` and in
+/// [`Stream::seq_offset`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pair {
+    /// Source row.
+    pub row: usize,
+    /// The chosen sequence.
+    pub chosen: usize,
+    /// The rejected one, if the row has one.
+    pub rejected: Option<usize>,
+}
+
 impl Stream {
+    /// Pair `p` of the stream.
+    ///
+    /// # Panics
+    /// When the stream has fewer pairs.
+    pub fn pair(&self, p: usize) -> Pair {
+        let (row, chosen, rejected) = (self.rows[p], 2 * p, 2 * p + 1);
+        let rejected = (!self.response(rejected).is_empty()).then_some(rejected);
+        Pair { row, chosen, rejected }
+    }
+
+    /// Its pairs in order.
+    pub fn pairs(&self) -> impl Iterator<Item = Pair> {
+        (0..self.rows.len()).map(|p| self.pair(p))
+    }
+
+    /// The targets of a sequence's response.
+    pub fn response(&self, sequence: usize) -> &[u32] {
+        let [start, end] = [sequence, sequence + 1].map(|s| self.seq_offset[s] as usize);
+        &self.seq_target[start..end]
+    }
+
     /// A stream without pairs: pads only.
     pub fn empty(capacity: Capacity) -> Self {
         let Capacity { tokens, targets, pairs } = capacity;
@@ -340,22 +361,27 @@ pub struct PackStats {
 }
 
 impl PackStats {
-    /// Compares the streams with padded concatenation of the same examples, in the given order
-    /// and in batches of `pairs_per_batch`. Rows without a rejected side count one sequence.
-    pub fn new(examples: &[&Example], streams: &[Stream], pairs_per_batch: usize) -> Self {
+    /// Compares the streams that [`pack`] would make with padded concatenation of the same
+    /// examples, in the given order and in batches of `pairs_per_batch`. Rows without a rejected
+    /// side count one sequence. No stream is made for it.
+    ///
+    /// # Errors
+    /// As [`pack`].
+    pub fn new(examples: &[&Example], capacity: Capacity, pairs_per_batch: usize) -> Result<Self> {
+        let (sizes, bins) = assign(examples, capacity)?;
         let padded = examples.chunks(pairs_per_batch.max(1)).map(|batch| {
             let lengths = batch.iter().flat_map(|e| {
                 std::iter::once(e.chosen.ids.len()).chain(e.rejected.iter().map(|r| r.ids.len()))
             });
             lengths.clone().count() * lengths.max().unwrap_or(0)
         });
-        Self {
+        Ok(Self {
             examples: examples.len(),
-            streams: streams.len(),
-            stream_tokens: streams.iter().map(|s| s.capacity.tokens).sum(),
-            used_tokens: streams.iter().map(|s| s.used_tokens).sum(),
+            streams: bins.len(),
+            stream_tokens: bins.len() * capacity.tokens,
+            used_tokens: sizes.iter().map(|size| size.tokens).sum(),
             padded_concat_tokens: padded.sum(),
-        }
+        })
     }
 
     /// Adds another step's figures.

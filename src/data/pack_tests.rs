@@ -237,10 +237,18 @@ fn statistics_count_padded_concatenation() {
         pair(2, &[1, 2], &[1, 3], 1),
     ];
     let given: Vec<&Example> = examples.iter().collect();
-    let streams = pack(&given, Capacity { tokens: 16, targets: 16, pairs: 4 }).unwrap();
-    let stats = PackStats::new(&given, &streams, 2);
+    let capacity = Capacity { tokens: 16, targets: 16, pairs: 4 };
+    let stats = PackStats::new(&given, capacity, 2).unwrap();
     // Batches of two pairs: 4 sequences of 4 tokens, then 2 sequences of 2.
     assert_eq!(stats.padded_concat_tokens, 16 + 4);
     assert_eq!((stats.stream_tokens, stats.used_tokens), (16, 5 + 5 + 3));
     assert_eq!(stats.ratio(), 20.0 / 16.0);
+    // What is counted is what packing gives.
+    let streams = pack(&given, Capacity { tokens: 8, ..capacity }).unwrap();
+    let stats = PackStats::new(&given, Capacity { tokens: 8, ..capacity }, 2).unwrap();
+    assert_eq!((stats.examples, stats.streams), (3, streams.len()));
+    assert_eq!(stats.used_tokens, streams.iter().map(|s| s.used_tokens).sum::<usize>());
+    // Counting makes no stream: no memory would hold one of these.
+    let vast = Capacity { tokens: 1 << 50, targets: 1 << 50, pairs: 1 << 40 };
+    assert_eq!(PackStats::new(&given, vast, 2).unwrap().stream_tokens, 1 << 50);
 }

@@ -93,7 +93,8 @@ const SFT_ANSWERS: [&str; 4] = ["completion", "response", "output", "answer"];
 
 /// Reads preference rows from files or folders.
 ///
-/// Errors: a path that cannot be read, a file that breaks off, and, unless `skip_bad_rows` is on,
+/// # Errors
+/// A path that cannot be read, a file that breaks off, and, unless `skip_bad_rows` is on,
 /// every row that cannot be used, all at once.
 pub fn read_preferences(paths: &[PathBuf], options: &ReadOptions) -> Result<Rows> {
     if let Some(key) = options.map.keys().find(|key| !MAPPED.contains(&key.as_str())) {
@@ -105,7 +106,7 @@ pub fn read_preferences(paths: &[PathBuf], options: &ReadOptions) -> Result<Rows
     let mut bad = Vec::new();
     let mut broken = Vec::new();
     for (path, format) in files::expand(paths, false)? {
-        let mut each = |source: Source, record: files::Record| {
+        let mut each = |source: Source, record: files::JsonRow| {
             let read = record.and_then(|record| normalise(&record, options));
             match read {
                 Ok((prompt, chosen, rejected)) => {
@@ -134,11 +135,13 @@ pub fn read_preferences(paths: &[PathBuf], options: &ReadOptions) -> Result<Rows
     Ok(Rows { rows, skipped: bad })
 }
 
-/// Reads plain documents for language modelling: `.txt` (one document a file), or rows with a
+/// Reads plain documents for language modelling: `.txt` (one document per file), or rows with a
 /// `text` column or with `messages` (or `conversations`) that a chat template renders.
 ///
-/// Blank documents are passed over: corpora are full of them. Everything else that is not text is
-/// an error with file and line, all at once.
+/// Blank documents are passed over: corpora are full of them.
+///
+/// # Errors
+/// A path that cannot be read; everything else that is not text, with file and line, all at once.
 pub fn read_texts(paths: &[PathBuf]) -> Result<Vec<Document>> {
     read_usable_texts(paths, false).map(|(texts, _)| texts)
 }
@@ -148,6 +151,9 @@ pub type Document = (Source, Text);
 
 /// As [`read_texts`], going on without the documents that cannot be used if `skip_bad_rows` says
 /// so: these come second, with their reasons.
+///
+/// # Errors
+/// As [`read_texts`].
 pub fn read_usable_texts(
     paths: &[PathBuf],
     skip_bad_rows: bool,
@@ -168,7 +174,7 @@ pub fn read_usable_texts(
             }
             continue;
         }
-        let mut each = |source: Source, record: files::Record| match record
+        let mut each = |source: Source, record: files::JsonRow| match record
             .and_then(|record| document(&record))
         {
             Ok(text) => texts.push((source, text)),

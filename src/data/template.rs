@@ -35,7 +35,8 @@ impl ChatTemplate {
     /// Compiles a template. `special` holds what it may call `bos_token`, `eos_token`, …; a token
     /// the tokenizer does not have is left out and renders as nothing.
     ///
-    /// Errors: the source is no template; the sentence names the line.
+    /// # Errors
+    /// The source is no template; the sentence names the line.
     pub fn new(
         source: &str,
         special: BTreeMap<String, String>,
@@ -59,6 +60,9 @@ impl ChatTemplate {
     /// The template of a model folder: `chat_template.jinja`, or `chat_template` in
     /// `tokenizer_config.json` (a string, or a list of named ones of which "default" is taken).
     /// None if the model has no template.
+    ///
+    /// # Errors
+    /// A file that cannot be read, a template that is none, a list of them without "default".
     pub fn from_folder(
         folder: &Path,
         tokenizer_config: &serde_json::Value,
@@ -83,7 +87,8 @@ impl ChatTemplate {
 
     /// Renders a conversation; with `generation_prompt` it ends where the assistant would begin.
     ///
-    /// Errors: what the template refuses (`raise_exception`) or cannot do, in its own words.
+    /// # Errors
+    /// What the template refuses (`raise_exception`) or cannot do, in its own words.
     pub fn render(
         &self,
         messages: &[Message],

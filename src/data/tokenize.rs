@@ -33,7 +33,6 @@ pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     bos: Option<u32>,
     eos: Option<u32>,
-    pad: Option<u32>,
     vocab_size: usize,
     template: Option<ChatTemplate>,
 }
@@ -94,6 +93,9 @@ impl Tokenizer {
     /// Special tokens are named in `tokenizer_config.json` (as text or as an added-token object);
     /// older folders name them in `special_tokens_map.json`, and where neither names BOS or EOS
     /// the ids of `config.json` count.
+    ///
+    /// # Errors
+    /// A file that is missing or not what it should be, with its path.
     pub fn from_folder(folder: &Path) -> Result<Self> {
         let path = folder.join("tokenizer.json");
         if !path.is_file() {
@@ -138,11 +140,11 @@ impl Tokenizer {
             }
         }
         let id = |key: &str| inner.token_to_id(special.get(key)?);
-        let (bos, eos, pad) = (id("bos_token"), id("eos_token"), id("pad_token"));
+        let (bos, eos) = (id("bos_token"), id("eos_token"));
         let largest = inner.get_vocab(true).into_values().max();
         let vocab_size = largest.map_or(0, |id| id as usize + 1);
         let template = ChatTemplate::from_folder(folder, &config, special)?;
-        Ok(Self { inner, bos, eos, pad, vocab_size, template })
+        Ok(Self { inner, bos, eos, vocab_size, template })
     }
 
     /// Token ids of a text. Nothing is added; special tokens written in the text are recognised.
@@ -178,17 +180,15 @@ impl Tokenizer {
         self.eos
     }
 
-    /// Padding token. Nothing here asks for it: padding is by length, never by token.
-    pub fn pad(&self) -> Option<u32> {
-        self.pad
-    }
-
     /// Whether the model has a chat template.
     pub fn has_template(&self) -> bool {
         self.template.is_some()
     }
 
     /// Renders a conversation up to where the assistant would begin.
+    ///
+    /// # Errors
+    /// When there is no template or it refuses the conversation.
     pub fn render_prompt(&self, messages: &[Message]) -> Result<String> {
         self.render(messages, true).map_err(|e| {
             Error::input(
@@ -208,6 +208,9 @@ impl Tokenizer {
     }
 
     /// The example of one row; None if `over_length` drops it.
+    ///
+    /// # Errors
+    /// What makes the row unusable, with its file and line.
     pub fn example(
         &self,
         row_index: usize,
@@ -219,7 +222,8 @@ impl Tokenizer {
 
     /// The examples of all rows with the counts of what was cut or dropped.
     ///
-    /// Errors: every row that cannot be used, all at once, unless `skip_bad_rows`; no row left.
+    /// # Errors
+    /// Every row that cannot be used, all at once, unless `skip_bad_rows`; no row left.
     pub fn examples(
         &self,
         rows: &[PreferenceRow],
@@ -382,6 +386,9 @@ impl Tokenizer {
     /// A document for language modelling as examples of at most `max_length` tokens, each token
     /// but the first predicted exactly once: the last token of a piece begins the next. EOS ends
     /// the document. Conversations are rendered by the chat template.
+    ///
+    /// # Errors
+    /// What makes the document unusable, with its file and line.
     pub fn document(
         &self,
         row_index: usize,

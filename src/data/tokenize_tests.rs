@@ -44,8 +44,7 @@ fn compare(family: &str, data: &str, max_length: usize) -> Vec<usize> {
         row[key].as_array().unwrap().iter().map(|x| x.as_i64().unwrap()).collect()
     };
     let tokenizer = tokenizer(family);
-    for (key, id) in [("bos", tokenizer.bos()), ("eos", tokenizer.eos()), ("pad", tokenizer.pad())]
-    {
+    for (key, id) in [("bos", tokenizer.bos()), ("eos", tokenizer.eos())] {
         assert_eq!(recorded[key].as_u64(), id.map(u64::from), "{key}");
     }
     let rows = rows(data);
@@ -362,7 +361,7 @@ fn a_trained_tokenizer_loads_and_gives_texts_back() {
     trained.write_tokenizer_folder(folder.path(), CHATML).unwrap();
     let tokenizer = Tokenizer::from_folder(folder.path()).unwrap();
     assert_eq!(tokenizer.vocab_size(), 320);
-    assert_eq!((tokenizer.bos(), tokenizer.eos(), tokenizer.pad()), (None, Some(2), Some(3)));
+    assert_eq!((tokenizer.bos(), tokenizer.eos()), (None, Some(2)));
     for text in texts().take(5).chain(["tabs\tand 日本語 🙂\n\n x".into(), " lead".into()]) {
         assert_eq!(tokenizer.decode(&tokenizer.encode(&text), false), text);
     }

@@ -12,11 +12,12 @@ use crate::files::{check_creatable, write_atomically};
 use crate::gpu::Gpu;
 use crate::model::config::ModelConfig;
 use crate::model::generate::Sampling;
-use crate::model::weights::{has_weights, read_weights};
+use crate::model::source::has_weights;
+use crate::model::weights::{FolderWeights, ParameterValues};
 use crate::page::report::{self, Report, Sample, write_report};
 use crate::step::Store;
-use crate::train::metrics::{METRICS, Record, Split, read_metrics};
-use crate::train::recipe::{Objective, Recipe};
+use crate::train::metrics::{METRICS, MetricsRecord, Split, read_metrics};
+use crate::train::recipe::Recipe;
 use crate::train::sampler::Sampler;
 use crate::train::trainer::{self, train};
 use pairs::{GrammarPairs, fetch_pairs};
@@ -74,8 +75,8 @@ pub enum Event<'a> {
     Run {
         /// Which one: "ORPO" or "control".
         name: &'static str,
-        /// What.
-        event: trainer::Event<'a>,
+        /// What it is.
+        event: trainer::TrainEvent<'a>,
     },
 }
 
@@ -85,15 +86,15 @@ pub struct Ends {
     /// "ORPO" or "control".
     pub name: &'static str,
     /// Evaluation before the first step.
-    pub before: Record,
+    pub before: MetricsRecord,
     /// Evaluation after the last step.
-    pub after: Record,
+    pub after: MetricsRecord,
 }
 
 /// What a demo leaves.
 #[derive(Debug)]
 pub struct Outcome {
-    /// The page.
+    /// Path of the page.
     pub report: PathBuf,
     /// The held-out rows before and after: the control, then ORPO.
     pub ends: [Ends; 2],
@@ -109,7 +110,7 @@ impl Options {
     /// # Errors
     /// An output folder that exists (unless resuming), a model that is missing or has no weights,
     /// settings that are none.
-    pub fn check(&self) -> Result<()> {
+    pub fn check_start(&self) -> Result<()> {
         if !self.resume && std::fs::symlink_metadata(&self.output).is_ok() {
             return Err(Error::file(
                 &self.output,
@@ -131,25 +132,26 @@ impl Options {
                  --model.",
             ));
         }
-        self.recipe(Objective::Orpo, Path::new(""), Path::new("")).map(|_| ())
+        self.recipe(ORPO, Path::new(""), Path::new("")).map(|_| ())
     }
 
-    /// The recipe of one of the two runs. They differ in the objective, in lambda and in the folder.
-    fn recipe(&self, objective: Objective, train: &Path, heldout: &Path) -> Result<Recipe> {
+    /// The recipe of the run in `folder`, [`ORPO`] or [`CONTROL`]. They differ in the objective, in
+    /// lambda and in the folder.
+    fn recipe(&self, folder: &str, train: &Path, heldout: &Path) -> Result<Recipe> {
         let quick = QUICK.iter().filter(|_| self.quick).map(|s| s.to_string());
-        let set: Vec<String> = quick.chain(self.set.iter().cloned()).collect();
+        let objective: &[&str] = match folder {
+            CONTROL => &["objective=sft", "loss.lambda=0"],
+            _ => &["objective=orpo"],
+        };
+        let objective = objective.iter().map(|s| s.to_string());
+        let set: Vec<String> = quick.chain(self.set.iter().cloned()).chain(objective).collect();
         let mut recipe = Recipe::parse(RECIPE_NAME, RECIPE, &set)?;
-        recipe.objective = objective;
         recipe.model = self.model.clone();
         recipe.data.train = vec![train.to_owned()];
         recipe.data.eval = vec![heldout.to_owned()];
         // The report is about what changed since before the first step.
         recipe.train.eval_at_start = true;
-        recipe.output = self.output.join(ORPO);
-        if objective == Objective::Sft {
-            recipe.loss.lambda = 0.0;
-            recipe.output = self.output.join(CONTROL);
-        }
+        recipe.output = self.output.join(folder);
         Ok(recipe)
     }
 
@@ -168,10 +170,10 @@ impl Options {
 /// ones correct held-out sentences and writes the report.
 ///
 /// # Errors
-/// See [`Options::check`], [`fetch_pairs`] and [`train`]. A stopped demo goes on from its last
+/// See [`Options::check_start`], [`fetch_pairs`] and [`train`]. A stopped demo goes on from its last
 /// checkpoint with `resume`.
 pub fn run(gpu: &Rc<Gpu>, options: &Options, on_event: &mut dyn FnMut(Event)) -> Result<Outcome> {
-    options.check()?;
+    options.check_start()?;
     let pairs = fetch_pairs(&options.cache)?;
     on_event(Event::Note(format!(
         "pairs      {} to train on, {} held out, in {} (from harper-core's tests)",
@@ -193,14 +195,14 @@ pub fn run_on(
     on_event: &mut dyn FnMut(Event),
 ) -> Result<Outcome> {
     let start = Instant::now();
-    options.check()?;
+    options.check_start()?;
     let heldout = spread(read_rows(&pairs.heldout)?, options.rows_per_rule());
     let heldout_file = options.output.join(HELDOUT);
     write_heldout(&heldout_file, &heldout)?;
 
     let mut runs = Vec::new();
-    for (name, objective) in [("ORPO", Objective::Orpo), ("control", Objective::Sft)] {
-        let recipe = options.recipe(objective, &pairs.train, &heldout_file)?;
+    for (name, folder) in [("ORPO", ORPO), ("control", CONTROL)] {
+        let recipe = options.recipe(folder, &pairs.train, &heldout_file)?;
         let outcome =
             train(gpu, &recipe, options.resume, &mut |event| on_event(Event::Run { name, event }))?;
         let records = read_metrics(&recipe.output.join(METRICS))?;
@@ -219,6 +221,7 @@ pub fn run_on(
     let report = Report {
         title: "oddgrad: ORPO beside imitation alone".into(),
         runs: [orpo, control].map(|run| report::Run::new(run.name, &run.records)).into(),
+        metrics: orpo.recipe.loss.objective.metrics(),
         samples: samples.clone(),
         facts: facts(gpu, options, pairs, heldout.len(), orpo, control, seconds)?,
     };
@@ -232,7 +235,7 @@ struct Finished {
     name: &'static str,
     recipe: Recipe,
     model: PathBuf,
-    records: Vec<Record>,
+    records: Vec<MetricsRecord>,
 }
 
 impl Finished {
@@ -310,7 +313,7 @@ fn facts(
             ),
         ),
         ("Steps", format!("{steps} of {} rows each, in both runs", recipe.batch.size)),
-        ("Lambda", format!("{} (control: {})", recipe.loss.lambda, control.recipe.loss.lambda)),
+        ("Objective", format!("{} (control: {})", recipe.loss, control.recipe.loss)),
         ("Learning rate", format!("{} at its peak", recipe.optim.learning_rate)),
         ("Tokens", format!("{} of the packed stream (control: {})", tokens(orpo), tokens(control))),
         (
@@ -441,9 +444,8 @@ fn correct(gpu: &Rc<Gpu>, models: [&PathBuf; 3], rows: &[&Row]) -> Result<Vec<Sa
     let max_tokens = longest + SPARE_TOKENS;
     let store = Store::new(gpu);
     let put = |model: &Path| -> Result<()> {
-        read_weights(model, &config)?
-            .iter()
-            .try_for_each(|(name, t)| store.write(name, &t.shape, &t.data))
+        FolderWeights::open(model, &config)?
+            .each(&mut |name, shape, values| store.write(name, shape, values))
     };
     put(models[0])?;
     let prompts: Vec<String> = rows.iter().map(|row| row.prompt.clone()).collect();
@@ -457,9 +459,7 @@ fn correct(gpu: &Rc<Gpu>, models: [&PathBuf; 3], rows: &[&Row]) -> Result<Vec<Sa
     let mut next = |model: usize| texts[model].next().expect("one text a prompt");
     let sample = |row: &&Row| Sample {
         wrong: row.wrong.clone(),
-        base: next(0),
-        orpo: next(1),
-        control: next(2),
+        outputs: (0..3).map(&mut next).collect(),
         right: row.right.clone(),
     };
     Ok(rows.iter().map(sample).collect())
@@ -513,19 +513,20 @@ mod tests {
             set: vec!["optim.learning_rate=0.125".into()],
             command: String::new(),
         };
-        let recipe = |objective| {
-            options.recipe(objective, Path::new("t.jsonl"), Path::new("h.jsonl")).unwrap()
-        };
-        let (orpo, mut control) = (recipe(Objective::Orpo), recipe(Objective::Sft));
-        assert!(orpo.loss.lambda > 0.0);
-        assert_eq!(control.loss.lambda, 0.0);
+        let recipe =
+            |folder| options.recipe(folder, Path::new("t.jsonl"), Path::new("h.jsonl")).unwrap();
+        let (orpo, mut control) = (recipe(ORPO), recipe(CONTROL));
+        let lambda = |recipe: &Recipe| recipe.loss.objective.settings()[0].clone();
+        assert_eq!(lambda(&orpo), ("lambda", 0.7.into()));
+        assert_eq!(lambda(&control), ("lambda", 0.0.into()));
         assert_eq!(orpo.optim.learning_rate, 0.125);
         assert_eq!(orpo.train.max_steps, Some(32));
         assert_ne!(orpo.output, control.output);
         // What is saved beside the control is a recipe that can be read again.
         Recipe::parse("saved", &control.to_toml(), &[]).unwrap();
-        control.objective = orpo.objective;
-        control.loss.lambda = orpo.loss.lambda;
+        let rest = |recipe: &Recipe| recipe.loss.settings()[1..].to_vec();
+        assert_eq!(rest(&orpo), rest(&control));
+        control.loss = orpo.loss.clone();
         control.output = orpo.output.clone();
         assert_eq!(orpo, control);
     }
@@ -542,7 +543,7 @@ mod tests {
             set: Vec::new(),
             command: String::new(),
         };
-        let error = |options: &Options| options.check().unwrap_err().to_string();
+        let error = |options: &Options| options.check_start().unwrap_err().to_string();
         assert!(error(&options).contains("exists already"));
         options.output = folder.path().join("new");
         assert!(error(&options).contains("no config.json"));
@@ -550,7 +551,7 @@ mod tests {
         std::fs::write(options.model.join("config.json"), "{}").unwrap();
         assert!(error(&options).contains("no model.safetensors"));
         std::fs::write(options.model.join("model.safetensors"), "").unwrap();
-        options.check().unwrap();
+        options.check_start().unwrap();
         options.set = vec!["optim.lerning_rate=1".into()];
         assert!(error(&options).contains("learning_rate"));
         assert!(!options.cache.exists() && !options.output.exists());

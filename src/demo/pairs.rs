@@ -77,7 +77,7 @@ fn fetch_pairs_with(cache: &Path, cargo: &crate_file::Cargo) -> Result<GrammarPa
     }
     std::fs::create_dir_all(cache).map_err(|e| Error::io("create", cache, e))?;
     let sources = crate_file::rust_sources(cache, cargo)?;
-    let rows = Split::of(pairs_of(&sources));
+    let rows = Split::of(pairs_of(&sources)?);
     let (train_text, heldout_text) = (to_jsonl(&rows.train), to_jsonl(&rows.heldout));
     for (name, text, expected) in
         [("train", &train_text, TRAIN_BLAKE3), ("held-out", &heldout_text, HELDOUT_BLAKE3)]
@@ -146,11 +146,13 @@ impl Pair {
 }
 
 /// The useful pairs of `(path, Rust source)` files, in the files' order, each wrong sentence once.
-fn pairs_of(sources: &[(String, String)]) -> Vec<Pair> {
+fn pairs_of(sources: &[(String, String)]) -> Result<Vec<Pair>> {
     let mut seen = HashSet::new();
     let mut pairs = Vec::new();
     for (path, text) in sources {
-        for (wrong, right) in calls::string_arguments(text, "assert_suggestion_result") {
+        let calls = calls::string_arguments(text, "assert_suggestion_result")
+            .map_err(|e| Error::file(path, format!("is not Rust: {e}")))?;
+        for (wrong, right) in calls {
             let pair = Pair {
                 wrong: wrong.trim().to_owned(),
                 right: right.trim().to_owned(),
@@ -161,7 +163,7 @@ fn pairs_of(sources: &[(String, String)]) -> Vec<Pair> {
             }
         }
     }
-    pairs
+    Ok(pairs)
 }
 
 struct Split {
@@ -220,7 +222,7 @@ mod tests {
             assert_suggestion_result("nothing changes here", L, "nothing changes here");
             assert_suggestion_result("These is a good example.", L, "Those are good examples.");
         "##;
-        let pairs = pairs_of(&[source("src/a.rs", text)]);
+        let pairs = pairs_of(&[source("src/a.rs", text)]).unwrap();
         assert_eq!(
             pairs,
             [Pair {

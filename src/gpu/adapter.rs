@@ -5,7 +5,8 @@ use crate::kernel::{Class, Cooperative, VariantId};
 use std::collections::BTreeMap;
 
 /// Graphics interfaces that can be asked for by name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum Backend {
     /// Linux, Windows, Android; software Vulkan too.
     Vulkan,

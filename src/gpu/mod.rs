@@ -3,17 +3,19 @@
 mod adapter;
 mod memory;
 mod pipeline;
+#[cfg(feature = "cli")]
 mod stopwatch;
 
 pub use adapter::{AdapterChoice, Backend, cooperative_matrices, list_adapters};
 pub use memory::available as available_memory;
 pub use pipeline::Checks;
 pub(crate) use pipeline::Compiled;
+#[cfg(feature = "cli")]
 pub(crate) use stopwatch::Stopwatch;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Problem, Result};
 use crate::kernel::{Class, Target, Tuned};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -39,7 +41,12 @@ pub struct Gpu {
 }
 
 impl Gpu {
-    /// Opens the adapter that `choice` names, or the best one.
+    /// Opens the adapter that `choice` names, or the best one: a discrete GPU before an integrated
+    /// one, a software adapter only where there is nothing else.
+    ///
+    /// Kernels that use subgroups, 16-bit floats or cooperative matrices are taken on trust; a
+    /// program that doubts the driver has them tried by
+    /// [`self_test`](crate::ops::self_test::self_test), as the `oddgrad` commands do.
     ///
     /// # Errors
     /// No adapter at all (says how to install software Vulkan), an unknown name, or a device that
@@ -51,8 +58,7 @@ impl Gpu {
             & (wgpu::Features::SUBGROUP
                 | wgpu::Features::SHADER_F16
                 | wgpu::Features::TIMESTAMP_QUERY);
-        let cooperative = cooperative_matrices(&adapter);
-        let experimental_features = if cooperative.is_empty() {
+        let experimental_features = if cooperative_matrices(&adapter).is_empty() {
             wgpu::ExperimentalFeatures::disabled()
         } else {
             features |= wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
@@ -61,11 +67,10 @@ impl Gpu {
             // every element with a reference.
             unsafe { wgpu::ExperimentalFeatures::enabled() }
         };
-        let limits = adapter.limits();
         let request = wgpu::DeviceDescriptor {
             label: Some("oddgrad"),
             required_features: features,
-            required_limits: limits.clone(),
+            required_limits: adapter.limits(),
             experimental_features,
             ..Default::default()
         };
@@ -76,6 +81,31 @@ impl Gpu {
                     info.name
                 ))
             })?;
+        let mut gpu = Self::from_wgpu(&adapter, device, queue)?;
+        gpu.target.pinned = choice.kernels.clone();
+        Ok(gpu)
+    }
+
+    /// Computes on a device and queue of the caller's, which go on working beside it.
+    ///
+    /// The device must have at least WebGPU's default limits for compute shaders
+    /// ([`wgpu::Limits::default`]). No feature is needed. Kernels use subgroups, 16-bit floats,
+    /// cooperative matrices and timestamps if the device was requested with
+    /// [`wgpu::Features::SUBGROUP`], `SHADER_F16`, `EXPERIMENTAL_COOPERATIVE_MATRIX` and
+    /// `TIMESTAMP_QUERY`. `adapter` is the one that the device was requested from.
+    ///
+    /// The device's handlers for uncaptured errors and for its loss are replaced: what goes wrong
+    /// is returned by the next call that waits for the device.
+    ///
+    /// # Errors
+    /// [`Error::Input`] with every limit that is too low.
+    pub fn from_wgpu(
+        adapter: &wgpu::Adapter,
+        device: wgpu::Device,
+        queue: wgpu::Queue,
+    ) -> Result<Self> {
+        let (features, limits, info) = (device.features(), device.limits(), adapter.get_info());
+        check_limits(&info.name, &limits)?;
         // By default an error outside a scope ends the program. Here it is kept, and the next wait
         // for the device returns it.
         let complaint = Arc::new(Mutex::new(None));
@@ -95,11 +125,14 @@ impl Gpu {
             class: adapter::class(&info),
             subgroups: features.contains(wgpu::Features::SUBGROUP),
             f16: features.contains(wgpu::Features::SHADER_F16),
-            cooperative,
+            cooperative: match features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) {
+                true => cooperative_matrices(adapter),
+                false => Vec::new(),
+            },
             workgroup_bytes: limits.max_compute_workgroup_storage_size,
             invocations: limits.max_compute_invocations_per_workgroup,
             binding_bytes: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size),
-            pinned: choice.kernels.clone(),
+            pinned: BTreeMap::new(),
             tuned: Arc::default(),
             demoted: BTreeSet::new(),
         };
@@ -223,14 +256,14 @@ impl Gpu {
                 TIMEOUT.as_secs()
             ))
         })?;
-        self.check()
+        self.check_complaints()
     }
 
     /// What the device complained about since it was opened.
     ///
     /// # Errors
     /// The first complaint; every later call repeats it, since nothing computed after it counts.
-    pub(crate) fn check(&self) -> Result<()> {
+    pub(crate) fn check_complaints(&self) -> Result<()> {
         match self.complaint.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
             None => Ok(()),
             Some(text) => Err(Error::Device(format!(
@@ -244,7 +277,7 @@ impl Gpu {
     pub(crate) fn start_map(&self, buffer: &wgpu::Buffer) -> Mapping {
         let (sender, receiver) = std::sync::mpsc::channel();
         buffer.map_async(wgpu::MapMode::Read, .., move |result| {
-            // The receiver is gone only if nobody wants the values any more.
+            // The receiver is gone only if the values are not wanted any more.
             let _ = sender.send(result);
         });
         receiver
@@ -271,7 +304,12 @@ impl Gpu {
 
     /// Copies any buffer to the host through a staging buffer of its own (weights, checkpoints;
     /// a step reads its outputs through buffers made beforehand).
-    pub(crate) fn read_buffer(&self, buffer: &wgpu::Buffer, bytes: u64) -> Result<Vec<u8>> {
+    pub(crate) fn read_buffer(
+        &self,
+        buffer: &wgpu::Buffer,
+        offset: u64,
+        bytes: u64,
+    ) -> Result<Vec<u8>> {
         let staging = self.device.create_buffer(&wgpu::BufferDescriptor {
             label: Some("read back"),
             size: crate::plan::padded(bytes),
@@ -279,7 +317,7 @@ impl Gpu {
             mapped_at_creation: false,
         });
         let mut encoder = self.device.create_command_encoder(&Default::default());
-        encoder.copy_buffer_to_buffer(buffer, 0, &staging, 0, crate::plan::padded(bytes));
+        encoder.copy_buffer_to_buffer(buffer, offset, &staging, 0, crate::plan::padded(bytes));
         let submission = self.queue.submit([encoder.finish()]);
         let mapping = self.start_map(&staging);
         self.wait_for(Some(submission))?;
@@ -288,5 +326,32 @@ impl Gpu {
 
     pub(crate) fn release(&self, bytes: u64) {
         self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+/// Compares a device with the limits that every kernel's baseline relies on.
+fn check_limits(name: &str, limits: &wgpu::Limits) -> Result<()> {
+    let of = |l: &wgpu::Limits| {
+        [
+            ("max_storage_buffers_per_shader_stage", l.max_storage_buffers_per_shader_stage),
+            ("max_compute_workgroup_storage_size", l.max_compute_workgroup_storage_size),
+            ("max_compute_invocations_per_workgroup", l.max_compute_invocations_per_workgroup),
+            ("max_compute_workgroup_size_x", l.max_compute_workgroup_size_x),
+            ("max_compute_workgroup_size_y", l.max_compute_workgroup_size_y),
+            ("max_compute_workgroup_size_z", l.max_compute_workgroup_size_z),
+            ("max_compute_workgroups_per_dimension", l.max_compute_workgroups_per_dimension),
+        ]
+    };
+    let problems: Vec<Problem> = of(limits)
+        .into_iter()
+        .zip(of(&wgpu::Limits::default()))
+        .filter(|((_, has), (_, least))| has < least)
+        .map(|((limit, has), (_, least))| {
+            Problem::new(limit, format!("is {has}; request at least {least}"))
+        })
+        .collect();
+    match problems.is_empty() {
+        true => Ok(()),
+        false => Err(Error::input(format!("the device on {name} has limits too low"), problems)),
     }
 }

@@ -31,14 +31,26 @@ fn problems(value: &Value) -> Vec<String> {
     }
 }
 
+fn read(value: &Value) -> ModelConfig {
+    ModelConfig::from_json("config.json", value).unwrap()
+}
+
+/// Everything a family read.
+fn sizes(value: &Value) -> String {
+    format!("{:?}", read(value).decoder)
+}
+
 #[test]
 fn reads_both_generations() {
-    let new = ModelConfig::from_json("config.json", &llama()).unwrap();
-    assert_eq!((new.vocab_size, new.hidden_size, new.intermediate_size), (512, 64, 172));
-    assert_eq!((new.layers, new.heads, new.kv_heads, new.head_dim), (2, 4, 2, 16));
-    assert_eq!((new.max_positions, new.rms_norm_eps, new.rope_theta), (256, 1e-5, 20000.0));
-    assert_eq!((new.bos_id, new.eos_ids.as_slice(), new.pad_id), (Some(3), &[4][..], Some(5)));
-    assert!(new.tied && !new.qkv_bias);
+    let new = read(&llama());
+    assert_eq!((new.vocab_size, new.layers, new.max_positions), (512, 2, 256));
+    assert_eq!(new.eos_ids, [4]);
+    assert_eq!(
+        sizes(&llama()),
+        "Llama { sizes: Sizes { vocab: 512, hidden: 64, intermediate: 172, layers: 2, heads: 4, \
+         kv_heads: 2, head_dim: 16, max_positions: 256, eps: 1e-5, theta: 20000.0, tied: true, \
+         std: 0.08 } }"
+    );
 
     let mut old = llama();
     let map = old.as_object_mut().unwrap();
@@ -47,8 +59,7 @@ fn reads_both_generations() {
     map.insert("rope_theta".into(), json!(20000.0));
     map.insert("rope_scaling".into(), Value::Null);
     map.insert("torch_dtype".into(), json!("float32"));
-    let old = ModelConfig::from_json("config.json", &old).unwrap();
-    assert_eq!(ModelConfig { extra: Map::new(), ..old }, ModelConfig { extra: Map::new(), ..new });
+    assert_eq!(sizes(&old), sizes(&llama()));
 }
 
 #[test]
@@ -67,36 +78,35 @@ fn defaults_are_those_of_transformers() {
     map.insert("eos_token_id".into(), json!([4, 7]));
     map.insert("bos_token_id".into(), Value::Null);
     map.insert("pad_token_id".into(), json!(-1));
-    let c = ModelConfig::from_json("config.json", &value).unwrap();
-    assert_eq!((c.head_dim, c.kv_heads, c.rope_theta, c.tied), (16, 4, 10_000.0, false));
-    assert_eq!((c.rms_norm_eps, c.bos_id, c.pad_id), (1e-6, None, None));
-    assert_eq!(c.eos_ids, [4, 7]);
+    let explicit = with(&[
+        ("head_dim", json!(16)),
+        ("num_key_value_heads", json!(4)),
+        ("rope_parameters", json!({"rope_theta": 10_000.0, "rope_type": "default"})),
+        ("tie_word_embeddings", json!(false)),
+        ("rms_norm_eps", json!(1e-6)),
+    ]);
+    assert_eq!(sizes(&value), sizes(&explicit));
+    assert_eq!(read(&value).eos_ids, [4, 7]);
 }
 
 #[test]
 fn writing_back_keeps_everything() {
-    let first =
-        ModelConfig::from_json("config.json", &with(&[("eos_token_id", json!([4, 7]))])).unwrap();
-    let written = first.to_json();
-    assert_eq!(written["use_cache"], json!(false));
-    assert_eq!(written["transformers_version"], json!("5.23.0"));
+    let given = with(&[("eos_token_id", json!([4, 7])), ("unknown", json!("kept"))]);
+    let written = read(&given).to_json();
+    for (key, value) in given.as_object().unwrap() {
+        assert_eq!(&written[key], value, "{key}");
+    }
     assert_eq!(written["rope_theta"], json!(20000.0));
-    assert_eq!(written["rope_parameters"]["rope_theta"], json!(20000.0));
-    assert_eq!(written["dtype"], written["torch_dtype"]);
-    let mut second = ModelConfig::from_json("config.json", &written).unwrap();
-    second.extra.remove("torch_dtype");
-    let sorted = |m: &Map<String, Value>| {
-        m.clone().into_iter().collect::<std::collections::BTreeMap<_, _>>()
-    };
-    assert_eq!(sorted(&first.extra), sorted(&second.extra));
-    assert_eq!(
-        ModelConfig { extra: Map::new(), ..first },
-        ModelConfig { extra: Map::new(), ..second }
-    );
+    assert_eq!(written["rope_scaling"], Value::Null);
+    assert_eq!(written["torch_dtype"], json!("float32"));
+    assert_eq!(sizes(&written), sizes(&given));
+    assert_eq!(read(&written).to_json(), written);
 
-    let half =
-        ModelConfig::from_json("config.json", &with(&[("dtype", json!("bfloat16"))])).unwrap();
-    assert_eq!(half.to_json()["torch_dtype"], json!("bfloat16"));
+    // What is saved is f32, whatever the folder held.
+    let half = read(&with(&[("dtype", json!("bfloat16"))]));
+    assert_eq!(half.to_json()["dtype"], json!("float32"));
+    let old = read(&with(&[("rope_parameters", Value::Null), ("rope_theta", json!(5e5))]));
+    assert_eq!(old.to_json()["rope_parameters"]["rope_theta"], json!(5e5));
 }
 
 #[test]
@@ -137,7 +147,7 @@ fn all_problems_at_once() {
 #[test]
 fn one_problem_each() {
     for (change, key) in [
-        (("model_type", json!("gpt2")), "model_type"),
+        (("model_type", json!("opt")), "model_type"),
         (("rope_scaling", json!({"type": "linear", "factor": 2.0})), "rope_scaling"),
         (("rope_theta", json!(5.0)), "rope_theta"),
         (("num_hidden_layers", json!(1u64 << 40)), "num_hidden_layers"),
@@ -155,41 +165,98 @@ fn one_problem_each() {
     }
     assert_eq!(problems(&json!([1])).len(), 1);
     assert_eq!(
-        problems(&json!({"model_type": "gpt2", "n_embd": 64})),
-        ["config.json: model_type: is `gpt2`; llama, mistral and qwen2 are supported"]
+        problems(&json!({"model_type": "opt", "n_embd": 64})),
+        [format!("config.json: model_type: is `opt`; {} are supported", supported())]
     );
-    assert!(problems(&json!({})).iter().any(|p| p.contains("hidden_size: is missing")));
+    assert!(problems(&json!({}))[0].contains("model_type: is missing"));
+    let bare = problems(&json!({"model_type": "llama"}));
+    assert!(bare.iter().any(|p| p.contains("hidden_size: is missing")), "{bare:?}");
 }
 
 #[test]
-fn other_families() {
-    let qwen = ModelConfig::from_json(
-        "config.json",
-        &with(&[
-            ("model_type", json!("qwen2")),
-            ("use_sliding_window", json!(false)),
-            ("sliding_window", json!(128)),
-        ]),
-    )
-    .unwrap();
-    assert!(qwen.qkv_bias);
-    let names: Vec<_> = qwen.parameters().into_iter().map(|p| p.name).collect();
-    assert!(names.contains(&"model.layers.1.self_attn.k_proj.bias".to_string()));
-    assert!(!names.contains(&"model.layers.1.self_attn.o_proj.bias".to_string()));
+fn qwen2_has_biases_on_queries_keys_and_values() {
+    let qwen = read(&with(&[
+        ("model_type", json!("qwen2")),
+        ("use_sliding_window", json!(false)),
+        ("sliding_window", json!(128)),
+    ]));
+    let has = |name: &str| qwen.parameters().iter().any(|p| p.name == name);
+    assert!(has("model.layers.1.self_attn.k_proj.bias"));
+    assert!(!has("model.layers.1.self_attn.o_proj.bias"));
+}
 
-    let mistral = with(&[("model_type", json!("mistral")), ("sliding_window", json!(4096))]);
-    assert!(ModelConfig::from_json("config.json", &mistral).is_ok());
-    let mut short = mistral.clone();
-    short["sliding_window"] = json!(255);
-    assert_eq!(problems(&short).len(), 1);
-    let mut silent = mistral;
+#[test]
+fn windows_of_mistral() {
+    let long = [("model_type", json!("mistral")), ("max_position_embeddings", json!(9000))];
+    let mut mistral = with(&long);
+    assert!(sizes(&mistral).ends_with("window: Some(4096) }"), "transformers' own default");
+    mistral["sliding_window"] = Value::Null;
+    assert!(sizes(&mistral).ends_with("window: None }"));
+    mistral["sliding_window"] = json!(8999);
+    assert!(sizes(&mistral).ends_with("window: Some(8999) }"));
+    mistral["sliding_window"] = json!(9000);
+    assert!(sizes(&mistral).ends_with("window: None }"), "it cuts nothing off");
+    mistral["sliding_window"] = json!(0);
+    mistral["layer_types"] = json!(["sliding_attention", "full_attention"]);
+    assert_eq!(problems(&mistral).len(), 2);
+    let mut silent = with(&long);
     silent["num_key_value_heads"] = Value::Null;
     assert_eq!(problems(&silent), ["config.json: num_key_value_heads: is missing"]);
 }
 
 #[test]
+fn windows_of_qwen2_by_layer() {
+    let mut qwen = with(&[
+        ("model_type", json!("qwen2")),
+        ("use_sliding_window", json!(true)),
+        ("sliding_window", json!(100)),
+        ("max_window_layers", json!(1)),
+    ]);
+    let ends = |value: &Value, windows: &str| {
+        let found = sizes(value);
+        assert!(found.ends_with(&format!("windows: [{windows}] }}")), "{found}");
+    };
+    ends(&qwen, "None, Some(100)");
+    qwen["layer_types"] = json!(["sliding_attention", "full_attention"]);
+    ends(&qwen, "Some(100), None");
+    qwen["layer_types"] = json!(["sliding_attention"]);
+    assert!(problems(&qwen)[0].contains("layer_types"));
+    qwen["layer_types"] = json!(["sliding_attention", "full_attention"]);
+    qwen["use_sliding_window"] = json!(false);
+    assert!(problems(&qwen)[0].contains("layer_types"), "nothing says how long the window is");
+    qwen["layer_types"] = Value::Null;
+    ends(&qwen, "None, None");
+}
+
+fn gpt2() -> Value {
+    json!({
+        "model_type": "gpt2", "vocab_size": 512, "n_embd": 64, "n_head": 4, "n_layer": 2,
+        "n_positions": 128, "n_inner": null, "activation_function": "gelu_new",
+        "attn_pdrop": 0.1, "resid_pdrop": 0.0, "layer_norm_epsilon": 1e-5,
+    })
+}
+
+#[test]
+fn gpt2_has_its_own_names() {
+    let c = read(&gpt2());
+    assert_eq!((c.vocab_size, c.layers, c.max_positions), (512, 2, 128));
+    assert_eq!(c.head(), "transformer.wte.weight");
+    // Files name no dropout that is trained with here, so a run says so.
+    assert_eq!(
+        c.notes,
+        ["config.json: attn_pdrop is 0.1, and this program trains without dropout"]
+    );
+    let mut wrong = gpt2();
+    wrong["activation_function"] = json!("relu");
+    wrong["n_head"] = json!(5);
+    wrong["scale_attn_by_inverse_layer_idx"] = json!(true);
+    let found = problems(&wrong);
+    assert_eq!(found.len(), 3, "{found:?}");
+}
+
+#[test]
 fn parameters_of_a_small_model() {
-    let mut c = ModelConfig::from_json("config.json", &llama()).unwrap();
+    let c = read(&llama());
     let list = c.parameters();
     assert_eq!(list.len(), 1 + 2 * 9 + 1);
     assert_eq!(list[0].name, "model.embed_tokens.weight");
@@ -202,10 +269,9 @@ fn parameters_of_a_small_model() {
         ("model.layers.0.mlp.down_proj.weight", &[64, 172][..])
     );
     assert_eq!(list.last().unwrap().name, "model.norm.weight");
-    let skipped: Vec<_> = list.iter().filter(|p| !decays(p.kind)).map(|p| p.shape.len()).collect();
+    let skipped: Vec<_> = list.iter().filter(|p| !p.decays()).map(|p| p.shape.len()).collect();
     assert_eq!(skipped, [1; 5]);
-    let tied = c.parameter_count();
-    c.tied = false;
-    assert_eq!(c.parameters().last().unwrap().name, "lm_head.weight");
-    assert_eq!(c.parameter_count() - tied, 512 * 64);
+    let untied = read(&with(&[("tie_word_embeddings", json!(false))]));
+    assert_eq!(untied.parameters().last().unwrap().name, "lm_head.weight");
+    assert_eq!(untied.parameter_count() - c.parameter_count(), 512 * 64);
 }

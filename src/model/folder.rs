@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::config::ModelConfig;
-use super::weights::{Dtype, Tensor, write_weights};
+use super::save::{ReadParameter, write_weights};
 use crate::error::{Error, Result};
 
 /// Files that make a model usable and that training does not change.
@@ -99,19 +99,16 @@ pub fn write_text(path: &Path, text: &str) -> Result<()> {
 }
 
 /// Writes `config.json`, `model.safetensors` and the side files of `source` (tokenizer, chat
-/// template, generation settings, as far as they are there) into an existing folder.
-pub fn fill_model_folder<'a>(
+/// template, generation settings, as far as they are there) into an existing folder. `read` gives
+/// the parameters' values, one at a time.
+pub fn fill_model_folder(
     folder: &Path,
     source: Option<&Path>,
     config: &ModelConfig,
-    tensors: impl IntoIterator<Item = (&'a String, &'a Tensor)>,
-    dtype: Dtype,
+    read: &ReadParameter,
 ) -> Result<()> {
-    let mut json = config.to_json();
-    json["dtype"] = dtype.hf_name().into();
-    json["torch_dtype"] = dtype.hf_name().into();
-    write_text(&folder.join("config.json"), &format!("{json:#}\n"))?;
-    write_weights(folder, tensors, dtype)?;
+    write_text(&folder.join("config.json"), &format!("{:#}\n", config.to_json()))?;
+    write_weights(folder, config, read)?;
     let Some(source) = source else { return Ok(()) };
     for name in SIDE_FILES {
         let from = source.join(name);
@@ -128,22 +125,21 @@ pub fn fill_model_folder<'a>(
 /// Saves a model folder that transformers loads: see [`fill_model_folder`] and [`write_folder`].
 ///
 /// # Errors
-/// An existing `destination`, values that `dtype` cannot hold, and anything the disk refuses.
-pub fn save_model_folder<'a>(
+/// An existing `destination`, values that are not finite, and anything the disk refuses.
+pub fn save_model_folder(
     destination: &Path,
     source: Option<&Path>,
     config: &ModelConfig,
-    tensors: impl IntoIterator<Item = (&'a String, &'a Tensor)>,
-    dtype: Dtype,
+    read: &ReadParameter,
 ) -> Result<()> {
-    write_folder(destination, |folder| fill_model_folder(folder, source, config, tensors, dtype))
+    write_folder(destination, |folder| fill_model_folder(folder, source, config, read))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::model::weights::tests::{all_equal, tiny};
-    use crate::model::weights::{init_weights, read_weights};
+    use crate::model::weights::{FolderWeights, collect, init_weights};
 
     #[test]
     fn a_saved_model_loads_again() {
@@ -156,7 +152,8 @@ mod tests {
         let config = tiny(true);
         let weights = init_weights(&config, 1);
         let out = dir.path().join("deep/er/model");
-        save_model_folder(&out, Some(&source), &config, &weights, Dtype::F32).unwrap();
+        let read = |name: &str| Ok(weights[name].data.clone());
+        save_model_folder(&out, Some(&source), &config, &read).unwrap();
 
         let mut names: Vec<_> = fs::read_dir(&out)
             .unwrap()
@@ -175,30 +172,17 @@ mod tests {
         );
         let loaded = ModelConfig::load(&out).unwrap();
         assert_eq!(loaded.parameters(), config.parameters());
-        assert!(all_equal(&read_weights(&out, &loaded).unwrap(), &weights));
+        let back = collect(&FolderWeights::open(&out, &loaded).unwrap()).unwrap();
+        assert!(all_equal(&back, &weights));
         assert_eq!(
             fs::read_dir(out.parent().unwrap()).unwrap().count(),
             1,
             "nothing temporary is left"
         );
 
-        let again = save_model_folder(&out, None, &config, &weights, Dtype::F32).unwrap_err();
+        let again = save_model_folder(&out, None, &config, &read).unwrap_err();
         assert!(again.to_string().contains("exists already"), "{again}");
         assert!(out.join("tokenizer.json").exists(), "the existing folder is untouched");
-    }
-
-    #[test]
-    fn the_written_dtype_is_named() {
-        let dir = tempfile::tempdir().unwrap();
-        let config = tiny(true);
-        let out = dir.path().join("half");
-        save_model_folder(&out, None, &config, &init_weights(&config, 1), Dtype::Bf16).unwrap();
-        let text = fs::read_to_string(out.join("config.json")).unwrap();
-        let json: serde_json::Value = serde_json::from_str(&text).unwrap();
-        assert_eq!(
-            (&json["dtype"], &json["torch_dtype"]),
-            (&"bfloat16".into(), &"bfloat16".into())
-        );
     }
 
     #[test]

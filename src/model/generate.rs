@@ -10,7 +10,6 @@ use crate::gpu::Gpu;
 use crate::graph::{Graph, Var};
 use crate::model::config::ModelConfig;
 use crate::model::stream::{HeadRows, StreamInputs};
-use crate::model::transformer::{decoder, logits};
 use crate::step::{Step, Store};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -111,8 +110,7 @@ impl Generator {
         let mut g = Graph::new(gpu.target());
         let inputs = StreamInputs::declare(&mut g, tokens);
         let head = HeadRows::declare(&mut g, rows, tokens);
-        let hidden = decoder(&mut g, config, &inputs);
-        let logits = logits(&mut g, config, hidden, &head);
+        let logits = config.decoder.forward(&mut g, &inputs, &head).logits(&mut g);
         g.output(logits);
         Ok(Self {
             step: Step::new(gpu, g, store)?,

@@ -5,32 +5,39 @@ use std::collections::BTreeMap;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-use super::config::{ModelConfig, ParameterKind};
-use super::weights::Tensor;
+use super::config::ModelConfig;
+use super::weights::{ParameterValues, Put, Tensor, collect};
+use crate::error::Result;
+use crate::graph::Init;
 
-/// Fresh weights: normal with `initializer_range`, norms 1, biases 0. The two projections that
-/// write into the residual stream (o_proj, down_proj) are scaled by `1/sqrt(2 * layers)`, so that
-/// the stream's variance does not grow with depth (Radford et al. 2019, GPT-2).
+/// Every parameter as its [`Init`] says.
 ///
-/// Each tensor has a generator of its own, seeded by `seed` and the tensor's name, so that neither
-/// the order nor the presence of other tensors changes it.
-pub fn init_weights(config: &ModelConfig, seed: u64) -> BTreeMap<String, Tensor> {
-    let residual = 1.0 / (2.0 * config.layers as f64).sqrt();
-    let mut tensors = BTreeMap::new();
-    for spec in config.parameters() {
-        let data = match spec.kind {
-            ParameterKind::Norm => vec![1.0; spec.len()],
-            ParameterKind::Bias => vec![0.0; spec.len()],
-            ParameterKind::Embedding | ParameterKind::Linear => {
-                let into_residual =
-                    spec.name.ends_with("o_proj.weight") || spec.name.ends_with("down_proj.weight");
-                let std = config.initializer_range * if into_residual { residual } else { 1.0 };
-                normal(seed, &spec.name, std, spec.len())
-            }
-        };
-        tensors.insert(spec.name, Tensor { shape: spec.shape, data });
+/// Each has a generator of its own, seeded by `seed` and the parameter's name, so that neither the
+/// order nor the presence of others changes it.
+pub struct RandomWeights<'a> {
+    /// The model.
+    pub config: &'a ModelConfig,
+    /// The seed.
+    pub seed: u64,
+}
+
+impl ParameterValues for RandomWeights<'_> {
+    fn each(&self, put: &mut Put) -> Result<()> {
+        for p in self.config.parameters() {
+            let data = match p.init {
+                Init::Ones => vec![1.0; p.len()],
+                Init::Zeros => vec![0.0; p.len()],
+                Init::Normal(std) => normal(self.seed, &p.name, std, p.len()),
+            };
+            put(&p.name, &p.shape, &data)?;
+        }
+        Ok(())
     }
-    tensors
+}
+
+/// All of [`RandomWeights`] at once: for small models and tests.
+pub fn init_weights(config: &ModelConfig, seed: u64) -> BTreeMap<String, Tensor> {
+    collect(&RandomWeights { config, seed }).expect("drawing cannot fail")
 }
 
 /// `count` normal values by Box and Muller, two from each pair of uniform ones.

@@ -1,9 +1,14 @@
 //! The decoder: configuration, weights, graph, sampling.
 
+pub mod blocks;
 pub mod config;
+pub mod families;
 pub mod folder;
 pub mod generate;
 mod init;
+pub mod keys;
+pub mod layout;
+pub mod save;
+pub mod source;
 pub mod stream;
-pub mod transformer;
 pub mod weights;

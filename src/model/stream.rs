@@ -6,6 +6,7 @@ use crate::graph::{DType, Graph, Var};
 use crate::ops::attention::{Attention, attention};
 use crate::ops::gather_index::GatherIndex;
 use crate::step::Step;
+use std::cell::{OnceCell, RefCell};
 
 /// The inputs that describe a stream of T tokens.
 pub struct StreamInputs {
@@ -17,6 +18,9 @@ pub struct StreamInputs {
     pub spans: Var,
     /// Which stream tokens use which embedding row, for the gradient.
     pub index: GatherIndex,
+    position_index: OnceCell<GatherIndex>,
+    /// Attention ranges `[T, 4]` as windows of these lengths cut them.
+    windows: RefCell<Vec<(usize, Var)>>,
 }
 
 impl StreamInputs {
@@ -27,7 +31,16 @@ impl StreamInputs {
             position: g.input("position", &[tokens], DType::U32),
             spans: g.input("spans", &[tokens, 4], DType::U32),
             index: GatherIndex::inputs(g, "tokens", tokens, tokens),
+            position_index: OnceCell::new(),
+            windows: RefCell::default(),
         }
+    }
+
+    /// Which stream tokens use which row of a table of positions: an input that only models with
+    /// learned positions have.
+    pub fn position_index(&self, g: &mut Graph) -> GatherIndex {
+        let tokens = g.shape(self.tokens)[0];
+        *self.position_index.get_or_init(|| GatherIndex::inputs(g, "positions", tokens, tokens))
     }
 
     /// Uploads a stream.
@@ -35,7 +48,27 @@ impl StreamInputs {
         step.write_u32(self.tokens, &stream.tokens);
         step.write_u32(self.position, &stream.position);
         step.write_u32(self.spans, &stream.spans);
-        self.index.write(step, &stream.tokens);
+        write_index(step, &self.index, &stream.tokens);
+        if let Some(index) = self.position_index.get() {
+            write_index(step, index, &stream.position);
+        }
+        for (window, spans) in self.windows.borrow().iter() {
+            step.write_u32(*spans, &windowed(stream, *window));
+        }
+    }
+
+    /// The attention ranges under a window: an input that only models with windows have.
+    fn spans_of(&self, g: &mut Graph, window: Option<usize>) -> Var {
+        let tokens = g.shape(self.tokens)[0];
+        // No two tokens of the stream are further apart than its length.
+        let Some(window) = window.filter(|&w| w < tokens) else { return self.spans };
+        let mut windows = self.windows.borrow_mut();
+        if let Some((_, spans)) = windows.iter().find(|(length, _)| *length == window) {
+            return *spans;
+        }
+        let spans = g.input(&format!("spans of {window}"), &[tokens, 4], DType::U32);
+        windows.push((window, spans));
+        spans
     }
 
     /// What each query gathers from the keys it attends to: the attention of layer `layer`, for
@@ -54,7 +87,32 @@ impl StreamInputs {
         v: Var,
         options: Attention,
     ) -> Var {
-        attention(g, q, k, v, self.spans, options)
+        let spans = self.spans_of(g, options.window);
+        attention(g, q, k, v, spans, Attention { window: None, ..options })
+    }
+}
+
+/// The ranges of a stream under a sliding window: query i keeps the keys whose positions are less
+/// than `window` before its own. Positions rise by one along the context and along the own range,
+/// so a window only moves the starts of both. The end of the queries of a key, which now is later
+/// than need be, stays right.
+fn windowed(stream: &Stream, window: usize) -> Vec<u32> {
+    let mut spans = stream.spans.clone();
+    for (i, span) in spans.chunks_exact_mut(4).enumerate() {
+        let first = (stream.position[i] as usize + 1).saturating_sub(window) as u32;
+        let moved = |start: u32| start + first.saturating_sub(stream.position[start as usize]);
+        if span[0] < span[1] {
+            span[0] = moved(span[0]).min(span[1]);
+        }
+        span[2] = moved(span[2]).min(i as u32);
+    }
+    spans
+}
+
+/// Uploads the index of the gathered rows `ids`.
+fn write_index(step: &Step, index: &GatherIndex, ids: &[u32]) {
+    for (input, values) in index.values(step.graph(), ids) {
+        step.write_u32(input, &values);
     }
 }
 
@@ -76,6 +134,54 @@ impl HeadRows {
     /// Uploads the rows.
     pub fn write(&self, step: &Step, rows: &[u32]) {
         step.write_u32(self.rows, rows);
-        self.index.write(step, rows);
+        write_index(step, &self.index, rows);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::example::{Example, Sequence};
+    use crate::data::pack::{Capacity, pack};
+
+    #[test]
+    fn a_window_keeps_the_keys_whose_positions_are_near() {
+        let side = |prompt: usize, salt: u32, n: u32| {
+            let ids = (0..prompt as u32).chain((0..n).map(|j| 100 + salt + j)).collect();
+            Sequence { ids, response_start: prompt }
+        };
+        // Prefixes that both answers share, answers of other lengths, and pads behind them.
+        let examples: Vec<Example> = [(9, 7, 4), (3, 2, 6), (1, 5, 1)]
+            .into_iter()
+            .enumerate()
+            .map(|(row, (prompt, a, b))| Example {
+                row,
+                chosen: side(prompt, 0, a),
+                rejected: Some(side(prompt, 50, b)),
+            })
+            .collect();
+        let capacity = Capacity { tokens: 48, targets: 48, pairs: 3 };
+        let stream = &pack(&examples.iter().collect::<Vec<_>>(), capacity).unwrap()[0];
+        let keys = |spans: &[u32], i: usize| -> Vec<usize> {
+            let s = &spans[4 * i..][..4];
+            let attends = |j: usize| {
+                (s[0] as usize..s[1] as usize).contains(&j) || (s[2] as usize..=i).contains(&j)
+            };
+            (0..48).filter(|&j| attends(j)).collect()
+        };
+        for window in [1, 2, 5, 8, 40] {
+            let cut = windowed(stream, window);
+            let mut lost = 0;
+            for i in 0..48 {
+                let near = |&j: &usize| (stream.position[i] - stream.position[j]) < window as u32;
+                let all = keys(&stream.spans, i);
+                let kept: Vec<usize> = all.iter().copied().filter(near).collect();
+                assert_eq!(keys(&cut, i), kept, "query {i}, window {window}");
+                // Query ends must hold every query that is left.
+                assert!(kept.iter().all(|&j| j <= i && i < cut[4 * j + 3] as usize));
+                lost += all.len() - kept.len();
+            }
+            assert_eq!(lost == 0, window == 40);
+        }
     }
 }

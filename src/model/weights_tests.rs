@@ -1,18 +1,40 @@
 use super::*;
+use crate::model::save;
+use crate::model::source::{SafetensorsFile, Tensor64, has_weights, read_safetensors_f64};
+use safetensors::tensor::{Dtype as FileDtype, SafeTensors, TensorView};
 use serde_json::json;
 use std::fs;
 
+fn tiny_json(tied: bool) -> serde_json::Value {
+    json!({
+        "model_type": "llama", "vocab_size": 24, "hidden_size": 8, "intermediate_size": 12,
+        "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
+        "max_position_embeddings": 32, "tie_word_embeddings": tied, "eos_token_id": 2,
+    })
+}
+
 /// A configuration of two small layers.
 pub(crate) fn tiny(tied: bool) -> ModelConfig {
-    ModelConfig::from_json(
-        "config.json",
-        &json!({
-            "model_type": "llama", "vocab_size": 24, "hidden_size": 8, "intermediate_size": 12,
-            "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
-            "max_position_embeddings": 32, "tie_word_embeddings": tied, "eos_token_id": 2,
-        }),
-    )
-    .unwrap()
+    ModelConfig::from_json("config.json", &tiny_json(tied)).unwrap()
+}
+
+/// The weights of a folder, all at once.
+fn read_weights(folder: &Path, config: &ModelConfig) -> Result<BTreeMap<String, Tensor>> {
+    collect(&FolderWeights::open(folder, config)?)
+}
+
+/// Writes tensors as they are, whatever a configuration says.
+fn write_tensors(path: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
+    let tensors = tensors.iter().map(|(name, t)| save::Unwritten {
+        name: name.clone(),
+        shape: t.shape.clone(),
+        values: Box::new(|| Ok(t.data.clone())),
+    });
+    save::write_safetensors(path, tensors)
+}
+
+fn write_weights(folder: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
+    write_tensors(&folder.join("model.safetensors"), tensors)
 }
 
 pub(crate) fn all_equal(a: &BTreeMap<String, Tensor>, b: &BTreeMap<String, Tensor>) -> bool {
@@ -44,15 +66,28 @@ fn problems(error: Error) -> Vec<String> {
 
 #[test]
 fn every_dtype_comes_back() {
+    use half::{bf16, f16};
     let config = tiny(false);
     let weights = init_weights(&config, 3);
+    let bytes_of = |dtype: FileDtype, x: f32| match dtype {
+        FileDtype::F16 => f16::from_f32(x).to_le_bytes().to_vec(),
+        FileDtype::BF16 => bf16::from_f32(x).to_le_bytes().to_vec(),
+        _ => x.to_le_bytes().to_vec(),
+    };
     for (dtype, relative) in
-        [(Dtype::F32, 0.0), (Dtype::F16, 2f32.powi(-11)), (Dtype::Bf16, 2f32.powi(-8))]
+        [(FileDtype::F32, 0.0), (FileDtype::F16, 2f32.powi(-11)), (FileDtype::BF16, 2f32.powi(-8))]
     {
         let dir = tempfile::tempdir().unwrap();
-        write_weights(dir.path(), &weights, dtype).unwrap();
+        let raw: Vec<_> = weights
+            .iter()
+            .map(|(n, t)| {
+                let bytes = t.data.iter().flat_map(|&x| bytes_of(dtype, x)).collect();
+                (n.as_str(), dtype, t.shape.as_slice(), bytes)
+            })
+            .collect();
+        write_raw(&dir.path().join("model.safetensors"), &raw);
         let back = read_weights(dir.path(), &config).unwrap();
-        assert_eq!(all_equal(&back, &weights), dtype == Dtype::F32);
+        assert_eq!(all_equal(&back, &weights), dtype == FileDtype::F32);
         for (name, tensor) in &weights {
             assert_eq!(back[name].shape, tensor.shape);
             for (x, y) in tensor.data.iter().zip(&back[name].data) {
@@ -63,10 +98,33 @@ fn every_dtype_comes_back() {
                 );
             }
         }
-        let bytes = fs::read(dir.path().join("model.safetensors")).unwrap();
-        let (_, meta) = SafeTensors::read_metadata(&bytes).unwrap();
-        assert_eq!(meta.metadata().as_ref().unwrap()["format"], "pt");
     }
+}
+
+#[test]
+fn what_is_written_is_what_transformers_expects() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = tiny(true);
+    let weights = init_weights(&config, 3);
+    let read = |name: &str| Ok(weights[name].data.clone());
+    save::write_weights(dir.path(), &config, &read).unwrap();
+    let bytes = fs::read(dir.path().join("model.safetensors")).unwrap();
+    let (_, meta) = SafeTensors::read_metadata(&bytes).unwrap();
+    assert_eq!(meta.metadata().as_ref().unwrap()["format"], "pt");
+    assert!(all_equal(&read_weights(dir.path(), &config).unwrap(), &weights));
+}
+
+/// A tensor longer than the buffer that files are read through.
+#[test]
+fn a_large_tensor_comes_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let data: Vec<f32> = (0..700_001).map(|i| i as f32).collect();
+    let tensors = BTreeMap::from([("x".to_owned(), Tensor { shape: vec![700_001], data })]);
+    let path = dir.path().join("x.safetensors");
+    write_tensors(&path, &tensors).unwrap();
+    let mut values = vec![1.0; 3];
+    SafetensorsFile::open(&path).unwrap().read("x", &mut values).unwrap();
+    assert!(values == tensors["x"].data);
 }
 
 #[test]
@@ -87,16 +145,20 @@ fn known_bit_patterns() {
             ),
         ],
     );
-    let t = read_safetensors(&path).unwrap();
-    assert_eq!(t["half"].data, [1.0, -2.5]);
-    assert_eq!(t["brain"].data, [2.5]);
-    assert_eq!(t["double"].data, [0.1f32]);
+    let file = SafetensorsFile::open(&path).unwrap();
+    let mut values = Vec::new();
+    for (name, want) in [("half", &[1.0, -2.5][..]), ("brain", &[2.5])] {
+        file.read(name, &mut values).unwrap();
+        assert_eq!(values, want);
+    }
+    let error = file.read("double", &mut values).unwrap_err().to_string();
+    assert!(error.contains("double holds F64"), "{error}");
     let t = read_safetensors_f64(&path).unwrap();
     assert_eq!(t["double"], Tensor64 { shape: vec![1], data: vec![0.1f64] });
     assert_eq!(t["ids"], Tensor64 { shape: vec![1, 2], data: vec![7.0, -1.0] });
 
     write_raw(&path, &[("odd", FileDtype::U16, &[1], vec![0, 0])]);
-    assert!(read_safetensors(&path).unwrap_err().to_string().contains("odd: holds U16"));
+    assert!(read_safetensors_f64(&path).unwrap_err().to_string().contains("odd: holds U16"));
 }
 
 #[test]
@@ -116,7 +178,7 @@ fn shards() {
         for tensor in some.keys() {
             map.insert(tensor.clone(), json!(name));
         }
-        write_safetensors(&dir.path().join(name), &some, Dtype::F32).unwrap();
+        write_tensors(&dir.path().join(name), &some).unwrap();
     }
     let index = dir.path().join("model.safetensors.index.json");
     let write_index = |map: &serde_json::Map<String, serde_json::Value>| {
@@ -163,7 +225,7 @@ fn wrong_tensors_are_named_at_once() {
         "model.layers.0.mlp.up_proj.weight".into(),
         Tensor { shape: vec![8, 12], data: vec![0.0; 96] },
     );
-    write_weights(dir.path(), &weights, Dtype::F32).unwrap();
+    write_weights(dir.path(), &weights).unwrap();
     let found = problems(read_weights(dir.path(), &config).unwrap_err());
     assert_eq!(found.len(), 3, "{found:#?}");
     assert!(found.iter().any(|p| p.contains("model.norm.weight: is missing") && p.contains("[8]")));
@@ -178,13 +240,13 @@ fn wrong_tensors_are_named_at_once() {
 #[test]
 fn values_that_are_not_finite() {
     let config = tiny(true);
-    let mut weights = init_weights(&config, 3);
+    let weights = init_weights(&config, 3);
     let dir = tempfile::tempdir().unwrap();
-    weights.get_mut("model.norm.weight").unwrap().data[5] = 1e6;
-    let refused = problems(write_weights(dir.path(), &weights, Dtype::F16).unwrap_err());
+    let mut broken = weights.clone();
+    broken.get_mut("model.norm.weight").unwrap().data[5] = f32::INFINITY;
+    let refused = problems(write_weights(dir.path(), &broken).unwrap_err());
     assert!(refused[0].contains("model.norm.weight: has 1 values"), "{refused:?}");
     assert!(!dir.path().join("model.safetensors").exists());
-    write_weights(dir.path(), &weights, Dtype::Bf16).unwrap();
 
     let path = dir.path().join("model.safetensors");
     let raw: Vec<_> = weights
@@ -217,10 +279,10 @@ fn a_tied_model_with_a_head() {
     let mut weights = init_weights(&config, 3);
     let dir = tempfile::tempdir().unwrap();
     weights.insert("lm_head.weight".into(), weights["model.embed_tokens.weight"].clone());
-    write_weights(dir.path(), &weights, Dtype::F32).unwrap();
+    write_weights(dir.path(), &weights).unwrap();
     assert!(!read_weights(dir.path(), &config).unwrap().contains_key("lm_head.weight"));
     weights.get_mut("lm_head.weight").unwrap().data[0] += 1.0;
-    write_weights(dir.path(), &weights, Dtype::F32).unwrap();
+    write_weights(dir.path(), &weights).unwrap();
     let found = problems(read_weights(dir.path(), &config).unwrap_err());
     assert!(found.len() == 1 && found[0].contains("tie_word_embeddings"), "{found:?}");
 }
@@ -234,7 +296,7 @@ fn damaged_and_foreign_files() {
     assert!(message().contains("neither model.safetensors nor"));
     assert!(!has_weights(dir.path()));
 
-    write_weights(dir.path(), &init_weights(&config, 3), Dtype::F32).unwrap();
+    write_weights(dir.path(), &init_weights(&config, 3)).unwrap();
     assert!(has_weights(dir.path()));
     let whole = fs::read(&path).unwrap();
     for cut in [1, 7, 8, 100, whole.len() / 2, whole.len() - 1] {
@@ -255,15 +317,18 @@ fn damaged_and_foreign_files() {
     fs::remove_file(&path).unwrap();
     fs::create_dir(&path).unwrap();
     assert!(message().contains("is a folder"), "{}", message());
-    let absent = read_safetensors(&dir.path().join("absent")).unwrap_err().to_string();
+    let absent = read_safetensors_f64(&dir.path().join("absent")).unwrap_err().to_string();
     assert!(absent.starts_with("cannot read") && absent.contains("absent"), "{absent}");
 }
 
 #[test]
 fn initial_weights() {
-    let mut config = tiny(false);
-    (config.vocab_size, config.hidden_size, config.initializer_range) = (2000, 64, 0.05);
-    config.intermediate_size = 640;
+    let mut json = tiny_json(false);
+    for (key, value) in [("vocab_size", 2000), ("hidden_size", 64), ("intermediate_size", 640)] {
+        json[key] = value.into();
+    }
+    json["initializer_range"] = 0.05.into();
+    let config = ModelConfig::from_json("config.json", &json).unwrap();
     let weights = init_weights(&config, 3);
     let std = |name: &str| {
         let t = &weights[name].data;
@@ -286,6 +351,7 @@ fn initial_weights() {
     assert_ne!(other["lm_head.weight"], weights["lm_head.weight"]);
     assert_ne!(weights["lm_head.weight"], weights["model.embed_tokens.weight"]);
     // A deeper model starts with the same embedding.
-    config.layers = 3;
+    json["num_hidden_layers"] = 3.into();
+    let config = ModelConfig::from_json("config.json", &json).unwrap();
     assert_eq!(init_weights(&config, 3)["lm_head.weight"], weights["lm_head.weight"]);
 }

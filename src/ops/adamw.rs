@@ -1,16 +1,27 @@
 //! `adamw`: one step of AdamW for one parameter, in place, and the gradient zeroed for the next.
 //!
-//! With $g$ = gradient times clip factor and step t = 1, 2, …:
-//! $p \leftarrow p - \eta \lambda p$ (if this parameter decays),
-//! $m \leftarrow \beta_1 m + (1 - \beta_1) g$, $v \leftarrow \beta_2 v + (1 - \beta_2) g^2$,
-//! $p \leftarrow p - \frac{\eta}{1 - \beta_1^t}\, m \,/\, (\sqrt{v} / \sqrt{1 - \beta_2^t} + \epsilon)$.
+//! With g = gradient times clip factor and step t = 1, 2, …:
+//!
+//! ```text
+//! p = p - lr * decay * p                      (if this parameter decays)
+//! m = beta1 * m + (1 - beta1) * g
+//! v = beta2 * v + (1 - beta2) * g^2
+//! p = p - lr / (1 - beta1^t) * m / (sqrt(v) / sqrt(1 - beta2^t) + eps)
+//! ```
+//!
 //! Source: Loshchilov and Hutter, "Decoupled Weight Decay Regularization", arXiv 1711.05101, in
 //! the form of PyTorch's `torch.optim.AdamW`. No derivative.
 
-use crate::graph::{Graph, Var};
+use crate::graph::{DType, Graph, Parameter, Var};
 use crate::kernel::{Pass, SOFTWARE};
 use crate::ops::case::{Array, BenchFacts, Data, OpCase};
+use crate::ops::grad_norm::grad_norm;
 use crate::variant;
+
+/// Suffix of a parameter's first moment in the state.
+pub const FIRST_MOMENT: &str = ".m";
+/// Suffix of a parameter's second moment in the state.
+pub const SECOND_MOMENT: &str = ".v";
 
 /// Elements of the `hyper` input.
 pub const HYPER: usize = 8;
@@ -38,7 +49,7 @@ pub fn hyper(lr: f64, beta1: f64, beta2: f64, eps: f64, weight_decay: f64, step:
 
 /// Updates `param`, `m`, `v` in place and zeroes `grad`, all of one shape.
 ///
-/// `clip` `[2]` is (norm, factor) of [`grad_norm`](super::grad_norm::grad_norm); `hyper` `[8]` is an
+/// `clip` `[2]` is (norm, factor) of [`grad_norm`]; `hyper` `[8]` is an
 /// input written with [`hyper()`] before each step; `decay` says whether this parameter's weights
 /// decay (norms and biases usually do not). If the norm is not finite, `param`, `m` and `v` stay
 /// unchanged: non-finite gradients must not destroy the weights.
@@ -69,6 +80,37 @@ pub fn adamw(
     let n = g.info(param).len();
     let constants = [("N", n.into()), ("DECAY", decay.into())];
     g.call(&UPDATE, &constants, &[clip, hyper], &[param, m, v, grad], [n, 1, 1]);
+}
+
+/// Appends clipping and AdamW for every trained parameter of `g`, behind a [`Graph::backward`] that
+/// gave each of them a gradient: one program then computes a loss and lowers it.
+///
+/// Gives back the input `[8]` that is written with [`hyper()`] before each run. `max_norm` is that
+/// of [`grad_norm`]. The moments are state named after the parameters.
+///
+/// # Panics
+/// When there is no trained parameter, or one that the loss does not depend on.
+#[track_caller]
+pub fn minimise(g: &mut Graph, max_norm: f32) -> Var {
+    let trained: Vec<Parameter> = g.parameters().iter().filter(|p| p.trained).cloned().collect();
+    let pairs: Vec<(Var, Var)> = trained
+        .iter()
+        .map(|p| {
+            let param = g.state(&p.name, &p.shape);
+            let grad = g.grad(param);
+            (param, grad.unwrap_or_else(|| panic!("the loss does not depend on {}", p.name)))
+        })
+        .collect();
+    let hyper = g.input("hyper-parameters", &[HYPER], DType::F32);
+    let max_norm = g.constant("max grad norm", &[1], &[max_norm]);
+    let grads: Vec<Var> = pairs.iter().map(|&(_, grad)| grad).collect();
+    let clip = grad_norm(g, &grads, max_norm);
+    for (p, (param, grad)) in trained.iter().zip(pairs) {
+        let m = g.state(&format!("{}{FIRST_MOMENT}", p.name), &p.shape);
+        let v = g.state(&format!("{}{SECOND_MOMENT}", p.name), &p.shape);
+        adamw(g, param, grad, m, v, clip, hyper, p.decays());
+    }
+    hyper
 }
 
 static UPDATE: Pass = Pass {

@@ -3,15 +3,23 @@
 //! Query i attends key j iff `ctx_start[i] <= j < ctx_end[i]` or `own_start[i] <= j <= i`; query
 //! head h reads key head h / (H / HKV). With d the head dimension and sums over the attended keys,
 //!
-//! $$ s_{ij} = \frac{q_i \cdot k_j}{\sqrt d},\quad \mathrm{lse}_i = \log \sum_j e^{s_{ij}},\quad
-//!    p_{ij} = e^{s_{ij} - \mathrm{lse}_i},\quad o_i = \sum_j p_{ij} v_j. $$
+//! ```text
+//! s[i,j] = q[i] . k[j] / sqrt(d)
+//! lse[i] = ln(sum over j of exp(s[i,j]))
+//! p[i,j] = exp(s[i,j] - lse[i])
+//! o[i]   = sum over j of p[i,j] * v[j]
+//! ```
 //!
-//! Backward, with $do$ the gradient of o:
+//! Backward, with do the gradient of o:
 //!
-//! $$ dp_{ij} = do_i \cdot v_j,\quad \delta_i = \sum_j p_{ij}\,dp_{ij} = do_i \cdot o_i,\quad
-//!    ds_{ij} = p_{ij}\,(dp_{ij} - \delta_i), $$
-//! $$ dq_i = \frac{1}{\sqrt d} \sum_j ds_{ij} k_j,\quad dk_j = \frac{1}{\sqrt d} \sum_i ds_{ij} q_i,
-//!    \quad dv_j = \sum_i p_{ij}\,do_i, $$
+//! ```text
+//! dp[i,j]  = do[i] . v[j]
+//! delta[i] = sum over j of p[i,j] * dp[i,j] = do[i] . o[i]
+//! ds[i,j]  = p[i,j] * (dp[i,j] - delta[i])
+//! dq[i] = sum over j of ds[i,j] * k[j] / sqrt(d)
+//! dk[j] = sum over i of ds[i,j] * q[i] / sqrt(d)
+//! dv[j] = sum over i of p[i,j] * do[i]
+//! ```
 //!
 //! where the sums for a key also run over the query heads that share it. The forward pass is a
 //! running softmax that keeps lse; both gradient passes recompute p from it, so memory is linear
@@ -24,7 +32,6 @@ use crate::graph::{DType, Graph, Sink, Var};
 use crate::kernel::{Const, HARDWARE, Pass};
 use crate::ops::case::{Array, BenchFacts, OpCase, TestRng, product};
 use crate::variant;
-use rand::RngExt;
 
 /// How an attention layer attends.
 #[derive(Debug, Clone, Copy)]
@@ -103,7 +110,8 @@ fn dk_dv(g: &mut Graph, dims: Dims, reads: &[Var], dk: Option<Sink>, dv: Option<
     constants.push(("WANT_DV", dv.is_some().into()));
     constants.push(("ACCUMULATE_DK", dk.is_some_and(|s| s.accumulate).into()));
     constants.push(("ACCUMULATE_DV", dv.is_some_and(|s| s.accumulate).into()));
-    // The kernel has two outputs; the one that nobody wants is bound to a word it never touches.
+    // The kernel has two outputs; one that is not wanted is bound to a
+    // dummy of four bytes that it never touches.
     let mut bound =
         |sink: Option<Sink>| sink.map_or_else(|| g.temp("attention unwanted", &[1]), |s| s.var);
     let writes = [bound(dk), bound(dv)];
@@ -279,7 +287,7 @@ fn push_overlapping(spans: &mut Vec<[u32; 4]>, len: u32) {
 fn random_spans(tokens: usize, kind: usize, rng: &mut TestRng) -> Vec<u32> {
     let mut spans = Vec::new();
     while spans.len() < tokens {
-        let mut len = |most: u32| rng.random_range(1..=most);
+        let mut len = |most: u32| rng.u32(1..=most);
         match kind {
             CAUSAL => push_document(&mut spans, len(40)),
             PAIRS => push_pair(&mut spans, len(24), [len(12), len(12)]),

@@ -4,20 +4,18 @@
 
 use crate::graph::{Graph, Var};
 use crate::kernel::Pass;
-use rand::RngExt;
-use rand_chacha::ChaCha8Rng;
 
 /// The random numbers of tests and benchmarks: the same on every machine.
-pub type TestRng = ChaCha8Rng;
+pub type TestRng = fastrand::Rng;
 
 /// An input of an operation, held in f64 so that a reference can be differentiated numerically.
 #[derive(Debug, Clone)]
 pub struct Array {
-    /// For messages.
+    /// Name in messages.
     pub name: &'static str,
     /// Row-major shape.
     pub shape: Vec<usize>,
-    /// The values.
+    /// Floats or indices, row-major.
     pub data: Data,
 }
 
@@ -26,12 +24,12 @@ pub struct Array {
 pub enum Data {
     /// Floats (each exactly an f32 at first); `grad` says whether a gradient is wanted.
     Float {
-        /// Values.
+        /// Row-major, in double precision.
         values: Vec<f64>,
         /// Check the gradient with respect to this input.
         grad: bool,
     },
-    /// Indices.
+    /// Unsigned integers, such as token ids.
     Index(Vec<u32>),
 }
 
@@ -55,12 +53,12 @@ impl Array {
         Self { name, shape: shape.to_vec(), data: Data::Float { values, grad: true } }
     }
 
-    /// Indices.
+    /// Given unsigned integers.
     pub fn index(name: &'static str, shape: &[usize], values: Vec<u32>) -> Self {
         Self { name, shape: shape.to_vec(), data: Data::Index(values) }
     }
 
-    /// The floats.
+    /// The values of a float array.
     ///
     /// # Panics
     /// When it holds indices.
@@ -71,7 +69,7 @@ impl Array {
         }
     }
 
-    /// The indices.
+    /// The values of an index array.
     ///
     /// # Panics
     /// When it holds floats.
@@ -85,7 +83,7 @@ impl Array {
 
 /// A roughly normal number: twelve uniforms summed (Irwin-Hall), enough for tests.
 pub fn normal(rng: &mut TestRng) -> f32 {
-    (0..12).map(|_| rng.random::<f32>()).sum::<f32>() - 6.0
+    (0..12).map(|_| rng.f32()).sum::<f32>() - 6.0
 }
 
 /// What drives an operation's tests and benchmark.

@@ -1,6 +1,6 @@
 //! `embedding`: `y[t, :] = table[ids[t], :]`, a row of the table for each token id.
 //!
-//! Backward: $dTable_v = \sum_{t:\, ids_t = v} dy_t$; only rows of ids that occur are touched. It
+//! Backward: dtable`[v]` = sum of dy`[t]` over the t with ids`[t]` = v; only rows of ids that occur are touched. It
 //! is [`super::gather_rows`] from a parameter and runs the same kernels.
 
 use crate::graph::{Graph, Var};
@@ -69,7 +69,7 @@ mod tests {
         let gpu = gpu();
         let store = Store::new(&gpu);
         let mut g = Graph::new(gpu.target());
-        let table = g.param("embedding", &[4, 2]);
+        let table = g.parameter("embedding", &[4, 2], crate::graph::Init::Zeros);
         let ids = g.input("ids", &[3], DType::U32);
         let index = GatherIndex::inputs(&mut g, "ids", 3, 3);
         let y = embedding(&mut g, table, ids, index);

@@ -1,12 +1,10 @@
 //! One test for every operation: a gradient that is there already is added to, not overwritten.
 
-use super::case::{Array, Data, OpCase, normal};
+use super::case::{Array, Data, OpCase, TestRng, normal};
 use crate::gpu::Gpu;
 use crate::graph::{DType, Graph, Var};
 use crate::kernel::Target;
 use crate::step::{Options, Step, Store};
-use rand::SeedableRng;
-use rand_chacha::ChaCha8Rng;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
@@ -81,7 +79,7 @@ fn every_operation_adds_to_gradients_that_are_there() {
         for (shape, target) in
             case.shapes.iter().flat_map(|s| targets(&gpu, case).into_iter().map(move |t| (s, t)))
         {
-            let rng = &mut ChaCha8Rng::seed_from_u64(shape.iter().sum::<usize>() as u64);
+            let rng = &mut TestRng::with_seed(shape.iter().sum::<usize>() as u64);
             let inputs = (case.inputs)(shape, rng);
             let value = (case.reference)(shape, &inputs);
             let mut cotangent = || -> Vec<Vec<f32>> {

@@ -28,16 +28,16 @@ impl GatherIndex {
             list: g.input(&format!("{name} list"), &[n], DType::U32),
         }
     }
-}
 
-impl GatherIndex {
-    /// Uploads the index of the gathered rows `ids`.
-    pub fn write(&self, step: &crate::step::Step, ids: &[u32]) {
-        let slots = step.graph().info(self.unique).len();
-        let index = build_index(ids, slots);
-        step.write_u32(self.unique, &index.unique);
-        step.write_u32(self.offsets, &index.offsets);
-        step.write_u32(self.list, &index.list);
+    /// What the host writes to each input of the index, for the gathered rows `ids`. `g` is the
+    /// graph that [`GatherIndex::inputs`] declared them in.
+    ///
+    /// # Panics
+    /// When more of `ids` are distinct than the index has slots.
+    #[track_caller]
+    pub fn values(&self, g: &Graph, ids: &[u32]) -> [(Var, Vec<u32>); 3] {
+        let index = build_index(ids, g.info(self.unique).len());
+        [(self.unique, index.unique), (self.offsets, index.offsets), (self.list, index.list)]
     }
 }
 

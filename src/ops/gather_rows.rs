@@ -1,16 +1,15 @@
 //! `gather_rows`: `y[n, :] = x[rows[n], :]`, for example the hidden rows that some loss term scores.
 //!
-//! Backward: $dx_r = \sum_{n:\, rows_n = r} dy_n$, zero for rows nobody gathered. The sum walks an
+//! Backward: dx`[r]` = sum of dy`[n]` over the n with rows`[n]` = r, zero for rows not gathered. The sum walks an
 //! index built on the CPU ([`super::gather_index`]) in ascending order of n: no atomics, same bits
 //! on every run. A gradient that is not there yet is zeroed first, then the distinct rows are
 //! added to it.
 
-use crate::graph::{Graph, Var};
+use crate::graph::{FILL, Graph, Var};
 use crate::kernel::{Pass, SOFTWARE};
 use crate::ops::case::{Array, BenchFacts, OpCase, TestRng, largest_of_pairs};
 use crate::ops::gather_index::{GatherIndex, build_index};
 use crate::variant;
-use rand::RngExt;
 use std::collections::BTreeSet;
 
 /// y `[N, D]` = rows of x `[R, D]` named by `rows` `[N]` u32; `index` holds
@@ -54,12 +53,6 @@ static FORWARD: Pass = Pass {
     variants: &[variant!("gather_rows/forward_1_naive.wgsl", tile: [256, 1, 1])],
 };
 
-static FILL: Pass = Pass {
-    op: "gather_rows",
-    name: "fill",
-    variants: &[variant!("gather_rows/fill_1_naive.wgsl", tile: [256, 1, 1])],
-};
-
 static BACKWARD: Pass = Pass {
     op: "gather_rows",
     name: "backward",
@@ -76,8 +69,7 @@ pub(super) fn inputs(s: &[usize], rng: &mut TestRng) -> Vec<Array> {
     let &[r, n, d] = s else { panic!("[R, N, D]") };
     let x = Array::normal("x", &[r, d], rng);
     // A third of the positions share one row, so ranges of every length occur.
-    let ids: Vec<u32> =
-        (0..n).map(|i| if i % 3 == 1 { 0 } else { rng.random_range(0..r as u32) }).collect();
+    let ids: Vec<u32> = (0..n).map(|i| if i % 3 == 1 { 0 } else { rng.u32(0..r as u32) }).collect();
     let slots = r.min(n);
     let index = build_index(&ids, slots);
     vec![

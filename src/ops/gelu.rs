@@ -1,11 +1,15 @@
 //! `gelu`: the tanh form of the Gaussian error linear unit, as in GPT-2 (`gelu_new`).
 //!
-//! $$ y = \tfrac{x}{2} (1 + \tanh u) = x\,\sigma(2u), \qquad
-//!    u = \sqrt{2/\pi}\,(x + 0.044715\,x^3) $$
+//! ```text
+//! u = sqrt(2 / pi) * (x + 0.044715 x^3)
+//! y = x / 2 * (1 + tanh(u)) = x * sigmoid(2 u)
+//! ```
 //!
-//! Backward, with $s = \sigma(2u)$:
+//! Backward, with s = sigmoid(2 u):
 //!
-//! $$ dx = dy \Bigl(s + 2 x s (1 - s) \sqrt{2/\pi}\,(1 + 3 \cdot 0.044715\,x^2)\Bigr) $$
+//! ```text
+//! dx = dy * (s + 2 x s (1 - s) sqrt(2 / pi) (1 + 3 * 0.044715 x^2))
+//! ```
 //!
 //! Source: Hendrycks and Gimpel, Gaussian Error Linear Units, arXiv:1606.08415.
 

@@ -1,7 +1,7 @@
 //! `grad_norm`: the L2 norm over all gradients together, and the factor that clips it.
 //!
-//! $\|g\| = \sqrt{\sum_i \sum_j g_{ij}^2}$ and factor $= \min(1, m / (\|g\| + 10^{-6}))$ for the largest
-//! norm m wanted, as PyTorch's `clip_grad_norm_`. Sums run in a fixed order: `partial` splits each
+//! norm = sqrt(sum of g^2 over all elements of all gradients) and factor = min(1, m / (norm + 1e-6))
+//! for the largest norm m wanted, as PyTorch's `clip_grad_norm_`. Sums run in a fixed order: `partial` splits each
 //! gradient into sums, `finish` adds those of all gradients. No derivative: the factor is applied
 //! by `adamw`, after the backward pass.
 
@@ -23,15 +23,14 @@ pub fn grad_norm(g: &mut Graph, grads: &[Var], max_norm: Var) -> Var {
     assert_eq!(g.shape(max_norm), [1], "grad_norm: max_norm");
     let counts: Vec<usize> = grads.iter().map(|&v| partial_sums(g.info(v).len())).collect();
     let total = counts.iter().sum();
-    assert!(total < 1 << 24, "grad_norm: too many gradients for exact offsets");
     let partials = g.temp("partial squares", &[total]);
-    let mut first = 0;
+    let mut first = 0u32;
     for (&grad, &count) in grads.iter().zip(&counts) {
         // Data, not a constant: gradients of the same size share one kernel.
-        let begin = g.constant("first partial", &[1], &[first as f32]);
+        let begin = g.constant_u32("first partial", &[1], &[first]);
         let constants = [("N", g.info(grad).len().into()), ("PARTIALS", count.into())];
         g.call(&PARTIAL, &constants, &[grad, begin], &[partials], [count, 1, 1]);
-        first += count;
+        first += count as u32;
     }
     let clip = g.temp("norm and clip factor", &[2]);
     g.call(&FINISH, &[("N", total.into())], &[partials, max_norm], &[clip], [1, 1, 1]);

@@ -1,14 +1,18 @@
 //! `layer_norm`: each row shifted to mean 0, scaled to variance 1, then by weight and bias.
 //!
-//! $$ y_{tj} = \hat x_{tj} w_j + b_j, \qquad \hat x_{tj} = r_t (x_{tj} - \mu_t), \qquad
-//!    \mu_t = \tfrac1D \sum_k x_{tk}, \qquad
-//!    r_t = \Bigl(\tfrac1D \sum_k (x_{tk} - \mu_t)^2 + \varepsilon\Bigr)^{-1/2} $$
+//! ```text
+//! r[t]      = (mean over k of (x[t,k] - mean[t])^2 + eps)^(-1/2)
+//! xhat[t,j] = r[t] * (x[t,j] - mean[t])
+//! y[t,j]    = xhat[t,j] * w[j] + b[j]
+//! ```
 //!
-//! Backward, with $h = dy \cdot w$:
+//! Backward, with h = dy * w:
 //!
-//! $$ dx_{tj} = r_t \Bigl(h_{tj} - \tfrac1D \sum_k h_{tk}
-//!      - \hat x_{tj} \tfrac1D \sum_k h_{tk} \hat x_{tk}\Bigr), \qquad
-//!    dw_j = \sum_t dy_{tj} \hat x_{tj}, \qquad db_j = \sum_t dy_{tj} $$
+//! ```text
+//! dx[t,j] = r[t] * (h[t,j] - mean over k of h[t,k] - xhat[t,j] * mean over k of h[t,k] xhat[t,k])
+//! dw[j]   = sum over t of dy[t,j] xhat[t,j]
+//! db[j]   = sum over t of dy[t,j]
+//! ```
 //!
 //! Source: Ba, Kiros and Hinton, Layer Normalization, arXiv:1607.06450.
 
@@ -46,7 +50,7 @@ pub fn layer_norm(g: &mut Graph, x: Var, weight: Var, bias: Var, eps: f32) -> Va
         if dw.is_none() && db.is_none() {
             return;
         }
-        // The kernel writes both; one that nobody wants is thrown away.
+        // The kernel writes both; one that is not wanted is thrown away.
         let part = |g: &mut Graph, total: Option<Sink>| match total {
             Some(total) => block_sink(g, total, t, d),
             None => Sink { var: g.temp("discarded", &[t.div_ceil(ROWS), d]), accumulate: false },
@@ -180,7 +184,7 @@ mod tests {
             let mut g = Graph::new(gpu.target());
             let x = g.input("x", &[t, 2], DType::F32);
             let weight = g.input("weight", &[2], DType::F32);
-            let bias = g.param("bias", &[2]);
+            let bias = g.parameter("bias", &[2], crate::graph::Init::Zeros);
             let seed = g.input("seed", &[t, 2], DType::F32);
             let y = layer_norm(&mut g, x, weight, bias, 1e-5);
             g.backward_from(&[(y, seed)]);

@@ -1,8 +1,8 @@
 //! `matmul`: matrix products, and the linear layer y = x Wᵀ + b made of them.
 //!
-//! $Y = X W^\top + \mathbf 1 b^\top$ with x `[M, K]`, W `[N, K]` (rows are outputs, as PyTorch's
+//! y = x Wᵀ + b with x `[M, K]`, W `[N, K]` (rows are outputs, as PyTorch's
 //! `nn.Linear` stores them) and b `[N]`.
-//! Backward: $dX = dY\,W$, $dW = dY^\top X$, $db_n = \sum_m dY_{mn}$.
+//! Backward: dx = dy W, dW = dyᵀ x, db`[n]` = sum over m of dy`[m, n]`.
 //!
 //! The three ways to multiply that these need are three passes: `nt` (forward), `nn` (dX) and
 //! `tn` (dW); `bias_backward` sums columns. `shaders/matmul/README.md` has the ladder of variants
@@ -99,9 +99,8 @@ pub fn product(g: &mut Graph, p: Product, a: Var, b: Var, bias: Option<Var>, out
 /// products and a vocabulary in chunks has more, and each set of constants would be a compilation.
 fn dims(g: &mut Graph, p: Product) -> Var {
     let dims = [p.m, p.n, p.k, p.b_start, p.out_start];
-    // Constants are floats to the graph and bytes to the shader, so the bits are what counts.
-    let bits = dims.map(|d| f32::from_bits(u32::try_from(d).expect("a dimension fits 32 bits")));
-    g.constant("dims", &[bits.len()], &bits)
+    let dims = dims.map(|d| u32::try_from(d).expect("a dimension fits 32 bits"));
+    g.constant_u32("dims", &[dims.len()], &dims)
 }
 
 impl Product {
@@ -147,9 +146,9 @@ pub fn linear(g: &mut Graph, x: Var, weight: Var, bias: Option<Var>) -> Var {
     y
 }
 
-/// out`[M, N]` = a`[M, K]` · b`[K, N]`.
+/// out`[M, N]` = a`[M, K]` · b`[K, N]`. Models here use [`linear`]; this is for graphs of your own.
 ///
-/// Backward: $dA = dC\,B^\top$, $dB = A^\top dC$.
+/// Backward: dA = dC Bᵀ, dB = Aᵀ dC.
 ///
 /// # Panics
 /// When the shapes do not fit.

@@ -4,6 +4,7 @@
 pub mod adamw;
 pub mod add;
 pub mod attention;
+pub mod bradley_terry;
 pub mod case;
 pub mod embedding;
 #[cfg(test)]
@@ -14,6 +15,7 @@ pub mod gelu;
 pub mod grad_norm;
 pub mod layer_norm;
 pub mod matmul;
+pub mod mse;
 pub mod nll;
 pub mod odds_ratio;
 pub mod relu;
@@ -37,12 +39,14 @@ pub fn cases() -> Vec<OpCase> {
         adamw::case(),
         add::case(),
         attention::case(),
+        bradley_terry::case(),
         embedding::case(),
         gather_rows::case(),
         gelu::case(),
         grad_norm::case(),
         layer_norm::case(),
         matmul::case(),
+        mse::case(),
         nll::case(),
         odds_ratio::case(),
         relu::case(),

@@ -1,9 +1,9 @@
 //! `nll`: weighted negative log-likelihood, one number.
 //!
-//! $y = -\sum_n w_n \log p_n$. The weights hold the mean over the whole optimizer step (1/N for a
+//! y = - sum over n of w`[n]` ln p`[n]`. The weights hold the mean over the whole optimizer step (1/N for a
 //! token that counts, 0 for one that does not), so micro-batches simply add up.
 //!
-//! Backward: $d\log p_n = -w_n\,dy$; the weights are data and get no gradient.
+//! Backward: dlogp`[n]` = - w`[n]` dy; the weights are data and get no gradient.
 
 use crate::graph::{Graph, Var};
 use crate::kernel::Pass;

@@ -1,15 +1,19 @@
 //! `odds_ratio`: ORPO's preference term, with loss and both gradients from one closed form.
 //!
-//! For average log-probabilities $\ell_w, \ell_l$ of the chosen and the rejected answer and
-//! $q = 1 - e^{\ell}$ (floored at [`Q_FLOOR`]):
-//! $z = (\ell_w - \ell_l) - (\log q_w - \log q_l)$, $L_{OR} = -\log \sigma(z)$,
-//! loss $= \sum_p c_p L_{OR,p}$ with $c = \lambda / B$.
+//! For the average log-probabilities lw and ll of the chosen and the rejected answer:
+//!
+//! ```text
+//! q    = 1 - exp(l), at least Q_FLOOR
+//! z    = (lw - ll) - (ln qw - ln ql)
+//! L_OR = -ln sigmoid(z)
+//! loss = sum over pairs of c * L_OR, with c = lambda / B
+//! ```
+//!
 //! Source: Hong, Lee, Thorne, "ORPO", arXiv 2403.07691, equations 6 and 7.
 //!
-//! With $r = e^{\ell_w - \ell_l}$ nothing overflows and no logarithm of $1 - e^\ell$ is taken:
-//! $L_{OR} = \mathrm{log1p}(q_w / (r q_l))$.
-//! Backward: $-\partial L_{OR}/\partial \ell_w = g_w = 1 / (q_w + r q_l)$ and
-//! $\partial L_{OR}/\partial \ell_l = g_l = q_w / (q_l (q_w + r q_l))$. The forward kernel stores
+//! With r = exp(lw - ll) nothing overflows and no logarithm of 1 - exp(l) is taken:
+//! L_OR = log1p(qw / (r ql)). Backward: - dL_OR/dlw = g_w = 1 / (qw + r ql) and
+//! dL_OR/dll = g_l = qw / (ql (qw + r ql)). The forward kernel stores
 //! both, and backward multiplies them with the upstream scalar.
 
 use crate::graph::{Graph, Var};
@@ -17,8 +21,8 @@ use crate::kernel::Pass;
 use crate::ops::case::{Array, BenchFacts, OpCase, normal};
 use crate::variant;
 
-/// The smallest 1 - p the closed form works with: beyond it the gradient would exceed 10^7.
-/// An average log-probability above `-Q_FLOOR` lies in the floored region.
+/// The smallest 1 - p the closed form works with: nearer to 1 an f32 log-probability carries no
+/// information, and the gradient would exceed 10^7. The kernel's `Q_FLOOR` is this one. An average log-probability above `-Q_FLOOR` lies in the floored region.
 pub const Q_FLOOR: f64 = 1e-7;
 
 /// What [`odds_ratio`] gives.
@@ -49,7 +53,8 @@ pub fn odds_ratio(g: &mut Graph, l: Var, pair_weight: Var) -> OddsRatio {
     let loss = g.temp("odds-ratio loss", &[1]);
     let table = g.temp("odds table", &[pairs, 4]);
     let slope = g.temp("odds slope", &[2 * pairs]);
-    g.call(&FORWARD, &[("P", pairs.into())], &[l, pair_weight], &[loss, table, slope], [1, 1, 1]);
+    let constants = [("P", pairs.into()), ("Q_FLOOR", (Q_FLOOR as f32).into())];
+    g.call(&FORWARD, &constants, &[l, pair_weight], &[loss, table, slope], [1, 1, 1]);
     let backward = move |g: &mut Graph, d: &[Option<Var>]| {
         let dloss = d[0].expect("one output");
         let Some(sink) = g.grad_into(l) else { return };
@@ -74,13 +79,31 @@ static BACKWARD: Pass = Pass {
 
 static PASSES: &[&Pass] = &[&FORWARD, &BACKWARD];
 
+/// The log odds ratio of a pair and its loss, in f64.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LogOdds {
+    /// z: log odds ratio of chosen against rejected.
+    pub z: f64,
+    /// L_OR = `-log sigmoid(z)`.
+    pub loss: f64,
+    /// One of the two answers was certain to [`Q_FLOOR`].
+    pub floored: bool,
+}
+
+/// The log odds ratio of two average log-probabilities: for metrics, and what the kernel is compared
+/// with. NaN in gives NaN out.
+pub fn log_odds(l_w: f64, l_l: f64) -> LogOdds {
+    let [exact_w, exact_l] = [l_w, l_l].map(|l| -l.exp_m1());
+    let (q_w, q_l) = (exact_w.max(Q_FLOOR), exact_l.max(Q_FLOOR));
+    let z = (l_w - l_l) - (q_w.ln() - q_l.ln());
+    let t = q_w / ((l_w - l_l).exp() * q_l);
+    // The exponential underflows where the chosen answer is hopeless; there log1p(t) = log t = -z.
+    let loss = if t.is_infinite() { -z } else { t.ln_1p() };
+    LogOdds { z, loss, floored: exact_w < Q_FLOOR || exact_l < Q_FLOOR }
+}
+
 fn reference(_: &[usize], inputs: &[Array]) -> Vec<Vec<f64>> {
-    let log_q = |l: f64| (-l.exp_m1()).max(Q_FLOOR).ln();
-    let term = |(l, weight): (&[f64], &f64)| {
-        let z = (l[0] - l[1]) - (log_q(l[0]) - log_q(l[1]));
-        let softplus = (-z).max(0.0) + (-z.abs()).exp().ln_1p();
-        weight * softplus
-    };
+    let term = |(l, weight): (&[f64], &f64)| weight * log_odds(l[0], l[1]).loss;
     vec![vec![inputs[0].f().chunks(2).zip(inputs[1].f()).map(term).sum()]]
 }
 
@@ -171,20 +194,80 @@ mod tests {
         off
     }
 
+    /// l_w, l_l, z, L_OR, g_w, g_l, worked out with 50 digits.
+    const ROWS: [[f64; 6]; 9] = [
+        [-1.0, -1.5, 0.706192686, 0.401135488, 0.522749431, 0.425348811],
+        [-2.3, -2.1, -0.224980509, 0.811951165, 0.617965595, 0.633597119],
+        [-0.5, -3.0, 3.38168295, 0.033425301, 0.0835461488, 0.0345952438],
+        [-0.01, -4.0, 8.58168057, 0.000187492011, 0.018841337, 0.000190972214],
+        [-1e-4, -1e-4, 0.0, std::f64::consts::LN_2, 5000.25, 5000.25],
+        [-1e-6, -2.0, 15.6700966, 1.56517709e-07, 0.156517775, 1.81015477e-07],
+        [-2.0, -1e-6, -15.6700966, 15.6700968, 1.15651746, 1000000.34],
+        [-12.0, -0.7, -11.9863349, 11.9863411, 0.999999916, 1.98642149],
+        [-8.0, -30.0, 22.0003355, 2.78853233e-10, 2.78946809e-10, 2.78853233e-10],
+    ];
+
+    /// A row of tests/golden/odds.
+    #[derive(serde::Deserialize)]
+    struct Row {
+        chosen: f64,
+        rejected: f64,
+        log_odds: f64,
+        or_loss: f64,
+        d_chosen: f64,
+        d_rejected: f64,
+    }
+
+    fn long_table() -> Vec<Row> {
+        let rows: Vec<Row> =
+            serde_json::from_str(include_str!("../../tests/golden/odds/odds_table.json")).unwrap();
+        assert_eq!(rows.len(), 361);
+        rows
+    }
+
+    #[test]
+    fn log_odds_agree_with_fifty_digits() {
+        let near = |got: f64, want: f64, bar: f64| (got / want - 1.0).abs() <= bar;
+        for [l_w, l_l, z, loss, ..] in ROWS {
+            let odds = log_odds(l_w, l_l);
+            assert!(odds.z == z || near(odds.z, z, 1e-8), "{l_w} {l_l}: {odds:?}");
+            assert!(near(odds.loss, loss, 1e-8) && !odds.floored, "{l_w} {l_l}: {odds:?}");
+        }
+        let mut floored = 0;
+        for row in long_table() {
+            let odds = log_odds(row.chosen, row.rejected);
+            let place = format!("{} {}: {odds:?}", row.chosen, row.rejected);
+            assert_eq!(odds.floored, row.chosen.max(row.rejected) > -1e-7 - 1e-14, "{place}");
+            if odds.floored {
+                // Only soundness can be asked for there.
+                floored += 1;
+                assert!(odds.z.is_finite() && odds.loss >= 0.0, "{place}");
+                continue;
+            }
+            assert!(
+                (odds.z - row.log_odds).abs() <= 1e-13 * row.log_odds.abs().max(1.0),
+                "{place}"
+            );
+            // The loss carries z's rounding as a relative error.
+            assert!(near(odds.loss, row.or_loss, 1e-12), "{place}");
+        }
+        assert!((30..361 / 2).contains(&floored), "{floored}");
+    }
+
+    #[test]
+    fn log_odds_are_finite_at_the_ends_and_nan_for_nan() {
+        const ENDS: [f64; 7] = [0.0, 1e-6, -1e-300, -1e-9, -1.0, -800.0, -1e6];
+        for (l_w, l_l) in ENDS.iter().flat_map(|&w| ENDS.map(|l| (w, l))) {
+            let odds = log_odds(l_w, l_l);
+            assert!(odds.z.is_finite() && odds.loss.is_finite(), "{l_w} {l_l}: {odds:?}");
+        }
+        let hopeless = log_odds(-1000.0, -0.5);
+        assert!((hopeless.loss / -hopeless.z - 1.0).abs() < 1e-15, "{hopeless:?}");
+        assert!(log_odds(f64::NAN, -1.0).loss.is_nan() && log_odds(f64::NAN, -1.0).z.is_nan());
+    }
+
     #[test]
     fn odds_ratio_agrees_with_the_table_of_the_paper_form() {
-        // l_w, l_l, z, L_OR, g_w, g_l, worked out with 50 digits.
-        const ROWS: [[f64; 6]; 9] = [
-            [-1.0, -1.5, 0.706192686, 0.401135488, 0.522749431, 0.425348811],
-            [-2.3, -2.1, -0.224980509, 0.811951165, 0.617965595, 0.633597119],
-            [-0.5, -3.0, 3.38168295, 0.033425301, 0.0835461488, 0.0345952438],
-            [-0.01, -4.0, 8.58168057, 0.000187492011, 0.018841337, 0.000190972214],
-            [-1e-4, -1e-4, 0.0, std::f64::consts::LN_2, 5000.25, 5000.25],
-            [-1e-6, -2.0, 15.6700966, 1.56517709e-07, 0.156517775, 1.81015477e-07],
-            [-2.0, -1e-6, -15.6700966, 15.6700968, 1.15651746, 1000000.34],
-            [-12.0, -0.7, -11.9863349, 11.9863411, 0.999999916, 1.98642149],
-            [-8.0, -30.0, 22.0003355, 2.78853233e-10, 2.78946809e-10, 2.78853233e-10],
-        ];
         let l: Vec<_> = ROWS.iter().map(|r| [r[0] as f32, r[1] as f32]).collect();
         let got = run(&l, &[1.0; 9]);
         for (row, got) in ROWS.iter().zip(got.table.chunks(4)) {
@@ -208,18 +291,7 @@ mod tests {
 
     #[test]
     fn odds_ratio_agrees_with_361_pairs_of_fifty_digits() {
-        #[derive(serde::Deserialize)]
-        struct Row {
-            chosen: f64,
-            rejected: f64,
-            log_odds: f64,
-            or_loss: f64,
-            d_chosen: f64,
-            d_rejected: f64,
-        }
-        let rows: Vec<Row> =
-            serde_json::from_str(include_str!("../../tests/golden/odds/odds_table.json")).unwrap();
-        assert_eq!(rows.len(), 361);
+        let rows = long_table();
         let l: Vec<_> = rows.iter().map(|r| [r.chosen as f32, r.rejected as f32]).collect();
         let got = run(&l, &vec![1.0; rows.len()]);
         assert!(got.table.iter().chain(&got.dl).all(|v| v.is_finite()));

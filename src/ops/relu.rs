@@ -1,6 +1,11 @@
 //! `relu`: y = max(x, 0).
 //!
-//! $$ y_i = \max(x_i, 0), \qquad dx_i = \begin{cases} dy_i & y_i > 0 \\ 0 & \text{else} \end{cases} $$
+//! ```text
+//! y  = max(x, 0)
+//! dx = dy where y > 0, else 0
+//! ```
+//!
+//! No family of models here uses it yet; it is for graphs of your own.
 //!
 //! Source: Nair and Hinton, Rectified Linear Units Improve Restricted Boltzmann Machines, 2010.
 

@@ -1,12 +1,17 @@
 //! `rms_norm`: each row divided by its root mean square and scaled by a weight per column.
 //!
-//! $$ y_{tj} = \hat x_{tj} w_j, \qquad \hat x_{tj} = r_t x_{tj}, \qquad
-//!    r_t = \Bigl(\tfrac1D \sum_k x_{tk}^2 + \varepsilon\Bigr)^{-1/2} $$
+//! ```text
+//! r[t]      = (mean over k of x[t,k]^2 + eps)^(-1/2)
+//! xhat[t,j] = r[t] * x[t,j]
+//! y[t,j]    = xhat[t,j] * w[j]
+//! ```
 //!
-//! Backward, with $h = dy \cdot w$:
+//! Backward, with h = dy * w:
 //!
-//! $$ dx_{tj} = r_t \Bigl(h_{tj} - \hat x_{tj} \tfrac1D \sum_k h_{tk} \hat x_{tk}\Bigr), \qquad
-//!    dw_j = \sum_t dy_{tj} \hat x_{tj} $$
+//! ```text
+//! dx[t,j] = r[t] * (h[t,j] - xhat[t,j] * mean over k of h[t,k] xhat[t,k])
+//! dw[j]   = sum over t of dy[t,j] xhat[t,j]
+//! ```
 //!
 //! Source: Zhang and Sennrich, Root Mean Square Layer Normalization, arXiv:1910.07467.
 

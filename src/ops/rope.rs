@@ -1,13 +1,15 @@
 //! `rope`: rotary position embedding in the "half" layout of Hugging Face checkpoints.
 //!
-//! Entry $i$ of a head of width $D_h$ pairs with entry $i + D_h/2$, and a token at position $p$
-//! turns the pair by $p\,\theta_i$ with $\theta_i = \theta^{-2i/D_h}$:
+//! Entry i of a head of width d pairs with entry i + d/2, and a token at position p turns the pair
+//! by the angle a = p * theta^(-2i/d):
 //!
-//! $$ y_i = x_i \cos p\theta_i - x_{i + D_h/2} \sin p\theta_i, \qquad
-//!    y_{i + D_h/2} = x_{i + D_h/2} \cos p\theta_i + x_i \sin p\theta_i $$
+//! ```text
+//! y[i]       = x[i] cos a - x[i + d/2] sin a
+//! y[i + d/2] = x[i + d/2] cos a + x[i] sin a
+//! ```
 //!
 //! Backward: a rotation's transpose is the rotation by the negative angle, so the same kernel
-//! turns $dy$ back.
+//! turns dy back.
 //!
 //! Source: Su et al., RoFormer, arXiv:2104.09864.
 
@@ -15,7 +17,6 @@ use crate::graph::{DType, Graph, Sink, Var};
 use crate::kernel::Pass;
 use crate::ops::case::{Array, BenchFacts, OpCase, product};
 use crate::variant;
-use rand::RngExt;
 
 /// Turns each head of `x` `[T, H * head_dim]` by the angles of its token's `position` `[T]` (u32).
 ///
@@ -132,7 +133,7 @@ pub fn case() -> OpCase {
         large: &[&[65_535 * 64 + 3, 1, 2]],
         inputs: |s, rng| {
             let table = rope_table(POSITIONS, s[2], 10_000.0).into_iter().map(f64::from).collect();
-            let positions = (0..s[0]).map(|_| rng.random_range(0..POSITIONS as u32)).collect();
+            let positions = (0..s[0]).map(|_| rng.u32(0..POSITIONS as u32)).collect();
             vec![
                 Array::normal("x", &[s[0], s[1] * s[2]], rng),
                 Array::index("position", &[s[0]], positions),

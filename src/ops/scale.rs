@@ -1,6 +1,8 @@
 //! `scale`: y = factor * x with a factor fixed when the graph is built.
 //!
-//! $$ y_i = c\,x_i, \qquad dx_i = c\,dy_i $$
+//! Backward: dx = factor * dy.
+//!
+//! No family of models here uses it yet; it is for graphs of your own.
 
 use crate::graph::{Graph, Sink, Var};
 use crate::kernel::Pass;

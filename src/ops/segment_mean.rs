@@ -1,15 +1,14 @@
 //! `segment_mean`: the mean of listed elements per segment; one average log-probability per answer.
 //!
-//! $y_s = \frac{1}{m_s} \sum_{j} x_{t_j}$ over the $m_s$ positions j of segment s, 0 where $m_s = 0$.
+//! y`[s]` = mean of x over the m`[s]` members of segment s, 0 where it has none.
 //!
-//! Backward: $dx_n = \sum_{s \ni n} dy_s / m_s$. An element belongs to at most two segments (a token
+//! Backward: dx`[n]` = sum of dy`[s]` / m`[s]` over the segments s that hold n. An element belongs to at most two segments (a token
 //! that the chosen and the rejected answer share), so the sum is a gather from its owners.
 
 use crate::graph::{Graph, Var};
 use crate::kernel::{HARDWARE, Pass};
 use crate::ops::case::{Array, BenchFacts, OpCase};
 use crate::variant;
-use rand::RngExt;
 
 /// In `owner`: no segment.
 pub const NO_OWNER: u32 = u32::MAX;
@@ -85,7 +84,7 @@ pub fn case() -> OpCase {
             let mut owner = vec![NO_OWNER; 2 * n];
             for i in 0..n {
                 let mut owners: Vec<usize> = (0..[2, 1, usize::from(i % 5 != 2)][i % 3])
-                    .map(|_| rng.random_range(0..used))
+                    .map(|_| rng.usize(0..used))
                     .collect();
                 owners.dedup();
                 for (k, &s) in owners.iter().enumerate() {

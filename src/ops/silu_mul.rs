@@ -1,10 +1,15 @@
 //! `silu_mul`: y = silu(gate) * up, the middle of a SwiGLU layer.
 //!
-//! $$ y = z\,\sigma(z)\,u, \qquad \sigma(z) = \frac{1}{1 + e^{-z}} $$
+//! ```text
+//! y = gate * s * up, with s = sigmoid(gate) = 1 / (1 + exp(-gate))
+//! ```
 //!
 //! Backward:
 //!
-//! $$ dz = dy\,u\,\sigma(z)\,\bigl(1 + z\,(1 - \sigma(z))\bigr), \qquad du = dy\,z\,\sigma(z) $$
+//! ```text
+//! dgate = dy * up * s * (1 + gate * (1 - s))
+//! dup   = dy * gate * s
+//! ```
 //!
 //! Source: Shazeer, GLU Variants Improve Transformer, arXiv:2002.05202.
 

@@ -1,10 +1,18 @@
 //! `softmax`: each row becomes positive and sums to 1.
 //!
-//! $$ y_{rj} = \frac{e^{x_{rj} - m_r}}{\sum_k e^{x_{rk} - m_r}}, \qquad m_r = \max_k x_{rk} $$
+//! ```text
+//! m[r]   = max over k of x[r,k]
+//! y[r,j] = exp(x[r,j] - m[r]) / sum over k of exp(x[r,k] - m[r])
+//! ```
 //!
-//! Backward, from the saved $y$:
+//! Backward, from the saved y:
 //!
-//! $$ dx_{rj} = y_{rj} \Bigl(dy_{rj} - \sum_k dy_{rk}\, y_{rk}\Bigr) $$
+//! ```text
+//! dx[r,j] = y[r,j] * (dy[r,j] - sum over k of dy[r,k] y[r,k])
+//! ```
+//!
+//! No family of models here uses it: attention and the loss have a softmax inside. It is for graphs of
+//! your own, and the operation to read first.
 //!
 //! Source: Bridle, Probabilistic Interpretation of Feedforward Classification Network Outputs,
 //! 1990; Goodfellow, Bengio and Courville, Deep Learning, sections 4.1 and 6.2.2.3.

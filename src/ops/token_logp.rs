@@ -1,22 +1,22 @@
 //! `token_logp`: the log-probability of one target token per row, without the logits of all rows.
 //!
-//! $\log p_n = h_n \cdot w_{t_n} - \log \sum_v \exp(h_n \cdot w_v)$ for hidden rows h `[N, D]`, the
-//! head's weight w `[V, D]` and targets t `[N]`. The vocabulary is walked in chunks of C rows: a
+//! logp`[n]` = h`[n]` · w`[t[n]]` - ln(sum over v of exp(h`[n]` · w`[v]`)) for hidden rows h `[N, D]`,
+//! the head's weight w `[V, D]` and targets t `[N]`. The vocabulary is walked in chunks of C rows: a
 //! product gives the chunk's logits `[N, C]`, `update` folds them into a running maximum, the sum
 //! of the other tokens' exponentials and the target's logit, and `finish` makes log p of these.
 //! (The running logsumexp is Milakov and Gimelshein's, arXiv 1805.02867.) The sum leaves the
 //! target out, so that log p and 1 - p keep their digits where p is almost 1: the odds ratio needs
 //! exactly those.
 //!
-//! Backward: $dz_{nc} = d\log p_n\,([c = t_n] - \mathrm{softmax}(z_n)_c)$, then $dh \mathrel{+}= dz\,w$
-//! and $dw \mathrel{+}= dz^\top h$, chunk by chunk with the logits computed again.
+//! Backward: the gradient of a chunk's logits, dz`[n, c]` = dlogp`[n]` * ((1 if c = t`[n]`, else 0) -
+//! softmax(z`[n]`)`[c]`), then dh += dz w and dw += dzᵀ h, chunk by chunk with the logits computed
+//! again.
 
 use crate::graph::{Graph, Sink, Var};
 use crate::kernel::{HARDWARE, Needs, Pass, SOFTWARE};
 use crate::ops::case::{Array, BenchFacts, OpCase, largest_of_pairs};
 use crate::ops::matmul::{Form, MOST_ROWS, Product, product};
 use crate::variant;
-use rand::RngExt;
 
 /// log p `[N]` of `targets` `[N]` u32 under softmax(`hidden` `[N, D]` · `weight` `[V, D]`ᵀ).
 ///
@@ -47,7 +47,8 @@ pub fn token_logp(g: &mut Graph, hidden: Var, weight: Var, targets: Var) -> Var 
         .step_by(chunk_rows(v))
         .map(|start| {
             let size = chunk_rows(v).min(v - start);
-            Chunk { start, size, start_var: g.constant("chunk start", &[1], &[start as f32]) }
+            let first = u32::try_from(start).expect("a vocabulary fits 32 bits");
+            Chunk { start, size, start_var: g.constant_u32("chunk start", &[1], &[first]) }
         })
         .collect();
     let state = g.temp("logsumexp state", &[n, 3]);
@@ -170,7 +171,7 @@ pub fn case() -> OpCase {
         large: &[&[3, 20_011, 8]],
         inputs: |s, rng| {
             let &[n, v, d] = s else { panic!("[N, V, D]") };
-            let targets = (0..n).map(|_| rng.random_range(0..v as u32)).collect();
+            let targets = (0..n).map(|_| rng.u32(0..v as u32)).collect();
             vec![
                 Array::normal("hidden", &[n, d], rng),
                 Array::normal("weight", &[v, d], rng),
@@ -214,7 +215,7 @@ mod tests {
         let mut g = Graph::new(gpu.target());
         let (n, v) = (16, 1009);
         let hidden = g.input_with_grad("hidden", &[n, 4]);
-        let weight = g.param("head", &[v, 4]);
+        let weight = g.parameter("head", &[v, 4], crate::graph::Init::Zeros);
         let targets = g.input("targets", &[n], DType::U32);
         let logp = token_logp(&mut g, hidden, weight, targets);
         let seed = g.input("cotangent", &[n], DType::F32);
@@ -268,7 +269,7 @@ mod tests {
         store.write("head", &[v, d], &weights).unwrap();
         let mut g = Graph::new(gpu.target());
         let hidden = g.input_with_grad("hidden", &[n, d]);
-        let weight = g.param("head", &[v, d]);
+        let weight = g.parameter("head", &[v, d], crate::graph::Init::Zeros);
         let targets = g.input("targets", &[n], DType::U32);
         let logp = token_logp(&mut g, hidden, weight, targets);
         let seed = g.input("cotangent", &[n], DType::F32);

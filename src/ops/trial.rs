@@ -12,7 +12,6 @@ use crate::kernel::{Pass, Target, Variant};
 use crate::ops::case::{Array, Data, OpCase, TestRng, normal};
 use crate::plan::Reuse;
 use crate::step::{Options, POISON, Step, Store};
-use rand::{RngExt, SeedableRng};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::rc::Rc;
@@ -22,9 +21,9 @@ use std::rc::Rc;
 pub struct Plant {
     /// Whose place it takes.
     pub pass: &'static Pass,
-    /// The kernel.
+    /// The kernel that takes it.
     pub variant: &'static Variant,
-    /// On for kernels that nobody has tested yet.
+    /// On for kernels that have not been tested yet.
     pub checks: Checks,
 }
 
@@ -104,11 +103,11 @@ enum Wanted {
 
 /// Derivatives with respect to some elements of one input.
 pub struct Sample {
-    /// Which input.
+    /// Position in the inputs.
     pub input: usize,
-    /// Which of its elements.
+    /// Positions of the elements in it, row-major.
     pub at: Vec<usize>,
-    /// The derivative with respect to each.
+    /// The derivative with respect to each of them.
     pub values: Vec<f64>,
 }
 
@@ -132,12 +131,12 @@ struct Built {
 
 const POISONED: Options = Options { reuse: Reuse::None, poison: true, checks: Checks::Off };
 
-/// A tolerance is set for the inputs of the tests. A planted kernel gets fresh ones, which may be a
-/// little worse; mistakes are larger by far.
+/// Factor on the tolerance of a planted kernel: the tolerance was set on the inputs of the tests, and
+/// new random inputs may round a little worse. Mistakes are larger by far.
 const FRESH: f64 = 4.0;
 
-/// Allowed error of a gradient, as a part of the largest, as a multiple of [`OpCase::tolerance`]:
-/// one step of single precision per term of the sums behind it, generously.
+/// Allowed error of a gradient, relative to its largest element, in units of [`OpCase::tolerance`]:
+/// generously one rounding of single precision for each term of the sums behind it.
 pub const GRADIENT_TOLERANCE: f64 = 10.0;
 
 /// Elements per input whose derivative is checked.
@@ -321,7 +320,7 @@ pub fn slopes(case: &OpCase, shape: &[usize], seed: u64) -> Slopes {
         let at: Vec<usize> = if values.len() <= SAMPLED {
             (0..values.len()).collect()
         } else {
-            (0..SAMPLED).map(|_| rng.random_range(0..values.len())).collect()
+            (0..SAMPLED).map(|_| rng.usize(0..values.len())).collect()
         };
         let slope = |&i: &usize| {
             let mut moved = inputs.clone();
@@ -369,7 +368,7 @@ pub(crate) fn cotangents(graph: &mut Graph, outputs: &[Var]) -> Vec<(Var, Var)> 
 /// The random numbers for a shape.
 pub fn rng(shape: &[usize], seed: u64) -> TestRng {
     let mix = |a: u64, &d: &usize| a.wrapping_mul(1009).wrapping_add(d as u64);
-    TestRng::seed_from_u64(shape.iter().fold(seed.wrapping_add(7), mix))
+    TestRng::with_seed(shape.iter().fold(seed.wrapping_add(7), mix))
 }
 
 /// An input variable for each array.
@@ -415,7 +414,7 @@ pub fn pinnings(case: &OpCase, target: &Target) -> Vec<Target> {
     all
 }
 
-fn check(gpu: &Rc<Gpu>, case: &OpCase, trial: &Trial) -> Result<()> {
+fn assert_agrees(gpu: &Rc<Gpu>, case: &OpCase, trial: &Trial) -> Result<()> {
     let passes = trial.passes(gpu.target());
     let mut targets = pinnings(case, gpu.target());
     // A pin of a pass that does not occur here changes nothing.
@@ -440,7 +439,7 @@ fn check(gpu: &Rc<Gpu>, case: &OpCase, trial: &Trial) -> Result<()> {
 /// On the first difference, unwritten element or broken guard zone.
 pub fn check_forward(gpu: &Rc<Gpu>, case: &OpCase) -> Result<()> {
     for shape in case.shapes.iter().chain(case.large) {
-        check(gpu, case, &Trial::forward(case, shape, 0))?;
+        assert_agrees(gpu, case, &Trial::forward(case, shape, 0))?;
     }
     Ok(())
 }
@@ -454,7 +453,7 @@ pub fn check_forward(gpu: &Rc<Gpu>, case: &OpCase) -> Result<()> {
 /// On the first difference.
 pub fn check_gradient(gpu: &Rc<Gpu>, case: &OpCase) -> Result<()> {
     for shape in case.shapes {
-        check(gpu, case, &Trial::gradient(case, shape, 0))?;
+        assert_agrees(gpu, case, &Trial::gradient(case, shape, 0))?;
     }
     Ok(())
 }

@@ -1,9 +1,9 @@
 //! One line chart as an SVG text, drawn by plotters.
 //!
 //! The chart draws lines, axes and numbers only. Title and legend are the page's, so that they
-//! wrap with it and never lie over a line. Colours are written as they look on white paper; the
-//! page's style sheet finds them by their value and replaces them in the dark.
+//! wrap with it and never lie over a line.
 
+use super::svg::{Area, Drawn, GRID, INK, SERIES, inline, picture};
 use plotters::prelude::*;
 
 /// What a colour stands for, on every chart of a page.
@@ -32,16 +32,13 @@ impl Hue {
 
     fn rgb(self) -> RGBColor {
         match self {
-            Hue::Chosen => RGBColor(0x0B, 0x7A, 0x75),
-            Hue::Rejected => RGBColor(0xC0, 0x2D, 0x55),
-            Hue::Main => RGBColor(0x33, 0x55, 0xC4),
-            Hue::Control => RGBColor(0xA8, 0x70, 0x1A),
+            Hue::Chosen => SERIES[1],
+            Hue::Rejected => SERIES[3],
+            Hue::Main => SERIES[0],
+            Hue::Control => SERIES[2],
         }
     }
 }
-
-const INK: RGBColor = RGBColor(0x3A, 0x41, 0x4B);
-const GRID: RGBColor = RGBColor(0xE4, 0xE7, 0xEB);
 
 /// plotters places everything on whole pixels: drawn at twice the size it is shown at, lines are
 /// smooth.
@@ -78,10 +75,10 @@ pub(super) enum Unit {
 /// A chart with its words.
 #[derive(Debug, Clone)]
 pub(super) struct Chart {
-    pub(super) title: &'static str,
+    pub(super) title: String,
     /// What to look at, in a sentence.
     pub(super) note: String,
-    pub(super) axis: &'static str,
+    pub(super) axis: String,
     pub(super) unit: Unit,
     /// Are the lines noisy, so that a running mean helps?
     pub(super) smooth: bool,
@@ -92,17 +89,12 @@ impl Chart {
     /// The chart as an SVG element of the given size in page pixels; it scales with the page.
     pub(super) fn svg(&self, (width, height): (u32, u32)) -> String {
         let size = (width * SCALE, height * SCALE);
-        let mut text = String::new();
-        // Drawing into a string has no way to fail but a mistake in here.
-        self.draw(SVGBackend::with_string(&mut text, size)).expect("a chart of finite points");
-        let tag_end = text.find("viewBox").expect("plotters writes a viewBox");
         let label = format!("{}, {} by step", self.title, self.axis);
-        format!("<svg role=\"img\" aria-label=\"{label}\" {}", &text[tag_end..])
+        inline(&picture(size, |root| self.draw(root)), &label)
     }
 
-    fn draw(&self, backend: SVGBackend) -> Result<(), Box<dyn std::error::Error + '_>> {
+    fn draw<'a>(&self, root: &Area<'a>) -> Drawn<'a> {
         let (x, y) = self.ranges();
-        let root = backend.into_drawing_area();
         let font = |size: u32| ("sans-serif", size * SCALE).into_font().color(&INK);
         let decimals = decimals(y.1 - y.0);
         let y_label = |value: &f64| match self.unit {
@@ -113,7 +105,7 @@ impl Chart {
         // The axis' name stands left of its labels, however long they are.
         let letters = [y.0, y.1].iter().map(|end| y_label(end).chars().count()).max().unwrap_or(0);
         let beside = (30 + 9 * letters as u32).max(66);
-        let mut chart = ChartBuilder::on(&root)
+        let mut chart = ChartBuilder::on(root)
             .margin(6 * SCALE)
             .margin_right(18 * SCALE)
             .x_label_area_size(42 * SCALE)
@@ -130,7 +122,7 @@ impl Chart {
             .label_style(font(15))
             .axis_desc_style(font(15))
             .x_desc("step")
-            .y_desc(self.axis)
+            .y_desc(&self.axis)
             .x_label_formatter(&|step| format!("{step:.0}"))
             .y_label_formatter(&y_label)
             .draw()?;
@@ -157,9 +149,6 @@ impl Chart {
                 chart.draw_series(LineSeries::new(points, style))?;
             }
         }
-        root.present()?;
-        drop(chart);
-        drop(root);
         Ok(())
     }
 
@@ -240,9 +229,9 @@ mod tests {
     fn chart(unit: Unit, points: Vec<(f64, f64)>) -> Chart {
         let line = Line { label: "a".into(), hue: Hue::Main, dashed: true, points };
         Chart {
-            title: "Title",
+            title: "Title".into(),
             note: String::new(),
-            axis: "axis",
+            axis: "axis".into(),
             unit,
             smooth: true,
             lines: vec![line],

@@ -2,6 +2,7 @@
 
 mod chart;
 pub mod report;
+pub(crate) mod svg;
 mod words;
 
 pub(crate) use words::escape;

@@ -11,7 +11,8 @@ use crate::files::write_atomically;
 use crate::page::chart::{Chart, Hue, Line, Unit, number, thousands};
 use crate::page::words::{Side, marked};
 use crate::page::{document, escape, facts};
-use crate::train::metrics::{Record, Split};
+use crate::train::metrics::{MetricsRecord, Split};
+use crate::train::objectives::{self, Better, Metric};
 
 /// Everything the page shows.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -20,6 +21,8 @@ pub struct Report {
     pub title: String,
     /// The run the page is about (solid lines), then those it is compared with (dashed lines).
     pub runs: Vec<Run>,
+    /// The objective's figures; the page shows those that the runs have.
+    pub metrics: &'static [Metric],
     /// Corrections before and after training.
     pub samples: Vec<Sample>,
     /// Names and values for "About this run": adapter, driver, command, recipe, date. Values of
@@ -30,7 +33,7 @@ pub struct Report {
 /// The records of one training run, with TRL's keys, as `metrics.jsonl` holds them.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Run {
-    /// What the run is called on the page: "ORPO", "SFT control".
+    /// What the run is called on the page.
     pub name: String,
     /// Training records: `step`, `loss`, `tokens_per_second` and more.
     pub train: Vec<BTreeMap<String, f64>>,
@@ -40,7 +43,7 @@ pub struct Run {
 
 impl Run {
     /// A run from the records of its `metrics.jsonl`.
-    pub fn new(name: &str, records: &[Record]) -> Self {
+    pub fn new(name: &str, records: &[MetricsRecord]) -> Self {
         let mut run = Self { name: name.to_owned(), ..Self::default() };
         for record in records {
             let (side, prefix) = match record.split {
@@ -62,12 +65,8 @@ impl Run {
 pub struct Sample {
     /// The sentence to correct.
     pub wrong: String,
-    /// What the base model makes of it.
-    pub base: String,
-    /// What the model trained with ORPO makes of it.
-    pub orpo: String,
-    /// What the control makes of it.
-    pub control: String,
+    /// What is made of it by the base model, then by the model of every run in their order.
+    pub outputs: Vec<String>,
     /// The expected correction.
     pub right: String,
 }
@@ -80,40 +79,33 @@ pub fn write_report(path: &Path, report: &Report) -> Result<()> {
     write_atomically(path, page(report).as_bytes())
 }
 
-/// A quantity of the held-out rows with its words.
-struct Metric {
-    key: &'static str,
-    name: &'static str,
-    unit: Unit,
+fn show(unit: Unit, value: f64) -> String {
+    match unit {
+        Unit::Share => format!("{:.1} %", value * 100.0),
+        Unit::Rate => thousands(value),
+        Unit::Number => number(value, 3),
+    }
 }
 
-const CHOSEN: Metric =
-    Metric { key: "eval_logps/chosen", name: "Log-prob of the right sentence", unit: Unit::Number };
-const REJECTED: Metric = Metric {
-    key: "eval_logps/rejected",
-    name: "Log-prob of the wrong sentence",
-    unit: Unit::Number,
-};
-const LOG_ODDS: Metric =
-    Metric { key: "eval_log_odds_chosen", name: "Log odds ratio", unit: Unit::Number };
-const ACCURACY: Metric = Metric {
-    key: "eval_rewards/accuracies",
-    name: "Prefers the right sentence",
-    unit: Unit::Share,
-};
-const NLL: Metric =
-    Metric { key: "eval_nll_loss", name: "Loss on the right sentence (NLL)", unit: Unit::Number };
-const EVAL_LOSS: Metric =
-    Metric { key: "eval_loss", name: "Loss, the whole objective", unit: Unit::Number };
+fn unit(metric: &Metric) -> Unit {
+    match metric.unit {
+        objectives::Unit::Number => Unit::Number,
+        objectives::Unit::Share => Unit::Share,
+    }
+}
 
-impl Metric {
-    fn show(&self, value: f64) -> String {
-        match self.unit {
-            Unit::Share => format!("{:.1} %", value * 100.0),
-            Unit::Rate => thousands(value),
-            Unit::Number => number(value, 3),
+/// The metrics of every chart. A chart of several comes first: it is the one to look at.
+fn groups(metrics: &'static [Metric]) -> Vec<(&'static str, Vec<&'static Metric>)> {
+    let mut groups: Vec<(&str, Vec<&Metric>)> = Vec::new();
+    for metric in metrics {
+        let Some(chart) = metric.chart else { continue };
+        match groups.iter_mut().find(|(name, _)| *name == chart) {
+            Some((_, group)) => group.push(metric),
+            None => groups.push((chart, vec![metric])),
         }
     }
+    groups.sort_by_key(|(_, group)| std::cmp::Reverse(group.len()));
+    groups
 }
 
 /// (step, value) of every record that has a finite value under `key`, by rising step.
@@ -127,65 +119,74 @@ fn series(records: &[BTreeMap<String, f64>], key: &str) -> Vec<(f64, f64)> {
     points
 }
 
+/// A metric on the held-out rows.
+fn heldout(run: &Run, metric: &Metric) -> Vec<(f64, f64)> {
+    series(&run.eval, &format!("eval_{}", metric.key))
+}
+
 /// First and last value of a metric on the held-out rows.
 fn ends(run: &Run, metric: &Metric) -> Option<(f64, f64)> {
-    let points = series(&run.eval, metric.key);
+    let points = heldout(run, metric);
     Some((points.first()?.1, points.last()?.1))
 }
 
 fn page(report: &Report) -> String {
-    let mut html = lead(&report.runs);
-    html.push_str(&tiles(&report.runs));
-    html.push_str(&charts(&report.runs));
+    let mut html = lead(report);
+    html.push_str(&tiles(report));
+    html.push_str(&charts(report));
     html.push_str(&samples(report));
-    html.push_str(&figures(&report.runs));
+    html.push_str(&figures(report));
     html.push_str(&facts(&report.facts));
     document(&report.title, &html)
 }
 
-/// What the figures say, in one sentence a run.
-fn lead(runs: &[Run]) -> String {
+/// What the first chart's figures say, in one sentence per run.
+fn lead(report: &Report) -> String {
     let moved = |(first, last): (f64, f64)| match last - first {
         change if change > 0.0005 => "rose",
         change if change < -0.0005 => "fell",
         _ => "stayed",
     };
+    let groups = groups(report.metrics);
+    let Some((_, metrics)) = groups.first() else { return String::new() };
     let mut html = String::new();
-    for run in runs {
-        if let (Some(chosen), Some(rejected)) = (ends(run, &CHOSEN), ends(run, &REJECTED)) {
-            html.push_str(&format!(
-                "<p><strong>{}</strong>: on held-out rows the log-prob of the right sentence {} by \
-                 {:.3}, that of the wrong one {} by {:.3}.</p>\n",
-                escape(&run.name),
-                moved(chosen),
-                (chosen.1 - chosen.0).abs(),
-                moved(rejected),
-                (rejected.1 - rejected.0).abs(),
-            ));
+    for run in &report.runs {
+        let parts: Vec<String> = metrics
+            .iter()
+            .filter_map(|metric| {
+                let ends = ends(run, metric)?;
+                let change = (ends.1 - ends.0).abs();
+                Some(format!("{} {} by {change:.3}", metric.title, moved(ends)))
+            })
+            .collect();
+        if !parts.is_empty() {
+            let (name, parts) = (escape(&run.name), parts.join("; "));
+            html.push_str(&format!("<p><strong>{name}</strong>, on held-out rows: {parts}.</p>\n"));
         }
     }
     html
 }
 
-fn tiles(runs: &[Run]) -> String {
-    let Some((main, others)) = runs.split_first() else { return String::new() };
+fn tiles(report: &Report) -> String {
+    let Some((main, others)) = report.runs.split_first() else { return String::new() };
     let mut html = String::new();
-    for metric in [&ACCURACY, &LOG_ODDS, &CHOSEN, &REJECTED] {
+    let of_interest = |m: &&Metric| m.label.is_some() && m.chart.is_some();
+    for metric in report.metrics.iter().filter(of_interest) {
         let Some((first, last)) = ends(main, metric) else { continue };
         html.push_str(&format!(
             "<div class=\"tile\"><div class=\"name\">{}</div>\n<div class=\"value\">\
              <span class=\"from\">{} \u{2192}</span> {}</div>\n",
-            metric.name,
-            metric.show(first),
-            metric.show(last)
+            metric.title,
+            show(unit(metric), first),
+            show(unit(metric), last)
         ));
         for run in others {
             if let Some((first, last)) = ends(run, metric) {
                 html.push_str(&format!(
                     "<div class=\"other\">{}: {} \u{2192} {}</div>\n",
                     escape(&run.name),
-                    metric.show(first),
-                    metric.show(last)
+                    show(unit(metric), first),
+                    show(unit(metric), last)
                 ));
             }
         }
@@ -201,7 +202,7 @@ fn tiles(runs: &[Run]) -> String {
     }
 }
 
-/// Lines of one quantity, one a run: the first run solid, the others dashed.
+/// Lines of one quantity, one per run: the first run solid, the others dashed.
 fn lines(
     runs: &[Run],
     of: impl Fn(&Run) -> Vec<(f64, f64)>,
@@ -227,71 +228,55 @@ fn lines(
     lines
 }
 
-fn charts(runs: &[Run]) -> String {
-    let heldout = |key: &'static str| move |run: &Run| series(&run.eval, key);
+/// The chart of the metrics that belong together. Of several each has a colour of its own.
+fn metric_chart(runs: &[Run], title: &str, metrics: &[&Metric]) -> Chart {
+    let mut drawn = Vec::new();
+    for (at, metric) in metrics.iter().enumerate() {
+        let (label, hue) = match metrics.len() {
+            1 => ("", None),
+            _ => (metric.label.unwrap_or(metric.title), [Hue::Chosen, Hue::Rejected].get(at)),
+        };
+        drawn.extend(lines(runs, |run| heldout(run, metric), label, hue.copied()));
+    }
+    let notes = metrics.iter().map(|metric| {
+        let better = match metric.better {
+            Better::Higher => "higher",
+            Better::Lower => "lower",
+        };
+        format!("{}: {better} is better.", metric.title)
+    });
+    Chart {
+        title: format!("{title}, held out"),
+        note: notes.collect::<Vec<_>>().join(" "),
+        axis: title.to_lowercase(),
+        unit: unit(metrics[0]),
+        smooth: false,
+        lines: drawn,
+    }
+}
+
+fn charts(report: &Report) -> String {
+    let runs = &report.runs;
     let trained = |key: &'static str| move |run: &Run| series(&run.train, key);
-    let has_nll = runs.iter().all(|run| !series(&run.eval, NLL.key).is_empty());
-    let loss = if has_nll { &NLL } else { &EVAL_LOSS };
-    let mut log_probs = lines(runs, heldout(CHOSEN.key), "right sentence", Some(Hue::Chosen));
-    log_probs.extend(lines(runs, heldout(REJECTED.key), "wrong sentence", Some(Hue::Rejected)));
-    let all = [
-        Chart {
-            title: "Right and wrong sentences, held out",
-            note:
-                "Mean log-prob per response token. Imitation alone lifts both kinds of sentence; \
-                   a preference shows where the two colours part."
-                    .into(),
-            axis: "log-prob per token",
-            unit: Unit::Number,
-            smooth: false,
-            lines: log_probs,
-        },
-        Chart {
-            title: "Log odds ratio, held out",
-            note: "How much likelier the right sentence is than the wrong one; above zero it is \
-                   preferred."
-                .into(),
-            axis: "log odds ratio",
-            unit: Unit::Number,
-            smooth: false,
-            lines: lines(runs, heldout(LOG_ODDS.key), "", None),
-        },
-        Chart {
-            title: "Preference accuracy, held out",
-            note: "Share of pairs in which the right sentence has the higher log-prob.".into(),
-            axis: "accuracy",
-            unit: Unit::Share,
-            smooth: false,
-            lines: lines(runs, heldout(ACCURACY.key), "", None),
-        },
-        Chart {
-            title: "Training loss",
-            note:
-                "Each run's own objective: ORPO adds its odds-ratio term to the loss of the right \
-                   sentence. Faint: every step; strong: running mean."
-                    .into(),
-            axis: "loss",
-            unit: Unit::Number,
-            smooth: true,
-            lines: lines(runs, trained("loss"), "", None),
-        },
-        Chart {
-            title: "Loss, held out",
-            note: format!("{}; lower is better.", loss.name),
-            axis: "loss",
-            unit: Unit::Number,
-            smooth: false,
-            lines: lines(runs, heldout(loss.key), "", None),
-        },
-        Chart {
-            title: "Speed",
-            note: "Tokens of the packed stream per second, on the adapter named below.".into(),
-            axis: "tokens/s",
-            unit: Unit::Rate,
-            smooth: true,
-            lines: lines(runs, trained("tokens_per_second"), "", None),
-        },
-    ];
+    let groups = groups(report.metrics);
+    let mut all: Vec<Chart> =
+        groups.iter().map(|(title, metrics)| metric_chart(runs, title, metrics)).collect();
+    all.push(Chart {
+        title: "Training loss".into(),
+        note: "Each run's own objective. Faint: every step; strong: running mean.".into(),
+        axis: "loss".into(),
+        unit: Unit::Number,
+        smooth: true,
+        lines: lines(runs, trained("loss"), "", None),
+    });
+    all.push(Chart {
+        title: "Speed".into(),
+        note: "Tokens of the packed stream per second, on the adapter named below.".into(),
+        axis: "tokens/s".into(),
+        unit: Unit::Rate,
+        smooth: true,
+        lines: lines(runs, trained("tokens_per_second"), "", None),
+    });
     let drawn: Vec<&Chart> = all.iter().filter(|chart| !chart.lines.is_empty()).collect();
     if drawn.is_empty() {
         return "<p class=\"soft\">No records, so no curves.</p>\n".into();
@@ -307,7 +292,6 @@ fn charts(runs: &[Run]) -> String {
 fn figure(chart: &Chart, wide: bool) -> String {
     let height = if chart.unit == Unit::Rate { 240 } else { 380 };
     let (class, size) = if wide { (" class=\"wide\"", (1120, height)) } else { ("", (560, 320)) };
-    let show = Metric { key: "", name: "", unit: chart.unit };
     let keys = chart.lines.iter().map(|line| {
         let dash = if line.dashed { " stroke-dasharray=\"7 5\"" } else { "" };
         let (first, last) = (line.points[0].1, line.points[line.points.len() - 1].1);
@@ -316,8 +300,8 @@ fn figure(chart: &Chart, wide: bool) -> String {
              y2=\"5\" style=\"stroke:var(--{})\"{dash}/></svg>{} <b>{} \u{2192} {}</b></li>\n",
             line.hue.name(),
             escape(&line.label),
-            show.show(first),
-            show.show(last)
+            show(chart.unit, first),
+            show(chart.unit, last)
         )
     });
     format!(
@@ -335,19 +319,18 @@ fn samples(report: &Report) -> String {
     if samples.is_empty() {
         return String::new();
     }
-    let name = |at: usize, otherwise: &str| {
-        escape(report.runs.get(at).map_or(otherwise, |run| run.name.as_str()))
-    };
-    type Output = fn(&Sample) -> &str;
-    let columns: [(String, Output); 3] = [
-        ("Base model".into(), |s| &s.base),
-        (name(0, "ORPO"), |s| &s.orpo),
-        (name(1, "Control"), |s| &s.control),
-    ];
-    let exact = columns.each_ref().map(|(name, output)| {
-        let count = samples.iter().filter(|s| output(s).trim() == s.right.trim()).count();
-        format!("{name} {count}")
-    });
+    let names = report.runs.iter().map(|run| escape(&run.name));
+    let columns: Vec<String> = std::iter::once("Base model".into()).chain(names).collect();
+    let exact: Vec<String> = columns
+        .iter()
+        .enumerate()
+        .map(|(at, name)| {
+            let right = |s: &&Sample| {
+                s.outputs.get(at).is_some_and(|output| output.trim() == s.right.trim())
+            };
+            format!("{name} {}", samples.iter().filter(right).count())
+        })
+        .collect();
     let mut html = format!(
         "<h2>Corrections</h2>\n<p class=\"soft\">Held-out sentences. Red words are not in the \
          right sentence, green ones not in the given one. Exactly right, of {}: {}.</p>\n<div class=\"card\">\
@@ -355,15 +338,15 @@ fn samples(report: &Report) -> String {
         samples.len(),
         exact.join(", ")
     );
-    for (name, _) in &columns {
+    for name in &columns {
         html.push_str(&format!("<th>{name}</th>"));
     }
     html.push_str("<th>Right</th></tr></thead>\n<tbody>\n");
     for sample in samples {
         let wrong = marked(&sample.wrong, &sample.right, Side::Wrong);
         html.push_str(&format!("<tr><td data-label=\"Sentence\"><div>{wrong}</div></td>"));
-        for (name, output) in &columns {
-            html.push_str(&output_cell(name, output(sample), sample));
+        for (name, output) in columns.iter().zip(&sample.outputs) {
+            html.push_str(&output_cell(name, output, sample));
         }
         let right = marked(&sample.right, &sample.wrong, Side::Right);
         html.push_str(&format!("<td data-label=\"Right\"><div>{right}</div></td></tr>\n"));
@@ -386,17 +369,18 @@ fn output_cell(column: &str, output: &str, sample: &Sample) -> String {
     format!("<td data-label=\"{column}\"><div>{text}{tag}</div></td>")
 }
 
-fn figures(runs: &[Run]) -> String {
+fn figures(report: &Report) -> String {
+    let runs = &report.runs;
     let mut rows = String::new();
-    for metric in [&CHOSEN, &REJECTED, &LOG_ODDS, &ACCURACY, &NLL, &EVAL_LOSS] {
+    for metric in report.metrics {
         let cells: Vec<_> = runs.iter().map(|run| ends(run, metric)).collect();
         if cells.iter().all(Option::is_none) {
             continue;
         }
-        rows.push_str(&format!("<tr><th scope=\"row\">{}</th>", metric.name));
+        rows.push_str(&format!("<tr><th scope=\"row\">{}</th>", metric.title));
         for cell in cells {
             let text = cell.map_or("\u{2013}".into(), |(first, last)| {
-                format!("{} \u{2192} {}", metric.show(first), metric.show(last))
+                format!("{} \u{2192} {}", show(unit(metric), first), show(unit(metric), last))
             });
             rows.push_str(&format!("<td>{text}</td>"));
         }

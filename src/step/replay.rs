@@ -121,18 +121,14 @@ impl Step {
     /// # Errors
     /// When the device is lost.
     pub fn written(&self, replay: &Replay) -> Result<Vec<Vec<u32>>> {
-        let read = |&var: &Var| {
-            let bytes = self.graph.info(var).bytes();
-            let data = self.gpu.read_buffer(&self.held(var).buffer, bytes)?;
-            Ok(bytemuck::pod_collect_to_vec(&data))
-        };
-        replay.writes.iter().map(read).collect()
+        replay.writes.iter().map(|&var| self.read_now(var)).collect()
     }
 
     /// Puts `bits` back where [`Step::written`] read them.
     pub fn restore(&self, replay: &Replay, bits: &[Vec<u32>]) {
         for (&var, bits) in replay.writes.iter().zip(bits) {
-            self.gpu.queue.write_buffer(&self.held(var).buffer, 0, bytemuck::cast_slice(bits));
+            let (buffer, offset) = (&self.held(var).buffer, self.offset(var));
+            self.gpu.queue.write_buffer(buffer, offset, bytemuck::cast_slice(bits));
         }
     }
 
@@ -141,8 +137,8 @@ impl Step {
         for &var in &replay.writes {
             let words = (padded(self.graph.info(var).bytes()) / 4) as usize;
             let pattern = vec![POISON; words];
-            let buffer = &self.held(var).buffer;
-            self.gpu.queue.write_buffer(buffer, 0, bytemuck::cast_slice(&pattern));
+            let (buffer, offset) = (&self.held(var).buffer, self.offset(var));
+            self.gpu.queue.write_buffer(buffer, offset, bytemuck::cast_slice(&pattern));
         }
     }
 }

@@ -3,25 +3,30 @@
 //! ```text
 //! runs/first/checkpoint-00000050/
 //!   config.json  model.safetensors  tokenizer.json  …   the model, as transformers reads it
-//!   optimizer.safetensors    adam_m.NAME and adam_v.NAME for every parameter NAME, f32
+//!   optimizer.safetensors    adam_m.NAME and adam_v.NAME for every trained parameter NAME, f32
 //!   state.json               where the run stands, and the blake3 hash of each file above
 //! ```
 //!
 //! The folder appears by a rename after everything in it is on disk, and the hashes in
 //! `state.json` tell a torn or edited file from a whole one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Problem, Result};
+use crate::graph::Parameter;
 use crate::model::config::ModelConfig;
 use crate::model::folder::{PARTIAL, fill_model_folder, partial_sibling, write_folder, write_text};
-use crate::model::weights::{Dtype, Tensor, read_safetensors, read_weights, write_safetensors};
+use crate::model::save::{ReadParameter, Unwritten, write_safetensors};
+use crate::model::source::{SafetensorsFile, WeightSource};
+use crate::model::weights::{FolderWeights, ParameterValues, Put};
+use crate::train::learner::{FIRST_MOMENT, SECOND_MOMENT};
 
 const PREFIX: &str = "checkpoint-";
+const OPTIMIZER: &str = "optimizer.safetensors";
 const FORMAT: u32 = 1;
 
 /// Where a run stands: what is needed to go on as if it had never stopped.
@@ -35,8 +40,6 @@ pub struct TrainState {
     pub batch_in_epoch: u64,
     /// Seed of the run.
     pub seed: u64,
-    /// Words drawn so far from the run's random generator.
-    pub rng_position: u64,
     /// Stream tokens processed so far.
     pub num_tokens: u64,
     /// Hash of the current pass's row order, so that changed data is noticed.
@@ -49,24 +52,44 @@ pub struct TrainState {
     pub kernels_hash: String,
 }
 
-/// Adam's moments by parameter name, in the shapes of the parameters.
-#[derive(Debug, Clone, PartialEq, Default)]
+/// What a file calls each moment, and the suffix of its state.
+const MOMENTS: [(&str, &str); 2] = [("adam_m", FIRST_MOMENT), ("adam_v", SECOND_MOMENT)];
+
+/// Adam's moments in a checkpoint, in the shapes of their parameters. [`ParameterValues::each`]
+/// hands them out by the names of their state: the parameter's and a suffix.
 pub struct Moments {
-    /// Running mean of the gradient.
-    pub m: BTreeMap<String, Tensor>,
-    /// Running mean of its square.
-    pub v: BTreeMap<String, Tensor>,
+    file: SafetensorsFile,
 }
 
-/// A checkpoint read back.
-#[derive(Debug, Clone, PartialEq)]
+impl ParameterValues for Moments {
+    fn each(&self, put: &mut Put) -> Result<()> {
+        let mut values = Vec::new();
+        for key in self.file.names() {
+            let Some((parameter, suffix)) = moment_of(&key) else { continue };
+            let shape = self.file.info(&key).map_or_else(Vec::new, |info| info.shape);
+            self.file.read(&key, &mut values)?;
+            put(&format!("{parameter}{suffix}"), &shape, &values)?;
+        }
+        Ok(())
+    }
+}
+
+/// The parameter of a moment's tensor, and the suffix of its state.
+fn moment_of(key: &str) -> Option<(&str, &'static str)> {
+    MOMENTS.iter().find_map(|(prefix, suffix)| {
+        let parameter = key.strip_prefix(prefix)?.strip_prefix('.')?;
+        Some((parameter, *suffix))
+    })
+}
+
+/// A checkpoint found whole: what is large in it is read when it is asked for.
 pub struct Checkpoint {
     /// Where the run stood.
     pub state: TrainState,
     /// The model's shape.
     pub config: ModelConfig,
-    /// The weights by Hugging Face name.
-    pub weights: BTreeMap<String, Tensor>,
+    /// The weights.
+    pub weights: FolderWeights,
     /// The optimizer's moments.
     pub moments: Moments,
 }
@@ -85,8 +108,9 @@ pub fn folder_of(run_folder: &Path, step: u64) -> PathBuf {
 }
 
 /// Writes the checkpoint of `state.step` into the run's folder and returns its own. `source` is
-/// the model folder whose tokenizer and templates go along. Weights are written in f32, so that a
-/// resumed run has the same bits.
+/// the model folder whose tokenizer and templates go along. `read` gives the values of a state by
+/// its name: `config`'s parameters, and with [`FIRST_MOMENT`] and [`SECOND_MOMENT`] behind the name
+/// those of the `trained` ones. All is written in f32, so that a resumed run has the same bits.
 ///
 /// # Errors
 /// An existing checkpoint of that step, weights or moments that are not finite, a full disk;
@@ -96,20 +120,20 @@ pub fn write(
     state: &TrainState,
     source: Option<&Path>,
     config: &ModelConfig,
-    weights: &BTreeMap<String, Tensor>,
-    moments: &Moments,
+    trained: &[Parameter],
+    read: &ReadParameter,
 ) -> Result<PathBuf> {
     let destination = folder_of(run_folder, state.step);
     write_folder(&destination, |folder| {
-        fill_model_folder(folder, source, config, weights, Dtype::F32)?;
-        let keys: Vec<(String, &Tensor)> = moments
-            .m
-            .iter()
-            .map(|(name, tensor)| (format!("adam_m.{name}"), tensor))
-            .chain(moments.v.iter().map(|(name, tensor)| (format!("adam_v.{name}"), tensor)))
-            .collect();
-        let path = folder.join("optimizer.safetensors");
-        write_safetensors(&path, keys.iter().map(|(name, tensor)| (name, *tensor)), Dtype::F32)?;
+        fill_model_folder(folder, source, config, read)?;
+        let moments = MOMENTS.iter().flat_map(|(prefix, suffix)| {
+            trained.iter().map(move |p| Unwritten {
+                name: format!("{prefix}.{}", p.name),
+                shape: p.shape.clone(),
+                values: Box::new(move || read(&format!("{}{suffix}", p.name))),
+            })
+        });
+        write_safetensors(&folder.join(OPTIMIZER), moments)?;
         let mut files = BTreeMap::new();
         for entry in fs::read_dir(folder).map_err(|e| Error::io("read", folder, e))? {
             let path = entry.map_err(|e| Error::io("read", folder, e))?.path();
@@ -123,41 +147,44 @@ pub fn write(
     Ok(destination)
 }
 
-/// Reads a checkpoint whole and checks it: hashes, weights against the configuration, moments
-/// against the weights.
-pub fn read(folder: &Path) -> Result<Checkpoint> {
+/// Checks a checkpoint: hashes, weights against the configuration, moments against those of its
+/// parameters that `trained` accepts. Nothing large stays in memory.
+///
+/// # Errors
+/// A torn or edited file; every tensor that is missing, in excess or of another shape.
+pub fn read(folder: &Path, trained: &dyn Fn(&str) -> bool) -> Result<Checkpoint> {
     let state = verify(folder)?;
     let config = ModelConfig::load(folder)?;
-    let weights = read_weights(folder, &config)?;
-    let path = folder.join("optimizer.safetensors");
-    let mut moments = Moments::default();
+    let weights = FolderWeights::open(folder, &config)?;
+    let moments = Moments { file: SafetensorsFile::open(&folder.join(OPTIMIZER))? };
     let mut problems = Vec::new();
-    for (key, tensor) in read_safetensors(&path)? {
-        if let Some(name) = key.strip_prefix("adam_m.") {
-            moments.m.insert(name.to_string(), tensor);
-        } else if let Some(name) = key.strip_prefix("adam_v.") {
-            moments.v.insert(name.to_string(), tensor);
-        } else {
-            problems.push(Problem::new(
-                format!("{}: {key}", path.display()),
-                "is not a moment of Adam",
-            ));
-        }
+    let parameters: HashMap<&str, &Parameter> = config
+        .parameters()
+        .iter()
+        .filter(|p| trained(&p.name))
+        .map(|p| (p.name.as_str(), p))
+        .collect();
+    let keys = moments.file.names();
+    for key in &keys {
+        let what = match moment_of(key) {
+            None => Some("is not a moment of Adam".to_owned()),
+            Some((name, _)) => match (parameters.get(name), moments.file.info(key)) {
+                (None, _) => Some("belongs to no trained parameter".to_owned()),
+                (Some(p), Some(info)) if info.shape != p.shape => {
+                    Some(format!("has shape {:?}, but its parameter {:?}", info.shape, p.shape))
+                }
+                (Some(_), info) => info.and_then(|info| info.problem()),
+            },
+        };
+        problems.extend(what.map(|what| Problem::new(moments.file.place(key), what)));
     }
-    for (prefix, found) in [("adam_m", &moments.m), ("adam_v", &moments.v)] {
-        let place = |name: &str| format!("{}: {prefix}.{name}", path.display());
-        for (name, weight) in &weights {
-            match found.get(name) {
-                None => problems.push(Problem::new(place(name), "is missing")),
-                Some(t) if t.shape != weight.shape => problems.push(Problem::new(
-                    place(name),
-                    format!("has shape {:?}, but its parameter {:?}", t.shape, weight.shape),
-                )),
-                Some(_) => {}
+    let there: HashSet<&str> = keys.iter().map(String::as_str).collect();
+    for (prefix, _) in MOMENTS {
+        for p in config.parameters().iter().filter(|p| parameters.contains_key(p.name.as_str())) {
+            let key = format!("{prefix}.{}", p.name);
+            if !there.contains(key.as_str()) {
+                problems.push(Problem::new(moments.file.place(&key), "is missing"));
             }
-        }
-        for name in found.keys().filter(|name| !weights.contains_key(*name)) {
-            problems.push(Problem::new(place(name), "belongs to no parameter"));
         }
     }
     if !problems.is_empty() {
@@ -167,6 +194,9 @@ pub fn read(folder: &Path) -> Result<Checkpoint> {
 }
 
 /// Reads the state of a checkpoint and compares every file with its hash.
+///
+/// # Errors
+/// Every file that is missing or has another hash.
 pub fn verify(folder: &Path) -> Result<TrainState> {
     let path = folder.join("state.json");
     let text = fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
@@ -179,7 +209,7 @@ pub fn verify(folder: &Path) -> Result<TrainState> {
         ));
     }
     let mut problems = Vec::new();
-    for needed in ["config.json", "model.safetensors", "optimizer.safetensors"] {
+    for needed in ["config.json", "model.safetensors", OPTIMIZER] {
         if !file.files.contains_key(needed) {
             problems.push(Problem::new(format!("{}: {needed}", path.display()), "has no hash"));
         }
@@ -224,6 +254,9 @@ pub struct Latest {
 
 /// Looks for the newest whole checkpoint of a run. Folders still being written have another name
 /// and are never seen.
+///
+/// # Errors
+/// When the folder of the run cannot be read.
 pub fn latest(run_folder: &Path) -> Result<Latest> {
     let mut skipped = Vec::new();
     for (_, folder) in list(run_folder)?.into_iter().rev() {
@@ -243,6 +276,9 @@ pub fn latest(run_folder: &Path) -> Result<Latest> {
 }
 
 /// Checkpoints of a run by step, oldest first, whole or not.
+///
+/// # Errors
+/// When the folder of the run cannot be read.
 pub fn list(run_folder: &Path) -> Result<Vec<(u64, PathBuf)>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(run_folder).map_err(|e| Error::io("read", run_folder, e))? {
@@ -263,6 +299,9 @@ pub fn list(run_folder: &Path) -> Result<Vec<(u64, PathBuf)>> {
 }
 
 /// Renames a damaged checkpoint, so that a whole one can take its place, and returns where it is.
+///
+/// # Errors
+/// When it cannot be renamed.
 pub fn set_aside(folder: &Path) -> Result<PathBuf> {
     let name = folder.file_name().unwrap_or_default().to_string_lossy();
     let aside = (1..)
@@ -275,6 +314,9 @@ pub fn set_aside(folder: &Path) -> Result<PathBuf> {
 
 /// Deletes all but the `keep` newest checkpoints (at least one stays), and what a killed process
 /// left half-written. Call it after a checkpoint was written.
+///
+/// # Errors
+/// When a folder cannot be read, renamed or deleted.
 pub fn prune(run_folder: &Path, keep: usize) -> Result<()> {
     let all = list(run_folder)?;
     let old = all.len().saturating_sub(keep.max(1));

@@ -1,6 +1,6 @@
 use super::*;
-use crate::model::weights::init_weights;
 use crate::model::weights::tests::{all_equal, tiny};
+use crate::model::weights::{Tensor, collect, init_weights};
 
 fn state(step: u64) -> TrainState {
     TrainState {
@@ -8,7 +8,6 @@ fn state(step: u64) -> TrainState {
         epoch: 1,
         batch_in_epoch: 3,
         seed: u64::MAX,
-        rng_position: 77,
         num_tokens: 1 << 40,
         row_order_hash: "order".into(),
         recipe_hash: "recipe".into(),
@@ -16,42 +15,74 @@ fn state(step: u64) -> TrainState {
     }
 }
 
-/// A run folder with one checkpoint per step.
-fn run(steps: &[u64]) -> (tempfile::TempDir, BTreeMap<String, Tensor>, Moments) {
-    let dir = tempfile::tempdir().unwrap();
+type Tensors = BTreeMap<String, Tensor>;
+
+/// Weights and, by the names of their state, both moments of a small model.
+fn states() -> (Tensors, Tensors) {
     let config = tiny(true);
-    let weights = init_weights(&config, 5);
-    let moments = Moments { m: init_weights(&config, 6), v: init_weights(&config, 7) };
+    let with = |suffix: &'static str| move |(n, t): (String, Tensor)| (format!("{n}{suffix}"), t);
+    let m = init_weights(&config, 6).into_iter().map(with(FIRST_MOMENT));
+    let v = init_weights(&config, 7).into_iter().map(with(SECOND_MOMENT));
+    (init_weights(&config, 5), m.chain(v).collect())
+}
+
+/// Writes a checkpoint of `trained` parameters.
+fn write_from(
+    run: &Path,
+    step: u64,
+    source: Option<&Path>,
+    trained: &[Parameter],
+    (weights, moments): &(Tensors, Tensors),
+) -> Result<PathBuf> {
+    let read = |name: &str| Ok(weights.get(name).unwrap_or_else(|| &moments[name]).data.clone());
+    write(run, &state(step), source, &tiny(true), trained, &read)
+}
+
+/// A run folder with one checkpoint per step.
+fn run(steps: &[u64]) -> (tempfile::TempDir, (Tensors, Tensors)) {
+    let dir = tempfile::tempdir().unwrap();
+    let states = states();
     fs::write(dir.path().join("tokenizer.json"), "{}").unwrap();
     for &step in steps {
         let run = dir.path().join("run");
         let folder =
-            write(&run, &state(step), Some(dir.path()), &config, &weights, &moments).unwrap();
+            write_from(&run, step, Some(dir.path()), tiny(true).parameters(), &states).unwrap();
         assert_eq!(folder, folder_of(&run, step));
     }
-    (dir, weights, moments)
+    (dir, states)
 }
 
 #[test]
 fn comes_back_bit_for_bit() {
-    let (dir, weights, moments) = run(&[50]);
+    let (dir, states) = run(&[50]);
     let folder = dir.path().join("run/checkpoint-00000050");
-    let read = read(&folder).unwrap();
+    let read = read(&folder, &|_| true).unwrap();
     assert_eq!(read.state, state(50));
-    assert!(all_equal(&read.weights, &weights));
-    assert!(all_equal(&read.moments.m, &moments.m) && all_equal(&read.moments.v, &moments.v));
+    assert!(all_equal(&collect(&read.weights).unwrap(), &states.0));
+    assert!(all_equal(&collect(&read.moments).unwrap(), &states.1));
     assert_eq!(read.config.parameters(), tiny(true).parameters());
     assert!(folder.join("tokenizer.json").exists());
     // It is a model folder by itself.
-    assert!(all_equal(
-        &read_weights(&folder, &ModelConfig::load(&folder).unwrap()).unwrap(),
-        &weights
-    ));
+    let weights = FolderWeights::open(&folder, &ModelConfig::load(&folder).unwrap()).unwrap();
+    assert!(all_equal(&collect(&weights).unwrap(), &states.0));
 
-    let config = tiny(true);
-    let again =
-        write(&dir.path().join("run"), &state(50), None, &config, &weights, &moments).unwrap_err();
+    let again = write_from(&dir.path().join("run"), 50, None, tiny(true).parameters(), &states)
+        .unwrap_err();
     assert!(again.to_string().contains("exists already"), "{again}");
+}
+
+/// Earlier versions wrote a position of a random generator, which no run has.
+#[test]
+fn a_checkpoint_of_an_earlier_version_is_read() {
+    let (dir, ..) = run(&[3]);
+    let folder = dir.path().join("run/checkpoint-00000003");
+    let path = folder.join("state.json");
+    let text = fs::read_to_string(&path).unwrap();
+    assert!(!text.contains("rng_position"), "{text}");
+    let old = text.replace("\"num_tokens\"", "\"rng_position\": 77,\n    \"num_tokens\"");
+    assert_ne!(old, text);
+    fs::write(&path, old).unwrap();
+    assert_eq!(read(&folder, &|_| true).unwrap().state, state(3));
 }
 
 #[test]
@@ -80,7 +111,7 @@ fn damaged_ones_are_passed_over() {
     assert!(found.skipped[0].what.contains("model.safetensors: is torn"), "{found:?}");
     assert!(found.skipped[1].what.contains("optimizer.safetensors: is torn"), "{found:?}");
     assert!(found.skipped[2].what.contains("state.json"), "{found:?}");
-    assert!(read(&folder_of(&run, 12)).is_err());
+    assert!(read(&folder_of(&run, 12), &|_| true).is_err());
     fs::remove_dir_all(folder_of(&run, 9)).unwrap();
     assert_eq!(newest(&run).folder, None);
     assert!(latest(&dir.path().join("absent")).is_err());
@@ -108,17 +139,25 @@ fn only_the_newest_stay() {
 #[test]
 fn moments_that_do_not_fit() {
     let dir = tempfile::tempdir().unwrap();
-    let config = tiny(true);
-    let weights = init_weights(&config, 5);
-    let mut moments = Moments { m: weights.clone(), v: weights.clone() };
-    moments.m.remove("model.norm.weight");
-    moments.v.insert("model.norm.weight".into(), Tensor { shape: vec![2], data: vec![0.0; 2] });
-    moments.v.insert("stray".into(), Tensor { shape: vec![1], data: vec![0.0] });
-    let folder = write(dir.path(), &state(1), None, &config, &weights, &moments).unwrap();
-    let error = read(&folder).unwrap_err().to_string();
+    let mut states = states();
+    let mut trained = tiny(true).parameters().to_vec();
+    let norm = trained.pop().unwrap();
+    assert_eq!(norm.name, "model.norm.weight");
+    let stray = Parameter { name: "stray".into(), ..norm.clone() };
+    trained[1].shape = vec![2, 4];
+    trained.push(stray);
+    for suffix in [FIRST_MOMENT, SECOND_MOMENT] {
+        let t = states.1[&format!("model.norm.weight{suffix}")].clone();
+        states.1.insert(format!("stray{suffix}"), t);
+        let name = format!("{}{suffix}", trained[1].name);
+        states.1.get_mut(&name).unwrap().data.truncate(8);
+    }
+    let folder = write_from(dir.path(), 1, None, &trained, &states).unwrap();
+    let error = read(&folder, &|_| true).err().unwrap().to_string();
     for part in [
         "adam_m.model.norm.weight: is missing",
-        "[2], but its parameter [8]",
+        "adam_v.model.norm.weight: is missing",
+        "[2, 4], but its parameter [8, 8]",
         "adam_v.stray: belongs to no",
     ] {
         assert!(error.contains(part), "{part} in {error}");
@@ -126,13 +165,28 @@ fn moments_that_do_not_fit() {
 }
 
 #[test]
+fn moments_are_those_of_the_trained_set() {
+    let dir = tempfile::tempdir().unwrap();
+    let is_norm = |name: &str| name.contains("norm");
+    let states = states();
+    let norms: Vec<Parameter> =
+        tiny(true).parameters().iter().filter(|p| is_norm(&p.name)).cloned().collect();
+    let folder = write_from(dir.path(), 1, None, &norms, &states).unwrap();
+    let found = read(&folder, &is_norm).unwrap();
+    assert_eq!(collect(&found.moments).unwrap().len(), 2 * norms.len());
+    assert_eq!(collect(&found.weights).unwrap().len(), tiny(true).parameters().len());
+    let error = read(&folder, &|_| true).err().unwrap().to_string();
+    assert!(error.contains("adam_m.model.embed_tokens.weight: is missing"), "{error}");
+    let error = read(&folder, &|_| false).err().unwrap().to_string();
+    assert!(error.contains("adam_v.model.norm.weight: belongs to no"), "{error}");
+}
+
+#[test]
 fn a_checkpoint_with_nan_is_not_written() {
     let dir = tempfile::tempdir().unwrap();
-    let config = tiny(true);
-    let weights = init_weights(&config, 5);
-    let mut moments = Moments { m: weights.clone(), v: weights.clone() };
-    moments.v.get_mut("model.norm.weight").unwrap().data[0] = f32::NAN;
-    let error = write(dir.path(), &state(1), None, &config, &weights, &moments).unwrap_err();
+    let mut states = states();
+    states.1.get_mut("model.norm.weight.v").unwrap().data[0] = f32::NAN;
+    let error = write_from(dir.path(), 1, None, tiny(true).parameters(), &states).unwrap_err();
     assert!(error.to_string().contains("adam_v.model.norm.weight"), "{error}");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
 }

@@ -1,13 +1,15 @@
 //! From a recipe's files to examples, and the order they are trained in.
 
-use crate::data::check::{DataReport, check};
+use crate::data::check::{DataReport, check_examples};
 use crate::data::example::Example;
-use crate::data::pack::{Capacity, PackStats, Stream, footprint, pack};
+use crate::data::length::check_lengths;
+use crate::data::pack::{Capacity, PackStats, Stream, pack};
 use crate::data::rows::{ReadOptions, Source, read_preferences, read_usable_texts};
 use crate::data::tokenize::{Counts, TokenizeOptions, Tokenizer};
 use crate::error::{Error, Problem, Result};
 use crate::model::config::ModelConfig;
-use crate::train::recipe::{Objective, Recipe};
+use crate::train::objectives::RowKind;
+use crate::train::recipe::Recipe;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
@@ -35,13 +37,14 @@ impl Dataset {
         let d = &recipe.data;
         let options =
             TokenizeOptions { max_length: d.max_length, over_length: d.over_length, eos: d.eos };
-        if recipe.objective == Objective::Lm {
+        let kind = recipe.loss.objective.rows();
+        if kind == RowKind::Texts {
             return Self::load_texts(tokenizer, paths, &options, d.skip_bad_rows);
         }
         let read = ReadOptions {
             map: d.map.clone(),
             skip_bad_rows: d.skip_bad_rows,
-            need_rejected: recipe.objective == Objective::Orpo,
+            need_rejected: kind == RowKind::Pairs,
         };
         let rows = read_preferences(paths, &read)?;
         let tokenized = tokenizer.examples(&rows.rows, &options, d.skip_bad_rows)?;
@@ -80,49 +83,18 @@ impl Dataset {
     ///
     /// # Errors
     /// Everything that does not fit, at once, by file and line.
-    pub fn check(
+    pub fn check_fit(
         &self,
         tokenizer: &Tokenizer,
         model: &ModelConfig,
         capacity: Capacity,
     ) -> Result<DataReport> {
         let place = |row: usize| self.sources[row].to_string();
+        let (examples, counts) = (&self.examples, &self.counts);
         let report =
-            check(&self.examples, place, tokenizer.vocab_size(), model.vocab_size, &self.counts)?;
-        let mut problems = Vec::new();
-        let (mut needed, mut too_long) = (0, false);
-        for e in &self.examples {
-            let size = footprint(e);
-            let longest = e.chosen.ids.len().max(e.rejected.as_ref().map_or(0, |r| r.ids.len()));
-            if longest > model.max_positions {
-                let what = format!(
-                    "{longest} tokens, but the model has {} positions: lower data.max_length",
-                    model.max_positions
-                );
-                too_long = true;
-                problems.push(Problem::new(place(e.row), what));
-            }
-            if size.tokens > capacity.tokens || size.targets > capacity.targets {
-                let what = format!(
-                    "takes {} stream tokens, but a stream has {}",
-                    size.tokens, capacity.tokens
-                );
-                needed = needed.max(size.tokens);
-                problems.push(Problem::new(place(e.row), what));
-            }
-        }
-        if problems.is_empty() {
-            return Ok(report);
-        }
-        let mut advice = Vec::new();
-        if needed > 0 {
-            advice.push(format!("raise batch.stream_tokens to {needed} or more"));
-        }
-        if needed > 0 || too_long {
-            advice.push("lower data.max_length".into());
-        }
-        let summary = format!("{} rows do not fit; {}", problems.len(), advice.join(", or "));
-        Err(Error::input(summary, problems))
+            check_examples(examples, place, tokenizer.vocab_size(), model.vocab_size, counts)?;
+        check_lengths(examples.iter(), place, model.max_positions, capacity)?;
+        Ok(report)
     }
 
     /// The order of epoch `epoch`: a permutation that depends on the seed and the epoch only, so
@@ -136,16 +108,21 @@ impl Dataset {
         order
     }
 
+    /// Optimizer steps of `batch` rows in a pass over all of them.
+    pub fn steps_per_epoch(&self, batch: usize) -> u64 {
+        self.examples.len().div_ceil(batch) as u64
+    }
+
     /// Packs the examples at `indices`.
     ///
     /// # Errors
-    /// When one does not fit `capacity`; [`Dataset::check`] finds that beforehand.
+    /// When one does not fit `capacity`; [`Dataset::check_fit`] finds that beforehand.
     pub fn pack(&self, indices: &[usize], capacity: Capacity) -> Result<Vec<Stream>> {
         let picked: Vec<&Example> = indices.iter().map(|&i| &self.examples[i]).collect();
         pack(&picked, capacity)
     }
 
-    /// What packing an epoch in this order saves against padded concatenation.
+    /// What packing an epoch in this order saves against padded concatenation. Nothing is packed.
     ///
     /// # Errors
     /// As [`Dataset::pack`].
@@ -153,7 +130,7 @@ impl Dataset {
         let mut total = PackStats::default();
         for indices in order.chunks(batch) {
             let picked: Vec<&Example> = indices.iter().map(|&i| &self.examples[i]).collect();
-            total.add(&PackStats::new(&picked, &pack(&picked, capacity)?, batch));
+            total.add(&PackStats::new(&picked, capacity, batch)?);
         }
         Ok(total)
     }

@@ -4,75 +4,22 @@
 use crate::data::pack::{Capacity, Stream};
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, available_memory};
-use crate::graph::{DType, GRAD, Graph, Var};
+use crate::graph::{DType, GRAD, Graph, Parameter, Var};
 use crate::kernel::Class;
 use crate::kernel::Target;
-use crate::model::config::{ModelConfig, ParameterSpec, decays};
-use crate::model::weights::Tensor;
+use crate::model::config::ModelConfig;
+use crate::model::weights::{ParameterValues, Tensor};
 use crate::ops::adamw::{HYPER, adamw, hyper};
 use crate::ops::grad_norm::grad_norm;
 use crate::plan::{Plan, Reuse, plan};
-use crate::step::{Fetch, Options, READS_IN_FLIGHT, Step, Store};
-use crate::train::objective::{Objective, Weights};
+use crate::step::{Options, Step, Store};
+use crate::train::objectives::{Coefficients, Objective, Results};
+use crate::train::program::{MicroProgram, TrainedSet, micro_graph, train_all};
 use crate::train::recipe::OptimSettings;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
-/// Suffixes of the optimizer's state.
-pub const FIRST_MOMENT: &str = ".m";
-/// Suffix of AdamW's second moment.
-pub const SECOND_MOMENT: &str = ".v";
-
-/// What one stream gave.
-#[derive(Debug, Clone)]
-pub struct StreamResult {
-    /// The stream's part of the step's loss.
-    pub loss: f32,
-    /// Log-probability of every target `[N]`.
-    pub logp: Vec<f32>,
-    /// Mean log-probability of every sequence's response `[2P]`.
-    pub mean_logp: Vec<f32>,
-    /// Per pair: L_OR, z, g_w, g_l `[P, 4]`.
-    pub odds: Vec<f32>,
-}
-
-struct Program {
-    step: Step,
-    objective: Objective,
-}
-
-impl Program {
-    fn start(&self, stream: &Stream, weights: &Weights) -> Fetch {
-        let o = &self.objective;
-        o.write(&self.step, stream, weights);
-        self.step.run();
-        self.step.fetch(&[o.loss, o.logp, o.mean_logp, o.odds])
-    }
-
-    fn finish(&self, fetch: Fetch) -> Result<StreamResult> {
-        let mut out = self.step.collect(fetch)?.into_iter();
-        let mut next = || out.next().expect("four outputs were read");
-        Ok(StreamResult { loss: next()[0], logp: next(), mean_logp: next(), odds: next() })
-    }
-
-    /// Runs all streams, several in flight at a time, and calls `each` with every result in order.
-    fn run_all(
-        &self,
-        streams: &[Stream],
-        weights: &[Weights],
-        mut each: impl FnMut(&Stream, StreamResult) -> Result<()>,
-    ) -> Result<()> {
-        let mut started = VecDeque::new();
-        for (stream, weights) in streams.iter().zip(weights) {
-            if started.len() == READS_IN_FLIGHT {
-                let (stream, fetch) = started.pop_front().expect("some are in flight");
-                each(stream, self.finish(fetch)?)?;
-            }
-            started.push_back((stream, self.start(stream, weights)));
-        }
-        started.into_iter().try_for_each(|(stream, fetch)| each(stream, self.finish(fetch)?))
-    }
-}
+pub use crate::ops::adamw::{FIRST_MOMENT, SECOND_MOMENT};
 
 struct Update {
     step: Step,
@@ -87,30 +34,22 @@ pub struct Learner {
     pub config: ModelConfig,
     gpu: Rc<Gpu>,
     store: Store,
-    micro: Program,
-    eval: Program,
+    micro: MicroProgram,
+    eval: MicroProgram,
     update: Update,
     optim: OptimSettings,
+    trained: Vec<Parameter>,
     steps: u64,
 }
 
-/// Builds the forward (and, with `derivative`, the backward) pass for streams of `capacity`.
-pub fn micro_graph(
-    target: &Target,
-    config: &ModelConfig,
-    capacity: Capacity,
-    derivative: bool,
-) -> (Graph, Objective) {
-    let mut g = Graph::new(target);
-    let objective = Objective::declare(&mut g, config, capacity);
-    if derivative {
-        g.backward(objective.loss);
-    }
-    (g, objective)
+/// The parameters of a graph that its trained set holds.
+fn trained_of(graph: &Graph) -> Vec<Parameter> {
+    graph.parameters().iter().filter(|p| p.trained).cloned().collect()
 }
 
-/// Builds clip and AdamW over all parameters: graph, hyper-parameters, clip norm, norm output.
-fn update_graph(target: &Target, parameters: &[ParameterSpec]) -> (Graph, [Var; 3]) {
+/// Builds clip and AdamW over the trained parameters: graph, hyper-parameters, clip norm, norm
+/// output.
+fn update_graph(target: &Target, parameters: &[Parameter]) -> (Graph, [Var; 3]) {
     let mut g = Graph::new(target);
     let hyper = g.input("hyper-parameters", &[HYPER], DType::F32);
     let max_norm = g.input("max grad norm", &[1], DType::F32);
@@ -122,7 +61,7 @@ fn update_graph(target: &Target, parameters: &[ParameterSpec]) -> (Graph, [Var; 
         let param = g.state(&p.name, &p.shape);
         let m = g.state(&format!("{}{FIRST_MOMENT}", p.name), &p.shape);
         let v = g.state(&format!("{}{SECOND_MOMENT}", p.name), &p.shape);
-        adamw(&mut g, param, grad, m, v, norm, hyper, decays(p.kind));
+        adamw(&mut g, param, grad, m, v, norm, hyper, p.decays());
     }
     (g, [hyper, max_norm, norm])
 }
@@ -130,7 +69,7 @@ fn update_graph(target: &Target, parameters: &[ParameterSpec]) -> (Graph, [Var; 
 /// Bytes a run needs on the device, known before anything is allocated.
 #[derive(Debug, Clone)]
 pub struct MemoryPlan {
-    /// Weights, gradients and both moments.
+    /// Weights of all parameters, gradients and both moments of the trained ones.
     pub state: u64,
     /// The plan of forward and backward.
     pub micro: Plan,
@@ -148,31 +87,34 @@ impl MemoryPlan {
     }
 }
 
-/// Bytes that a run holds in the machine's own memory for each parameter: the weights and both
-/// moments, when a checkpoint is written.
-const HOST_BYTES: u64 = 12;
-
-/// Refuses `bytes` of device memory, and what a run of `config` holds besides, if the machine has
-/// not got them. What a GPU with memory of its own has left, nothing can tell beforehand.
-fn check_memory(target: &Target, config: &ModelConfig, bytes: u64) -> Result<()> {
-    let device = if target.class == Class::Discrete { 0 } else { bytes };
-    let needed = device + HOST_BYTES * config.parameter_count() as u64;
+/// Refuses `bytes` of device memory that exceed the machine's free memory. A discrete GPU's free
+/// memory cannot be asked for, so its bytes are not counted; on the host a run holds one parameter
+/// at a time besides.
+fn check_memory(target: &Target, bytes: u64) -> Result<()> {
     match available_memory() {
-        Some(free) if needed > free => Err(Error::Limit(format!(
-            "this needs {:.1} GiB of memory, and {:.1} GiB are free on this machine. Use fewer stream tokens (batch.stream_tokens) or a smaller model.",
-            needed as f64 / (1u64 << 30) as f64,
-            free as f64 / (1u64 << 30) as f64,
-        ))),
+        Some(free) if bytes > free && target.class != Class::Discrete => {
+            Err(Error::Limit(format!(
+                "this needs {:.1} GiB of memory, and {:.1} GiB are free on this machine. Use fewer stream tokens (batch.stream_tokens) or a smaller model.",
+                bytes as f64 / (1u64 << 30) as f64,
+                free as f64 / (1u64 << 30) as f64,
+            )))
+        }
         _ => Ok(()),
     }
 }
 
-/// Refuses a model whose weights, gradients and moments alone cannot fit, before it is read.
+/// Refuses a model whose weights alone cannot fit, before they are read.
 ///
 /// # Errors
 /// [`Error::Limit`] with what is needed and what is there.
-pub fn check_parameters(config: &ModelConfig) -> Result<()> {
-    check_memory(&Target::baseline(Class::Discrete), config, 0)
+pub fn check_weights(target: &Target, config: &ModelConfig) -> Result<()> {
+    check_memory(target, 4 * config.parameter_count() as u64)
+}
+
+/// Bytes of the weights of all parameters, and of gradients and moments of the trained ones.
+fn state_bytes(config: &ModelConfig, trained: &TrainedSet) -> u64 {
+    let values = |p: &Parameter| if trained(&p.name) { 4 } else { 1 };
+    config.parameters().iter().map(|p| 4 * values(p) * p.len() as u64).sum()
 }
 
 /// Plans a run without a device.
@@ -184,66 +126,87 @@ pub fn memory_plan(
     target: &Target,
     config: &ModelConfig,
     capacity: Capacity,
+    objective: &dyn Objective,
+    trained: &TrainedSet,
 ) -> Result<MemoryPlan> {
-    let parameters = config.parameters();
-    check_memory(target, config, 16 * config.parameter_count() as u64)?;
-    let (micro, _) = micro_graph(target, config, capacity, true);
-    let (eval, _) = micro_graph(target, config, capacity, false);
-    let (update, _) = update_graph(target, &parameters);
+    let state = state_bytes(config, trained);
+    check_memory(target, state)?;
+    let (micro, _) = micro_graph(target, config, capacity, objective, Some(trained));
+    let (eval, _) = micro_graph(target, config, capacity, objective, None);
+    let (update, _) = update_graph(target, &trained_of(&micro));
     for graph in [&micro, &eval, &update] {
         graph.check_limits()?;
     }
     let memory = MemoryPlan {
-        state: 16 * config.parameter_count() as u64,
+        state,
         micro: plan(&micro, Reuse::Slots),
         eval: plan(&eval, Reuse::Slots),
         update: plan(&update, Reuse::Slots),
     };
-    check_memory(target, config, memory.total())?;
+    check_memory(target, memory.total())?;
     Ok(memory)
+}
+
+/// How a [`Learner`] is made.
+pub struct LearnerOptions {
+    /// Share memory between temporaries. Without, every temporary keeps its value after a run, so
+    /// that single calls can be run again.
+    pub reuse: Reuse,
+    /// Which parameters train.
+    pub trained: TrainedSet,
+}
+
+impl Default for LearnerOptions {
+    fn default() -> Self {
+        Self { reuse: Reuse::Slots, trained: train_all() }
+    }
 }
 
 impl Learner {
     /// Puts `weights` on the device and makes the programs.
     ///
     /// # Errors
-    /// When the adapter's memory or limits do not suffice.
+    /// Weights that cannot be read or used; an adapter whose memory or limits do not suffice.
     pub fn new(
         gpu: &Rc<Gpu>,
         config: &ModelConfig,
-        weights: &BTreeMap<String, Tensor>,
+        weights: &dyn ParameterValues,
         capacity: Capacity,
+        objective: &dyn Objective,
         optim: &OptimSettings,
     ) -> Result<Self> {
-        Self::with_reuse(gpu, config, weights, capacity, optim, Reuse::Slots)
+        let options = LearnerOptions::default();
+        Self::with_options(gpu, config, weights, capacity, objective, optim, &options)
     }
 
-    /// As [`Learner::new`]; without sharing memory every temporary keeps its value after a run, so
-    /// that single calls can be run again.
+    /// As [`Learner::new`] with other [`LearnerOptions`].
     ///
     /// # Errors
-    /// When the adapter's memory or limits do not suffice.
-    pub fn with_reuse(
+    /// As [`Learner::new`].
+    ///
+    /// # Panics
+    /// When the trained set holds none of the parameters.
+    pub fn with_options(
         gpu: &Rc<Gpu>,
         config: &ModelConfig,
-        weights: &BTreeMap<String, Tensor>,
+        weights: &dyn ParameterValues,
         capacity: Capacity,
+        objective: &dyn Objective,
         optim: &OptimSettings,
-        reuse: Reuse,
+        options: &LearnerOptions,
     ) -> Result<Self> {
         let store = Store::new(gpu);
-        let options = Options { reuse, ..Options::default() };
-        for (name, t) in weights {
-            store.write(name, &t.shape, &t.data)?;
-        }
-        let program = |derivative| -> Result<Program> {
-            let (graph, objective) = micro_graph(gpu.target(), config, capacity, derivative);
-            Ok(Program { step: Step::with_options(gpu, graph, &store, options)?, objective })
+        weights.each(&mut |name, shape, values| store.write(name, shape, values))?;
+        let of_step = Options { reuse: options.reuse, ..Options::default() };
+        let program = |trained| -> Result<MicroProgram> {
+            let (graph, inputs) = micro_graph(gpu.target(), config, capacity, objective, trained);
+            Ok(MicroProgram { step: Step::with_options(gpu, graph, &store, of_step)?, inputs })
         };
-        let micro = program(true)?;
-        let eval = program(false)?;
-        let (graph, [hyper, max_norm, norm]) = update_graph(gpu.target(), &config.parameters());
-        let step = Step::with_options(gpu, graph, &store, options)?;
+        let micro = program(Some(&options.trained))?;
+        let eval = program(None)?;
+        let trained = trained_of(micro.step.graph());
+        let (graph, [hyper, max_norm, norm]) = update_graph(gpu.target(), &trained);
+        let step = Step::with_options(gpu, graph, &store, of_step)?;
         let update = Update { step, hyper, max_norm, norm };
         Ok(Self {
             config: config.clone(),
@@ -253,6 +216,7 @@ impl Learner {
             eval,
             update,
             optim: optim.clone(),
+            trained,
             steps: 0,
         })
     }
@@ -261,8 +225,20 @@ impl Learner {
     ///
     /// # Errors
     /// When the device is lost.
-    pub fn accumulate(&self, stream: &Stream, weights: &Weights) -> Result<StreamResult> {
-        self.micro.finish(self.micro.start(stream, weights))
+    pub fn accumulate(&self, stream: &Stream, coefficients: &Coefficients) -> Result<Results> {
+        self.micro.run(stream, coefficients, false)
+    }
+
+    /// As [`Learner::accumulate`]; the results hold the objective's details too.
+    ///
+    /// # Errors
+    /// When the device is lost.
+    pub fn accumulate_in_detail(
+        &self,
+        stream: &Stream,
+        coefficients: &Coefficients,
+    ) -> Result<Results> {
+        self.micro.run(stream, coefficients, true)
     }
 
     /// Forward and backward of all streams of a step; `each` gets every result in order.
@@ -272,18 +248,18 @@ impl Learner {
     pub fn accumulate_all(
         &self,
         streams: &[Stream],
-        weights: &[Weights],
-        each: impl FnMut(&Stream, StreamResult) -> Result<()>,
+        coefficients: &[Coefficients],
+        each: impl FnMut(&Stream, Results) -> Result<()>,
     ) -> Result<()> {
-        self.micro.run_all(streams, weights, each)
+        self.micro.run_all(streams, coefficients, each)
     }
 
-    /// Forward only.
+    /// Loss and log-probabilities of a stream, without gradients.
     ///
     /// # Errors
     /// When the device is lost.
-    pub fn evaluate(&self, stream: &Stream, weights: &Weights) -> Result<StreamResult> {
-        self.eval.finish(self.eval.start(stream, weights))
+    pub fn evaluate(&self, stream: &Stream, coefficients: &Coefficients) -> Result<Results> {
+        self.eval.run(stream, coefficients, false)
     }
 
     /// Forward only, of many streams; `each` gets every result in order.
@@ -293,10 +269,10 @@ impl Learner {
     pub fn evaluate_all(
         &self,
         streams: &[Stream],
-        weights: &[Weights],
-        each: impl FnMut(&Stream, StreamResult) -> Result<()>,
+        coefficients: &[Coefficients],
+        each: impl FnMut(&Stream, Results) -> Result<()>,
     ) -> Result<()> {
-        self.eval.run_all(streams, weights, each)
+        self.eval.run_all(streams, coefficients, each)
     }
 
     /// Clips, steps AdamW and zeroes the gradients. Returns the norm before clipping. A norm that
@@ -323,7 +299,9 @@ impl Learner {
         let mut hasher = blake3::Hasher::new();
         for step in [&self.micro.step, &self.update.step] {
             for call in step.graph().calls() {
-                call.variant.hash_into(&mut hasher);
+                for part in call.variant.identity() {
+                    hasher.update(part.as_bytes());
+                }
             }
         }
         hasher.finalize().to_hex()[..16].into()
@@ -336,10 +314,10 @@ impl Learner {
 
     /// The static sizes of its streams.
     pub fn micro_capacity(&self) -> Capacity {
-        self.micro.objective.capacity()
+        self.micro.capacity()
     }
 
-    /// The device.
+    /// The device that holds the parameters.
     pub fn gpu(&self) -> &Rc<Gpu> {
         &self.gpu
     }
@@ -367,37 +345,42 @@ impl Learner {
             .sum()
     }
 
-    /// Reads one kind of state of every parameter: "" for the weights, [`GRAD`],
+    /// The parameters that train.
+    pub fn trained(&self) -> &[Parameter] {
+        &self.trained
+    }
+
+    /// Reads a state by its name: a parameter's, or that with [`GRAD`], [`FIRST_MOMENT`] or
+    /// [`SECOND_MOMENT`] behind it.
+    ///
+    /// # Errors
+    /// When there is no such state, or the device is lost.
+    pub fn read(&self, name: &str) -> Result<Vec<f32>> {
+        let values = self.store.read(name)?;
+        values.ok_or_else(|| Error::Device(format!("no state is called {name}")))
+    }
+
+    /// Reads one kind of state of all parameters that have it: "" for the weights, [`GRAD`],
     /// [`FIRST_MOMENT`] or [`SECOND_MOMENT`]. Names are the parameters'.
     ///
     /// # Errors
     /// When the device is lost.
     pub fn read_state(&self, suffix: &str) -> Result<BTreeMap<String, Tensor>> {
-        let read = |p: ParameterSpec| {
-            let data = self.store.read(&format!("{}{suffix}", p.name))?;
-            let data =
-                data.ok_or_else(|| Error::Device(format!("no state for {}{suffix}", p.name)))?;
-            Ok((p.name, Tensor { shape: p.shape, data }))
+        let of = if suffix.is_empty() { self.config.parameters() } else { &self.trained };
+        let read = |p: &Parameter| {
+            let data = self.read(&format!("{}{suffix}", p.name))?;
+            Ok((p.name.clone(), Tensor { shape: p.shape.clone(), data }))
         };
-        self.config.parameters().into_iter().map(read).collect()
+        of.iter().map(read).collect()
     }
 
-    /// Puts the optimizer back where a checkpoint left it.
+    /// Puts the optimizer back where a checkpoint left it; `moments` go by the names of their
+    /// state.
     ///
     /// # Errors
-    /// When the adapter's memory does not suffice.
-    pub fn restore(
-        &mut self,
-        steps: u64,
-        m: &BTreeMap<String, Tensor>,
-        v: &BTreeMap<String, Tensor>,
-    ) -> Result<()> {
+    /// When they cannot be read, or the adapter's memory does not suffice.
+    pub fn restore(&mut self, steps: u64, moments: &dyn ParameterValues) -> Result<()> {
         self.steps = steps;
-        for (suffix, tensors) in [(FIRST_MOMENT, m), (SECOND_MOMENT, v)] {
-            for (name, t) in tensors {
-                self.store.write(&format!("{name}{suffix}"), &t.shape, &t.data)?;
-            }
-        }
-        Ok(())
+        moments.each(&mut |name, shape, values| self.store.write(name, shape, values))
     }
 }

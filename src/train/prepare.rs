@@ -1,7 +1,6 @@
 //! Everything about a run that can be found out without a device: the recipe's files are read and
 //! checked, and nothing is written.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -12,10 +11,10 @@ use crate::error::{Error, Problem, Result};
 use crate::files::check_creatable;
 use crate::model::config::ModelConfig;
 use crate::model::folder::PARTIAL;
-use crate::model::weights::{Tensor, has_weights, read_weights};
+use crate::model::source::has_weights;
+use crate::model::weights::FolderWeights;
 use crate::train::checkpoint::{self, Moments, TrainState};
 use crate::train::dataset::Dataset;
-use crate::train::learner::check_parameters;
 use crate::train::metrics::METRICS;
 use crate::train::recipe::{self, Recipe};
 use crate::train::sampler::encode_prompts;
@@ -40,7 +39,7 @@ pub struct Prepared<'a> {
     pub(super) report: DataReport,
     pub(super) heldout: Option<(Dataset, DataReport)>,
     /// None where the folder has none: they are drawn from the seed.
-    pub(super) weights: Option<BTreeMap<String, Tensor>>,
+    pub(super) weights: Option<FolderWeights>,
     pub(super) state: TrainState,
     /// The optimizer's moments of a resumed run.
     pub(super) moments: Option<Moments>,
@@ -63,7 +62,7 @@ pub fn prepare(recipe: &Recipe, resume: bool) -> Result<Prepared<'_>> {
     let (latest, damaged) = look_for_checkpoint(recipe, resume, &mut notes)?;
     check_creatable(&recipe.output)?;
     let config = ModelConfig::load(&recipe.model)?;
-    check_parameters(&config)?;
+    notes.extend(config.notes.iter().cloned());
     let tokenizer = Tokenizer::from_folder(&recipe.model)?;
     if recipe.sample.every > 0 {
         encode_prompts(&tokenizer, &config, &recipe.sample.prompts, recipe.sample.max_tokens)?;
@@ -72,7 +71,7 @@ pub fn prepare(recipe: &Recipe, resume: bool) -> Result<Prepared<'_>> {
     check_paths(recipe)?;
     let load = |paths: &[PathBuf]| -> Result<(Dataset, DataReport)> {
         let dataset = Dataset::load(recipe, &tokenizer, paths)?;
-        let report = dataset.check(&tokenizer, &config, capacity)?;
+        let report = dataset.check_fit(&tokenizer, &config, capacity)?;
         Ok((dataset, report))
     };
     let (train, report) = load(&recipe.data.train)?;
@@ -80,35 +79,8 @@ pub fn prepare(recipe: &Recipe, resume: bool) -> Result<Prepared<'_>> {
         [] => None,
         paths => Some(load(paths)?),
     };
-    let fresh = TrainState {
-        step: 0,
-        epoch: 0,
-        batch_in_epoch: 0,
-        seed: recipe.seed,
-        rng_position: 0,
-        num_tokens: 0,
-        row_order_hash: String::new(),
-        recipe_hash: recipe.fingerprint(),
-        kernels_hash: String::new(),
-    };
-    let (weights, state, moments) = match latest {
-        Some(folder) => {
-            let found = checkpoint::read(&folder)?;
-            check_same_run(&found.state, &fresh, &train, &folder)?;
-            (Some(found.weights), found.state, Some(found.moments))
-        }
-        None if has_weights(&recipe.model) => {
-            (Some(read_weights(&recipe.model, &config)?), fresh, None)
-        }
-        None => {
-            notes.push(format!(
-                "{} has no weights: they are drawn at random from seed {}",
-                recipe.model.display(),
-                recipe.seed
-            ));
-            (None, fresh, None)
-        }
-    };
+    let Start { weights, state, moments } =
+        starting_point(recipe, &config, &train, latest, &mut notes)?;
     Ok(Prepared {
         recipe,
         config,
@@ -122,6 +94,53 @@ pub fn prepare(recipe: &Recipe, resume: bool) -> Result<Prepared<'_>> {
         moments,
         damaged,
         notes,
+    })
+}
+
+/// What a run goes on from.
+struct Start {
+    weights: Option<FolderWeights>,
+    state: TrainState,
+    moments: Option<Moments>,
+}
+
+/// The checkpoint in `latest`, or the recipe's model.
+fn starting_point(
+    recipe: &Recipe,
+    config: &ModelConfig,
+    train: &Dataset,
+    latest: Option<PathBuf>,
+    notes: &mut Vec<String>,
+) -> Result<Start> {
+    let fresh = TrainState {
+        step: 0,
+        epoch: 0,
+        batch_in_epoch: 0,
+        seed: recipe.seed,
+        num_tokens: 0,
+        row_order_hash: String::new(),
+        recipe_hash: recipe.fingerprint(),
+        kernels_hash: String::new(),
+    };
+    Ok(match latest {
+        Some(folder) => {
+            let found = checkpoint::read(&folder, &|_| true)?;
+            check_same_run(&found.state, &fresh, train, &folder)?;
+            let (weights, moments) = (Some(found.weights), Some(found.moments));
+            Start { weights, state: found.state, moments }
+        }
+        None if has_weights(&recipe.model) => {
+            let weights = Some(FolderWeights::open(&recipe.model, config)?);
+            Start { weights, state: fresh, moments: None }
+        }
+        None => {
+            notes.push(format!(
+                "{} has no weights: they are drawn at random from seed {}",
+                recipe.model.display(),
+                recipe.seed
+            ));
+            Start { weights: None, state: fresh, moments: None }
+        }
     })
 }
 

@@ -1,7 +1,7 @@
 //! The recipe of a run: one TOML file that says what is trained, on what and how.
 //!
 //! ```toml
-//! objective = "orpo"            # orpo | sft | lm
+//! objective = "orpo"            # orpo | sft | lm | simpo
 //! model = "models/nano"         # Hugging Face folder; without weights in it, made from `seed`
 //! output = "runs/first"
 //! seed = 0
@@ -20,6 +20,9 @@
 //! nll_scope = "prompt+response" # prompt+response | response
 //! nll_reduction = "token"       # token | sequence
 //! accumulation = "exact"        # exact | trl
+//! # simpo has, instead of lambda and nll_*:
+//! # beta = 2.0                  # scale of the difference of mean log-probs
+//! # gamma = 0.5                 # margin by which the chosen answer should win
 //!
 //! [optim]
 //! learning_rate = 1e-3
@@ -37,8 +40,8 @@
 //!
 //! [train]
 //! epochs = 1.0                  # or max_steps = 500
-//! eval_every = 50               # steps; 0 = never
-//! eval_at_start = true
+//! eval_every = 50               # steps, and at the end; 0 = never
+//! eval_at_start = true          # unless eval_every is 0
 //! save_every = 100              # steps; 0 = only at the end
 //! log_every = 1
 //! keep_checkpoints = 2
@@ -55,56 +58,15 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::ser::SerializeStruct;
+use serde::{Serialize, Serializer};
 
 pub use crate::data::tokenize::{EosRule, OverLength};
 
+use super::objectives::Loss;
 use super::schedule::Schedule;
-use super::settings::Settings;
+use super::settings::{NOT_NEGATIVE, POSITIVE, Settings, single};
 use crate::error::{Error, Problem, Result};
-
-/// What the loss is made of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Objective {
-    /// NLL of the chosen answer plus lambda times the odds-ratio loss.
-    Orpo,
-    /// The same with lambda 0: the rejected answers are only measured.
-    Sft,
-    /// Next-token prediction on plain text.
-    Lm,
-}
-
-/// Which tokens of the chosen sequence the NLL counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum NllScope {
-    /// All predicted tokens (the paper's code and TRL).
-    #[serde(rename = "prompt+response")]
-    PromptAndResponse,
-    /// The response only.
-    #[serde(rename = "response")]
-    Response,
-}
-
-/// How the NLL is averaged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum NllReduction {
-    /// Over all tokens of the optimizer step.
-    Token,
-    /// Over the tokens of each sequence, then over sequences.
-    Sequence,
-}
-
-/// How micro-batches become one optimizer step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Accumulation {
-    /// As one big batch would.
-    Exact,
-    /// The mean of micro-batch means, which changes the objective.
-    Trl,
-}
 
 /// Rows and how they become tokens.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -123,30 +85,6 @@ pub struct DataSettings {
     pub skip_bad_rows: bool,
     /// Our column name -> the file's.
     pub map: BTreeMap<String, String>,
-}
-
-/// The loss.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct LossSettings {
-    /// Weight of the odds-ratio loss; 0 for `sft` and `lm`.
-    pub lambda: f64,
-    /// Tokens the NLL counts.
-    pub nll_scope: NllScope,
-    /// How the NLL is averaged.
-    pub nll_reduction: NllReduction,
-    /// How micro-batches add up.
-    pub accumulation: Accumulation,
-}
-
-impl Default for LossSettings {
-    fn default() -> Self {
-        Self {
-            lambda: 0.1,
-            nll_scope: NllScope::PromptAndResponse,
-            nll_reduction: NllReduction::Token,
-            accumulation: Accumulation::Exact,
-        }
-    }
 }
 
 /// AdamW and its learning rate.
@@ -224,9 +162,9 @@ pub struct TrainSettings {
     /// Optimizer steps; excludes `epochs`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_steps: Option<u64>,
-    /// Steps between evaluations; 0 = never.
+    /// Steps between evaluations, with one at the end; 0 = never.
     pub eval_every: u64,
-    /// Evaluate before the first step too.
+    /// Evaluate before the first step too, unless `eval_every` is 0.
     pub eval_at_start: bool,
     /// Steps between checkpoints; 0 = only at the end.
     pub save_every: u64,
@@ -258,28 +196,44 @@ pub struct SampleSettings {
 }
 
 /// Everything a run is made of; written beside it by [`Recipe::to_toml`].
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Recipe {
-    /// What the loss is made of.
-    pub objective: Objective,
     /// Hugging Face folder of the model.
     pub model: PathBuf,
     /// Folder of the run; must not exist yet, except to resume.
     pub output: PathBuf,
     /// Seed of the row order and of fresh weights.
     pub seed: u64,
-    /// Rows.
+    /// Section `data`: which rows, and how they become tokens.
     pub data: DataSettings,
-    /// Loss.
-    pub loss: LossSettings,
-    /// Optimizer.
+    /// What the objective minimises, and section `loss`.
+    pub loss: Loss,
+    /// Section `optim`: AdamW and the learning rate.
     pub optim: OptimSettings,
-    /// Batch.
+    /// Section `batch`: rows of a step, tokens of a stream.
     pub batch: BatchSettings,
     /// Length and intervals.
     pub train: TrainSettings,
-    /// Samples.
+    /// Section `sample`: prompts continued during training.
     pub sample: SampleSettings,
+}
+
+impl Serialize for Recipe {
+    /// The objective's name stands first, its settings are the section `[loss]`.
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        let mut table = serializer.serialize_struct("Recipe", 10)?;
+        table.serialize_field("objective", self.loss.objective.name())?;
+        table.serialize_field("model", &self.model)?;
+        table.serialize_field("output", &self.output)?;
+        table.serialize_field("seed", &self.seed)?;
+        table.serialize_field("data", &self.data)?;
+        table.serialize_field("loss", &self.loss)?;
+        table.serialize_field("optim", &self.optim)?;
+        table.serialize_field("batch", &self.batch)?;
+        table.serialize_field("train", &self.train)?;
+        table.serialize_field("sample", &self.sample)?;
+        table.end()
+    }
 }
 
 /// Reads a recipe; `overrides` are `dotted.key=value` from the command line and win over the file
@@ -295,6 +249,9 @@ pub fn load(path: &Path, overrides: &[String]) -> Result<Recipe> {
 
 impl Recipe {
     /// Reads a recipe from text; `place` names it in messages. See [`load`].
+    ///
+    /// # Errors
+    /// Every problem of the recipe at once, each with its key.
     pub fn parse(place: &str, text: &str, overrides: &[String]) -> Result<Self> {
         let table = toml::from_str::<toml::Table>(text).map_err(|e| {
             Error::file(place, format!("is not valid TOML: {}", e.to_string().trim_end()))
@@ -341,18 +298,7 @@ impl Recipe {
     }
 }
 
-/// The GPU computes in f32: a value that becomes infinite there is out of range here.
-fn single(x: f64) -> bool {
-    (x as f32).is_finite()
-}
-
-const POSITIVE: &str = "a positive number that f32 can hold";
-const NOT_NEGATIVE: &str = "0 or a positive number that f32 can hold";
-
 fn read(s: &mut Settings) -> Recipe {
-    let objective = s
-        .choice("objective", &[Objective::Orpo, Objective::Sft, Objective::Lm])
-        .unwrap_or(Objective::Orpo);
     let mut path = |key: &str, what: &str| {
         if !s.is_set(key) {
             s.problem(key, format!("is missing; name {what}"));
@@ -363,7 +309,7 @@ fn read(s: &mut Settings) -> Recipe {
     let output = path("output", "a folder for the run that does not exist yet");
     let seed = s.whole("seed", 0, u64::MAX).unwrap_or(0);
     let data = read_data(s);
-    let loss = read_loss(s, objective);
+    let loss = Loss::read(s);
     let optim = read_optim(s);
     let batch = BatchSettings {
         size: s.whole("batch.size", 1, 1 << 24).unwrap_or(16) as usize,
@@ -381,7 +327,7 @@ fn read(s: &mut Settings) -> Recipe {
             "is set, but sample.prompts is empty; add a prompt or set it to 0",
         );
     }
-    Recipe { objective, model, output, seed, data, loss, optim, batch, train, sample }
+    Recipe { model, output, seed, data, loss, optim, batch, train, sample }
 }
 
 fn read_data(s: &mut Settings) -> DataSettings {
@@ -403,26 +349,6 @@ fn read_data(s: &mut Settings) -> DataSettings {
         eos: s.choice("data.eos", &[EosRule::Once, EosRule::Trl]).unwrap_or(EosRule::Once),
         skip_bad_rows: s.flag("data.skip_bad_rows").unwrap_or(false),
         map: s.strings_by_name("data.map"),
-    }
-}
-
-fn read_loss(s: &mut Settings, objective: Objective) -> LossSettings {
-    let lambda = s.number("loss.lambda", NOT_NEGATIVE, |x| x >= 0.0 && single(x));
-    if objective != Objective::Orpo && lambda.is_some_and(|l| l != 0.0) {
-        s.problem("loss.lambda", "must be 0 or absent unless objective is \"orpo\"");
-    }
-    let default = LossSettings::default();
-    let default_lambda = if objective == Objective::Orpo { default.lambda } else { 0.0 };
-    use {Accumulation::*, NllReduction::*, NllScope::*};
-    LossSettings {
-        lambda: lambda.unwrap_or(default_lambda),
-        nll_scope: s
-            .choice("loss.nll_scope", &[PromptAndResponse, Response])
-            .unwrap_or(default.nll_scope),
-        nll_reduction: s
-            .choice("loss.nll_reduction", &[Token, Sequence])
-            .unwrap_or(default.nll_reduction),
-        accumulation: s.choice("loss.accumulation", &[Exact, Trl]).unwrap_or(default.accumulation),
     }
 }
 

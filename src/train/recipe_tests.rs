@@ -1,4 +1,11 @@
 use super::*;
+use crate::train::objectives::Accumulation;
+
+/// A key under `[loss]`.
+fn loss(recipe: &Recipe, key: &str) -> toml::Value {
+    let settings = recipe.loss.settings();
+    settings.into_iter().find(|(k, _)| *k == key).expect("a key of this objective").1
+}
 
 const SMALL: &str = "model = \"m\"\noutput = \"o\"\n[data]\ntrain = \"pairs.jsonl\"\n";
 
@@ -33,7 +40,8 @@ fn the_documented_example_is_the_defaults() {
     .unwrap();
     assert_eq!(full, bare);
     assert_eq!(full.data.train, [PathBuf::from("pairs.jsonl")]);
-    assert_eq!((full.loss.lambda, full.optim.eps, full.train.epochs), (0.1, 1e-8, Some(1.0)));
+    assert_eq!(loss(&full, "lambda"), 0.1.into());
+    assert_eq!((full.optim.eps, full.train.epochs), (1e-8, Some(1.0)));
     // Every key that can be read is documented.
     let keys: Vec<String> =
         full.to_toml().lines().filter_map(|l| Some(l.split_once(" = ")?.0.to_string())).collect();
@@ -52,16 +60,14 @@ fn the_resolved_recipe_reads_back() {
          [sample]\nevery = 5\nprompts = [\"Hi \\\"you\\\"\"]\n"
     );
     let recipe = parse(&text, &[]).unwrap();
-    assert_eq!(recipe.loss.lambda, 1.0);
+    assert_eq!(loss(&recipe, "lambda"), 1.0.into());
     assert_eq!(recipe.data.map["chosen"], "good");
     assert_eq!(
         (recipe.data.eos, recipe.data.over_length),
         (EosRule::Trl, OverLength::TruncatePrompt)
     );
-    assert_eq!(
-        (recipe.loss.nll_scope, recipe.loss.accumulation),
-        (NllScope::Response, Accumulation::Trl)
-    );
+    assert_eq!(loss(&recipe, "nll_scope"), "response".into());
+    assert_eq!(recipe.loss.accumulation, Accumulation::Trl);
     assert_eq!((recipe.train.epochs, recipe.optim.warmup_steps), (None, None));
     assert_eq!(parse(&recipe.to_toml(), &[]).unwrap(), recipe);
 }
@@ -82,7 +88,8 @@ fn overrides() {
         ],
     )
     .unwrap();
-    assert_eq!((r.optim.learning_rate, r.loss.lambda, r.batch.size), (2e-4, 0.5, 4));
+    assert_eq!((r.optim.learning_rate, r.batch.size), (2e-4, 4));
+    assert_eq!(loss(&r, "lambda"), 0.5.into());
     assert_eq!(r.model, PathBuf::from("models/other one"));
     assert_eq!(r.data.train.len(), 2);
     assert_eq!(r.data.map["chosen"], "good");
@@ -189,8 +196,8 @@ fn values_out_of_range_all_at_once() {
 fn sft_is_lambda_zero() {
     for objective in ["sft", "lm"] {
         let text = format!("objective = \"{objective}\"\n{SMALL}");
-        assert_eq!(parse(&text, &[]).unwrap().loss.lambda, 0.0);
-        assert_eq!(parse(&text, &["loss.lambda=0"]).unwrap().loss.lambda, 0.0);
+        assert_eq!(loss(&parse(&text, &[]).unwrap(), "lambda"), 0.0.into());
+        parse(&text, &["loss.lambda=0"]).unwrap();
         let found = problems(&text, &["loss.lambda=0.1"]);
         assert!(
             found.len() == 1 && found[0].starts_with("--set: loss.lambda: must be 0"),
@@ -198,7 +205,7 @@ fn sft_is_lambda_zero() {
         );
     }
     let orpo = parse(SMALL, &["loss.lambda=0"]).unwrap();
-    assert_eq!((orpo.objective, orpo.loss.lambda), (Objective::Orpo, 0.0));
+    assert_eq!((orpo.loss.objective.name(), loss(&orpo, "lambda")), ("orpo", 0.0.into()));
 }
 
 #[test]
@@ -235,4 +242,20 @@ fn lengths() {
     let r = parse(SMALL, &["optim.warmup_steps=2", "optim.learning_rate=1"]).unwrap();
     assert_eq!(r.optim.learning_rate_at(1, 6), 0.5);
     assert_eq!(r.optim.learning_rate_at(4, 6), 0.5);
+}
+
+/// Checkpoints are resumed under the fingerprint they were made with, by earlier versions too.
+#[test]
+fn fingerprints_stay_as_they_were() {
+    for (objective, want) in [
+        ("orpo", "43c3619b643c4177b40659e7fe45daa478b50371b0e93333b1cdb34f27e4e7b5"),
+        ("sft", "b2bbf30253d347cebe49b8ff78c1b9f8004836470591f8aef94aeb9025622559"),
+        ("lm", "8e1e8b428824498045a19c7e094248f20851e567fa930dd4e6f1d47ab638e510"),
+    ] {
+        let text = format!(
+            "objective = \"{objective}\"\n{SMALL}max_length = 64\n[loss]\nnll_scope = \"response\"\n\
+             [train]\nmax_steps = 1\n"
+        );
+        assert_eq!(parse(&text, &[]).unwrap().fingerprint(), want, "{objective}");
+    }
 }

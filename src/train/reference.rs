@@ -2,6 +2,7 @@
 
 use crate::data::example::{Example, Sequence};
 use crate::error::{Error, Problem, Result};
+use crate::train::schedule::Schedule;
 use serde_json::Value;
 use std::path::Path;
 
@@ -68,6 +69,34 @@ fn sequence(
         }
         None => Err("has no response: every label is -100".into()),
     }
+}
+
+/// A schedule by transformers' name.
+pub(super) fn schedule_of_trl(name: &str) -> Option<Schedule> {
+    match name {
+        "constant" | "constant_with_warmup" => Some(Schedule::Constant),
+        "linear" => Some(Schedule::Linear),
+        "cosine" => Some(Schedule::Cosine),
+        _ => None,
+    }
+}
+
+/// Examples of a `batch.json`: a list of rows at `tokenized`.
+pub(super) fn read_batch(path: &Path, vocab: usize) -> Result<Vec<Example>> {
+    let tokenized = read_json(path)?;
+    let rows = tokenized
+        .get("tokenized")
+        .and_then(Value::as_array)
+        .ok_or_else(|| Error::file(path, "has no list at `tokenized`"))?;
+    let mut columns = serde_json::Map::new();
+    for key in ["input_ids", "attention_mask", "labels"]
+        .iter()
+        .flat_map(|k| [format!("chosen_{k}"), format!("rejected_{k}")])
+    {
+        let column = rows.iter().map(|r| r.get(&key).cloned().unwrap_or(Value::Null)).collect();
+        columns.insert(key, Value::Array(column));
+    }
+    batch_examples(path, &Value::Object(columns), vocab)
 }
 
 /// Examples of one tokenized batch: column-wise (`{chosen_input_ids: [[…], …]}`).

@@ -1,5 +1,5 @@
 //! Reads typed values out of a TOML table, collecting every problem instead of stopping at the
-//! first, and knows which keys nobody asked for.
+//! first, and knows which keys the program does not.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,6 +7,14 @@ use serde::Serialize;
 use toml::{Table, Value};
 
 use crate::error::Problem;
+
+/// The GPU computes in f32: a value that becomes infinite there is out of range here.
+pub(super) fn single(x: f64) -> bool {
+    (x as f32).is_finite()
+}
+
+pub(super) const POSITIVE: &str = "a positive number that f32 can hold";
+pub(super) const NOT_NEGATIVE: &str = "0 or a positive number that f32 can hold";
 
 /// Names other tools use for what is called otherwise here.
 const ELSEWHERE: [(&str, &str); 12] = [
@@ -24,7 +32,7 @@ const ELSEWHERE: [(&str, &str); 12] = [
     ("output_dir", "output"),
 ];
 
-/// Deeper keys than this are nobody's.
+/// The recipe has no keys deeper than this.
 const DEEPEST: usize = 4;
 
 /// The leaves of a table by dotted key, and what has been found wrong so far.
@@ -244,7 +252,7 @@ impl Settings {
         found
     }
 
-    /// Every problem, the keys nobody asked for included.
+    /// Every problem, unknown keys included.
     pub(super) fn finish(mut self) -> Vec<Problem> {
         for (key, value) in std::mem::take(&mut self.values) {
             let section = self.known.iter().any(|k| k.starts_with(&format!("{key}.")));

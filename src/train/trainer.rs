@@ -3,28 +3,26 @@
 use crate::data::pack::{Capacity, PackStats, Stream};
 use crate::error::{Error, Problem, Result};
 use crate::gpu::Gpu;
-use crate::model::config::ModelConfig;
 use crate::model::folder::save_model_folder;
 use crate::model::generate::Sampling;
-use crate::model::weights::{Dtype, init_weights};
-use crate::train::checkpoint::{self, Moments, TrainState};
+use crate::model::weights::{ParameterValues, RandomWeights};
+use crate::train::checkpoint::{self, TrainState};
 use crate::train::dataset::Dataset;
-use crate::train::learner::{
-    FIRST_MOMENT, Learner, MemoryPlan, SECOND_MOMENT, StreamResult, memory_plan,
-};
+use crate::train::learner::{Learner, MemoryPlan, memory_plan};
 use crate::train::metrics::{
-    METRICS, MetricsWriter, Record, Split, StepMetrics, truncate_after_step,
+    METRICS, MetricsRecord, MetricsWriter, Split, Sums, truncate_after_step,
 };
-use crate::train::objective::{Weights, group_weights, has_rejected, in_nll, weights};
+use crate::train::objectives::{Accumulation, Coefficients, LOGP, Metric, Results};
 use crate::train::prepare::{Prepared, RECIPE, prepare};
-use crate::train::recipe::{Accumulation, NllReduction, Recipe};
+use crate::train::program::train_all;
+use crate::train::recipe::Recipe;
 use crate::train::sampler::Sampler;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Instant;
 
 /// What happens during a run, for a display.
-pub enum Event<'a> {
+pub enum TrainEvent<'a> {
     /// Lines that describe the run, before anything is computed.
     Plan(Vec<String>),
     /// The run begins at this step of so many.
@@ -33,16 +31,18 @@ pub enum Event<'a> {
         step: u64,
         /// Steps of the whole run.
         total: u64,
+        /// The figures of its records to be shown.
+        metrics: &'static [Metric],
     },
     /// A new pass over the rows.
     Epoch(u64, PackStats),
     /// A step was done.
-    Step(&'a Record),
+    Step(&'a MetricsRecord),
     /// The held-out rows were evaluated.
-    Evaluated(&'a Record),
+    Evaluated(&'a MetricsRecord),
     /// A prompt was continued.
     Sampled {
-        /// Steps done.
+        /// Optimizer steps done before it.
         step: u64,
         /// The prompt as given in the recipe.
         prompt: &'a str,
@@ -57,25 +57,25 @@ pub enum Event<'a> {
 
 /// What a finished run leaves.
 #[derive(Debug)]
-pub struct Outcome {
+pub struct TrainOutcome {
     /// The trained model, a Hugging Face folder.
     pub model: PathBuf,
-    /// Steps done.
+    /// Optimizer steps of the whole run.
     pub steps: u64,
     /// The last evaluation.
-    pub eval: Option<Record>,
+    pub eval: Option<MetricsRecord>,
 }
 
 /// Name of the trained model's folder in a run's folder.
 pub const MODEL: &str = "model";
 
-/// Evaluation streams with the weights that make their sum the loss of the whole set.
+/// Evaluation streams with the coefficients that make their sum the loss of the whole set.
 struct Heldout {
     streams: Vec<Stream>,
-    weights: Vec<Weights>,
+    coefficients: Vec<Coefficients>,
 }
 
-struct Run<'a> {
+struct Training<'a> {
     recipe: &'a Recipe,
     learner: Learner,
     train: Dataset,
@@ -85,11 +85,11 @@ struct Run<'a> {
     state: TrainState,
     total: u64,
     capacity: Capacity,
-    on_event: &'a mut dyn FnMut(Event),
+    on_event: &'a mut dyn FnMut(TrainEvent),
 }
 
 /// Runs a recipe to its end. With `resume`, goes on from the newest whole checkpoint in the
-/// output folder; without one it starts anew. [`prepare`] and [`Prepared::run`] in one.
+/// output folder; without one it starts anew. [`prepare`] and [`run`] in one.
 ///
 /// # Errors
 /// Everything the world can do wrong; nothing that exists is overwritten. A loss that is not
@@ -98,97 +98,111 @@ pub fn train(
     gpu: &Rc<Gpu>,
     recipe: &Recipe,
     resume: bool,
-    on_event: &mut dyn FnMut(Event),
-) -> Result<Outcome> {
-    prepare(recipe, resume)?.run(gpu, on_event)
+    on_event: &mut dyn FnMut(TrainEvent),
+) -> Result<TrainOutcome> {
+    run(prepare(recipe, resume)?, gpu, on_event)
 }
 
-impl Prepared<'_> {
-    /// Runs what was prepared to its end.
-    ///
-    /// # Errors
-    /// A run that does not fit the adapter or the memory, before anything is written; and whatever
-    /// can go wrong while it runs.
-    pub fn run(self, gpu: &Rc<Gpu>, on_event: &mut dyn FnMut(Event)) -> Result<Outcome> {
-        let Self { recipe, config, capacity, train, .. } = self;
-        let output = &recipe.output;
-        let memory = memory_plan(gpu.target(), &config, capacity)?;
-        let per_epoch = train.examples.len().div_ceil(recipe.batch.size) as u64;
-        let total = recipe.train.total_steps(per_epoch);
-        let mut lines = describe(gpu, recipe, &config, capacity, &memory);
-        lines.push(format!("train      {}", self.report));
-        lines.extend(self.heldout.as_ref().map(|(_, report)| format!("held out   {report}")));
-        let size = recipe.batch.size;
-        lines.push(format!(
-            "steps      {total} of {size} rows, {per_epoch} to a pass over the rows"
-        ));
-        lines.extend(skipped_lines("train", &train.skipped));
-        if let Some((eval, _)) = &self.heldout {
-            lines.extend(skipped_lines("held-out", &eval.skipped));
-        }
-        on_event(Event::Plan(lines));
-        for note in self.notes {
-            on_event(Event::Note(note));
-        }
-
-        let heldout = match &self.heldout {
-            None => None,
-            Some((eval, _)) => {
-                let streams = eval.pack(&(0..eval.examples.len()).collect::<Vec<_>>(), capacity)?;
-                let weights = group_weights(&streams.iter().collect::<Vec<_>>(), &recipe.loss, 1);
-                Some(Heldout { streams, weights })
-            }
-        };
-        let weights = self.weights.unwrap_or_else(|| init_weights(&config, recipe.seed));
-        let mut learner = Learner::new(gpu, &config, &weights, capacity, &recipe.optim)?;
-        if let Some(moments) = &self.moments {
-            learner.restore(self.state.step, &moments.m, &moments.v)?;
-        }
-        let sampler = match recipe.sample.every {
-            0 => None,
-            _ => Some(Sampler::new(
-                gpu,
-                learner.store(),
-                &config,
-                self.tokenizer,
-                &recipe.sample.prompts,
-                recipe.sample.max_tokens,
-            )?),
-        };
-        std::fs::create_dir_all(output).map_err(|e| Error::io("create", output, e))?;
-        for folder in &self.damaged {
-            let aside = checkpoint::set_aside(folder)?;
-            on_event(Event::Note(format!(
-                "{} is damaged and was moved to {}",
-                folder.display(),
-                aside.display()
-            )));
-        }
-        let path = output.join(RECIPE);
-        std::fs::write(&path, recipe.to_toml()).map_err(|e| Error::io("write", &path, e))?;
-        let path = output.join(METRICS);
-        if path.exists() {
-            // What was written after the checkpoint is written again.
-            match self.state.step {
-                0 => std::fs::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?,
-                step => truncate_after_step(&path, step)?,
-            }
-        }
-        let metrics = MetricsWriter::open(&path)?;
-        let mut state = self.state;
-        let kernels = learner.kernels_hash();
-        if !state.kernels_hash.is_empty() && state.kernels_hash != kernels {
-            on_event(Event::Note(
-                "the checkpoint was made with other kernels (`oddgrad tune`, --kernel, another adapter or version): the run goes on, but its last bits will differ from those of a run that was not interrupted".into(),
-            ));
-        }
-        state.kernels_hash = kernels;
-        if state.step >= total {
-            on_event(Event::Note(format!("all {total} steps were done already")));
-        }
-        Run { recipe, learner, train, heldout, sampler, metrics, state, total, capacity, on_event }
-            .run_to_end(per_epoch)
+/// Runs what was prepared to its end.
+///
+/// # Errors
+/// A run that does not fit the adapter or the memory, or weights that cannot be used, before
+/// anything is written; and whatever can go wrong while it runs.
+pub fn run(
+    mut prepared: Prepared,
+    gpu: &Rc<Gpu>,
+    on_event: &mut dyn FnMut(TrainEvent),
+) -> Result<TrainOutcome> {
+    let objective = &*prepared.recipe.loss.objective;
+    let (config, capacity) = (&prepared.config, prepared.capacity);
+    let memory = memory_plan(gpu.target(), config, capacity, objective, &train_all())?;
+    let learner = load(&mut prepared, gpu)?;
+    on_event(TrainEvent::Plan(describe(gpu, &prepared, &memory)));
+    let Prepared { recipe, config, capacity, train, .. } = prepared;
+    for note in prepared.notes {
+        on_event(TrainEvent::Note(note));
     }
+    let heldout = match &prepared.heldout {
+        None => None,
+        Some((eval, _)) => {
+            let streams = eval.pack(&(0..eval.examples.len()).collect::<Vec<_>>(), capacity)?;
+            let coefficients = recipe.loss.of_one_mean(&streams, 1);
+            Some(Heldout { streams, coefficients })
+        }
+    };
+    let sample = &recipe.sample;
+    let sampler = match sample.every {
+        0 => None,
+        _ => Some(Sampler::new(
+            gpu,
+            learner.store(),
+            &config,
+            prepared.tokenizer,
+            &sample.prompts,
+            sample.max_tokens,
+        )?),
+    };
+    let metrics = open_output(recipe, prepared.state.step, &prepared.damaged, on_event)?;
+    let mut state = prepared.state;
+    let kernels = learner.kernels_hash();
+    if !state.kernels_hash.is_empty() && state.kernels_hash != kernels {
+        on_event(TrainEvent::Note(
+            "the checkpoint was made with other kernels (`oddgrad tune`, --kernel, another adapter or version): the run goes on, but its last bits will differ from those of a run that was not interrupted".into(),
+        ));
+    }
+    state.kernels_hash = kernels;
+    let total = recipe.train.total_steps(train.steps_per_epoch(recipe.batch.size));
+    if state.step >= total {
+        on_event(TrainEvent::Note(format!("all {total} steps were done already")));
+    }
+    Training { recipe, learner, train, heldout, sampler, metrics, state, total, capacity, on_event }
+        .run_to_end()
+}
+
+/// Puts the weights, and the moments of a resumed run, on the device.
+fn load(prepared: &mut Prepared, gpu: &Rc<Gpu>) -> Result<Learner> {
+    let from_folder = prepared.weights.take();
+    let Prepared { recipe, config, capacity, moments, state, .. } = prepared;
+    let weights: Box<dyn ParameterValues> = match from_folder {
+        Some(weights) => Box::new(weights),
+        None => Box::new(RandomWeights { config, seed: recipe.seed }),
+    };
+    let objective = &*recipe.loss.objective;
+    let mut learner = Learner::new(gpu, config, &*weights, *capacity, objective, &recipe.optim)?;
+    if let Some(moments) = moments {
+        learner.restore(state.step, moments)?;
+    }
+    Ok(learner)
+}
+
+/// Makes the output folder ready for a run from `step` on.
+fn open_output(
+    recipe: &Recipe,
+    step: u64,
+    damaged: &[PathBuf],
+    on_event: &mut dyn FnMut(TrainEvent),
+) -> Result<MetricsWriter> {
+    let output = &recipe.output;
+    std::fs::create_dir_all(output).map_err(|e| Error::io("create", output, e))?;
+    for folder in damaged {
+        let aside = checkpoint::set_aside(folder)?;
+        on_event(TrainEvent::Note(format!(
+            "{} is damaged and was moved to {}",
+            folder.display(),
+            aside.display()
+        )));
+    }
+    let path = output.join(RECIPE);
+    std::fs::write(&path, recipe.to_toml()).map_err(|e| Error::io("write", &path, e))?;
+    let path = output.join(METRICS);
+    if path.exists() {
+        // What was written after the checkpoint is written again.
+        match step {
+            0 => std::fs::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?,
+            step => truncate_after_step(&path, step)?,
+        }
+    }
+    MetricsWriter::open(&path)
 }
 
 fn skipped_lines(name: &str, skipped: &[Problem]) -> Vec<String> {
@@ -200,14 +214,9 @@ fn skipped_lines(name: &str, skipped: &[Problem]) -> Vec<String> {
     lines
 }
 
-fn describe(
-    gpu: &Gpu,
-    recipe: &Recipe,
-    config: &ModelConfig,
-    capacity: Capacity,
-    memory: &MemoryPlan,
-) -> Vec<String> {
-    let loss = &recipe.loss;
+/// The lines that describe a run before it starts.
+fn describe(gpu: &Gpu, prepared: &Prepared, memory: &MemoryPlan) -> Vec<String> {
+    let Prepared { recipe, config, capacity, train, .. } = prepared;
     let mib = |b: u64| b as f64 / 1048576.0;
     let mut lines = vec![format!("adapter    {}", gpu.describe())];
     if gpu.is_software() {
@@ -226,10 +235,7 @@ fn describe(
         config.layers,
         config.vocab_size
     ));
-    lines.push(format!(
-        "loss       {:?}: lambda {}, NLL over {:?} per {:?}, accumulation {:?}",
-        recipe.objective, loss.lambda, loss.nll_scope, loss.nll_reduction, loss.accumulation
-    ));
+    lines.push(format!("loss       {}", recipe.loss));
     lines.push(format!(
         "memory     {:.1} MiB planned: {:.1} weights, gradients and moments, {:.1} for a stream of {} tokens",
         mib(memory.total()),
@@ -237,16 +243,30 @@ fn describe(
         mib(memory.micro.temporaries()),
         capacity.tokens
     ));
+    lines.push(format!("train      {}", prepared.report));
+    lines.extend(prepared.heldout.as_ref().map(|(_, report)| format!("held out   {report}")));
+    let size = recipe.batch.size;
+    let per_epoch = train.steps_per_epoch(size);
+    let total = recipe.train.total_steps(per_epoch);
+    lines.push(format!("steps      {total} of {size} rows, {per_epoch} to a pass over the rows"));
+    lines.extend(skipped_lines("train", &train.skipped));
+    if let Some((eval, _)) = &prepared.heldout {
+        lines.extend(skipped_lines("held-out", &eval.skipped));
+    }
     lines
 }
 
-impl Run<'_> {
-    fn run_to_end(mut self, per_epoch: u64) -> Result<Outcome> {
+impl Training<'_> {
+    fn run_to_end(mut self) -> Result<TrainOutcome> {
         let t = &self.recipe.train;
+        let per_epoch = self.per_epoch();
         let mut last_eval = None;
-        (self.on_event)(Event::Begin { step: self.state.step, total: self.total });
+        let metrics = self.recipe.loss.objective.metrics();
+        (self.on_event)(TrainEvent::Begin { step: self.state.step, total: self.total, metrics });
         if self.state.step == 0 && t.eval_at_start {
-            last_eval = self.evaluate(per_epoch)?;
+            if t.eval_every > 0 {
+                last_eval = self.evaluate()?;
+            }
             self.sample()?;
         }
         let mut order = self.train.order(self.state.seed, self.state.epoch);
@@ -260,15 +280,15 @@ impl Run<'_> {
             }
             let from = self.state.batch_in_epoch as usize * self.recipe.batch.size;
             let to = (from + self.recipe.batch.size).min(order.len());
-            let record = self.step(&order[from..to], per_epoch)?;
+            let record = self.step(&order[from..to])?;
             let step = self.state.step;
             let due = |every: u64| every > 0 && step.is_multiple_of(every);
             if due(t.log_every) || step == self.total {
                 self.metrics.write(&record)?;
             }
-            (self.on_event)(Event::Step(&record));
-            if due(t.eval_every) || step == self.total {
-                last_eval = self.evaluate(per_epoch)?.or(last_eval);
+            (self.on_event)(TrainEvent::Step(&record));
+            if due(t.eval_every) || (t.eval_every > 0 && step == self.total) {
+                last_eval = self.evaluate()?.or(last_eval);
             }
             if due(self.recipe.sample.every) {
                 self.sample()?;
@@ -277,39 +297,44 @@ impl Run<'_> {
                 self.save()?;
             }
         }
+        let model = self.save_model()?;
+        Ok(TrainOutcome { model, steps: self.state.step, eval: last_eval })
+    }
+
+    fn save_model(&self) -> Result<PathBuf> {
         let model = self.recipe.output.join(MODEL);
         // A run resumed after its end has it already.
         if !model.exists() {
-            let weights = self.learner.read_state("")?;
-            save_model_folder(
-                &model,
-                Some(&self.recipe.model),
-                &self.learner.config,
-                &weights,
-                Dtype::F32,
-            )?;
+            save_model_folder(&model, Some(&self.recipe.model), &self.learner.config, &|name| {
+                self.learner.read(name)
+            })?;
         }
-        Ok(Outcome { model, steps: self.state.step, eval: last_eval })
+        Ok(model)
     }
 
     fn begin_epoch(&mut self, order: &[usize]) -> Result<()> {
         self.state.row_order_hash = self.train.order_hash(order);
         let stats = self.train.stats(order, self.recipe.batch.size, self.capacity)?;
-        (self.on_event)(Event::Epoch(self.state.epoch, stats));
+        (self.on_event)(TrainEvent::Epoch(self.state.epoch, stats));
         Ok(())
     }
 
-    fn step(&mut self, indices: &[usize], per_epoch: u64) -> Result<Record> {
+    fn per_epoch(&self) -> u64 {
+        self.train.steps_per_epoch(self.recipe.batch.size)
+    }
+
+    fn step(&mut self, indices: &[usize]) -> Result<MetricsRecord> {
         let start = Instant::now();
         let streams = self.train.pack(indices, self.capacity)?;
-        let weights = weights(&streams, &self.recipe.loss);
-        let mut sum = StepMetrics::new(self.recipe.loss.lambda);
+        let coefficients = self.recipe.loss.coefficients(&streams);
+        let objective = &*self.recipe.loss.objective;
+        let mut sums = Sums::default();
         let mut loss = 0.0;
         let run = &*self;
-        run.learner.accumulate_all(&streams, &weights, |stream, result| {
-            run.check_finite(stream, &result)?;
-            add_metrics(&mut sum, run.recipe, stream, &result);
-            loss += f64::from(result.loss);
+        run.learner.accumulate_all(&streams, &coefficients, |stream, results| {
+            run.check_finite(stream, &results)?;
+            objective.measure(stream, &results, &mut sums);
+            loss += f64::from(results.loss());
             Ok(())
         })?;
         let rate = self.recipe.optim.learning_rate_at(self.state.step, self.total);
@@ -324,7 +349,8 @@ impl Run<'_> {
         self.state.step += 1;
         self.state.batch_in_epoch += 1;
         self.state.num_tokens += tokens as u64;
-        let mut record = Record::new(Split::Train, self.state.step, self.epoch(per_epoch), &sum)
+        let figures = objective.figures(&sums);
+        let mut record = MetricsRecord::new(Split::Train, self.state.step, self.epoch(), &figures)
             .with("grad_norm", f64::from(norm))
             .with("learning_rate", rate)
             .with("num_tokens", self.state.num_tokens as f64)
@@ -336,21 +362,22 @@ impl Run<'_> {
         Ok(record)
     }
 
-    fn epoch(&self, per_epoch: u64) -> f64 {
-        self.state.epoch as f64 + self.state.batch_in_epoch as f64 / per_epoch as f64
+    fn epoch(&self) -> f64 {
+        self.state.epoch as f64 + self.state.batch_in_epoch as f64 / self.per_epoch() as f64
     }
 
-    fn check_finite(&self, stream: &Stream, result: &StreamResult) -> Result<()> {
-        if result.loss.is_finite() {
+    fn check_finite(&self, stream: &Stream, results: &Results) -> Result<()> {
+        if results.loss().is_finite() {
             return Ok(());
         }
-        let bad = |p: &usize| {
-            !(result.mean_logp[2 * p].is_finite() && result.mean_logp[2 * p + 1].is_finite())
-        };
-        let pairs: Vec<usize> = (0..stream.rows.len()).filter(bad).collect();
-        let all: Vec<usize> = (0..stream.rows.len()).collect();
-        let named = if pairs.is_empty() { &all } else { &pairs };
-        Err(self.not_finite("the loss", named.iter().map(|&p| stream.rows[p])))
+        let targets = stream.nll_pair.iter().zip(results.get(LOGP)).take(stream.used_targets);
+        let mut pairs: Vec<u32> =
+            targets.filter(|(_, logp)| !logp.is_finite()).map(|(&pair, _)| pair).collect();
+        pairs.dedup();
+        if pairs.is_empty() {
+            pairs.extend(0..stream.rows.len() as u32);
+        }
+        Err(self.not_finite("the loss", pairs.iter().map(|&p| stream.rows[p as usize])))
     }
 
     fn not_finite(&self, what: &str, rows: impl Iterator<Item = usize>) -> Error {
@@ -364,20 +391,22 @@ impl Run<'_> {
         ))
     }
 
-    fn evaluate(&mut self, per_epoch: u64) -> Result<Option<Record>> {
+    fn evaluate(&mut self) -> Result<Option<MetricsRecord>> {
         let Some(heldout) = &self.heldout else { return Ok(None) };
         let start = Instant::now();
-        let mut sum = StepMetrics::new(self.recipe.loss.lambda);
+        let objective = &*self.recipe.loss.objective;
+        let mut sums = Sums::default();
         let mut tokens = 0;
-        self.learner.evaluate_all(&heldout.streams, &heldout.weights, |stream, result| {
-            add_metrics(&mut sum, self.recipe, stream, &result);
+        self.learner.evaluate_all(&heldout.streams, &heldout.coefficients, |stream, results| {
+            objective.measure(stream, &results, &mut sums);
             tokens += stream.used_tokens;
             Ok(())
         })?;
-        let record = Record::new(Split::Eval, self.state.step, self.epoch(per_epoch), &sum)
+        let figures = objective.figures(&sums);
+        let record = MetricsRecord::new(Split::Eval, self.state.step, self.epoch(), &figures)
             .with("tokens_per_second", tokens as f64 / start.elapsed().as_secs_f64());
         self.metrics.write(&record)?;
-        (self.on_event)(Event::Evaluated(&record));
+        (self.on_event)(TrainEvent::Evaluated(&record));
         Ok(Some(record))
     }
 
@@ -389,52 +418,23 @@ impl Run<'_> {
             seed: 0,
         })?;
         for (prompt, text) in self.recipe.sample.prompts.iter().zip(&texts) {
-            (self.on_event)(Event::Sampled { step: self.state.step, prompt, text });
+            (self.on_event)(TrainEvent::Sampled { step: self.state.step, prompt, text });
         }
         Ok(())
     }
 
     fn save(&mut self) -> Result<()> {
-        let moments = Moments {
-            m: self.learner.read_state(FIRST_MOMENT)?,
-            v: self.learner.read_state(SECOND_MOMENT)?,
-        };
-        let weights = self.learner.read_state("")?;
         let (output, source) = (&self.recipe.output, Some(self.recipe.model.as_path()));
         let folder = checkpoint::write(
             output,
             &self.state,
             source,
             &self.learner.config,
-            &weights,
-            &moments,
+            self.learner.trained(),
+            &|name| self.learner.read(name),
         )?;
         checkpoint::prune(output, self.recipe.train.keep_checkpoints)?;
-        (self.on_event)(Event::Saved(&folder));
+        (self.on_event)(TrainEvent::Saved(&folder));
         Ok(())
-    }
-}
-
-/// Adds one stream's pairs and NLL to the sums.
-fn add_metrics(sum: &mut StepMetrics, recipe: &Recipe, stream: &Stream, result: &StreamResult) {
-    for p in 0..stream.rows.len() {
-        if has_rejected(stream, p) {
-            sum.add_pair(result.mean_logp[2 * p], result.mean_logp[2 * p + 1]);
-        } else {
-            sum.add_single(result.mean_logp[2 * p]);
-        }
-    }
-    let mut per_pair = vec![(0.0f64, 0.0f64); stream.rows.len()];
-    for ((&kind, &pair), &logp) in stream.nll.iter().zip(&stream.nll_pair).zip(&result.logp) {
-        if in_nll(kind, recipe.loss.nll_scope) {
-            per_pair[pair as usize].0 -= f64::from(logp);
-            per_pair[pair as usize].1 += 1.0;
-        }
-    }
-    for (total, count) in per_pair {
-        match recipe.loss.nll_reduction {
-            NllReduction::Token => sum.add_nll(total, count),
-            NllReduction::Sequence => sum.add_nll(total / f64::max(count, 1.0), 1.0),
-        }
     }
 }

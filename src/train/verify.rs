@@ -2,7 +2,9 @@
 //!
 //! Two layouts are known:
 //! - a *model folder* in Hugging Face layout with `batch.json` (tokenized rows), `golden.json`
-//!   (loss parts), `golden.safetensors` (logits, token log-probs) and `grads_f64.safetensors`;
+//!   (loss parts), `golden.safetensors` (logits, token log-probs) and `grads_f64.safetensors`.
+//!   `golden.json` may name the `objective` and its `loss` settings as a recipe does; without, it is
+//!   ORPO's with lambda under `beta`;
 //! - a *recorded run* with `log.json` (arguments and per-step log), `batches.json` (every
 //!   micro-batch) and the model it started from in `../../<model>`.
 
@@ -12,14 +14,17 @@ use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::graph::{GRAD, Graph};
 use crate::model::config::ModelConfig;
+use crate::model::layout::layout;
+use crate::model::source::{Tensor64, read_safetensors_f64};
 use crate::model::stream::{HeadRows, StreamInputs};
-use crate::model::transformer::{decoder, logits};
-use crate::model::weights::{Tensor, Tensor64, read_safetensors_f64, read_weights};
+use crate::model::weights::FolderWeights;
 use crate::step::Step;
-use crate::train::learner::{Learner, StreamResult};
-use crate::train::objective::{Weights, group_weights};
-use crate::train::recipe::{Accumulation, LossSettings, NllReduction, NllScope, OptimSettings};
-use crate::train::reference::{batch_examples, count, number, read_json};
+use crate::train::learner::Learner;
+use crate::train::objectives::{self, LOGP, Loss};
+use crate::train::recipe::OptimSettings;
+use crate::train::reference::{
+    batch_examples, count, number, read_batch, read_json, schedule_of_trl,
+};
 use crate::train::schedule::Schedule;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -28,7 +33,7 @@ use std::rc::Rc;
 
 /// One compared quantity.
 #[derive(Debug, Clone)]
-pub struct Row {
+pub struct Comparison {
     /// What was compared.
     pub what: String,
     /// Number of values.
@@ -41,14 +46,24 @@ pub struct Row {
     pub measure: &'static str,
 }
 
-impl Row {
+impl Comparison {
     /// True if the difference is within the bar; NaN is not.
     pub fn passed(&self) -> bool {
         self.difference <= self.bar
     }
 }
 
-/// Bars that a correct single-precision implementation meets.
+/// By how much more than on the golden folders' models (2 layers, 64 wide) rounding may show on one
+/// of `layers` layers of width `width`: rounding errors are independent, so that a sum of n terms
+/// errs by about sqrt(n) units (Higham and Mary 2019, "A new approach to probabilistic rounding
+/// error analysis"), and so do the errors of layers that follow each other. Every bar grows with
+/// sqrt(layers / 2 * width / 64), and none shrinks. On 30 layers, 576 wide, that is 11.6: PyTorch
+/// in single precision is off by 1e-4 there, where 5e-6 is usual on the golden folders.
+fn rounding_growth(layers: usize, width: usize) -> f64 {
+    (f64::max(layers as f64 / 2.0, 1.0) * f64::max(width as f64 / 64.0, 1.0)).sqrt()
+}
+
+/// Bars that a correct single-precision implementation meets on the golden folders.
 const LOSS_BAR: f64 = 5e-6;
 const LOGITS_BAR: f64 = 3e-5;
 const LOGP_BAR: f64 = 3e-5;
@@ -87,12 +102,16 @@ impl Reference {
     ///
     /// # Errors
     /// When the device fails or the model does not fit it. Differences are not errors: see
-    /// [`Row::passed`].
-    pub fn compare(&self, gpu: &Rc<Gpu>, tolerance: f64) -> Result<Vec<Row>> {
-        let mut rows = match self {
-            Self::Model(reference) => reference.compare(gpu)?,
-            Self::Run(reference) => reference.compare(gpu)?,
+    /// [`Comparison::passed`].
+    pub fn compare(&self, gpu: &Rc<Gpu>, tolerance: f64) -> Result<Vec<Comparison>> {
+        let (mut rows, config) = match self {
+            Self::Model(reference) => (reference.compare(gpu)?, &reference.config),
+            Self::Run(reference) => (reference.compare(gpu)?, &reference.config),
         };
+        let growth = rounding_growth(config.layers, config.hidden_size);
+        for row in rows.iter_mut().filter(|row| !row.what.starts_with("learning_rate")) {
+            row.bar *= growth;
+        }
         for row in &mut rows {
             row.bar *= tolerance;
         }
@@ -104,7 +123,7 @@ impl Reference {
 ///
 /// # Errors
 /// As [`Reference::load`] and [`Reference::compare`].
-pub fn verify(gpu: &Rc<Gpu>, folder: &Path, tolerance: f64) -> Result<Vec<Row>> {
+pub fn verify(gpu: &Rc<Gpu>, folder: &Path, tolerance: f64) -> Result<Vec<Comparison>> {
     Reference::load(folder)?.compare(gpu, tolerance)
 }
 
@@ -118,15 +137,6 @@ fn capacity_for(examples: &[Example], spare: usize) -> Capacity {
     }
 }
 
-fn loss_settings(lambda: f64, accumulation: Accumulation) -> LossSettings {
-    LossSettings {
-        lambda,
-        nll_scope: NllScope::PromptAndResponse,
-        nll_reduction: NllReduction::Token,
-        accumulation,
-    }
-}
-
 fn relative_l2(got: &[f32], want: &[f64]) -> f64 {
     let difference: f64 = got.iter().zip(want).map(|(&g, &w)| (f64::from(g) - w).powi(2)).sum();
     let size: f64 = want.iter().map(|w| w * w).sum();
@@ -136,9 +146,9 @@ fn relative_l2(got: &[f32], want: &[f64]) -> f64 {
 /// A model folder with expected values, read.
 pub struct ModelReference {
     config: ModelConfig,
-    weights: BTreeMap<String, Tensor>,
+    weights: FolderWeights,
     examples: Vec<Example>,
-    lambda: f64,
+    loss: Loss,
     golden_path: PathBuf,
     golden: Value,
     tensors_path: PathBuf,
@@ -152,28 +162,14 @@ impl ModelReference {
         let config = ModelConfig::load(folder)?;
         let golden_path = folder.join("golden.json");
         let golden = read_json(&golden_path)?;
-        let batch_path = folder.join("batch.json");
-        let tokenized = read_json(&batch_path)?;
-        let rows = tokenized
-            .get("tokenized")
-            .and_then(Value::as_array)
-            .ok_or_else(|| Error::file(&batch_path, "has no list at `tokenized`"))?;
-        let mut columns = serde_json::Map::new();
-        for key in ["input_ids", "attention_mask", "labels"]
-            .iter()
-            .flat_map(|k| [format!("chosen_{k}"), format!("rejected_{k}")])
-        {
-            let column = rows.iter().map(|r| r.get(&key).cloned().unwrap_or(Value::Null)).collect();
-            columns.insert(key, Value::Array(column));
-        }
-        let examples = batch_examples(&batch_path, &Value::Object(columns), config.vocab_size)?;
+        let examples = read_batch(&folder.join("batch.json"), config.vocab_size)?;
         let tensors_path = folder.join("golden.safetensors");
         let gradients_path = folder.join("grads_f64.safetensors");
         Ok(Self {
-            weights: read_weights(folder, &config)?,
+            weights: FolderWeights::open(folder, &config)?,
             config,
             examples,
-            lambda: number(&golden_path, &golden, &["beta"])?,
+            loss: objectives::of_reference(&golden_path, &golden)?,
             tensors: read_safetensors_f64(&tensors_path)?,
             gradients: read_safetensors_f64(&gradients_path)?,
             golden_path,
@@ -183,21 +179,18 @@ impl ModelReference {
         })
     }
 
-    fn compare(&self, gpu: &Rc<Gpu>) -> Result<Vec<Row>> {
-        let Self { config, weights, examples, lambda, golden_path, golden, .. } = self;
+    fn compare(&self, gpu: &Rc<Gpu>) -> Result<Vec<Comparison>> {
+        let Self { config, weights, examples, loss, golden_path, golden, .. } = self;
         let capacity = capacity_for(examples, 7);
-        let learner = Learner::new(gpu, config, weights, capacity, &OptimSettings::default())?;
+        let (objective, optim) = (&*loss.objective, OptimSettings::default());
+        let learner = Learner::new(gpu, config, weights, capacity, objective, &optim)?;
         let streams = pack(&examples.iter().collect::<Vec<_>>(), capacity)?;
-        let of_step = group_weights(
-            &streams.iter().collect::<Vec<_>>(),
-            &loss_settings(*lambda, Accumulation::Exact),
-            1,
-        );
-        let result = learner.accumulate(&streams[0], &of_step[0])?;
+        let (stream, coefficients) = (&streams[0], &loss.coefficients(&streams)[0]);
+        let results = learner.accumulate_in_detail(stream, coefficients)?;
 
         let mut out = Vec::new();
         let mut absolute = |what: &str, got: f64, want: f64| {
-            out.push(Row {
+            out.push(Comparison {
                 what: what.into(),
                 values: 1,
                 difference: (got - want).abs(),
@@ -205,57 +198,40 @@ impl ModelReference {
                 measure: "absolute",
             });
         };
-        absolute(
-            "loss",
-            f64::from(result.loss),
-            number(golden_path, golden, &["float64", "loss"])?,
-        );
-        absolute(
-            "nll",
-            nll(&result, &of_step[0]),
-            number(golden_path, golden, &["float64", "nll"])?,
-        );
-        for (p, &row) in streams[0].rows.iter().enumerate() {
-            let want = |key: &str| -> Result<f64> {
-                let list = golden.get("float64").and_then(|g| g.get(key)).and_then(|l| l.get(row));
-                list.and_then(Value::as_f64)
-                    .ok_or_else(|| Error::file(golden_path, format!("has no float64.{key}[{row}]")))
+        let want = number(golden_path, golden, &["float64", "loss"])?;
+        absolute("loss", f64::from(results.loss()), want);
+        for compared in objective.compared(stream, coefficients, &results) {
+            let (what, key, value) = (compared.what, compared.key, compared.value);
+            let Some(row) = compared.row else {
+                absolute(what, value, number(golden_path, golden, &["float64", key])?);
+                continue;
             };
-            absolute(
-                &format!("pair {row} mean logp chosen"),
-                f64::from(result.mean_logp[2 * p]),
-                want("chosen_logps")?,
-            );
-            absolute(
-                &format!("pair {row} mean logp rejected"),
-                f64::from(result.mean_logp[2 * p + 1]),
-                want("rejected_logps")?,
-            );
-            absolute(
-                &format!("pair {row} log odds ratio"),
-                f64::from(result.odds[4 * p + 1]),
-                want("log_odds")?,
-            );
+            let list = golden.get("float64").and_then(|g| g.get(key)).and_then(|l| l.get(row));
+            let want = list
+                .and_then(Value::as_f64)
+                .ok_or_else(|| Error::file(golden_path, format!("has no float64.{key}[{row}]")))?;
+            absolute(&format!("pair {row} {what}"), value, want);
         }
         out.extend(self.compare_logits(gpu, &learner)?);
 
         let (gradients_path, expected) = (&self.gradients_path, &self.gradients);
-        let got = learner.read_state(GRAD)?;
-        for (name, tensor) in &got {
+        for tensor in layout(config) {
+            let name = &tensor.name;
+            let got = tensor.join(&|parameter| learner.read(&format!("{parameter}{GRAD}")))?;
             let want = &expected
                 .get(name)
                 .ok_or_else(|| Error::file(gradients_path, format!("has no gradient of {name}")))?
                 .data;
-            if want.len() != tensor.data.len() {
+            if want.len() != got.len() {
                 return Err(Error::file(
                     gradients_path,
                     format!("the gradient of {name} has another size"),
                 ));
             }
-            out.push(Row {
+            out.push(Comparison {
                 what: format!("gradient {name}"),
                 values: want.len(),
-                difference: relative_l2(&tensor.data, want),
+                difference: relative_l2(&got, want),
                 bar: GRADIENT_BAR,
                 measure: "relative L2",
             });
@@ -264,7 +240,7 @@ impl ModelReference {
     }
 
     /// Logits and token log-probs of every token, each sequence by itself.
-    fn compare_logits(&self, gpu: &Rc<Gpu>, learner: &Learner) -> Result<Vec<Row>> {
+    fn compare_logits(&self, gpu: &Rc<Gpu>, learner: &Learner) -> Result<Vec<Comparison>> {
         let Self { config, examples, tensors_path: path, .. } = self;
         let tensor = |name: &str| {
             let found = self.tensors.get(name);
@@ -275,18 +251,7 @@ impl ModelReference {
         let [_, width, vocab] = tensor("logits")?.shape[..] else {
             return Err(Error::file(path, "logits must have the shape [rows, tokens, vocabulary]"));
         };
-        // Rows 0..B are chosen, B..2B rejected; every token is a target of its own sequence.
-        let alone = |row: usize, s: &Sequence| Example {
-            row,
-            chosen: Sequence { ids: s.ids.clone(), response_start: 1 },
-            rejected: None,
-        };
-        let mut singles: Vec<Example> = examples.iter().map(|e| alone(e.row, &e.chosen)).collect();
-        singles.extend(
-            examples
-                .iter()
-                .filter_map(|e| Some(alone(examples.len() + e.row, e.rejected.as_ref()?))),
-        );
+        let singles = each_alone(examples);
         if want_logits.len() < singles.len() * width * vocab
             || want_logp.len() < singles.len() * (width - 1)
             || vocab != config.vocab_size
@@ -298,13 +263,11 @@ impl ModelReference {
         let mut g = Graph::new(gpu.target());
         let inputs = StreamInputs::declare(&mut g, longest);
         let rows = HeadRows::declare(&mut g, longest, longest);
-        let hidden = decoder(&mut g, config, &inputs);
-        let logits = logits(&mut g, config, hidden, &rows);
+        let logits = config.decoder.forward(&mut g, &inputs, &rows).logits(&mut g);
         g.output(logits);
         let step = Step::new(gpu, g, learner.store())?;
         let micro = learner.micro_capacity();
-        let mut worst = [0.0f64; 2];
-        let mut counts = [0; 2];
+        let (mut of_logits, mut of_logp) = (Largest::default(), Largest::default());
         for single in &singles {
             let one = Capacity { tokens: longest, targets: longest, pairs: 1 };
             let stream = &pack(&[single], one)?[0];
@@ -313,37 +276,55 @@ impl ModelReference {
             step.run();
             let got = step.read(logits)?;
             let used = single.chosen.ids.len() * vocab;
-            let want = &want_logits[single.row * width * vocab..][..used];
-            worst[0] = got[..used]
-                .iter()
-                .zip(want)
-                .fold(worst[0], |m, (&g, &w)| worse(m, f64::from(g) - w));
-            counts[0] += used;
+            of_logits.add(&got[..used], &want_logits[single.row * width * vocab..]);
 
             let stream: &Stream = &pack(&[single], micro)?[0];
-            let none = Weights { nll: vec![0.0; micro.targets], pair: vec![0.0; micro.pairs] };
-            let logp = learner.evaluate(stream, &none)?.logp;
+            let coefficients = self.loss.objective.coefficients(&[stream], 1).remove(0);
+            let results = learner.evaluate(stream, &coefficients)?;
+            let logp = results.get(LOGP);
             let used = single.chosen.ids.len() - 1;
-            let want = &want_logp[single.row * (width - 1)..][..used];
-            worst[1] = logp[..used]
-                .iter()
-                .zip(want)
-                .fold(worst[1], |m, (&g, &w)| worse(m, f64::from(g) - w));
-            counts[1] += used;
+            of_logp.add(&logp[..used], &want_logp[single.row * (width - 1)..]);
         }
-        let row = |what: &str, i: usize, bar| Row {
-            what: what.into(),
-            values: counts[i],
-            difference: worst[i],
-            bar,
-            measure: "absolute",
-        };
-        Ok(vec![row("logits", 0, LOGITS_BAR), row("token log-probs", 1, LOGP_BAR)])
+        Ok(vec![
+            of_logits.comparison("logits", LOGITS_BAR),
+            of_logp.comparison("token log-probs", LOGP_BAR),
+        ])
     }
 }
 
-fn nll(result: &StreamResult, weights: &Weights) -> f64 {
-    result.logp.iter().zip(&weights.nll).map(|(&l, &w)| -f64::from(l) * f64::from(w)).sum()
+/// Every sequence by itself, all of its tokens targets: those of rows 0..B chosen, B..2B rejected.
+fn each_alone(examples: &[Example]) -> Vec<Example> {
+    let alone = |row: usize, s: &Sequence| Example {
+        row,
+        chosen: Sequence { ids: s.ids.clone(), response_start: 1 },
+        rejected: None,
+    };
+    let chosen = examples.iter().map(|e| alone(e.row, &e.chosen));
+    let rejected =
+        examples.iter().filter_map(|e| Some(alone(examples.len() + e.row, e.rejected.as_ref()?)));
+    chosen.chain(rejected).collect()
+}
+
+/// The largest difference of many values.
+#[derive(Default)]
+struct Largest {
+    difference: f64,
+    values: usize,
+}
+
+impl Largest {
+    /// Compares `got` with the first values of `want`.
+    fn add(&mut self, got: &[f32], want: &[f64]) {
+        for (&got, &want) in got.iter().zip(&want[..got.len()]) {
+            self.difference = worse(self.difference, f64::from(got) - want);
+        }
+        self.values += got.len();
+    }
+
+    fn comparison(self, what: &str, bar: f64) -> Comparison {
+        let Self { difference, values } = self;
+        Comparison { what: what.into(), values, difference, bar, measure: "absolute" }
+    }
 }
 
 /// The larger of two absolute differences, NaN winning.
@@ -354,11 +335,11 @@ fn worse(so_far: f64, difference: f64) -> f64 {
 /// A recorded run, read.
 pub struct RunReference {
     config: ModelConfig,
-    weights: BTreeMap<String, Tensor>,
+    weights: FolderWeights,
     batches: Vec<Vec<Example>>,
     schedule: Schedule,
     optim: OptimSettings,
-    lambda: f64,
+    loss: Loss,
     warmup: u64,
     /// Micro-batches of one optimizer step.
     group: usize,
@@ -382,17 +363,9 @@ impl RunReference {
             log.get("args").and_then(|a| a.get("lr_scheduler_type")),
             "args.lr_scheduler_type",
         )?;
-        let schedule = match kind.as_str() {
-            "constant" | "constant_with_warmup" => Schedule::Constant,
-            "linear" => Schedule::Linear,
-            "cosine" => Schedule::Cosine,
-            other => {
-                return Err(Error::file(
-                    &log_path,
-                    format!("schedule `{other}` is not known here"),
-                ));
-            }
-        };
+        let schedule = schedule_of_trl(&kind).ok_or_else(|| {
+            Error::file(&log_path, format!("schedule `{kind}` is not known here"))
+        })?;
         let steps = log.get("log").and_then(Value::as_array).cloned().unwrap_or_default();
         let total = count(&log_path, &log, &["args", "max_steps"])?;
         if steps.len() != total {
@@ -425,8 +398,8 @@ impl RunReference {
             max_grad_norm: arg("max_grad_norm")?,
             ..OptimSettings::default()
         };
-        let (lambda, warmup) = (arg("beta")?, arg("warmup_steps")? as u64);
-        let weights = read_weights(&model, &config)?;
+        let (loss, warmup) = (objectives::of_trl(&arg)?, arg("warmup_steps")? as u64);
+        let weights = FolderWeights::open(&model, &config)?;
         let epoch = epoch.min(batches.len());
         Ok(Self {
             config,
@@ -434,7 +407,7 @@ impl RunReference {
             batches,
             schedule,
             optim,
-            lambda,
+            loss,
             warmup,
             group,
             epoch,
@@ -443,7 +416,7 @@ impl RunReference {
         })
     }
 
-    fn compare(&self, gpu: &Rc<Gpu>) -> Result<Vec<Row>> {
+    fn compare(&self, gpu: &Rc<Gpu>) -> Result<Vec<Comparison>> {
         let Self { batches, optim, log_path, steps, .. } = self;
         let total = steps.len() as u64;
         let sizes: Vec<Capacity> = batches.iter().map(|b| capacity_for(b, 0)).collect();
@@ -453,7 +426,9 @@ impl RunReference {
             targets: most(|c| c.targets),
             pairs: most(|c| c.pairs),
         };
-        let mut learner = Learner::new(gpu, &self.config, &self.weights, capacity, optim)?;
+        let objective = &*self.loss.objective;
+        let mut learner =
+            Learner::new(gpu, &self.config, &self.weights, capacity, objective, optim)?;
 
         let (mut next, mut worst) = (0usize, [0.0f64; 3]);
         for (k, logged) in steps.iter().enumerate() {
@@ -466,13 +441,10 @@ impl RunReference {
             let mut loss = 0.0;
             for batch in &batches[next..next + parts] {
                 let streams = pack(&batch.iter().collect::<Vec<_>>(), capacity)?;
-                let of_step = group_weights(
-                    &streams.iter().collect::<Vec<_>>(),
-                    &loss_settings(self.lambda, Accumulation::Trl),
-                    parts,
-                );
-                for (stream, weights) in streams.iter().zip(&of_step) {
-                    loss += f64::from(learner.accumulate(stream, weights)?.loss);
+                // TRL averages the means of the micro-batches.
+                let coefficients = self.loss.of_one_mean(&streams, parts);
+                for (stream, coefficients) in streams.iter().zip(&coefficients) {
+                    loss += f64::from(learner.accumulate(stream, coefficients)?.loss());
                 }
             }
             next += parts;
@@ -485,7 +457,7 @@ impl RunReference {
             worst[1] = worse(worst[1], (norm - want_norm) / want_norm);
             worst[2] = worse(worst[2], rate - want("learning_rate")?);
         }
-        let row = |what: &str, i: usize, bar, measure| Row {
+        let row = |what: &str, i: usize, bar, measure| Comparison {
             what: format!("{what}, {} steps", steps.len()),
             values: steps.len(),
             difference: worst[i],
@@ -497,5 +469,24 @@ impl RunReference {
             row("grad_norm", 1, REPLAY_NORM_BAR, "relative"),
             row("learning_rate", 2, 1e-12, "absolute"),
         ])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bars_grow_with_depth_and_width_only() {
+        assert_eq!(rounding_growth(2, 64), 1.0);
+        assert_eq!(rounding_growth(1, 8), 1.0, "never below the golden folders' bars");
+        assert_eq!(rounding_growth(8, 64), 2.0);
+        assert_eq!(rounding_growth(2, 256), 2.0);
+        // 30 layers, 576 wide: logits off by 1.2e-4 and the worst gradient by 7.6e-5 on llvmpipe;
+        // PyTorch in single precision by 6.8e-5 and 1e-4.
+        let growth = rounding_growth(30, 576);
+        assert!(LOGITS_BAR * growth > 1.2e-4 && GRADIENT_BAR * growth > 1e-4);
+        // A mistake is not rounding: the bars stay below a thousandth.
+        assert!(LOGITS_BAR * growth < 1e-3 && GRADIENT_BAR * growth < 1e-3);
     }
 }

@@ -232,7 +232,7 @@ fn models_that_cannot_be_used() {
         "deep",
         "no_tokenizer",
         "bad_tokenizer",
-        "gpt2",
+        "opt",
         "torn",
     ] {
         p.model(name);
@@ -254,7 +254,7 @@ fn models_that_cannot_be_used() {
     });
     std::fs::remove_file(p.path("no_tokenizer/tokenizer.json")).unwrap();
     p.write("bad_tokenizer/tokenizer.json", "{}");
-    p.write("gpt2/config.json", r#"{"model_type": "gpt2"}"#);
+    p.write("opt/config.json", r#"{"model_type": "opt"}"#);
     p.write("torn/config.json", "{");
     for (model, phrases) in [
         ("nowhere", &["nowhere: is not a model folder"][..]),
@@ -281,7 +281,7 @@ fn models_that_cannot_be_used() {
         ("wide", &["wide/config.json: hidden_size: asks for a width of 16777216"]),
         ("no_tokenizer", &["no_tokenizer: has no tokenizer.json", "oddgrad tokenizer"]),
         ("bad_tokenizer", &["bad_tokenizer/tokenizer.json: is not a tokenizer"]),
-        ("gpt2", &["model_type: is `gpt2`; llama, mistral and qwen2 are supported"]),
+        ("opt", &["model_type: is `opt`; llama, mistral, qwen2", "are supported"]),
         ("torn", &["torn/config.json: is not JSON"]),
     ] {
         p.refused(&format!("train r.toml --set model={model}"), phrases);

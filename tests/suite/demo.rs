@@ -7,9 +7,9 @@ use oddgrad::demo::pairs::GrammarPairs;
 use oddgrad::demo::{CONTROL, Event, HELDOUT, ORPO, Options, Outcome, run_on};
 use oddgrad::model::config::ModelConfig;
 use oddgrad::model::folder::save_model_folder;
-use oddgrad::model::weights::{Dtype, init_weights};
+use oddgrad::model::weights::init_weights;
 use oddgrad::train::checkpoint;
-use oddgrad::train::metrics::{Record, Split, read_metrics};
+use oddgrad::train::metrics::{MetricsRecord, Split, read_metrics};
 use oddgrad::train::trainer;
 use std::path::{Path, PathBuf};
 
@@ -55,10 +55,13 @@ fn prepare(folder: &Path) -> (PathBuf, GrammarPairs) {
         .unwrap()
         .write_tokenizer_folder(&tokenizer, CHATML)
         .unwrap();
-    let config = ModelConfig { vocab_size: 300, max_positions: 256, ..small_config() };
+    let mut json = small_config().to_json();
+    json["vocab_size"] = 300.into();
+    let config = ModelConfig::from_json("config.json", &json).unwrap();
     let model = folder.join("model");
     let weights = init_weights(&config, 5);
-    save_model_folder(&model, Some(&tokenizer), &config, &weights, Dtype::F32).unwrap();
+    let read = |name: &str| Ok(weights[name].data.clone());
+    save_model_folder(&model, Some(&tokenizer), &config, &read).unwrap();
     (model, pairs)
 }
 
@@ -82,11 +85,11 @@ fn options(folder: &Path, model: &Path, resume: bool) -> Options {
     }
 }
 
-fn evals(records: &[Record]) -> Vec<&Record> {
+fn evals(records: &[MetricsRecord]) -> Vec<&MetricsRecord> {
     records.iter().filter(|r| r.split == Split::Eval).collect()
 }
 
-fn records(outcome: &Outcome, run: &str) -> Vec<Record> {
+fn records(outcome: &Outcome, run: &str) -> Vec<MetricsRecord> {
     read_metrics(&outcome.report.with_file_name(run).join("metrics.jsonl")).unwrap()
 }
 
@@ -100,7 +103,7 @@ fn the_demo_leaves_a_report_of_two_runs_on_the_same_rows() {
     let started = options(dir.path(), &model, false);
     let stopped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         let _ = run_on(&gpu, &started, &pairs, &mut |event| {
-            if let Event::Run { name: "control", event: trainer::Event::Step(record) } = event
+            if let Event::Run { name: "control", event: trainer::TrainEvent::Step(record) } = event
                 && record.step == 3
             {
                 panic!("killed");
@@ -126,7 +129,8 @@ fn the_demo_leaves_a_report_of_two_runs_on_the_same_rows() {
         assert!(run.iter().all(|r| r.get("logps/rejected").is_some()));
     }
     // The same rows in the same order: the same tokens after each step, and the hash of the order.
-    let tokens = |run: &[Record]| run.iter().map(|r| r.get("num_tokens")).collect::<Vec<_>>();
+    let tokens =
+        |run: &[MetricsRecord]| run.iter().map(|r| r.get("num_tokens")).collect::<Vec<_>>();
     assert_eq!(tokens(&orpo), tokens(&control));
     let state =
         |run: &str| checkpoint::verify(&checkpoint::folder_of(&again.output.join(run), 4)).unwrap();
@@ -139,7 +143,7 @@ fn the_demo_leaves_a_report_of_two_runs_on_the_same_rows() {
         assert_eq!(a[0].get(key), b[0].get(key), "{key} before the first step");
         assert_ne!(a[2].get(key), b[2].get(key), "{key} after the last step");
     }
-    let loss = |r: &Record, key: &str| r.get(key).unwrap();
+    let loss = |r: &MetricsRecord, key: &str| r.get(key).unwrap();
     for record in evals(&control) {
         assert_eq!(loss(record, "loss"), loss(record, "nll_loss"), "lambda is 0");
     }

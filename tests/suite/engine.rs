@@ -5,6 +5,7 @@ use crate::gpu;
 use oddgrad::data::example::{Example, Sequence};
 use oddgrad::data::pack::{Capacity, pack};
 use oddgrad::gpu::Checks;
+use oddgrad::gpu::Gpu;
 use oddgrad::graph::{DType, Graph, Var};
 use oddgrad::kernel::{Class, Target};
 use oddgrad::model::config::ModelConfig;
@@ -15,9 +16,11 @@ use oddgrad::ops::scale::scale;
 use oddgrad::ops::silu_mul::silu_mul;
 use oddgrad::plan::{Reuse, plan};
 use oddgrad::step::{Options, Step, Store};
-use oddgrad::train::learner::{Learner, memory_plan, micro_graph};
-use oddgrad::train::objective::group_weights;
-use oddgrad::train::recipe::{LossSettings, OptimSettings};
+use oddgrad::train::learner::{Learner, memory_plan};
+use oddgrad::train::objectives::Loss;
+use oddgrad::train::program::{micro_graph, train_all};
+use oddgrad::train::recipe::OptimSettings;
+use std::rc::Rc;
 
 /// y = silu(x W) * 2 x W + 1.5 x, with the product and the input used twice: fan-out two and
 /// coefficients that are not one.
@@ -153,16 +156,23 @@ fn pairs(n: usize, vocab: u32) -> Vec<Example> {
         .collect()
 }
 
+fn learner(gpu: &Rc<Gpu>, config: &ModelConfig, capacity: Capacity) -> Learner {
+    let (weights, loss) = (init_weights(config, 0), Loss::default());
+    let optim = OptimSettings::default();
+    Learner::new(gpu, config, &weights, capacity, &*loss.objective, &optim).unwrap()
+}
+
 #[test]
 fn planned_bytes_are_the_bytes_allocated() {
     let gpu = gpu();
     let config = small_config();
     let capacity = Capacity { tokens: 256, targets: 256, pairs: 16 };
     let (before, device_before) = (gpu.buffer_bytes(), gpu.allocator_bytes());
-    let mut learner =
-        Learner::new(&gpu, &config, &init_weights(&config, 0), capacity, &OptimSettings::default())
-            .unwrap();
-    let planned = memory_plan(gpu.target(), &config, capacity).unwrap().total() as f64;
+    let mut learner = learner(&gpu, &config, capacity);
+    let loss = Loss::default();
+    let planned =
+        memory_plan(gpu.target(), &config, capacity, &*loss.objective, &train_all()).unwrap();
+    let planned = planned.total() as f64;
     let counted = (gpu.buffer_bytes() - before - learner.staging_bytes()) as f64;
     assert!((counted / planned - 1.0).abs() < 0.01, "planned {planned}, counted {counted}");
     // A run sends off what was uploaded, and waiting lets the staging memory of that go.
@@ -183,16 +193,14 @@ fn nothing_is_created_while_a_step_runs() {
     let config = small_config();
     let examples = pairs(6, 512);
     let capacity = Capacity { tokens: 128, targets: 128, pairs: 8 };
-    let mut learner =
-        Learner::new(&gpu, &config, &init_weights(&config, 0), capacity, &OptimSettings::default())
-            .unwrap();
+    let mut learner = learner(&gpu, &config, capacity);
     let stream = pack(&examples.iter().collect::<Vec<_>>(), capacity).unwrap().remove(0);
-    let weights = group_weights(&[&stream], &LossSettings::default(), 1).remove(0);
+    let coefficients = Loss::default().objective.coefficients(&[&stream], 1).remove(0);
     let created = gpu.created();
     for _ in 0..3 {
-        learner.accumulate(&stream, &weights).unwrap();
+        learner.accumulate(&stream, &coefficients).unwrap();
         learner.update(1e-3).unwrap();
-        learner.evaluate(&stream, &weights).unwrap();
+        learner.evaluate(&stream, &coefficients).unwrap();
     }
     assert_eq!(gpu.created(), created);
 }
@@ -201,7 +209,9 @@ fn nothing_is_created_while_a_step_runs() {
 fn no_buffer_of_rows_by_vocabulary_or_tokens_by_tokens() {
     let config = small_config();
     let capacity = Capacity { tokens: 320, targets: 320, pairs: 16 };
-    let (g, _) = micro_graph(&Target::baseline(Class::Software), &config, capacity, true);
+    let (target, loss) = (Target::baseline(Class::Software), Loss::default());
+    let trained = Some(&train_all());
+    let (g, _) = micro_graph(&target, &config, capacity, &*loss.objective, trained);
     let vocab = config.vocab_size;
     for call in g.calls() {
         for &v in call.writes.iter().chain(&call.reads) {

@@ -4,11 +4,14 @@ mod bad_input;
 mod bench;
 mod demo;
 mod engine;
+mod families;
 mod golden;
+mod library;
 mod portability;
 mod shaders;
 mod training;
 mod tune;
+mod views;
 
 use oddgrad::gpu::{AdapterChoice, Gpu};
 use std::rc::Rc;

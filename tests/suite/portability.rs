@@ -153,6 +153,7 @@ impl Export {
                 Role::State => ("zero", None),
                 Role::Input => ("data", held),
                 Role::Constant(bytes) => ("data", Some(self.words(bytes))),
+                Role::View { .. } => unreachable!("no operation's case has views"),
             };
             buffers.push(json!({ "words": info.len(), "fill": fill, "at": at }));
         }

@@ -7,11 +7,13 @@ use oddgrad::data::pack::{Capacity, NONE, Stream, TargetKind, pack};
 use oddgrad::error::Error;
 use oddgrad::gpu::{AdapterChoice, Gpu};
 use oddgrad::graph::GRAD;
-use oddgrad::model::weights::{init_weights, read_safetensors};
+use oddgrad::model::source::read_safetensors_f64;
+use oddgrad::model::weights::init_weights;
 use oddgrad::train::learner::Learner;
-use oddgrad::train::objective::{group_weights, weights};
-use oddgrad::train::recipe::{LossSettings, OptimSettings, Recipe};
-use oddgrad::train::trainer::{Event, Outcome, train};
+use oddgrad::train::objectives::Loss;
+use oddgrad::train::objectives::orpo::{Orpo, PAIR_WEIGHT};
+use oddgrad::train::recipe::{OptimSettings, Recipe};
+use oddgrad::train::trainer::{TrainEvent, TrainOutcome, train};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::rc::Rc;
@@ -80,24 +82,22 @@ fn padded(examples: &[Example], capacity: Capacity) -> Stream {
 }
 
 /// Loss and every gradient of the streams of one optimizer step.
-fn loss_and_gradients(
-    streams: &[Stream],
-    settings: &LossSettings,
-) -> (f64, BTreeMap<String, Vec<f32>>) {
+fn loss_and_gradients(streams: &[Stream], loss: &Loss) -> (f64, BTreeMap<String, Vec<f32>>) {
     let config = small_config();
     let learner = Learner::new(
         &gpu(),
         &config,
         &init_weights(&config, 3),
         streams[0].capacity,
+        &*loss.objective,
         &OptimSettings::default(),
     )
     .unwrap();
-    let of_step = weights(streams, settings);
+    let coefficients = loss.coefficients(streams);
     let loss = streams
         .iter()
-        .zip(&of_step)
-        .map(|(s, w)| f64::from(learner.accumulate(s, w).unwrap().loss))
+        .zip(&coefficients)
+        .map(|(s, c)| f64::from(learner.accumulate(s, c).unwrap().loss()))
         .sum();
     let grads =
         learner.read_state(GRAD).unwrap().into_iter().map(|(name, t)| (name, t.data)).collect();
@@ -118,9 +118,9 @@ fn assert_same(
     }
 }
 
-fn settings() -> LossSettings {
+fn orpo() -> Loss {
     // A strong odds-ratio part, so that a mistake in it shows.
-    LossSettings { lambda: 1.0, ..LossSettings::default() }
+    Loss::new(Orpo { lambda: 1.0, ..Orpo::default() })
 }
 
 fn all(examples: &[Example], capacity: Capacity) -> Vec<Stream> {
@@ -135,8 +135,8 @@ fn shared_prefixes_give_the_loss_and_gradients_of_the_padded_batch() {
     assert_eq!(shared.len(), 1);
     let plain = padded(&examples, capacity);
     assert_same(
-        &loss_and_gradients(&shared, &settings()),
-        &loss_and_gradients(std::slice::from_ref(&plain), &settings()),
+        &loss_and_gradients(&shared, &orpo()),
+        &loss_and_gradients(std::slice::from_ref(&plain), &orpo()),
         1e-5,
     );
 }
@@ -147,11 +147,7 @@ fn pads_and_packing_order_change_nothing() {
     let tight = all(&examples, Capacity { tokens: 140, targets: 140, pairs: 6 });
     examples.reverse();
     let loose = all(&examples, Capacity { tokens: 333, targets: 301, pairs: 11 });
-    assert_same(
-        &loss_and_gradients(&tight, &settings()),
-        &loss_and_gradients(&loose, &settings()),
-        1e-5,
-    );
+    assert_same(&loss_and_gradients(&tight, &orpo()), &loss_and_gradients(&loose, &orpo()), 1e-5);
 }
 
 #[test]
@@ -160,9 +156,9 @@ fn micro_batches_give_the_gradient_of_one_batch_with_the_same_bits_each_time() {
     let one = all(&examples, Capacity { tokens: 400, targets: 400, pairs: 9 });
     let many = all(&examples, Capacity { tokens: 60, targets: 60, pairs: 9 });
     assert!(one.len() == 1 && many.len() > 2, "{} and {} streams", one.len(), many.len());
-    let first = loss_and_gradients(&many, &settings());
-    assert_same(&loss_and_gradients(&one, &settings()), &first, 1e-5);
-    let again = loss_and_gradients(&many, &settings());
+    let first = loss_and_gradients(&many, &orpo());
+    assert_same(&loss_and_gradients(&one, &orpo()), &first, 1e-5);
+    let again = loss_and_gradients(&many, &orpo());
     let bits = |g: &BTreeMap<String, Vec<f32>>| {
         g.values().flatten().map(|v| v.to_bits()).collect::<Vec<_>>()
     };
@@ -174,9 +170,9 @@ fn sequences_without_a_rejected_side_train_too() {
     let mut examples = pairs(3);
     examples.iter_mut().for_each(|e| e.rejected = None);
     let streams = all(&examples, Capacity { tokens: 64, targets: 64, pairs: 4 });
-    let w = group_weights(&streams.iter().collect::<Vec<_>>(), &settings(), 1);
-    assert!(w.iter().all(|w| w.pair.iter().all(|&p| p == 0.0)));
-    let (loss, grads) = loss_and_gradients(&streams, &settings());
+    let coefficients = orpo().coefficients(&streams);
+    assert!(coefficients.iter().all(|c| c[PAIR_WEIGHT].iter().all(|&p| p == 0.0)));
+    let (loss, grads) = loss_and_gradients(&streams, &orpo());
     assert!(loss.is_finite() && loss > 1.0, "{loss}");
     assert!(grads.values().flatten().all(|v| v.is_finite()));
 }
@@ -197,13 +193,13 @@ fn recipe(output: &Path, extra: &[&str]) -> Recipe {
     Recipe::parse("test", &text, &extra).unwrap()
 }
 
-fn run(recipe: &Recipe, resume: bool) -> Result<Outcome, Error> {
+fn run(recipe: &Recipe, resume: bool) -> Result<TrainOutcome, Error> {
     train(&gpu(), recipe, resume, &mut |_| {})
 }
 
 fn model_bits(folder: &Path) -> Vec<u32> {
-    let tensors = read_safetensors(&folder.join("model/model.safetensors")).unwrap();
-    tensors.values().flat_map(|t| t.data.iter().map(|v| v.to_bits())).collect()
+    let tensors = read_safetensors_f64(&folder.join("model/model.safetensors")).unwrap();
+    tensors.values().flat_map(|t| t.data.iter().map(|&v| (v as f32).to_bits())).collect()
 }
 
 #[test]
@@ -214,8 +210,8 @@ fn the_same_seed_gives_the_same_bits_and_so_does_resuming() {
 
     // Stopped in the middle: an error from the display stands for a kill; checkpoint 4 is there.
     let stopped = std::panic::catch_unwind(|| {
-        let stop = |event: Event| {
-            if let Event::Step(record) = event
+        let stop = |event: TrainEvent| {
+            if let TrainEvent::Step(record) = event
                 && record.step == 5
             {
                 panic!("killed");
@@ -247,8 +243,8 @@ fn training_lowers_the_loss_and_evaluation_agrees_with_it() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("run");
     let mut evals = Vec::new();
-    let mut keep = |event: Event| {
-        if let Event::Evaluated(record) = event {
+    let mut keep = |event: TrainEvent| {
+        if let TrainEvent::Evaluated(record) = event {
             evals.push((
                 record.step,
                 record.get("loss").unwrap(),
@@ -261,6 +257,28 @@ fn training_lowers_the_loss_and_evaluation_agrees_with_it() {
     assert_eq!(evals.iter().map(|e| e.0).collect::<Vec<_>>(), [0, 6, 12]);
     assert!(evals[2].1 < evals[0].1 - 0.5, "{evals:?}");
     assert!(evals[2].2 > evals[0].2, "{evals:?}");
+}
+
+#[test]
+fn never_evaluating_means_not_at_the_start_or_the_end_either() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("run");
+    let mut plan = Vec::new();
+    let mut evaluated = 0;
+    let mut keep = |event: TrainEvent| match event {
+        TrainEvent::Plan(lines) => plan = lines,
+        TrainEvent::Evaluated(_) => evaluated += 1,
+        _ => {}
+    };
+    let recipe = recipe(&out, &["train.max_steps=1", "train.eval_every=0"]);
+    assert!(recipe.train.eval_at_start);
+    let outcome = train(&gpu(), &recipe, false, &mut keep).unwrap();
+    assert_eq!((evaluated, outcome.eval), (0, None));
+    assert!(!std::fs::read_to_string(out.join("metrics.jsonl")).unwrap().contains("eval_"));
+    // What is minimised is told in the recipe's own words.
+    let loss = "loss       orpo: lambda = 0.1, nll_scope = \"prompt+response\", \
+                nll_reduction = \"token\", accumulation = \"exact\"";
+    assert!(plan.iter().any(|line| line == loss), "{plan:#?}");
 }
 
 #[test]
@@ -298,8 +316,8 @@ fn resuming_with_other_kernels_says_so() {
         let told = pass.unwrap().usual(&usual).number() != number;
         choice.kernels.insert("adamw".into(), number.into());
         let mut notes = Vec::new();
-        let mut keep = |event: Event| {
-            if let Event::Note(text) = event {
+        let mut keep = |event: TrainEvent| {
+            if let TrainEvent::Note(text) = event {
                 notes.push(text);
             }
         };

@@ -1,6 +1,6 @@
 //! The `.crate` file that the sentences are read from: found, fetched by cargo, checked, unpacked.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -98,6 +98,9 @@ impl Cargo {
 }
 
 /// Every `(path, text)` of the crate's `src/**/*.rs`, sorted by path; the path starts with `src/`.
+///
+/// # Errors
+/// When the crate is nowhere, or is not the published one.
 pub(super) fn rust_sources(cache: &Path, cargo: &Cargo) -> Result<Vec<(String, String)>> {
     let file = find_or_download(cache, cargo)?;
     let bytes = std::fs::read(&file).map_err(|e| Error::io("read", &file, e))?;
@@ -111,22 +114,24 @@ pub(super) fn rust_sources(cache: &Path, cargo: &Cargo) -> Result<Vec<(String, S
             ),
         ));
     }
-    let mut tar = Vec::new();
-    flate2::read::GzDecoder::new(&bytes[..])
-        .take(MAX_UNPACKED)
-        .read_to_end(&mut tar)
-        .map_err(|e| Error::io("unpack", &file, e))?;
-    let entries = tar_entries(&tar).map_err(|what| Error::file(&file, what))?;
+    unpack(&bytes).map_err(|e| Error::io("unpack", &file, e))
+}
+
+/// Every `(path, text)` of the `src/**/*.rs` in a crate's gzipped archive, sorted by path.
+fn unpack(archive: &[u8]) -> std::io::Result<Vec<(String, String)>> {
+    let plain = flate2::read::GzDecoder::new(archive).take(MAX_UNPACKED);
     let prefix = format!("{NAME_VERSION}/");
-    let mut sources: Vec<(String, String)> = entries
-        .into_iter()
-        .filter_map(|(path, bytes)| {
-            let path = path.strip_prefix(&prefix)?.to_owned();
-            let is_rust = Path::new(&path).extension() == Some(OsStr::new("rs"));
-            (is_rust && path.starts_with("src/"))
-                .then(|| (path, String::from_utf8_lossy(bytes).into_owned()))
-        })
-        .collect();
+    let mut sources = Vec::new();
+    for entry in tar::Archive::new(plain).entries()? {
+        let mut entry = entry?;
+        let path = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+        let Some(path) = path.strip_prefix(&prefix) else { continue };
+        if path.starts_with("src/") && path.ends_with(".rs") {
+            let mut text = String::new();
+            entry.read_to_string(&mut text)?;
+            sources.push((path.to_owned(), text));
+        }
+    }
     sources.sort();
     Ok(sources)
 }
@@ -152,99 +157,46 @@ fn find_or_download(cache: &Path, cargo: &Cargo) -> Result<PathBuf> {
     })
 }
 
-/// Path and contents of every regular file of a tar archive (ustar, GNU long names, pax paths).
-fn tar_entries(tar: &[u8]) -> std::result::Result<Vec<(String, &[u8])>, String> {
-    const BLOCK: usize = 512;
-    let mut entries = Vec::new();
-    let mut long_name: Option<String> = None;
-    let mut at = 0;
-    while let Some(header) = tar.get(at..at + BLOCK) {
-        if header.iter().all(|byte| *byte == 0) {
-            return Ok(entries);
-        }
-        let field = |range: std::ops::Range<usize>| {
-            let bytes = &header[range];
-            let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
-            String::from_utf8_lossy(&bytes[..end]).into_owned()
-        };
-        let size = usize::from_str_radix(field(124..136).trim(), 8)
-            .map_err(|_| format!("not a tar archive (bad size at byte {at})"))?;
-        let body_at = at + BLOCK;
-        let body =
-            body_at.checked_add(size).and_then(|end| tar.get(body_at..end)).ok_or_else(|| {
-                format!("the archive ends inside a file (at byte {body_at}, {size} bytes needed)")
-            })?;
-        match header[156] {
-            b'0' | 0 => {
-                let (name, prefix) = (field(0..100), field(345..500));
-                let is_ustar = header[257..263] == *b"ustar\0";
-                let short = match is_ustar && !prefix.is_empty() {
-                    true => format!("{prefix}/{name}"),
-                    false => name,
-                };
-                entries.push((long_name.take().unwrap_or(short), body));
-            }
-            b'L' => {
-                let text = String::from_utf8_lossy(body);
-                long_name = Some(text.trim_end_matches('\0').to_owned());
-            }
-            b'x' => long_name = pax_path(body),
-            _ => long_name = None,
-        }
-        at = body_at + size.div_ceil(BLOCK) * BLOCK;
-    }
-    Err("the archive has no end: it was cut short".to_owned())
-}
-
-/// The `path` record of a pax header: lines `<length> <key>=<value>`.
-fn pax_path(body: &[u8]) -> Option<String> {
-    let text = String::from_utf8_lossy(body);
-    let record = |line: &str| Some(line.split_once(' ')?.1.strip_prefix("path=")?.to_owned());
-    text.lines().find_map(record)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn entry(name: &str, prefix: &str, kind: u8, body: &[u8]) -> Vec<u8> {
-        let mut block = vec![0; 512];
-        block[..name.len()].copy_from_slice(name.as_bytes());
-        block[124..135].copy_from_slice(format!("{:011o}", body.len()).as_bytes());
-        block[156] = kind;
-        block[257..263].copy_from_slice(b"ustar\0");
-        block[345..345 + prefix.len()].copy_from_slice(prefix.as_bytes());
-        block.extend_from_slice(body);
-        block.resize(block.len().div_ceil(512) * 512, 0);
-        block
+    fn crate_with(files: &[(&str, &[u8])]) -> Vec<u8> {
+        let gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        let mut tar = tar::Builder::new(gzip);
+        for (path, bytes) in files {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(bytes.len() as u64);
+            tar.append_data(&mut header, path, *bytes).unwrap();
+        }
+        tar.into_inner().unwrap().finish().unwrap()
     }
 
     #[test]
-    fn grammar_tar_reads_every_way_of_naming_a_file() {
-        let mut tar = entry("a.rs", "", b'0', b"first");
-        tar.extend(entry("folder", "", b'5', b""));
-        tar.extend(entry("b.rs", "deep/down", b'0', &[7; 513]));
-        tar.extend(entry("././@LongLink", "", b'L', b"a/long/name.rs\0"));
-        tar.extend(entry("a/lo", "", b'0', b"third"));
-        tar.extend(entry("pax", "", b'x', b"20 path=from/pax.rs\n"));
-        tar.extend(entry("short", "", b'0', b""));
-        tar.extend([0; 1024]);
-        let entries = tar_entries(&tar).unwrap();
-        let names: Vec<_> = entries.iter().map(|(name, _)| name.as_str()).collect();
-        assert_eq!(names, ["a.rs", "deep/down/b.rs", "a/long/name.rs", "from/pax.rs"]);
-        assert_eq!(entries[0].1, b"first");
-        assert_eq!(entries[1].1, [7; 513]);
+    fn grammar_unpacks_the_rust_sources_and_nothing_else() {
+        let deep = format!("{NAME_VERSION}/src/{}/b.rs", "long".repeat(40));
+        let archive = crate_with(&[
+            (&deep, b"second"),
+            ("harper-core-3.0.0/src/a.rs", b"first"),
+            ("harper-core-3.0.0/build.rs", b"no source of the library"),
+            ("harper-core-3.0.0/src/words.txt", b"no Rust"),
+            ("another/src/a.rs", b"another crate"),
+        ]);
+        let sources = unpack(&archive).unwrap();
+        let texts: Vec<_> = sources.iter().map(|(_, text)| text.as_str()).collect();
+        assert_eq!(texts, ["first", "second"]);
+        assert_eq!(sources[0].0, "src/a.rs");
+        assert_eq!(format!("{NAME_VERSION}/{}", sources[1].0), deep);
     }
 
     #[test]
-    fn grammar_tar_refuses_what_is_cut_or_foreign() {
-        let whole = entry("a.rs", "", b'0', &[1; 600]);
-        assert!(tar_entries(&whole).unwrap_err().contains("cut short"));
-        assert!(tar_entries(&whole[..1024]).unwrap_err().contains("ends inside a file"));
-        let mut huge = whole.clone();
-        huge[124..136].copy_from_slice(b"777777777777");
-        assert!(tar_entries(&huge).unwrap_err().contains("ends inside a file"));
-        assert!(tar_entries(&[b'x'; 2048]).unwrap_err().contains("not a tar archive"));
+    fn grammar_refuses_an_archive_that_is_cut_or_none() {
+        let noise: Vec<u8> =
+            (0..4000_u32).map(|i| b'a' + (i.wrapping_mul(i) % 7919 % 26) as u8).collect();
+        let whole = crate_with(&[("harper-core-3.0.0/src/a.rs", &noise)]);
+        assert_eq!(unpack(&whole).unwrap().len(), 1);
+        unpack(&whole[..whole.len() / 2]).unwrap_err();
+        unpack(b"no archive").unwrap_err();
     }
 
     #[test]

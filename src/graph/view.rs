@@ -1,0 +1,103 @@
+//! Views: another shape, or some of the rows, of a variable's memory, without a copy.
+//!
+//! A view shares everything with its base: memory, lifetime and gradient. The gradient of a view is
+//! the same view of the base's gradient, so no call and no tape record stands for it.
+//!
+//! There is no view of columns: its elements do not lie together, and every kernel that takes one
+//! would have to be told the distance of two rows. The columns `a..b` of a linear layer x Wᵀ are the
+//! linear layer of the rows `a..b` of W, which costs nothing.
+
+use super::{Graph, Role, Sink, Var};
+use crate::kernel::Pass;
+
+/// WebGPU starts a binding at multiples of so many bytes. Some adapters allow less; a graph that
+/// could be built only there would be of little use.
+pub const BINDING_ALIGNMENT: usize = 256;
+
+/// Zeroes the gradient of a variable before its first slice gets a contribution.
+pub static FILL: Pass = Pass {
+    op: "gather_rows",
+    name: "fill",
+    variants: &[crate::variant!("gather_rows/fill_1_naive.wgsl", tile: [256, 1, 1])],
+};
+
+impl Graph {
+    /// The elements of `var` under another shape, without a copy.
+    ///
+    /// # Panics
+    /// When the shape has another number of elements.
+    #[track_caller]
+    pub fn view(&mut self, var: Var, shape: &[usize]) -> Var {
+        assert_eq!(
+            self.info(var).len(),
+            shape.iter().product::<usize>(),
+            "view: {} {:?} does not have the elements of {shape:?}",
+            self.info(var).name,
+            self.shape(var)
+        );
+        let name = self.info(var).name.clone();
+        self.part(var, &name, shape, 0)
+    }
+
+    /// The rows `start..start + count` of `var` `[rows, …]`, without a copy: `[count, …]`.
+    ///
+    /// # Panics
+    /// When the rows are not there, or the first does not begin at a multiple of
+    /// [`BINDING_ALIGNMENT`] bytes (64 floats), where WebGPU can bind it. `gather_rows` copies any.
+    #[track_caller]
+    pub fn rows(&mut self, var: Var, start: usize, count: usize) -> Var {
+        let (info, end) = (self.info(var), start + count);
+        let name = format!("{} rows {start}..{end}", info.name);
+        let mut shape = info.shape.clone();
+        assert!(shape.first().is_some_and(|&rows| end <= rows), "{name}: it has shape {shape:?}");
+        shape[0] = count;
+        let first = start * shape[1..].iter().product::<usize>();
+        assert!(
+            (4 * first).is_multiple_of(BINDING_ALIGNMENT),
+            "{name} begin at byte {}, and a binding begins at a multiple of {BINDING_ALIGNMENT} bytes: \
+             slice at other rows, or copy them with gather_rows",
+            4 * first
+        );
+        self.part(var, &name, &shape, first)
+    }
+
+    fn part(&mut self, var: Var, name: &str, shape: &[usize], start: usize) -> Var {
+        let (base, before) = self.place(var);
+        let dtype = self.info(var).dtype;
+        self.push(name, shape, dtype, Role::View { base, start: before + start })
+    }
+
+    /// The variable whose memory `var` lies in, and the element it starts at.
+    pub fn place(&self, var: Var) -> (Var, usize) {
+        match self.info(var).role {
+            Role::View { base, start } => (base, start),
+            _ => (var, 0),
+        }
+    }
+
+    /// The variable whose memory `var` lies in: itself, if it is no view.
+    pub fn base(&self, var: Var) -> Var {
+        self.place(var).0
+    }
+
+    /// True if some element belongs to both.
+    pub(super) fn overlap(&self, a: Var, b: Var) -> bool {
+        let ((base_a, start_a), (base_b, start_b)) = (self.place(a), self.place(b));
+        base_a == base_b
+            && start_a < start_b + self.info(b).len()
+            && start_b < start_a + self.info(a).len()
+    }
+
+    /// The part of a sink for a whole variable that belongs to its view `var`, from element `start`.
+    pub(super) fn sink_of_view(&mut self, var: Var, start: usize, whole: Sink) -> Sink {
+        let n = self.info(whole.var).len();
+        let mut accumulate = whole.accumulate;
+        if !accumulate && self.info(var).len() < n {
+            // The rest of the gradient is zero until something adds to it.
+            self.call(&FILL, &[("N", n.into())], &[], &[whole.var], [n, 1, 1]);
+            accumulate = true;
+        }
+        let (name, shape) = (format!("d {}", self.info(var).name), self.shape(var).to_vec());
+        Sink { var: self.part(whole.var, &name, &shape, start), accumulate }
+    }
+}

@@ -1,0 +1,235 @@
+//! The parts that families build their decoders from. Each declares its parameters when it is
+//! made and is applied afterwards, so the order of a model's parameters is that of the lines
+//! which make its blocks.
+//!
+//! T tokens of the stream, D hidden size, H heads, K key/value heads, d head size, F feed-forward
+//! size, V vocabulary, N rows that the head looks at.
+
+use crate::graph::{Graph, Init, Var};
+use crate::model::stream::{HeadRows, StreamInputs};
+use crate::ops::attention::Attention;
+use crate::ops::embedding::embedding;
+use crate::ops::gather_rows::gather_rows;
+use crate::ops::layer_norm::layer_norm;
+use crate::ops::matmul::linear;
+use crate::ops::rms_norm::rms_norm;
+use crate::ops::rope::{rope, rope_table};
+use crate::ops::silu_mul::silu_mul;
+
+/// y = x Wᵀ + b with `{name}.weight` `[outputs, inputs]` and perhaps `{name}.bias` `[outputs]`.
+pub struct Linear {
+    weight: Var,
+    bias: Option<Var>,
+}
+
+impl Linear {
+    /// Declares `{name}.weight`.
+    pub fn new(g: &mut Graph, name: &str, inputs: usize, outputs: usize, init: Init) -> Self {
+        Self {
+            weight: g.parameter(&format!("{name}.weight"), &[outputs, inputs], init),
+            bias: None,
+        }
+    }
+
+    /// Declares `{name}.weight` and `{name}.bias`.
+    pub fn biased(g: &mut Graph, name: &str, inputs: usize, outputs: usize, init: Init) -> Self {
+        let weight = Self::new(g, name, inputs, outputs, init).weight;
+        let bias = g.parameter(&format!("{name}.bias"), &[outputs], Init::Zeros);
+        Self { weight, bias: Some(bias) }
+    }
+
+    /// x `[T, inputs]` to `[T, outputs]`.
+    pub fn apply(&self, g: &mut Graph, x: Var) -> Var {
+        linear(g, x, self.weight, self.bias)
+    }
+}
+
+/// Each row divided by its root mean square and scaled by `{name}.weight`.
+pub struct RmsNorm {
+    weight: Var,
+    eps: f32,
+}
+
+impl RmsNorm {
+    /// Declares `{name}.weight` `[width]`.
+    pub fn new(g: &mut Graph, name: &str, width: usize, eps: f64) -> Self {
+        let weight = g.parameter(&format!("{name}.weight"), &[width], Init::Ones);
+        Self { weight, eps: eps as f32 }
+    }
+
+    /// x `[T, width]`, or `[T, heads * width]` of which each head is normalised by itself.
+    pub fn apply(&self, g: &mut Graph, x: Var) -> Var {
+        let shape = g.shape(x).to_vec();
+        let width = g.shape(self.weight)[0];
+        if shape[1] == width {
+            return rms_norm(g, x, self.weight, self.eps);
+        }
+        let heads = g.view(x, &[shape[0] * shape[1] / width, width]);
+        let y = rms_norm(g, heads, self.weight, self.eps);
+        g.view(y, &shape)
+    }
+}
+
+/// Each row shifted to mean 0, scaled to variance 1, then by `{name}.weight` and `{name}.bias`.
+pub struct LayerNorm {
+    weight: Var,
+    bias: Var,
+    eps: f32,
+}
+
+impl LayerNorm {
+    /// Declares `{name}.weight` and `{name}.bias`, both `[width]`.
+    pub fn new(g: &mut Graph, name: &str, width: usize, eps: f64) -> Self {
+        let weight = g.parameter(&format!("{name}.weight"), &[width], Init::Ones);
+        let bias = g.parameter(&format!("{name}.bias"), &[width], Init::Zeros);
+        Self { weight, bias, eps: eps as f32 }
+    }
+
+    /// x `[T, width]`.
+    pub fn apply(&self, g: &mut Graph, x: Var) -> Var {
+        layer_norm(g, x, self.weight, self.bias, self.eps)
+    }
+}
+
+/// Causal self-attention over the stream.
+pub struct SelfAttention {
+    /// D to H * d.
+    pub q: Linear,
+    /// D to K * d.
+    pub k: Linear,
+    /// D to K * d.
+    pub v: Linear,
+    /// H * d to D.
+    pub o: Linear,
+    /// d, the width of one head.
+    pub head_dim: usize,
+    /// Norms over d of each query head and of each key head.
+    pub norms: Option<[RmsNorm; 2]>,
+    /// Turns queries and keys by their positions.
+    pub rope: Option<Rope>,
+    /// A token sees itself and the `window - 1` before it; None: all before it.
+    pub window: Option<usize>,
+}
+
+impl SelfAttention {
+    /// x `[T, D]` to `[T, D]`, in layer `layer`.
+    pub fn apply(&self, g: &mut Graph, s: &StreamInputs, layer: usize, x: Var) -> Var {
+        let [mut q, mut k, v] = [&self.q, &self.k, &self.v].map(|l| l.apply(g, x));
+        if let Some([of_q, of_k]) = &self.norms {
+            (q, k) = (of_q.apply(g, q), of_k.apply(g, k));
+        }
+        if let Some(Rope { table }) = self.rope {
+            q = rope(g, q, s.position, table, self.head_dim);
+            k = rope(g, k, s.position, table, self.head_dim);
+        }
+        let options = Attention { head_dim: self.head_dim, window: self.window };
+        let o = s.attend(g, layer, q, k, v, options);
+        self.o.apply(g, o)
+    }
+}
+
+/// Rotary positions: one table of angles for all layers.
+#[derive(Clone, Copy)]
+pub struct Rope {
+    table: Var,
+}
+
+impl Rope {
+    /// Angles of base `theta` for heads of `head_dim`. No position of the stream reaches the
+    /// smaller of `max_positions` and the stream's length.
+    pub fn new(
+        g: &mut Graph,
+        s: &StreamInputs,
+        max_positions: usize,
+        head_dim: usize,
+        theta: f64,
+    ) -> Self {
+        let positions = max_positions.min(g.shape(s.tokens)[0]);
+        let table = rope_table(positions, head_dim, theta);
+        Self { table: g.constant("rope table", &[positions, head_dim / 2, 2], &table) }
+    }
+}
+
+/// down(silu(gate x) * up x).
+pub struct GatedMlp {
+    /// D to F.
+    pub gate: Linear,
+    /// D to F.
+    pub up: Linear,
+    /// F to D.
+    pub down: Linear,
+}
+
+impl GatedMlp {
+    /// x `[T, D]` to `[T, D]`.
+    pub fn apply(&self, g: &mut Graph, x: Var) -> Var {
+        let gate = self.gate.apply(g, x);
+        let up = self.up.apply(g, x);
+        let h = silu_mul(g, gate, up);
+        self.down.apply(g, h)
+    }
+}
+
+/// down(f(up x)) with an elementwise `f`, as [`gelu`](crate::ops::gelu::gelu).
+pub struct Mlp {
+    /// D to F.
+    pub up: Linear,
+    /// Between the two.
+    pub activation: fn(&mut Graph, Var) -> Var,
+    /// F to D.
+    pub down: Linear,
+}
+
+impl Mlp {
+    /// x `[T, D]` to `[T, D]`.
+    pub fn apply(&self, g: &mut Graph, x: Var) -> Var {
+        let h = self.up.apply(g, x);
+        let h = (self.activation)(g, h);
+        self.down.apply(g, h)
+    }
+}
+
+/// A table `{name}.weight` `[rows, D]` of which tokens or positions take rows.
+#[derive(Clone, Copy)]
+pub struct Embedding {
+    /// `[rows, D]`; a tied head is this matrix.
+    pub weight: Var,
+}
+
+impl Embedding {
+    /// Declares `{name}.weight`.
+    pub fn new(g: &mut Graph, name: &str, rows: usize, width: usize, std: f64) -> Self {
+        Self { weight: g.parameter(&format!("{name}.weight"), &[rows, width], Init::Normal(std)) }
+    }
+
+    /// The row of each token `[T, D]`.
+    pub fn of_tokens(&self, g: &mut Graph, s: &StreamInputs) -> Var {
+        embedding(g, self.weight, s.tokens, s.index)
+    }
+
+    /// The row of each token's position `[T, D]`.
+    pub fn of_positions(&self, g: &mut Graph, s: &StreamInputs) -> Var {
+        let index = s.position_index(g);
+        embedding(g, self.weight, s.position, index)
+    }
+}
+
+/// What the log-probabilities are made of: logits = input · weightᵀ.
+pub struct Head {
+    /// `[N, D]`, behind the final norm.
+    pub input: Var,
+    /// `[V, D]`.
+    pub weight: Var,
+}
+
+impl Head {
+    /// Logits `[N, V]`: for generation and `verify`. Training never makes them.
+    pub fn logits(&self, g: &mut Graph) -> Var {
+        linear(g, self.input, self.weight, None)
+    }
+}
+
+/// The rows that the head looks at `[N, D]`. Rows that no loss term uses never get there.
+pub fn head_rows(g: &mut Graph, hidden: Var, rows: &HeadRows) -> Var {
+    gather_rows(g, hidden, rows.rows, rows.index)
+}

@@ -1,0 +1,194 @@
+//! The sizes that the `config.json` of Llama and of most decoders since names alike, and the
+//! blocks of these sizes.
+
+use serde_json::{Value, json};
+
+use super::Outline;
+use crate::graph::{Graph, Init, Var};
+use crate::model::blocks::{Embedding, GatedMlp, Linear, RmsNorm, Rope, SelfAttention};
+use crate::model::keys::Keys;
+use crate::model::stream::StreamInputs;
+
+/// Sizes of a decoder with rotary positions, RMS norms and a gated feed-forward.
+#[derive(Debug)]
+pub(super) struct Sizes {
+    pub vocab: usize,
+    pub hidden: usize,
+    pub intermediate: usize,
+    pub layers: usize,
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub head_dim: usize,
+    pub max_positions: usize,
+    pub eps: f64,
+    pub theta: f64,
+    pub tied: bool,
+    pub std: f64,
+}
+
+impl Sizes {
+    /// Reads the sizes, and refuses what would change the output of such a decoder. Of the keys
+    /// in `optional`, `num_key_value_heads` may be missing for as many as there are query heads,
+    /// `head_dim` for hidden size / heads; where a family has a default of its own, a missing key
+    /// would silently be somebody else's model.
+    pub fn read(keys: &mut Keys, optional: &[&str]) -> Self {
+        let hidden = keys.size("hidden_size");
+        let intermediate = keys.size("intermediate_size");
+        let heads = keys.size("num_attention_heads");
+        let may_miss = |keys: &Keys, key| optional.contains(&key) && keys.get(key).is_none();
+        let kv_heads = match may_miss(keys, "num_key_value_heads") {
+            true => heads,
+            false => keys.size("num_key_value_heads"),
+        };
+        let head_dim = match may_miss(keys, "head_dim") {
+            true => keys.head_of("hidden_size", hidden, "num_attention_heads", heads),
+            false => keys.size("head_dim"),
+        };
+        if kv_heads > 0 && !heads.is_multiple_of(kv_heads) {
+            let what = format!("is {kv_heads}, which does not divide num_attention_heads {heads}");
+            keys.problem("num_key_value_heads", what);
+        }
+        if !head_dim.is_multiple_of(2) {
+            keys.problem("head_dim", format!("is {head_dim}; rotary positions need an even one"));
+        }
+        keys.check_width("hidden_size", hidden);
+        keys.check_width("intermediate_size", intermediate);
+        keys.check_width("num_attention_heads", heads.saturating_mul(head_dim));
+        keys.activation("hidden_act", &["silu", "swish"]);
+        keys.refuse_unless(&[
+            ("attention_bias", json!(false)),
+            ("mlp_bias", json!(false)),
+            ("attention_dropout", json!(0)),
+            ("hidden_dropout", json!(0)),
+            ("resid_pdrop", json!(0)),
+            ("embd_pdrop", json!(0)),
+            ("partial_rotary_factor", json!(1)),
+            ("residual_multiplier", json!(1)),
+            ("embedding_multiplier", json!(1)),
+            ("logits_scaling", json!(1)),
+            ("attn_logit_softcapping", Value::Null),
+            ("final_logit_softcapping", Value::Null),
+            ("no_rope_layers", Value::Null),
+        ]);
+        Self {
+            vocab: keys.size("vocab_size"),
+            hidden,
+            intermediate,
+            layers: keys.layers("num_hidden_layers"),
+            heads,
+            kv_heads,
+            head_dim,
+            max_positions: keys.size("max_position_embeddings"),
+            eps: keys.positive("rms_norm_eps", 1e-6),
+            theta: keys.rope_theta(10_000.0),
+            tied: keys.flag("tie_word_embeddings", false),
+            std: keys.positive("initializer_range", 0.02),
+        }
+    }
+
+    /// The sizes that any model has.
+    pub fn outline(&self) -> Outline {
+        Outline {
+            vocab_size: self.vocab,
+            hidden_size: self.hidden,
+            layers: self.layers,
+            max_positions: self.max_positions,
+        }
+    }
+
+    /// Normal values of the configuration's width.
+    pub fn init(&self) -> Init {
+        Init::Normal(self.std)
+    }
+
+    /// As [`Sizes::init`], for a projection into the residual stream.
+    pub fn residual(&self) -> Init {
+        Init::residual(self.std, self.layers)
+    }
+
+    /// `model.embed_tokens.weight` `[V, D]`.
+    pub fn embedding(&self, g: &mut Graph) -> Embedding {
+        Embedding::new(g, "model.embed_tokens", self.vocab, self.hidden, self.std)
+    }
+
+    /// The head's weight `[V, D]`: the embedding's when tied.
+    pub fn head(&self, g: &mut Graph) -> Var {
+        match self.tied {
+            true => self.embedding(g).weight,
+            false => Embedding::new(g, "lm_head", self.vocab, self.hidden, self.std).weight,
+        }
+    }
+
+    /// `{name}.weight` `[D]`.
+    pub fn norm(&self, g: &mut Graph, name: &str) -> RmsNorm {
+        RmsNorm::new(g, name, self.hidden, self.eps)
+    }
+
+    /// A window, unless it is so long that it never cuts anything off.
+    pub fn cuts(&self, window: Option<usize>) -> Option<usize> {
+        window.filter(|&w| w < self.max_positions)
+    }
+
+    /// The angles of all layers.
+    pub fn rope(&self, g: &mut Graph, s: &StreamInputs) -> Rope {
+        Rope::new(g, s, self.max_positions, self.head_dim, self.theta)
+    }
+
+    /// `{name}.{q,k,v,o}_proj`, of which `project` makes the first three.
+    pub fn attention(
+        &self,
+        g: &mut Graph,
+        name: &str,
+        rope: Rope,
+        project: fn(&mut Graph, &str, usize, usize, Init) -> Linear,
+    ) -> SelfAttention {
+        let (d, q, kv) = (self.hidden, self.heads * self.head_dim, self.kv_heads * self.head_dim);
+        SelfAttention {
+            q: project(g, &format!("{name}.q_proj"), d, q, self.init()),
+            k: project(g, &format!("{name}.k_proj"), d, kv, self.init()),
+            v: project(g, &format!("{name}.v_proj"), d, kv, self.init()),
+            o: Linear::new(g, &format!("{name}.o_proj"), q, d, self.residual()),
+            head_dim: self.head_dim,
+            norms: None,
+            rope: Some(rope),
+            window: None,
+        }
+    }
+
+    /// `{name}.{gate,up,down}_proj`.
+    pub fn mlp(&self, g: &mut Graph, name: &str) -> GatedMlp {
+        let (d, f) = (self.hidden, self.intermediate);
+        GatedMlp {
+            gate: Linear::new(g, &format!("{name}.gate_proj"), d, f, self.init()),
+            up: Linear::new(g, &format!("{name}.up_proj"), d, f, self.init()),
+            down: Linear::new(g, &format!("{name}.down_proj"), f, d, self.residual()),
+        }
+    }
+}
+
+/// The sliding window of each layer, as Qwen2 and Qwen3 say it: none unless `use_sliding_window`;
+/// then `layer_types` tells the layers that have one, or else `max_window_layers` how many at the
+/// bottom have none.
+pub(super) fn layer_windows(keys: &mut Keys, sizes: &Sizes) -> Vec<Option<usize>> {
+    let window = match keys.flag("use_sliding_window", false) {
+        true => Some(keys.size_or("sliding_window", 4096)),
+        false => None,
+    };
+    let full = match keys.get("max_window_layers").map(Value::as_u64) {
+        None => 28,
+        Some(Some(n)) => n as usize,
+        Some(None) => {
+            keys.problem("max_window_layers", "must be a whole number");
+            0
+        }
+    };
+    let known = ["full_attention", "sliding_attention"];
+    let known = &known[..if window.is_some() { 2 } else { 1 }];
+    let types = keys.layer_types(sizes.layers, known);
+    let slides = |layer: usize| match &types {
+        Some(types) => types.get(layer) == Some(&"sliding_attention"),
+        None => layer >= full,
+    };
+    let window = sizes.cuts(window);
+    (0..sizes.layers).map(|layer| window.filter(|_| slides(layer))).collect()
+}

@@ -1,0 +1,141 @@
+//! Writes safetensors files, each tensor's values fetched when its turn comes.
+
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::fs::File;
+use std::path::Path;
+
+use safetensors::tensor::{Dtype, SafeTensorError, View};
+
+use super::config::ModelConfig;
+use super::layout::layout;
+use crate::error::{Error, Problem, Result};
+
+/// Gives a parameter's values by its name.
+pub type ReadParameter<'a> = dyn Fn(&str) -> Result<Vec<f32>> + 'a;
+
+/// A tensor to be written.
+pub struct Unwritten<'a> {
+    /// Its name in the file.
+    pub name: String,
+    /// Its shape.
+    pub shape: Vec<usize>,
+    /// Gives its values, as many as the product of `shape`.
+    pub values: Box<dyn Fn() -> Result<Vec<f32>> + 'a>,
+}
+
+/// Writes `model.safetensors` into an existing folder, as the family's files are, with the
+/// metadata that transformers expects.
+///
+/// # Errors
+/// As [`write_safetensors`].
+pub fn write_weights(folder: &Path, config: &ModelConfig, read: &ReadParameter) -> Result<()> {
+    let tensors = layout(config).into_iter().map(|tensor| Unwritten {
+        name: tensor.name.clone(),
+        shape: tensor.shape.clone(),
+        values: Box::new(move || tensor.join(read)),
+    });
+    write_safetensors(&folder.join("model.safetensors"), tensors)
+}
+
+/// Writes one safetensors file in f32. After an error there is none.
+///
+/// # Errors
+/// Tensors with values that are not finite, all named at once; the errors of those that give the
+/// values; whatever the disk refuses.
+///
+/// # Panics
+/// If a tensor's values are not as many as its shape says: that is a programming error.
+#[track_caller]
+pub fn write_safetensors<'a>(
+    path: &Path,
+    tensors: impl IntoIterator<Item = Unwritten<'a>>,
+) -> Result<()> {
+    let wrong = RefCell::new(Wrong::default());
+    let views = tensors.into_iter().map(|tensor| {
+        let name = tensor.name.clone();
+        (name, Turn { tensor, path, wrong: &wrong })
+    });
+    // The writer goes through a private temporary file, which would leave the weights readable to
+    // their owner only: an ordinary file in that place shows what the permissions should be.
+    let permissions = match std::fs::metadata(path) {
+        Ok(existing) => Ok(existing.permissions()),
+        Err(_) => File::create_new(path).and_then(|f| f.metadata()).map(|m| m.permissions()),
+    }
+    .map_err(|e| Error::io("create", path, e))?;
+    let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
+    let written =
+        safetensors::serialize_to_file(views, Some(metadata), path).map_err(|e| match e {
+            SafeTensorError::IoError(e) => Error::io("write", path, e),
+            other => Error::file(path, format!("cannot be written: {other}")),
+        });
+    let written = written.and_then(|()| wrong.into_inner().result()).and_then(|()| {
+        std::fs::set_permissions(path, permissions).map_err(|e| Error::io("write", path, e))
+    });
+    if written.is_err() {
+        // The first error is the one worth telling.
+        let _ = std::fs::remove_file(path);
+    }
+    written
+}
+
+/// What went wrong while values were fetched: the writer knows no errors but the disk's.
+#[derive(Default)]
+struct Wrong {
+    error: Option<Error>,
+    problems: Vec<Problem>,
+}
+
+impl Wrong {
+    fn result(self) -> Result<()> {
+        match (self.error, self.problems) {
+            (Some(error), _) => Err(error),
+            (None, problems) if problems.is_empty() => Ok(()),
+            (None, problems) => Err(Error::input("these weights are not written", problems)),
+        }
+    }
+}
+
+/// A tensor that becomes bytes when its turn to be written comes.
+struct Turn<'a> {
+    tensor: Unwritten<'a>,
+    path: &'a Path,
+    wrong: &'a RefCell<Wrong>,
+}
+
+impl View for Turn<'_> {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.tensor.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        let Unwritten { name, shape, values } = &self.tensor;
+        let mut wrong = self.wrong.borrow_mut();
+        let fetched = if wrong.error.is_none() { values() } else { Ok(Vec::new()) };
+        let values = match fetched {
+            Ok(values) if wrong.error.is_none() => values,
+            fetched => {
+                wrong.error = fetched.err().or(wrong.error.take());
+                return Cow::Owned(vec![0; self.data_len()]);
+            }
+        };
+        assert_eq!(4 * values.len(), self.data_len(), "{name}: shape {shape:?}");
+        let bad = values.iter().filter(|x| !x.is_finite()).count();
+        if bad > 0 {
+            wrong.problems.push(Problem::new(
+                format!("{}: {name}", self.path.display()),
+                format!("has {bad} values that are not finite"),
+            ));
+        }
+        Cow::Owned(values.iter().flat_map(|x| x.to_le_bytes()).collect())
+    }
+
+    fn data_len(&self) -> usize {
+        4 * self.tensor.shape.iter().product::<usize>()
+    }
+}

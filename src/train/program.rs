@@ -1,0 +1,155 @@
+//! One stream through the model and an objective: the graph, what it is given and what comes back.
+
+use crate::data::pack::{Capacity, Stream};
+use crate::error::Result;
+use crate::graph::{DType, Graph, Var};
+use crate::kernel::Target;
+use crate::model::config::ModelConfig;
+use crate::model::stream::{HeadRows, StreamInputs};
+use crate::ops::token_logp::token_logp;
+use crate::step::{Fetch, READS_IN_FLIGHT, Step};
+use crate::train::objectives::{Coefficients, LOGP, LOSS, Objective, Results, Scored, Terms};
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+/// Which parameters train: true for the names of those that do.
+pub type TrainedSet = Rc<dyn Fn(&str) -> bool>;
+
+/// A trained set of all parameters.
+pub fn train_all() -> TrainedSet {
+    Rc::new(|_| true)
+}
+
+/// Builds the forward pass for streams of `capacity`, and with a trained set the backward pass
+/// for its parameters.
+pub fn micro_graph(
+    target: &Target,
+    config: &ModelConfig,
+    capacity: Capacity,
+    objective: &dyn Objective,
+    trained: Option<&TrainedSet>,
+) -> (Graph, MicroInputs) {
+    let mut g = Graph::new(target);
+    if let Some(trained) = trained.cloned() {
+        g.train_only(move |name| trained(name));
+    }
+    let inputs = MicroInputs::declare(&mut g, config, capacity, objective);
+    if trained.is_some() {
+        g.backward(inputs.terms.loss);
+    }
+    (g, inputs)
+}
+
+/// Where a stream goes into the graph of [`micro_graph`], and what comes out.
+pub struct MicroInputs {
+    stream: StreamInputs,
+    head: HeadRows,
+    target_id: Var,
+    scored: Scored,
+    terms: Terms,
+}
+
+impl MicroInputs {
+    fn declare(
+        g: &mut Graph,
+        config: &ModelConfig,
+        capacity: Capacity,
+        objective: &dyn Objective,
+    ) -> Self {
+        let Capacity { tokens, targets, pairs } = capacity;
+        let stream = StreamInputs::declare(g, tokens);
+        let head = HeadRows::declare(g, targets, tokens);
+        let target_id = g.input("target id", &[targets], DType::U32);
+        let owner = g.input("owner", &[targets, 2], DType::U32);
+        let seq_offset = g.input("sequence offset", &[2 * pairs + 1], DType::U32);
+        let seq_target = g.input("sequence targets", &[2 * targets], DType::U32);
+
+        let of_model = config.decoder.forward(g, &stream, &head);
+        let logp = token_logp(g, of_model.input, of_model.weight, target_id);
+        let scored = Scored { logp, seq_offset, seq_target, owner, capacity };
+        let terms = objective.declare(g, &scored);
+        for (_, out) in outputs(&scored, &terms).chain(terms.details.iter().copied()) {
+            g.output(out);
+        }
+        Self { stream, head, target_id, scored, terms }
+    }
+
+    /// Uploads a stream and the objective's coefficients for it.
+    fn write(&self, step: &Step, stream: &Stream, coefficients: &Coefficients) {
+        self.stream.write(step, stream);
+        self.head.write(step, &stream.target_row);
+        step.write_u32(self.target_id, &stream.target_id);
+        step.write_u32(self.scored.owner, &stream.owner);
+        step.write_u32(self.scored.seq_offset, &stream.seq_offset);
+        step.write_u32(self.scored.seq_target, &stream.seq_target);
+        for (name, input) in &self.terms.inputs {
+            step.write(*input, &coefficients[name]);
+        }
+    }
+}
+
+/// What is read after every stream.
+fn outputs<'a>(
+    scored: &Scored,
+    terms: &'a Terms,
+) -> impl Iterator<Item = (&'static str, Var)> + 'a {
+    [(LOSS, terms.loss), (LOGP, scored.logp)].into_iter().chain(terms.results.iter().copied())
+}
+
+/// The graph made real.
+pub(super) struct MicroProgram {
+    pub step: Step,
+    pub inputs: MicroInputs,
+}
+
+impl MicroProgram {
+    /// The static sizes of its streams.
+    pub fn capacity(&self) -> Capacity {
+        self.inputs.scored.capacity
+    }
+
+    fn start(&self, stream: &Stream, coefficients: &Coefficients, read: &[(&str, Var)]) -> Fetch {
+        self.inputs.write(&self.step, stream, coefficients);
+        self.step.run();
+        self.step.fetch(&read.iter().map(|(_, var)| *var).collect::<Vec<_>>())
+    }
+
+    fn finish(&self, fetch: Fetch, read: &[(&'static str, Var)]) -> Result<Results> {
+        let values = self.step.collect(fetch)?;
+        Ok(Results::new(read.iter().map(|(name, _)| *name).zip(values)))
+    }
+
+    /// Runs one stream; with `details` reads also what only `verify` looks at.
+    pub fn run(
+        &self,
+        stream: &Stream,
+        coefficients: &Coefficients,
+        details: bool,
+    ) -> Result<Results> {
+        let terms = &self.inputs.terms;
+        let mut read: Vec<_> = outputs(&self.inputs.scored, terms).collect();
+        if details {
+            read.extend(&terms.details);
+        }
+        self.finish(self.start(stream, coefficients, &read), &read)
+    }
+
+    /// Runs all streams, several in flight at a time, and calls `each` with every result in order.
+    pub fn run_all(
+        &self,
+        streams: &[Stream],
+        coefficients: &[Coefficients],
+        mut each: impl FnMut(&Stream, Results) -> Result<()>,
+    ) -> Result<()> {
+        let read: Vec<_> = outputs(&self.inputs.scored, &self.inputs.terms).collect();
+        let mut started = VecDeque::new();
+        for (stream, coefficients) in streams.iter().zip(coefficients) {
+            if started.len() == READS_IN_FLIGHT {
+                let (stream, fetch) = started.pop_front().expect("some are in flight");
+                each(stream, self.finish(fetch, &read)?)?;
+            }
+            started.push_back((stream, self.start(stream, coefficients, &read)));
+        }
+        started.into_iter().try_for_each(|(stream, fetch)| each(stream, self.finish(fetch, &read)?))
+    }
+}
