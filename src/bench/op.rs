@@ -6,7 +6,7 @@ use crate::bench::facts::{check_contract, read_kernel, workgroup_bytes};
 use crate::bench::gate::{judge, same_as_first};
 use crate::bench::race::{Block, Entry, Lap, Limits, Race};
 use crate::bench::report::{FORMAT, Gate, LeftOut, Report, Row, time};
-use crate::bench::shapes::{self, Shape, of_case};
+use crate::bench::shapes::{self, Shape};
 use crate::bench::stats::Summary;
 use crate::bench::track::Track;
 use crate::error::{Error, Problem, Result};
@@ -217,7 +217,7 @@ pub fn bench_op(
         return Err(Error::input("which pass?", vec![Problem::new("--with", what)]));
     }
     let usual = if gpu.is_software() { "nano" } else { "smollm2" };
-    let shapes = shapes::parse(case.op, request.shapes.as_deref().unwrap_or(usual))?;
+    let shapes = shapes::parse(&case, request.shapes.as_deref().unwrap_or(usual))?;
 
     check_variants(&request.variants, &passes)?;
     let mut field = Vec::new();
@@ -241,7 +241,7 @@ pub fn bench_op(
     let mut unused = Vec::new();
     for shape in &shapes {
         for pass in &passes {
-            let dims = of_case(case.op, pass.name, &shape.dims);
+            let dims = (case.bench.case_shape)(pass.name, &shape.dims);
             let place = format!("{}.{} {:?}", pass.op, pass.name, shape.dims);
             progress(&format!("inputs: {place}"));
             let Some(track) = Track::build(gpu, &case, pass, &dims, request.seed)? else {

@@ -30,7 +30,7 @@
 
 use crate::graph::{DType, Graph, Sink, Var};
 use crate::kernel::{Const, HARDWARE, Pass};
-use crate::ops::case::{Array, OpCase, TestRng};
+use crate::ops::case::{Array, BenchFacts, OpCase, TestRng, product};
 use crate::variant;
 
 /// How an attention layer attends.
@@ -318,9 +318,27 @@ fn full(head_dim: usize) -> Attention {
     Attention { head_dim, window: None }
 }
 
-/// Attended (query, key) pairs of a shape's layout, per head, about: half of all keys.
-fn pairs(shape: &[usize]) -> f64 {
-    (shape[0] * (shape[0] + 1) / 2) as f64
+/// Pairs of a query and a key it attends to, per head.
+fn pairs(spans: &[u32]) -> u64 {
+    let keys = |(i, span): (usize, &[u32])| {
+        let (context, own) = (span[0]..span[1].max(span[0]), span[2]..i as u32 + 1);
+        let both = own.end.min(context.end).saturating_sub(own.start.max(context.start));
+        (context.len() + own.len()) as u64 - u64::from(both)
+    };
+    spans.chunks_exact(4).enumerate().map(keys).sum()
+}
+
+/// A multiplication and an addition per pair and column: for scores and output in the forward pass,
+/// for scores, dp and dq in `dq`, for scores, dp, dk and dv in `dk_dv`.
+fn flops(pass: &str, shape: &[usize], inputs: &[Array]) -> Option<f64> {
+    let products = match pass {
+        "forward" => 2,
+        "dq" => 3,
+        "dk_dv" => 4,
+        _ => return None,
+    };
+    let spans = inputs.last().expect("the spans").u();
+    Some(2.0 * products as f64 * pairs(spans) as f64 * (shape[1] * shape[3]) as f64)
 }
 
 /// Shapes are `[T, H, HKV, head_dim, layout of the spans]`.
@@ -347,8 +365,21 @@ pub fn case() -> OpCase {
         reference,
         tolerance: 1e-6,
         differentiable: true,
-        flops: |s| 4.0 * pairs(s) * (s[1] * s[3]) as f64,
-        bytes: |s| 4.0 * (s[0] * (2 * (s[1] + s[2]) * s[3] + s[1] + 4)) as f64,
+        bench: BenchFacts {
+            dims: &["T", "HEADS", "KV_HEADS", "HEAD_DIM", "LAYOUT (0 causal documents, 1 pairs)"],
+            layers: |l| vec![vec![l.tokens, l.heads, l.kv_heads, l.head_dim, PAIRS]],
+            sets: &[
+                ("skinny", &[&[4096, 1, 1, 64, PAIRS]]),
+                ("batched", &[&[1024, 32, 8, 32, CAUSAL], &[1024, 32, 8, 64, CAUSAL]]),
+            ],
+            largest: |dims| {
+                let &[t, h, hkv, d, layout] = dims else { return None };
+                let heads = hkv > 0 && h <= 65_535 && h.is_multiple_of(hkv);
+                product(&[t, h, d]).filter(|_| heads && d <= 128 && layout <= OVERLAPPING)
+            },
+            flops,
+            ..BenchFacts::ELEMENTWISE
+        },
     }
 }
 
@@ -368,6 +399,38 @@ mod tests {
     #[test]
     fn attention_gradient() {
         gradient(&case());
+    }
+
+    /// The causal triangle of documents of 2 and 3 tokens, a pair, and a range met twice.
+    #[test]
+    fn attention_counts_the_pairs_it_attends_to() {
+        let count = |push: &dyn Fn(&mut Vec<[u32; 4]>)| {
+            let mut spans = Vec::new();
+            push(&mut spans);
+            pairs(spans.as_flattened())
+        };
+        let documents = |spans: &mut Vec<[u32; 4]>| {
+            push_document(spans, 2);
+            push_document(spans, 3);
+        };
+        assert_eq!(count(&documents), 3 + 6);
+        assert_eq!(count(&|spans| push_pair(spans, 3, [2, 1])), 6 + (4 + 5) + 4);
+        // Queries 2 and 3 have the context 0..2 and their own range from 1.
+        assert_eq!(count(&|spans| push_overlapping(spans, 4)), (1 + 2) + (3 + 4));
+        let by_reference = |kind: usize| -> u64 {
+            let spans = random_spans(131, kind, &mut crate::ops::trial::rng(&[], 1));
+            let attends = |i: u32, j: u32| {
+                let span = &spans[4 * i as usize..];
+                (span[0]..span[1]).contains(&j) || (span[2]..=i).contains(&j)
+            };
+            let all = (0..131).flat_map(|i| (0..131).map(move |j| (i, j)));
+            assert_eq!(pairs(&spans), all.filter(|&(i, j)| attends(i, j)).count() as u64);
+            pairs(&spans)
+        };
+        assert!(by_reference(CAUSAL) < 131 * 132 / 2);
+        for kind in [PAIRS, PADDED, NO_PREFIX, OVERLAPPING] {
+            by_reference(kind);
+        }
     }
 
     #[test]

@@ -137,10 +137,87 @@ pub struct OpCase {
     pub tolerance: f64,
     /// Has a derivative, at the shapes at which an input wants a gradient.
     pub differentiable: bool,
-    /// Floating-point operations of the forward pass.
-    pub flops: fn(&[usize]) -> f64,
-    /// Bytes the forward pass must move at least.
-    pub bytes: fn(&[usize]) -> f64,
+    /// What a benchmark of it has to know.
+    pub bench: BenchFacts,
+}
+
+/// The shapes a benchmark runs an operation at, and what one dispatch of each pass costs there.
+///
+/// The shapes are a benchmark's own, as a person writes them (`512x512x512`); `case_shape` turns one
+/// into a shape of the [`OpCase`]. [`Self::ELEMENTWISE`] and [`Self::ROWS`] are what most operations start from.
+#[derive(Clone, Copy)]
+pub struct BenchFacts {
+    /// What the numbers of a shape are called. A last `…` says that more like the one before may
+    /// follow.
+    pub dims: &'static [&'static str],
+    /// The shapes of a decoder's layers.
+    pub layers: fn(&Decoder) -> Vec<Vec<usize>>,
+    /// Further shapes, by the name of their set.
+    pub sets: &'static [(&'static str, &'static [&'static [usize]])],
+    /// Elements of the largest buffer; None where the operation cannot be built.
+    pub largest: fn(&[usize]) -> Option<usize>,
+    /// The case's shape at which a pass, given by name, does the work that the numbers name.
+    pub case_shape: fn(&str, &[usize]) -> Vec<usize>,
+    /// Floating-point operations of all dispatches of a pass at a shape and inputs of the case;
+    /// None where they are not counted.
+    pub flops: fn(&str, &[usize], &[Array]) -> Option<f64>,
+    /// Bytes that these dispatches must move; None where it is each buffer they bind, once.
+    pub bytes: fn(&str, &[usize], &[Array]) -> Option<f64>,
+}
+
+impl BenchFacts {
+    /// Operations on N elements, each for itself.
+    pub const ELEMENTWISE: Self = Self {
+        dims: &["N"],
+        layers: |l| vec![vec![l.tokens * l.hidden]],
+        sets: &[("square", &[&[256 * 256], &[512 * 512], &[1024 * 1024], &[2048 * 2048]])],
+        largest: product,
+        case_shape: |_, dims| dims.to_vec(),
+        flops: |_, _, _| None,
+        bytes: |_, _, _| None,
+    };
+
+    /// Operations on the rows of a matrix.
+    pub const ROWS: Self = Self {
+        dims: &["T", "D"],
+        layers: |l| vec![vec![l.tokens, l.hidden]],
+        sets: &[
+            ("square", &[&[256; 2], &[512; 2], &[1024; 2], &[2048; 2]]),
+            ("skinny", &[&[4, 49_152], &[65_536, 16], &[1, 65_536]]),
+            ("batched", &[&[16 * 1024, 64]]),
+        ],
+        ..Self::ELEMENTWISE
+    };
+}
+
+/// Sizes of a decoder and of the stream it runs on.
+#[derive(Debug, Clone, Copy)]
+pub struct Decoder {
+    /// Tokens of the stream.
+    pub tokens: usize,
+    /// Rows of the embedding.
+    pub vocabulary: usize,
+    /// Columns of the embedding.
+    pub hidden: usize,
+    /// Columns inside the feed-forward block.
+    pub inner: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads.
+    pub kv_heads: usize,
+    /// Columns of a head.
+    pub head_dim: usize,
+}
+
+/// Elements of a buffer with these sides; None if one is zero or there are too many to count.
+pub fn product(sides: &[usize]) -> Option<usize> {
+    sides.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).filter(|&n| n > 0)
+}
+
+/// Elements of the largest of the matrices whose sides are two of three numbers.
+pub fn largest_of_pairs(sides: &[usize]) -> Option<usize> {
+    let &[a, b, c] = sides else { return None };
+    Some(product(&[a, b])?.max(product(&[a, c])?).max(product(&[b, c])?))
 }
 
 impl OpCase {

@@ -4,7 +4,7 @@
 //! is [`super::gather_rows`] from a parameter and runs the same kernels.
 
 use crate::graph::{DType, Graph, Var};
-use crate::ops::case::OpCase;
+use crate::ops::case::{BenchFacts, OpCase};
 use crate::ops::gather_index::GatherIndex;
 use crate::ops::gather_rows;
 
@@ -51,8 +51,11 @@ pub fn case() -> OpCase {
         reference: gather_rows::reference,
         tolerance: 1e-6,
         differentiable: true,
-        flops: |_| 0.0,
-        bytes: |s| 8.0 * (s[1] * s[2]) as f64,
+        bench: BenchFacts {
+            dims: &["V", "T", "D"],
+            layers: |l| vec![vec![l.vocabulary, l.tokens, l.hidden]],
+            ..gather_rows::bench()
+        },
     }
 }
 

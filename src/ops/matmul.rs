@@ -11,7 +11,7 @@
 use crate::graph::{DType, Graph, Sink, Var};
 use crate::kernel::Const::U32;
 use crate::kernel::{Cooperative, HARDWARE, Needs, Pass, SOFTWARE, Takes, Tile, Variant};
-use crate::ops::case::{Array, OpCase};
+use crate::ops::case::{Array, BenchFacts, Decoder, OpCase, largest_of_pairs};
 use crate::variant;
 
 /// Which operand of a product is stored transposed.
@@ -356,6 +356,37 @@ fn reference(shape: &[usize], inputs: &[Array]) -> Vec<Vec<f64>> {
     vec![y]
 }
 
+/// Rows of a product: a grid of 65,535 workgroups of variant 1, which covers 8 rows each.
+pub(super) const MOST_ROWS: usize = 65_535 * 8;
+
+/// Vocabulary rows that one product of the head covers.
+const CHUNK: usize = 4096;
+
+/// Products of a decoder's layers: queries, keys or values, into and out of the feed-forward block,
+/// a part of the head.
+fn linear_layers(l: &Decoder) -> Vec<Vec<usize>> {
+    let (t, d) = (l.tokens, l.hidden);
+    vec![
+        vec![t, l.heads * l.head_dim, d],
+        vec![t, l.kv_heads * l.head_dim, d],
+        vec![t, l.inner, d],
+        vec![t, d, l.inner],
+        vec![t, l.vocabulary.min(CHUNK), d],
+    ]
+}
+
+/// A benchmark asks for each pass by the size of its own product: rows, columns, terms.
+fn shape_of_pass(pass: &str, dims: &[usize]) -> Vec<usize> {
+    let &[m, n, k] = dims else { panic!("[M, N, K]") };
+    match pass {
+        "nt" => vec![LINEAR, m, n, k],
+        "bias_backward" => vec![LINEAR_BIAS, m, n, k],
+        "nn" => vec![MATMUL, m, n, k],
+        // The gradient of b in a[K, M] b[M, N]: out[M, N] is a sum over the K rows.
+        _ => vec![MATMUL, k, n, m],
+    }
+}
+
 /// Shapes are [function, m, n, k]: 0 = linear, 1 = linear with bias, 2 = matmul, 3 = linear with a
 /// frozen f16 weight, 4 = linear with a frozen bf16 weight and a bias.
 pub fn case() -> OpCase {
@@ -407,8 +438,32 @@ pub fn case() -> OpCase {
         reference,
         tolerance: 1e-6,
         differentiable: true,
-        flops: |s| 2.0 * (s[1] * s[2] * s[3]) as f64,
-        bytes: |s| 4.0 * (s[1] * s[2] + s[1] * s[3] + s[2] * s[3]) as f64,
+        bench: BenchFacts {
+            dims: &["M", "N", "K"],
+            layers: linear_layers,
+            sets: &[
+                ("square", &[&[256; 3], &[512; 3], &[1024; 3]]),
+                // For hardware: a naive product of this size takes a software adapter minutes.
+                ("large", &[&[2048; 3], &[4096; 3]]),
+                (
+                    "skinny",
+                    &[
+                        &[1, 1536, 576],
+                        &[8, 576, 1536],
+                        &[4096, 16, 576],
+                        &[64, 64, 16384],
+                        &[2048, 2048, 16],
+                    ],
+                ),
+                ("batched", &[&[8 * 1024, 128, 128], &[8 * 1024, 576, 576]]),
+            ],
+            largest: |dims| largest_of_pairs(dims).filter(|_| dims.iter().all(|&d| d <= MOST_ROWS)),
+            case_shape: shape_of_pass,
+            flops: |pass, s, _| {
+                (pass != BIAS_BACKWARD.name).then(|| 2.0 * (s[1] * s[2] * s[3]) as f64)
+            },
+            ..BenchFacts::ELEMENTWISE
+        },
     }
 }
 
