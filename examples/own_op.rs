@@ -5,7 +5,7 @@
 
 use oddgrad::graph::Sink;
 use oddgrad::kernel::{Pass, Variant};
-use oddgrad::ops::case::{Array, OpCase};
+use oddgrad::ops::case::{Array, BenchFacts, OpCase};
 use oddgrad::ops::trial::{check_forward, check_gradient};
 use oddgrad::{Gpu, Graph, Result, Var};
 use std::rc::Rc;
@@ -52,8 +52,7 @@ fn case() -> OpCase {
         reference: |_, inputs| vec![inputs[0].f().iter().map(|x| x * x).collect()],
         tolerance: 1e-6,
         differentiable: true,
-        flops: |s| s[0] as f64,
-        bytes: |s| 8.0 * s[0] as f64,
+        bench: BenchFacts::ELEMENTWISE,
     }
 }
 

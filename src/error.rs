@@ -131,6 +131,17 @@ impl Error {
         Self::File { path: path.as_ref().to_path_buf(), problem: problem.into() }
     }
 
+    /// Says what to do about a run that does not fit or a device that failed. The engine knows what
+    /// is too large; which setting makes it smaller, only its caller does.
+    #[must_use]
+    pub fn advise(self, what_to_do: &str) -> Self {
+        match self {
+            Self::Limit(text) => Self::Limit(format!("{text} {what_to_do}")),
+            Self::Device(text) => Self::Device(format!("{text} {what_to_do}")),
+            other => other,
+        }
+    }
+
     /// Several problems under one summary line.
     pub fn input(summary: impl Into<String>, problems: Vec<Problem>) -> Self {
         Self::Input { summary: summary.into(), problems }

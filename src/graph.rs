@@ -15,12 +15,13 @@
 mod parameter;
 mod view;
 
+pub use crate::dtype::DType;
 pub use parameter::{Init, Parameter};
 pub use view::{BINDING_ALIGNMENT, FILL};
 
 use crate::error::{Error, Result};
-use crate::kernel::{Const, Pass, SizeClass, Target, Variant};
-use std::collections::HashMap;
+use crate::kernel::{Const, Facts, Operand, Pass, SizeClass, Target, Variant};
+use std::collections::{BTreeSet, HashMap};
 use std::fmt::Write as _;
 use std::sync::Arc;
 
@@ -33,15 +34,6 @@ impl Var {
     pub fn index(self) -> usize {
         self.0 as usize
     }
-}
-
-/// Element type; both are four bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DType {
-    /// 32-bit float.
-    F32,
-    /// 32-bit unsigned integer (indices, positions, spans).
-    U32,
 }
 
 /// Where a variable's memory comes from and how long it lives.
@@ -71,7 +63,7 @@ pub struct VarInfo {
     pub name: String,
     /// Row-major shape.
     pub shape: Vec<usize>,
-    /// Element type.
+    /// Storage type.
     pub dtype: DType,
     /// Memory and lifetime.
     pub role: Role,
@@ -96,7 +88,7 @@ impl VarInfo {
 
     /// Size in bytes.
     pub fn bytes(&self) -> u64 {
-        4 * self.len() as u64
+        self.dtype.bytes(self.len())
     }
 }
 
@@ -122,6 +114,11 @@ pub struct Call {
 }
 
 impl Call {
+    /// `matmul.nt`.
+    pub fn full_name(&self) -> String {
+        format!("{}.{}", self.op, self.pass)
+    }
+
     /// The same work done by another kernel of the pass.
     ///
     /// # Panics
@@ -202,6 +199,7 @@ pub struct Graph {
     /// How many of `grads` lie in the memory of a variable.
     grads_in: HashMap<Var, usize>,
     states: HashMap<String, Var>,
+    notes: BTreeSet<String>,
     parameters: Vec<Parameter>,
     trained: Box<dyn Fn(&str) -> bool>,
 }
@@ -217,6 +215,7 @@ impl Graph {
             grads: HashMap::new(),
             grads_in: HashMap::new(),
             states: HashMap::new(),
+            notes: BTreeSet::new(),
             parameters: Vec::new(),
             trained: Box::new(|_| true),
         }
@@ -308,20 +307,36 @@ impl Graph {
     /// Persistent state shared by name between programs; asking twice gives the same variable.
     ///
     /// # Panics
-    /// When the name is known with another shape.
+    /// When the name is known with another shape or storage type.
     #[track_caller]
     pub fn state(&mut self, name: &str, shape: &[usize]) -> Var {
+        self.state_typed(name, shape, DType::F32)
+    }
+
+    /// As [`Graph::state`] for state that is stored as `dtype`: weights that are read and never
+    /// written. Only operations with a kernel for that type take it.
+    ///
+    /// # Panics
+    /// As [`Graph::state`].
+    #[track_caller]
+    pub fn state_typed(&mut self, name: &str, shape: &[usize], dtype: DType) -> Var {
         if let Some(&var) = self.states.get(name) {
-            assert_eq!(self.shape(var), shape, "state {name} has another shape already");
+            let known = (self.shape(var), self.info(var).dtype);
+            assert_eq!(known, (shape, dtype), "state {name} is something else already");
             return var;
         }
-        let var = self.push(name, shape, DType::F32, Role::State);
+        let var = self.push(name, shape, dtype, Role::State);
         self.states.insert(name.to_owned(), var);
         var
     }
 
     /// Keeps `var` until the end of the run so that the host can read it.
+    ///
+    /// # Panics
+    /// When it is not stored in 32-bit words.
+    #[track_caller]
     pub fn output(&mut self, var: Var) -> Var {
+        assert!(self.info(var).dtype.is_word(), "{} is read as it is stored", self.info(var).name);
         self.vars[var.index()].output = true;
         var
     }
@@ -337,7 +352,8 @@ impl Graph {
     /// all the same is found by [`Graph::check_limits`]: it comes from the sizes a user asked for.
     ///
     /// # Panics
-    /// When more buffers are bound than WebGPU guarantees, or one is bound twice for writing.
+    /// When more buffers are bound than WebGPU guarantees, one is bound twice for writing, or no
+    /// kernel of the pass takes the types these variables are stored in.
     #[track_caller]
     pub fn call(
         &mut self,
@@ -347,7 +363,7 @@ impl Graph {
         writes: &[Var],
         extent: [usize; 3],
     ) {
-        let variant = pass.choose(&self.target, self.size_class(reads, writes));
+        let variant = self.choose(pass, reads, writes, extent);
         let grid = cover(variant, extent);
         assert!(
             reads.len() + writes.len() <= 8,
@@ -382,26 +398,72 @@ impl Graph {
         });
     }
 
-    /// The class that kernels of a dispatch on these variables are tuned by.
-    pub fn size_class(&self, reads: &[Var], writes: &[Var]) -> SizeClass {
+    #[track_caller]
+    fn choose(
+        &mut self,
+        pass: &'static Pass,
+        reads: &[Var],
+        writes: &[Var],
+        extent: [usize; 3],
+    ) -> &'static Variant {
+        let facts = self.facts(reads, writes, extent);
+        let Some(variant) = pass.choose(&self.target, &facts) else {
+            let mut stored = reads.iter().chain(writes).map(|&v| self.info(v));
+            let what = stored.find(|info| !info.dtype.is_word());
+            let what =
+                what.map(|info| format!("`{}` {:?} as {}", info.name, info.shape, info.dtype));
+            panic!(
+                "{}.{} has no kernel for {}: widen it to f32",
+                pass.op,
+                pass.name,
+                what.unwrap_or_else(|| "these row lengths".into())
+            );
+        };
+        let pinned = pass.pinned(&self.target);
+        if let Some(pinned) = pinned.filter(|v| !v.takes.fits(&facts.operands)) {
+            let (pinned, used) = (pinned.id(), variant.name());
+            let name = pass.full_name();
+            self.notes.insert(format!(
+                "kernel {name}={pinned} does not take all row lengths and types of {name} here; where it does not, {used} runs"
+            ));
+        }
+        variant
+    }
+
+    /// What kernels of a dispatch on these variables are chosen by.
+    pub fn facts(&self, reads: &[Var], writes: &[Var], extent: [usize; 3]) -> Facts {
+        let operand = |&v: &Var| {
+            let info = self.info(v);
+            Operand { dtype: info.dtype, row: info.shape.last().copied().unwrap_or(1) }
+        };
         let bytes = |vars: &[Var]| vars.iter().map(|&v| self.info(v).bytes()).sum();
-        SizeClass::of(bytes(reads), bytes(writes))
+        Facts {
+            operands: reads.iter().chain(writes).map(operand).collect(),
+            size: SizeClass::of(bytes(reads), bytes(writes), extent[0] as u64),
+        }
+    }
+
+    /// As [`Graph::facts`], for a call that is there.
+    pub fn facts_of(&self, call: &Call) -> Facts {
+        self.facts(&call.reads, &call.writes, call.extent)
+    }
+
+    /// What whoever chose kernels by hand should hear.
+    pub fn notes(&self) -> impl Iterator<Item = &str> {
+        self.notes.iter().map(String::as_str)
     }
 
     /// Compares every variable and every call with what the adapter can bind and start.
     ///
     /// # Errors
-    /// [`Error::Limit`] that names the largest offender and what would be smaller.
+    /// [`Error::Limit`] that names the largest offender.
     pub fn check_limits(&self) -> Result<()> {
         let largest = self.vars.iter().max_by_key(|info| info.bytes());
         if let Some(info) = largest.filter(|info| info.bytes() > self.target.binding_bytes) {
             let mib = |bytes: u64| bytes as f64 / 1048576.0;
-            let advice = match info.role {
-                Role::State => "Use a model with a smaller vocabulary or width",
-                _ => "Use fewer stream tokens (batch.stream_tokens) or a smaller model",
-            };
+            let what = if matches!(info.role, Role::State) { "the model's " } else { "" };
             return Err(Error::Limit(format!(
-                "`{}` {:?} takes {:.1} MiB in one piece, and this adapter binds at most {:.1} MiB. {advice}, or another adapter.",
+                "{what}`{}` {:?} takes {:.1} MiB in one piece, and this adapter binds at most {:.1} MiB.",
                 info.name,
                 info.shape,
                 mib(info.bytes()),
@@ -411,25 +473,29 @@ impl Graph {
         let call = self.calls.iter().find(|c| c.grid.iter().any(|&n| n > MAX_GROUPS));
         call.map_or(Ok(()), |call| {
             Err(Error::Limit(format!(
-                "{}.{} is too large for one dispatch: {:?} workgroups, and GPUs start at most {MAX_GROUPS} along each dimension. Use fewer stream tokens (batch.stream_tokens) or a smaller model.",
+                "{}.{} is too large for one dispatch: {:?} workgroups, and GPUs start at most {MAX_GROUPS} along each dimension.",
                 call.op, call.pass, call.grid
             )))
         })
     }
 
-    /// Puts `variant` in the place of the kernel of every call of a pass and returns how many
-    /// there are: for benchmarks and tests of kernels that stand in no table.
+    /// Puts `variant` in the place of the kernel of every call of a pass that it takes and returns
+    /// how many there are: for benchmarks and tests of kernels that stand in no table.
     ///
     /// # Panics
     /// As [`Graph::call`].
     #[track_caller]
     pub fn replace(&mut self, op: &str, pass: &str, variant: &'static Variant) -> usize {
-        let mut replaced = 0;
-        for call in self.calls.iter_mut().filter(|c| c.op == op && c.pass == pass) {
-            *call = call.with_variant(variant);
-            replaced += 1;
+        let ours = |&i: &usize| {
+            let call = &self.calls[i];
+            let fits = variant.takes.fits(&self.facts_of(call).operands);
+            call.op == op && call.pass == pass && fits
+        };
+        let places: Vec<usize> = (0..self.calls.len()).filter(ours).collect();
+        for &i in &places {
+            self.calls[i] = self.calls[i].with_variant(variant);
         }
-        replaced
+        places.len()
     }
 
     /// Puts an operation on the tape. Its outputs need a gradient if any of `inputs` does; the

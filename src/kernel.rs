@@ -3,6 +3,7 @@
 //! No wgpu in here: an operation chooses a variant and its constants while the graph is built,
 //! and `gpu` makes pipelines of the result.
 
+use crate::dtype::DType;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -44,24 +45,77 @@ pub struct Target {
     pub demoted: BTreeSet<&'static str>,
 }
 
-/// Sizes that one tuned choice holds for: bytes read and bytes written by a dispatch, each rounded
-/// up to a power of four. Two products of one class have nearly the same shape of work.
+/// Sizes that one tuned choice holds for: bytes read, bytes written and outputs along x of a
+/// dispatch, each rounded up to a power of four. Two products of one class have nearly the same
+/// shape of work: with rows and columns of the result, the bytes read leave one length of the sums.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SizeClass {
     /// Bytes of everything the dispatch reads lie below this power of four.
     pub reads_below: u64,
     /// Bytes of everything it writes lie below this one.
     pub writes_below: u64,
+    /// Outputs along x, the columns of a product's result, lie below this one.
+    pub columns_below: u64,
 }
 
 impl SizeClass {
-    /// The class of a dispatch that reads and writes so many bytes.
-    pub fn of(reads: u64, writes: u64) -> Self {
-        let above = |bytes: u64| {
-            let bits = u64::BITS - bytes.leading_zeros();
+    /// The class of a dispatch that reads and writes so many bytes and has so many outputs along x.
+    pub fn of(reads: u64, writes: u64, columns: u64) -> Self {
+        let above = |n: u64| {
+            let bits = u64::BITS - n.leading_zeros();
             1u64 << (bits + bits % 2).min(62)
         };
-        Self { reads_below: above(reads), writes_below: above(writes) }
+        Self {
+            reads_below: above(reads),
+            writes_below: above(writes),
+            columns_below: above(columns),
+        }
+    }
+}
+
+/// What a kernel is chosen by besides the adapter: the variables of a call.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// How each variable is stored, in the order of the bindings.
+    pub operands: Vec<Operand>,
+    /// The class of sizes.
+    pub size: SizeClass,
+}
+
+/// A variable that a call binds.
+#[derive(Debug, Clone, Copy)]
+pub struct Operand {
+    /// Storage type.
+    pub dtype: DType,
+    /// Elements of a row: the last number of its shape.
+    pub row: usize,
+}
+
+/// What the variables of a call must be like for a kernel.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Takes {
+    /// Bindings whose rows it walks in vectors of four: their lengths must be multiples of four.
+    pub quads: &'static [usize],
+    /// Bindings that it decodes from another storage type than 32-bit words, with that type.
+    pub stored: &'static [(usize, DType)],
+}
+
+impl Takes {
+    /// Rows of any length, stored in 32-bit words.
+    pub const WORDS: Self = Self { quads: &[], stored: &[] };
+
+    /// True if the kernel can take a call with these variables.
+    pub fn fits(&self, operands: &[Operand]) -> bool {
+        let stored = |at: usize| self.stored.iter().find(|(i, _)| *i == at).map(|(_, t)| *t);
+        operands.iter().enumerate().all(|(i, operand)| {
+            let rows = !self.quads.contains(&i) || operand.row.is_multiple_of(4);
+            rows && stored(i).map_or(operand.dtype.is_word(), |t| operand.dtype == t)
+        })
+    }
+
+    /// True if it takes every call that `other` takes.
+    fn covers(&self, other: &Self) -> bool {
+        self.stored == other.stored && self.quads.iter().all(|q| other.quads.contains(q))
     }
 }
 
@@ -191,6 +245,8 @@ pub struct Variant {
     pub constants: &'static [(&'static str, Const)],
     /// Adapter classes for which this is the usual choice. Of several the last in the table wins.
     pub suits: &'static [Class],
+    /// What the variables of a call must be like.
+    pub takes: Takes,
     /// Relative error it may have beyond the case's, such as that of 16-bit factors; 0 for a kernel
     /// in full single precision. One above 0 is never the default.
     pub tolerance: f64,
@@ -205,6 +261,19 @@ pub struct Tile {
     pub outputs: [u32; 3],
     /// [`Variant::constants`].
     pub constants: &'static [(&'static str, Const)],
+}
+
+impl Tile {
+    /// The constants of a kernel that decodes 16-bit floats, for IEEE ones, with the outputs of a
+    /// workgroup.
+    pub const fn f16(outputs: [u32; 3]) -> Self {
+        Self { name: "f16", outputs, constants: &[("BF16", Const::Bool(false))] }
+    }
+
+    /// As [`Tile::f16`], for the upper halves of 32-bit floats.
+    pub const fn bf16(outputs: [u32; 3]) -> Self {
+        Self { name: "bf16", outputs, constants: &[("BF16", Const::Bool(true))] }
+    }
 }
 
 /// Every class of adapter.
@@ -227,6 +296,7 @@ impl Variant {
             tile_name: "",
             constants: &[],
             suits: ANY,
+            takes: Takes::WORDS,
             tolerance: 0.0,
         }
     }
@@ -249,6 +319,11 @@ impl Variant {
     /// The same file with another tile.
     pub const fn tiled(self, tile: &Tile) -> Self {
         Self { tile: tile.outputs, tile_name: tile.name, constants: tile.constants, ..self }
+    }
+
+    /// The same kernel for calls with such variables only.
+    pub const fn taking(self, takes: Takes) -> Self {
+        Self { takes, ..self }
     }
 
     /// Number and tile.
@@ -297,6 +372,11 @@ impl Variant {
         self.needs.met(target) && !target.demoted.contains(self.path)
     }
 
+    /// True if it may run on such an adapter unasked.
+    fn is_usual(&self, target: &Target) -> bool {
+        self.tolerance == 0.0 && self.suits.contains(&target.class) && self.needs_met(target)
+    }
+
     fn stem(&self) -> &'static str {
         let file = self.path.rsplit('/').next().unwrap_or(self.path);
         file.trim_end_matches(".wgsl")
@@ -328,48 +408,71 @@ impl Pass {
         self.variants.iter().find(named)
     }
 
-    /// The variant for a dispatch of class `size` on `target`: the pinned one, else the tuned one,
-    /// else the usual one.
+    /// The variant that a user asked for.
     ///
     /// # Panics
-    /// When a pinned variant does not exist; `ops::check_pins` reports that to users beforehand.
-    pub fn choose(&self, target: &Target, size: SizeClass) -> &'static Variant {
+    /// When it does not exist; `ops::check_pins` reports that to users beforehand.
+    pub fn pinned(&self, target: &Target) -> Option<&'static Variant> {
         let full = self.full_name();
         if let Some(id) = target.pinned.get(&full) {
-            return self.find(id).unwrap_or_else(|| panic!("kernel {full} has no variant {id}"));
+            let v = self.find(id);
+            return Some(v.unwrap_or_else(|| panic!("kernel {full} has no variant {id}")));
         }
         // `softmax=1` pins every pass that has a variant 1 and leaves the others alone.
-        if let Some(v) = target.pinned.get(self.op).and_then(|id| self.find(id)) {
-            return v;
-        }
-        // The file it comes from may have been written with other kernels or edited by hand.
-        let tuned = target.tuned.get(&(full, size)).and_then(|id| self.find(id));
-        match tuned.filter(|v| v.needs_met(target)) {
-            Some(v) => v,
-            None => self.usual(target),
-        }
+        target.pinned.get(self.op).and_then(|id| self.find(id))
     }
 
-    /// Every kernel that [`Pass::choose`] may take on `target`, whatever the sizes.
+    /// The variant for a call on `target`: the pinned one, else the tuned one, else the usual one,
+    /// each if it takes the call. None where no kernel of the pass does.
+    pub fn choose(&self, target: &Target, facts: &Facts) -> Option<&'static Variant> {
+        let fits = |v: &&'static Variant| v.takes.fits(&facts.operands);
+        if let Some(v) = self.pinned(target).filter(fits) {
+            return Some(v);
+        }
+        // The file it comes from may have been written with other kernels or edited by hand.
+        let tuned = target.tuned.get(&(self.full_name(), facts.size)).and_then(|id| self.find(id));
+        tuned
+            .filter(|v| v.needs_met(target) && fits(v))
+            .or_else(|| self.usual_for(target, &facts.operands))
+    }
+
+    /// Every kernel that [`Pass::choose`] may take on `target`, whatever the call.
     pub fn in_use(&self, target: &Target) -> Vec<&'static Variant> {
         let full = self.full_name();
         let tuned = target.tuned.iter().filter(|((pass, _), _)| *pass == full).map(|(_, id)| id);
         let pinned = target.pinned.get(&full).or(target.pinned.get(self.op));
         let named = tuned.chain(pinned).filter_map(|id| self.find(id));
-        let used: Vec<_> = named.chain([self.usual(target)]).collect();
+        let mut used: Vec<_> = named.collect();
+        // From the last of the table on, as long as a call can be left for the one before.
+        let mut later: Vec<Takes> = Vec::new();
+        for v in self.variants.iter().rev().filter(|v| v.is_usual(target)) {
+            if !later.iter().any(|l| l.covers(&v.takes)) {
+                used.push(v);
+                later.push(v.takes);
+            }
+        }
+        if !later.iter().any(|l| l.covers(&Takes::WORDS)) {
+            used.push(&self.variants[0]);
+        }
         self.variants
             .iter()
             .filter(|v| used.iter().any(|u| std::ptr::eq(*u, *v)) && v.needs_met(target))
             .collect()
     }
 
-    /// The variant for a kind of adapter, whatever the sizes: the last that suits its class and
-    /// whose needs are met, else the baseline.
+    /// The variant for a kind of adapter and a call with these variables, whatever the sizes: the
+    /// last that suits the adapter's class and whose needs are met, else the first that takes it.
+    pub fn usual_for(&self, target: &Target, operands: &[Operand]) -> Option<&'static Variant> {
+        let fits = |v: &&Variant| v.takes.fits(operands);
+        let usual = self.variants.iter().rfind(|v| v.is_usual(target) && fits(v));
+        usual.or_else(|| self.variants.iter().find(fits))
+    }
+
+    /// The variant for a kind of adapter and rows of multiples of four 32-bit words.
     pub fn usual(&self, target: &Target) -> &'static Variant {
-        self.variants
-            .iter()
-            .rfind(|v| v.tolerance == 0.0 && v.suits.contains(&target.class) && v.needs_met(target))
-            .unwrap_or(&self.variants[0])
+        let words = |v: &&Variant| v.takes.stored.is_empty();
+        let usual = self.variants.iter().rfind(|v| v.is_usual(target) && words(v));
+        usual.unwrap_or(&self.variants[0])
     }
 }
 
@@ -397,6 +500,7 @@ macro_rules! variant {
             tile_name: "",
             constants: &[],
             suits: $suits,
+            takes: $crate::kernel::Takes::WORDS,
             tolerance: $tolerance,
         }
     };
@@ -481,8 +585,14 @@ mod tests {
         tile_name: "",
         constants: &[],
         suits: ANY,
+        takes: Takes::WORDS,
         tolerance: 0.0,
     };
+
+    /// A call of elementwise kernels that reads and writes so many bytes.
+    fn facts(reads: u64, writes: u64) -> Facts {
+        Facts { operands: Vec::new(), size: SizeClass::of(reads, writes, writes / 4) }
+    }
 
     #[test]
     fn specialise_rewrites_only_the_named_line() {
@@ -506,28 +616,38 @@ mod tests {
         for (bytes, below) in
             [(0, 1), (1, 4), (3, 4), (4, 16), (1 << 20, 1 << 22), (5 << 20, 1 << 24)]
         {
-            assert_eq!(SizeClass::of(bytes, 0).reads_below, below, "{bytes}");
+            assert_eq!(SizeClass::of(bytes, 0, 0).reads_below, below, "{bytes}");
         }
-        assert_eq!(SizeClass::of(0, u64::MAX).writes_below, 1 << 62);
+        assert_eq!(SizeClass::of(0, u64::MAX, 0).writes_below, 1 << 62);
+    }
+
+    #[test]
+    fn a_product_and_its_transpose_are_tuned_apart() {
+        let class = |m: u64, n: u64, k: u64| SizeClass::of(4 * k * (m + n), 4 * m * n, n);
+        assert_ne!(class(1024, 128, 64), class(128, 1024, 64));
+        assert_ne!(class(1024, 256, 64), class(256, 1024, 64));
+        assert_eq!(class(1000, 130, 64), class(1020, 140, 64));
     }
 
     #[test]
     fn choose_prefers_the_pinned_then_the_tuned_then_the_usual_kernel() {
         let pass = crate::ops::passes().into_iter().find(|p| p.full_name() == "adamw.update");
         let pass = pass.unwrap();
-        let size = SizeClass::of(1000, 1000);
+        let of = |target: &Target, facts: &Facts| pass.choose(target, facts).unwrap().number();
+        let call = facts(1000, 1000);
+        let size = call.size;
         let mut target = Target::baseline(Class::Software);
-        let usual = pass.choose(&target, size).number();
+        let usual = of(&target, &call);
         assert_eq!(usual, pass.usual(&target).number());
         let other = pass.variants.iter().map(Variant::number).find(|&n| n != usual).unwrap();
         target.tuned = Arc::new(Tuned::from([(("adamw.update".to_owned(), size), other.into())]));
-        assert_eq!(pass.choose(&target, size).number(), other);
-        assert_eq!(pass.choose(&target, SizeClass::of(1, 1)).number(), usual);
+        assert_eq!(of(&target, &call), other);
+        assert_eq!(of(&target, &facts(1, 1)), usual);
         target.pinned.insert("adamw.update".into(), usual.into());
-        assert_eq!(pass.choose(&target, size).number(), usual);
+        assert_eq!(of(&target, &call), usual);
         target.pinned.clear();
         target.tuned = Arc::new(Tuned::from([(("adamw.update".to_owned(), size), 99.into())]));
-        assert_eq!(pass.choose(&target, size).number(), usual, "an unknown number is passed over");
+        assert_eq!(of(&target, &call), usual, "an unknown number is passed over");
     }
 
     #[test]
@@ -546,7 +666,7 @@ mod tests {
         target.demoted.insert("a/p_2_y.wgsl");
         assert_eq!(pass.usual(&target).number(), 1);
         target.pinned.insert("a.p".into(), 3.into());
-        assert_eq!(pass.choose(&target, SizeClass::of(1, 1)).number(), 3);
+        assert_eq!(pass.choose(&target, &facts(1, 1)).unwrap().number(), 3);
     }
 
     #[test]
@@ -577,23 +697,58 @@ mod tests {
         static VARIANTS: [Variant; 3] =
             [Variant { path: "a/p_1_x.wgsl", ..NOTHING }, FILE.tiled(&SMALL), FILE.tiled(&LARGE)];
         let pass = Pass { op: "a", name: "p", variants: &VARIANTS };
-        let size = SizeClass::of(1, 1);
+        let call = facts(1, 1);
         let mut target = Target::baseline(Class::Discrete);
         for (pin, name) in
             [("1", "1 x"), ("2", "2 t 8x4"), ("2/8x4", "2 t 8x4"), ("2/8x8", "2 t 8x8")]
         {
             target.pinned.insert("a".into(), pin.parse().unwrap());
-            assert_eq!(pass.choose(&target, size).name(), name);
+            assert_eq!(pass.choose(&target, &call).unwrap().name(), name);
         }
         target.pinned.clear();
-        target.tuned = Arc::new(Tuned::from([(("a.p".into(), size), "2/8x8".parse().unwrap())]));
-        let large = pass.choose(&target, size);
+        target.tuned =
+            Arc::new(Tuned::from([(("a.p".into(), call.size), "2/8x8".parse().unwrap())]));
+        let large = pass.choose(&target, &call).unwrap();
         assert_eq!(large.id().to_string(), "2/8x8");
         assert_eq!(large.text(), "const SIDE: u32 = 8u;\nf");
         let used: Vec<_> = pass.in_use(&target).iter().map(|v| v.id().to_string()).collect();
         assert_eq!(used, ["1", "2/8x8"]);
         assert_ne!(VARIANTS[1].identity(), large.identity());
         target.demoted.insert("a/p_2_t.wgsl");
-        assert_eq!(pass.choose(&target, size).number(), 1, "all tiles of a wrong file go");
+        let chosen = pass.choose(&target, &call).unwrap();
+        assert_eq!(chosen.number(), 1, "all tiles of a wrong file go");
+    }
+
+    #[test]
+    fn a_row_of_the_table_says_which_calls_it_takes() {
+        const QUADS: Takes = Takes { quads: &[1], stored: &[] };
+        const HALF: Takes = Takes { quads: &[], stored: &[(1, DType::F16)] };
+        static VARIANTS: [Variant; 3] = [
+            Variant { path: "a/p_1_x.wgsl", ..NOTHING },
+            Variant { path: "a/p_2_y.wgsl", takes: QUADS, ..NOTHING },
+            Variant { path: "a/p_3_z.wgsl", takes: HALF, ..NOTHING },
+        ];
+        let pass = Pass { op: "a", name: "p", variants: &VARIANTS };
+        let call = |dtype: DType, row: usize| {
+            let word = Operand { dtype: DType::F32, row: 7 };
+            Facts { operands: vec![word, Operand { dtype, row }, word], ..facts(1, 1) }
+        };
+        let mut target = Target::baseline(Class::Discrete);
+        let number =
+            |t: &Target, dtype, row| pass.choose(t, &call(dtype, row)).map(Variant::number);
+        assert_eq!(number(&target, DType::F32, 8), Some(2));
+        assert_eq!(number(&target, DType::U32, 6), Some(1));
+        assert_eq!(number(&target, DType::F16, 6), Some(3));
+        assert_eq!(number(&target, DType::BF16, 8), None);
+        let used: Vec<_> = pass.in_use(&target).iter().map(|v| v.number()).collect();
+        assert_eq!(used, [1, 2, 3]);
+        assert_eq!(pass.usual(&target).number(), 2);
+        // A pinned or tuned kernel that cannot take a call leaves it to the one that can.
+        target.pinned.insert("a".into(), 2.into());
+        assert_eq!(number(&target, DType::F32, 6), Some(1));
+        target.pinned.clear();
+        let tuned = [(("a.p".into(), facts(1, 1).size), 2.into())];
+        target.tuned = Arc::new(Tuned::from(tuned));
+        assert_eq!(number(&target, DType::F16, 8), Some(3));
     }
 }

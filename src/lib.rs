@@ -70,6 +70,7 @@ pub mod data;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod demo;
+pub mod dtype;
 pub mod error;
 #[cfg(feature = "train")]
 mod files;

@@ -12,7 +12,7 @@ pub use replay::{Replay, Time};
 use crate::error::{Error, Result};
 use crate::gpu::{Checks, Compiled, Gpu, Mapping};
 use crate::graph::{DType, Graph, Role, Var};
-use crate::plan::{Plan, Reuse, padded, plan};
+use crate::plan::{Plan, Pool, Reuse, padded, plan};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -45,13 +45,20 @@ impl Drop for Held {
     }
 }
 
-/// A state variable's buffer and shape.
-type State = (Rc<Held>, Vec<usize>);
+/// A state variable's buffer, and what is in it.
+#[derive(Clone)]
+struct State {
+    held: Rc<Held>,
+    shape: Vec<usize>,
+    dtype: DType,
+}
 
-/// State buffers (parameters, gradients, moments) shared by name between programs.
+/// State buffers (parameters, gradients, moments) shared by name between programs, and the slots
+/// that they take turns with.
 pub struct Store {
     gpu: Rc<Gpu>,
     buffers: RefCell<HashMap<String, State>>,
+    pool: RefCell<(Pool, Vec<Rc<Held>>)>,
     /// Bytes written since the last submission; each waits in a staging buffer.
     staged: Cell<u64>,
 }
@@ -63,36 +70,67 @@ const STAGED_BYTES: u64 = 32 << 20;
 impl Store {
     /// An empty store on `gpu`.
     pub fn new(gpu: &Rc<Gpu>) -> Self {
-        Self { gpu: gpu.clone(), buffers: RefCell::default(), staged: Cell::new(0) }
+        Self {
+            gpu: gpu.clone(),
+            buffers: RefCell::default(),
+            pool: RefCell::default(),
+            staged: Cell::new(0),
+        }
     }
 
-    fn get(&self, name: &str, shape: &[usize], extra: u64) -> Result<Rc<Held>> {
-        if let Some((held, known)) = self.buffers.borrow().get(name) {
-            assert_eq!(known, shape, "state {name} has another shape in another program");
-            return Ok(held.clone());
+    fn get(&self, name: &str, shape: &[usize], dtype: DType, extra: u64) -> Result<Rc<Held>> {
+        if let Some(state) = self.buffers.borrow().get(name) {
+            let known = (state.shape.as_slice(), state.dtype);
+            assert_eq!(known, (shape, dtype), "state {name} is something else in another program");
+            return Ok(state.held.clone());
         }
-        let bytes = 4 * shape.iter().product::<usize>() as u64 + extra;
+        let bytes = padded(dtype.bytes(shape.iter().product())) + extra;
         // wgpu zero-fills new buffers: gradients and moments start at zero.
         let held = Rc::new(Held {
             buffer: self.gpu.buffer(name, bytes, storage())?,
             gpu: self.gpu.clone(),
         });
-        self.buffers.borrow_mut().insert(name.to_owned(), (held.clone(), shape.to_vec()));
+        let state = State { held: held.clone(), shape: shape.to_vec(), dtype };
+        self.buffers.borrow_mut().insert(name.to_owned(), state);
         Ok(held)
     }
 
-    /// Writes values of a state variable, creating it with `shape` if it is new.
+    /// Buffers for the slots of a program from the pool, which grows where it is too small.
+    fn slots(&self, bytes: &[u64]) -> Result<Vec<Rc<Held>>> {
+        let (pool, buffers) = &mut *self.pool.borrow_mut();
+        let places = pool.assign(bytes);
+        for (i, &bytes) in pool.sizes().iter().enumerate().skip(buffers.len()) {
+            let buffer = self.gpu.buffer(&format!("temporaries {i}"), bytes, storage())?;
+            buffers.push(Rc::new(Held { buffer, gpu: self.gpu.clone() }));
+        }
+        Ok(places.into_iter().map(|place| buffers[place].clone()).collect())
+    }
+
+    /// How a state variable is stored; None if no program or write has created it.
+    pub fn dtype(&self, name: &str) -> Option<DType> {
+        self.buffers.borrow().get(name).map(|state| state.dtype)
+    }
+
+    /// Writes a state variable in the type it is stored in, creating it if it is new. `bytes` are
+    /// its elements, row-major and little-endian, as a safetensors file has them.
     ///
     /// # Errors
-    /// When the buffer does not fit the adapter.
+    /// When the buffer does not fit the adapter, or the device is lost.
     ///
     /// # Panics
-    /// When `values` does not fill `shape`.
-    pub fn write(&self, name: &str, shape: &[usize], values: &[f32]) -> Result<()> {
-        assert_eq!(shape.iter().product::<usize>(), values.len(), "state {name}");
-        let held = self.get(name, shape, 0)?;
-        self.gpu.queue.write_buffer(&held.buffer, 0, bytemuck::cast_slice(values));
-        self.staged.set(self.staged.get() + 4 * values.len() as u64);
+    /// When `bytes` does not fill `shape`, or the state has another shape or type already.
+    pub fn write_bytes(
+        &self,
+        name: &str,
+        shape: &[usize],
+        dtype: DType,
+        bytes: &[u8],
+    ) -> Result<()> {
+        let needed = dtype.bytes(shape.iter().product());
+        assert_eq!(needed, bytes.len() as u64, "bytes of state {name}");
+        let held = self.get(name, shape, dtype, 0)?;
+        self.gpu.write(&held.buffer, bytes);
+        self.staged.set(self.staged.get() + needed);
         if self.staged.get() > STAGED_BYTES {
             self.staged.set(0);
             self.gpu.queue.submit([]);
@@ -101,17 +139,35 @@ impl Store {
         Ok(())
     }
 
-    /// Reads a state variable; None if no program or write has created it.
+    /// Writes values of a state variable, creating it with `shape` as 32-bit floats if it is new.
+    /// One that is stored in a narrower type gets the nearest values.
+    ///
+    /// # Errors
+    /// When the buffer does not fit the adapter.
+    ///
+    /// # Panics
+    /// When `values` does not fill `shape`.
+    pub fn write(&self, name: &str, shape: &[usize], values: &[f32]) -> Result<()> {
+        assert_eq!(shape.iter().product::<usize>(), values.len(), "state {name}");
+        match self.dtype(name).unwrap_or(DType::F32) {
+            DType::F32 => self.write_bytes(name, shape, DType::F32, bytemuck::cast_slice(values)),
+            dtype => self.write_bytes(name, shape, dtype, &dtype.encode(values)),
+        }
+    }
+
+    /// Reads a state variable as 32-bit floats, whatever type it is stored in; None if no program
+    /// or write has created it.
     ///
     /// # Errors
     /// When the device is lost.
     pub fn read(&self, name: &str) -> Result<Option<Vec<f32>>> {
-        let Some((held, shape)) = self.buffers.borrow().get(name).cloned() else {
+        let Some(state) = self.buffers.borrow().get(name).cloned() else {
             return Ok(None);
         };
-        let bytes = 4 * shape.iter().product::<usize>() as u64;
-        let data = self.gpu.read_buffer(&held.buffer, 0, bytes)?;
-        Ok(Some(bytemuck::pod_collect_to_vec(&data)))
+        let bytes = state.dtype.bytes(state.shape.iter().product());
+        let mut data = self.gpu.read_buffer(&state.held.buffer, 0, padded(bytes))?;
+        data.truncate(bytes as usize);
+        Ok(Some(state.dtype.decode(&data)))
     }
 
     /// Names of all state variables, sorted.
@@ -199,12 +255,12 @@ impl Step {
             let buffer = gpu.buffer(label, padded(bytes) + guard, storage())?;
             Ok(Rc::new(Held { buffer, gpu: gpu.clone() }))
         };
-        let slots = plan
-            .slots
-            .iter()
-            .enumerate()
-            .map(|(i, &bytes)| hold(&format!("temporaries {i}"), bytes))
-            .collect::<Result<Vec<_>>>()?;
+        graph.notes().for_each(|note| gpu.note(note));
+        let own = |(i, &bytes): (usize, &u64)| hold(&format!("temporaries {i}"), bytes);
+        let slots = match (options.reuse, options.poison) {
+            (Reuse::Pool, false) => store.slots(&plan.slots)?,
+            _ => plan.slots.iter().enumerate().map(own).collect::<Result<Vec<_>>>()?,
+        };
         let mut buffers = Vec::with_capacity(graph.vars().len());
         let mut staging: Vec<HashMap<Var, Held>> =
             (0..READS_IN_FLIGHT).map(|_| HashMap::new()).collect();
@@ -212,7 +268,7 @@ impl Step {
             let held = match &info.role {
                 Role::Temp => plan.slot_of[i].map(|slot| slots[slot].clone()),
                 Role::Input => Some(hold(&info.name, info.bytes())?),
-                Role::State => Some(store.get(&info.name, &info.shape, guard)?),
+                Role::State => Some(store.get(&info.name, &info.shape, info.dtype, guard)?),
                 Role::View { .. } => None,
                 Role::Constant(bytes) => {
                     let held = hold(&info.name, info.bytes())?;
@@ -287,7 +343,7 @@ impl Step {
 
     /// Byte of its buffer that a variable begins at.
     fn offset(&self, var: Var) -> u64 {
-        4 * self.graph.place(var).1 as u64
+        self.graph.info(var).dtype.bytes(self.graph.place(var).1)
     }
 
     fn read_now(&self, var: Var) -> Result<Vec<u32>> {
@@ -316,13 +372,18 @@ impl Step {
         self.dispatches.len().div_ceil(PER_SUBMISSION)
     }
 
-    /// Writes an input of 32-bit floats.
+    /// Writes an input of floats, in the type it is stored in.
     ///
     /// # Panics
     /// When `var` is no float input or `values` has another length.
     #[track_caller]
     pub fn write(&self, var: Var, values: &[f32]) {
-        self.write_bytes(var, DType::F32, values.len(), bytemuck::cast_slice(values));
+        match self.graph.info(var).dtype {
+            DType::F32 | DType::U32 => {
+                self.write_bytes(var, DType::F32, values.len(), bytemuck::cast_slice(values));
+            }
+            dtype => self.write_bytes(var, dtype, values.len(), &dtype.encode(values)),
+        }
     }
 
     /// Writes an input of 32-bit unsigned integers.
@@ -339,7 +400,7 @@ impl Step {
         let info = self.graph.info(var);
         assert!(matches!(info.role, Role::Input), "{} is not an input", info.name);
         assert_eq!((info.dtype, info.len()), (dtype, len), "input {}", info.name);
-        self.gpu.queue.write_buffer(&self.held(var).buffer, 0, bytes);
+        self.gpu.write(&self.held(var).buffer, bytes);
     }
 
     /// Submits every dispatch in order. Returns at once; [`Step::read`] waits.

@@ -17,6 +17,7 @@ pub fn parse(path: &str, source: &str) -> Result<naga::Module> {
         naga::valid::ValidationFlags::all(),
         naga::valid::Capabilities::SUBGROUP
             | naga::valid::Capabilities::SHADER_FLOAT16
+            | naga::valid::Capabilities::SHADER_FLOAT16_IN_FLOAT32
             | naga::valid::Capabilities::COOPERATIVE_MATRIX,
     );
     validator.subgroup_stages(naga::valid::ShaderStages::COMPUTE);

@@ -35,7 +35,7 @@ pub fn judge(
     let mut verdicts = vec![Verdict { trials: 0, fault: None }; plants.len()];
     let mut attempt = |trial: Trial, what: String| -> Result<()> {
         for (plant, verdict) in plants.iter().zip(&mut verdicts) {
-            if verdict.fault.is_none() && trial.meets(gpu.target(), plant.pass) {
+            if verdict.fault.is_none() && trial.meets(gpu.target(), plant.pass, plant.variant) {
                 progress(&format!("gate: {} {what}", plant.variant.label()));
                 verdict.trials += 1;
                 verdict.fault = trial.run(gpu, gpu.target(), Some(plant))?;
@@ -45,7 +45,7 @@ pub fn judge(
     };
     for shape in case.shapes {
         attempt(Trial::forward(case, shape, seed), format!("forward {shape:?}"))?;
-        if case.differentiable {
+        if case.differentiable_at(shape) {
             attempt(Trial::gradient(case, shape, seed), format!("gradient {shape:?}"))?;
         }
     }

@@ -10,7 +10,6 @@ use crate::bench::clock::Clock;
 use crate::bench::op::{Request, contenders, find_case, find_passes};
 use crate::bench::race::{Block, Lap, block};
 use crate::bench::report::dims;
-use crate::bench::shapes::of_case;
 use crate::bench::track::Track;
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
@@ -34,8 +33,13 @@ pub fn run(
         let pass = find_passes(&case, Some(&entry.pass))?[0];
         let place = format!("{} {}", pass.full_name(), dims(&entry.shape));
         progress(&format!("block: inputs of {place}"));
-        let track =
-            Track::build(gpu, &case, pass, &of_case(case.op, pass.name, &entry.shape), lap.seed)?;
+        let track = Track::build(
+            gpu,
+            &case,
+            pass,
+            &(case.bench.case_shape)(pass.name, &entry.shape),
+            lap.seed,
+        )?;
         let track = track.ok_or_else(|| Error::Mismatch(format!("{place} does not occur")))?;
         let field = contenders(gpu, request, pass)?;
         let mut replays = Vec::new();

@@ -28,3 +28,30 @@ pub mod step;
 mod track;
 pub mod tune;
 pub mod tuned;
+
+#[cfg(test)]
+mod tests {
+    /// What a benchmark has to know of an operation stands in its case
+    /// ([`BenchFacts`](crate::ops::case::BenchFacts)), so that a new one needs no line in here.
+    #[test]
+    fn bench_names_no_operation() {
+        let here = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/bench");
+        let mut files = 0;
+        for file in std::fs::read_dir(here).unwrap() {
+            let path = file.unwrap().path();
+            if path.extension().is_none_or(|e| e != "rs") {
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).unwrap();
+            let code = text.split("#[cfg(test)]").next().unwrap();
+            for case in crate::ops::cases() {
+                let name = format!("\"{}", case.op);
+                let at = code.match_indices(&name).map(|(at, _)| code.as_bytes()[at + name.len()]);
+                let named = at.filter(|&next| next == b'"' || next == b'.').count();
+                assert_eq!(named, 0, "{} names {}", path.display(), case.op);
+            }
+            files += 1;
+        }
+        assert!(files > 10, "{files}");
+    }
+}

@@ -6,12 +6,12 @@ use crate::bench::facts::{check_contract, read_kernel, workgroup_bytes};
 use crate::bench::gate::{judge, same_as_first};
 use crate::bench::race::{Block, Entry, Lap, Limits, Race};
 use crate::bench::report::{FORMAT, Gate, LeftOut, Report, Row, time};
-use crate::bench::shapes::{self, Shape, of_case};
+use crate::bench::shapes::{self, Shape};
 use crate::bench::stats::Summary;
 use crate::bench::track::Track;
 use crate::error::{Error, Problem, Result};
 use crate::gpu::{Checks, Gpu};
-use crate::kernel::{Needs, Pass, Variant, VariantId};
+use crate::kernel::{Needs, Pass, Takes, Variant, VariantId};
 use crate::ops::case::OpCase;
 use crate::ops::trial::Plant;
 use std::path::PathBuf;
@@ -129,6 +129,17 @@ fn names(id: &VariantId, v: &Variant) -> bool {
     id.number == v.number() && (id.tile.is_empty() || id.tile == v.tile_name)
 }
 
+/// Bindings that a kernel declares as vectors of four, as [`Takes::quads`] wants them.
+fn quads(source: &str) -> &'static [usize] {
+    let binding = |line: &str| {
+        let (_, rest) = line.split_once("@binding(")?;
+        let (number, rest) = rest.split_once(')')?;
+        number.trim().parse().ok().filter(|_| rest.contains("array<vec4"))
+    };
+    let found: Vec<usize> = source.lines().filter_map(binding).collect();
+    found.leak()
+}
+
 /// The kernels of a pass that the request names, each with why it cannot run here.
 pub(super) fn contenders(
     gpu: &Gpu,
@@ -158,6 +169,7 @@ pub(super) fn contenders(
             tile_name: "",
             constants: &[],
             suits: &[],
+            takes: Takes { quads: quads(source), stored: &[] },
             tolerance: 0.0,
         }));
         let label = own.path.file_name().map_or(path.into(), |n| n.to_string_lossy().into_owned());
@@ -205,7 +217,7 @@ pub fn bench_op(
         return Err(Error::input("which pass?", vec![Problem::new("--with", what)]));
     }
     let usual = if gpu.is_software() { "nano" } else { "smollm2" };
-    let shapes = shapes::parse(case.op, request.shapes.as_deref().unwrap_or(usual))?;
+    let shapes = shapes::parse(&case, request.shapes.as_deref().unwrap_or(usual))?;
 
     check_variants(&request.variants, &passes)?;
     let mut field = Vec::new();
@@ -229,7 +241,7 @@ pub fn bench_op(
     let mut unused = Vec::new();
     for shape in &shapes {
         for pass in &passes {
-            let dims = of_case(case.op, pass.name, &shape.dims);
+            let dims = (case.bench.case_shape)(pass.name, &shape.dims);
             let place = format!("{}.{} {:?}", pass.op, pass.name, shape.dims);
             progress(&format!("inputs: {place}"));
             let Some(track) = Track::build(gpu, &case, pass, &dims, request.seed)? else {
@@ -263,7 +275,7 @@ pub fn bench_op(
     });
     // A pass that was asked for by name, and does nothing at any shape, is a mistake to name.
     if request.pass.is_some() && unused.len() == shapes.len() {
-        let what = "does not occur there; kernels for rows of a multiple of four and for other rows are different passes".to_owned();
+        let what = "does not occur there, or none of these kernels takes its rows".to_owned();
         let problems = unused.into_iter().map(|p| Problem::new(p, what.clone())).collect();
         return Err(Error::input("nothing to time", problems));
     }
@@ -311,13 +323,22 @@ impl Started {
         let mut baseline = None;
         let mut able: Vec<&mut Contender> = Vec::new();
         for c in field.iter_mut() {
-            let too_large =
-                |&at: &usize| track.step.graph().calls()[at].grid_of(c.plant.variant).err();
+            // A kernel for other rows is no candidate here, which is not a fault of its own.
+            let graph = track.step.graph();
+            let takes = |&at: &usize| {
+                c.plant.variant.takes.fits(&graph.facts_of(&graph.calls()[at]).operands)
+            };
+            if !track.calls.iter().all(takes) {
+                continue;
+            }
+            let too_large = |&at: &usize| graph.calls()[at].grid_of(c.plant.variant).err();
             c.fault = track.calls.iter().find_map(too_large);
             if c.fault.is_some() {
                 continue;
             }
-            let first = &c.plant.pass.variants[0];
+            let operands = graph.facts_of(call).operands;
+            let first = c.plant.pass.variants.iter().find(|v| v.takes.fits(&operands));
+            let first = first.expect("the call has a kernel");
             let expected = c.expected(work).filter(|&seconds| seconds > limits.run);
             let Some(seconds) = expected else {
                 baseline.get_or_insert(first);

@@ -150,7 +150,7 @@ pub fn bench_step(gpu: &Rc<Gpu>, folder: &Path, tokens: usize, steps: usize) -> 
         problems.push(Problem::new("--steps", "is 0; it must be at least 1"));
     }
     let before = gpu.buffer_bytes();
-    let mut loaded = Loaded::new(gpu, folder, tokens, Reuse::Slots, problems)?;
+    let mut loaded = Loaded::new(gpu, folder, tokens, Reuse::Pool, problems)?;
     let (objective, all) = (&*loaded.loss.objective, train_all());
     let planned = memory_plan(gpu.target(), &loaded.config, loaded.capacity, objective, &all)?;
     let planned = planned.total();

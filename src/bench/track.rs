@@ -43,7 +43,6 @@ impl Track {
         let vars = declare(&mut graph, &inputs);
         let outputs = (case.build)(&mut graph, dims, &vars);
         let mut calls = positions(&graph, pass);
-        let is_forward = !calls.is_empty() && calls.len() == graph.calls().len();
         let mut seeds = Vec::new();
         if calls.is_empty() && case.differentiable {
             seeds = cotangents(&mut graph, &outputs);
@@ -53,13 +52,9 @@ impl Track {
         if calls.is_empty() {
             return Ok(None);
         }
-        let (flops, bytes) = if is_forward {
-            let flops = (case.flops)(dims);
-            ((flops > 0.0).then_some(flops), (case.bytes)(dims))
-        } else {
-            let bytes = scattered_bytes(pass, dims, &inputs);
-            (flops_of(case, pass, dims), bytes.unwrap_or_else(|| bound_bytes(&graph, &calls)))
-        };
+        let flops = (case.bench.flops)(pass.name, dims, &inputs);
+        let bytes = (case.bench.bytes)(pass.name, dims, &inputs);
+        let bytes = bytes.unwrap_or_else(|| bound_bytes(&graph, &calls));
         let mut inputs: Vec<_> = vars.into_iter().zip(inputs).collect();
         for (_, seed) in seeds {
             inputs.push((seed, Array::normal("cotangent", graph.shape(seed), rng)));
@@ -71,32 +66,6 @@ impl Track {
         gpu.wait()?;
         Ok(Some(Self { step, calls, flops, bytes }))
     }
-}
-
-/// Operations of a pass that is not the whole forward, where they follow from the forward's.
-fn flops_of(case: &OpCase, pass: &Pass, dims: &[usize]) -> Option<f64> {
-    let forward = (case.flops)(dims);
-    match (pass.op, pass.name) {
-        ("matmul", "bias_backward") => None,
-        // Every product of a linear layer has the same three dimensions.
-        ("matmul", _) if case.op == "matmul" => Some(forward),
-        // Forward multiplies twice (scores, output), dq three times, dk_dv four times.
-        ("attention", "dq") => Some(1.5 * forward),
-        ("attention", "dk_dv") => Some(2.0 * forward),
-        _ => None,
-    }
-}
-
-/// Bytes of a pass that adds to a few rows of a large table, where the table is `[R, D]` and its
-/// gradient comes from `[N, D]`: the gradient, the indices, and each row that occurs twice.
-fn scattered_bytes(pass: &Pass, dims: &[usize], inputs: &[Array]) -> Option<f64> {
-    if (pass.op, pass.name) != ("gather_rows", "backward") {
-        return None;
-    }
-    let rows = inputs.iter().find(|a| a.name == "rows").expect("the case's inputs").u();
-    let used = rows.iter().collect::<std::collections::HashSet<_>>().len();
-    let &[_, n, d] = dims else { panic!("[R, N, D]") };
-    Some(4.0 * (n * d + n + 2 * used + 2 * used * d) as f64)
 }
 
 /// Bytes of everything the calls read and write, once for each call; what a kernel adds to is

@@ -29,7 +29,7 @@ use crate::bench::step::Loaded;
 use crate::bench::tuned::{Choice, Factors, texts_hash};
 use crate::error::{Error, Problem, Result};
 use crate::gpu::{Checks, Gpu};
-use crate::kernel::{Pass, SizeClass, Variant};
+use crate::kernel::{Facts, Operand, Pass, SizeClass, Variant};
 use crate::ops::self_test::{fault_of, first_fault};
 use crate::ops::trial::{Fault, Kind};
 use crate::plan::Reuse;
@@ -92,10 +92,15 @@ pub fn tune(
         for (at, call) in step.graph().calls().iter().enumerate() {
             let pass = passes.iter().find(|p| (p.op, p.name) == (call.op, call.pass));
             let pass = *pass.expect("every call is of a pass");
-            let size = step.graph().size_class(&call.reads, &call.writes);
-            match jobs.iter_mut().find(|j| std::ptr::eq(j.pass, pass) && j.size == size) {
+            let Facts { operands, size } = step.graph().facts_of(call);
+            // Rows of other lengths have other kernels to choose between.
+            let usual = pass.usual_for(gpu.target(), &operands).expect("the call has a kernel");
+            let same = |j: &&mut Job| {
+                std::ptr::eq(j.pass, pass) && j.size == size && std::ptr::eq(j.usual, usual)
+            };
+            match jobs.iter_mut().find(same) {
                 Some(job) => job.dispatches += 1,
-                None => jobs.push(Job { step, at, pass, size, dispatches: 1 }),
+                None => jobs.push(Job { step, at, pass, usual, operands, size, dispatches: 1 }),
             }
         }
     }
@@ -166,13 +171,13 @@ impl<'a> Field<'a> {
         }
     }
 
-    /// Kernels that can take the place of a pass' usual one.
-    fn rivals(&mut self, pass: &'static Pass) -> Result<Vec<&'static Variant>> {
-        let target = self.gpu.target();
-        let usual = pass.usual(target);
+    /// Kernels that can take the place of the usual one of a job.
+    fn rivals(&mut self, job: &Job) -> Result<Vec<&'static Variant>> {
+        let (target, pass) = (self.gpu.target(), job.pass);
         let mut rivals = Vec::new();
         for v in pass.variants {
-            if std::ptr::eq(v, usual) || !v.needs_met(target) || !(self.half || exact(v)) {
+            let able = v.needs_met(target) && v.takes.fits(&job.operands);
+            if std::ptr::eq(v, job.usual) || !able || !(self.half || exact(v)) {
                 continue;
             }
             if v.needs.special() && self.tried.insert(key(pass, v)) {
@@ -207,6 +212,7 @@ impl<'a> Field<'a> {
             *slow == key
                 && near(at.reads_below, size.reads_below)
                 && near(at.writes_below, size.writes_below)
+                && near(at.columns_below, size.columns_below)
         })
     }
 
@@ -292,6 +298,8 @@ struct Job<'a> {
     step: &'a Step,
     at: usize,
     pass: &'static Pass,
+    usual: &'static Variant,
+    operands: Vec<Operand>,
     size: SizeClass,
     dispatches: usize,
 }
@@ -312,9 +320,9 @@ impl Job<'_> {
         limits: Limits,
         progress: &mut dyn FnMut(&str),
     ) -> Result<Vec<Heat>> {
-        let usual = self.pass.usual(field.gpu.target());
+        let usual = self.usual;
         let call = &self.step.graph().calls()[self.at];
-        let mut rivals = field.rivals(self.pass)?;
+        let mut rivals = field.rivals(self)?;
         rivals.retain(|v| call.grid_of(v).is_ok());
         if rivals.is_empty() || call.grid_of(usual).is_err() {
             return Ok(Vec::new());
@@ -366,7 +374,7 @@ impl Job<'_> {
             Ok(if again { once.min(clock.time(self.step, replay, 1)?) } else { once })
         };
         progress(&format!("run: {place} by the usual kernel"));
-        let variant = self.pass.usual(field.gpu.target());
+        let variant = self.usual;
         let seconds = time(&usual, 0.0)?.min(clock.time(self.step, &usual, 1)?);
         // Exact kernels have exact ones to beat, however quick those are that lose digits.
         let (mut best_exact, mut best) = (seconds, seconds);
@@ -420,6 +428,7 @@ impl Job<'_> {
             pass: self.pass.full_name(),
             reads_below: self.size.reads_below,
             writes_below: self.size.writes_below,
+            columns_below: self.size.columns_below,
             dtype: if exact(v) { Factors::F32 } else { Factors::F16 },
             variant: v.number(),
             tile: v.tile_name.into(),
@@ -434,7 +443,7 @@ impl Job<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::{ANY, Needs};
+    use crate::kernel::{ANY, Needs, Takes};
     use crate::ops::case::tests::gpu;
 
     fn seconds(low: f64, high: f64) -> Summary {
@@ -452,6 +461,7 @@ mod tests {
             tile_name: "",
             constants: &[],
             suits: ANY,
+            takes: Takes::WORDS,
             tolerance: 0.0,
         };
         let variants = vec![
@@ -485,11 +495,11 @@ mod tests {
         let v = &pass.variants[0];
         let gpu = gpu();
         let mut field = Field::new(&gpu, false);
-        field.slow.push((key(pass, v), SizeClass::of(1000, 1000)));
+        field.slow.push((key(pass, v), SizeClass::of(1000, 1000, 250)));
         for (reads, writes, slow) in
             [(1000, 1000, true), (4000, 300, true), (20000, 1000, false), (1000, 60, false)]
         {
-            let size = SizeClass::of(reads, writes);
+            let size = SizeClass::of(reads, writes, 250);
             assert_eq!(field.was_slow(pass, v, size), slow, "{size:?}");
         }
     }

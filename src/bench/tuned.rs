@@ -48,6 +48,9 @@ pub struct Choice {
     pub reads_below: u64,
     /// [`SizeClass::writes_below`].
     pub writes_below: u64,
+    /// [`SizeClass::columns_below`]; a file of before there was one holds for no dispatch.
+    #[serde(default)]
+    pub columns_below: u64,
     /// What it was allowed to do to the factors: the file holds the best exact kernel and, where one
     /// is faster still, the best that loses digits.
     #[serde(default)]
@@ -70,14 +73,19 @@ pub struct Choice {
 impl Choice {
     /// The class it holds for.
     pub fn size(&self) -> SizeClass {
-        SizeClass { reads_below: self.reads_below, writes_below: self.writes_below }
+        SizeClass {
+            reads_below: self.reads_below,
+            writes_below: self.writes_below,
+            columns_below: self.columns_below,
+        }
     }
 
     /// True if it was made between the kernels of this program and says what it does to digits.
     fn counts(&self, passes: &[&'static Pass]) -> bool {
         let Some(pass) = passes.iter().find(|p| p.full_name() == self.pass) else { return false };
         let exact = pass.find(&self.id()).is_none_or(|v| v.tolerance == 0.0);
-        texts_hash(pass) == self.kernels && (exact || self.dtype == Factors::F16)
+        let sized = self.columns_below > 0;
+        sized && texts_hash(pass) == self.kernels && (exact || self.dtype == Factors::F16)
     }
 
     /// The kernel.
@@ -207,7 +215,7 @@ impl TunedFile {
         let body = toml::to_string(self).expect("strings and numbers");
         let text = format!(
             "# Kernels that `oddgrad tune` measured to be the fastest on this adapter, by what a\n\
-             # dispatch reads and writes in bytes. Delete the file to go back to the usual ones.\n\n{body}"
+             # dispatch reads and writes in bytes and by the columns of its result. Delete the file to go back to the usual ones.\n\n{body}"
         );
         write_atomically(path, text.as_bytes())
     }
@@ -226,6 +234,7 @@ mod tests {
             pass: "adamw.update".into(),
             reads_below,
             writes_below: 4096,
+            columns_below: 1024,
             dtype: Factors::F32,
             variant,
             tile: String::new(),
@@ -263,10 +272,11 @@ mod tests {
     #[test]
     fn tuned_choices_between_other_texts_are_void() {
         let old = Choice { kernels: "0123".into(), ..choice(1, 4096) };
-        let mut both = file("1", vec![old, choice(2, 1024)]);
+        let unsized_choice = Choice { columns_below: 0, ..choice(1, 4096) };
+        let mut both = file("1", vec![old, choice(2, 1024), unsized_choice]);
         let loaded = both.applied_to(&file("1", Vec::new()), false);
         assert_eq!(loaded.tuned.len(), 1);
-        assert!(loaded.void.unwrap().contains("1 choices"));
+        assert!(loaded.void.unwrap().contains("2 choices"));
         both.merge(vec![choice(1, 1024)], false);
         assert_eq!(both.choices, [choice(1, 1024)]);
     }

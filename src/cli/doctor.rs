@@ -131,12 +131,12 @@ pub(super) fn run(args: &DoctorArgs, device: &DeviceArgs) -> Result<()> {
             "\nkernels (* = chosen for this adapter; --kernel OP=NUMBER, OP.PASS=NUMBER or …=NUMBER/TILE changes that)"
         );
         for pass in crate::ops::passes() {
-            let chosen = pass.usual(gpu.target());
+            let chosen = pass.in_use(gpu.target());
             let mut variants: Vec<_> = pass.variants.iter().collect();
             // A table's order decides which is the usual choice; stable, so tiles keep theirs.
             variants.sort_by_key(|v| v.number());
             for v in variants {
-                let mark = if std::ptr::eq(v, chosen) { "*" } else { " " };
+                let mark = if chosen.iter().any(|c| std::ptr::eq(*c, v)) { "*" } else { " " };
                 println!("  {mark} {:<28} {}", pass.full_name(), v.name());
             }
         }

@@ -153,7 +153,7 @@ pub fn run() -> Result<()> {
     let device = &cli.device;
     // What costs nothing to find out comes first: before rows are read, before a device is opened.
     device.choice()?;
-    match &cli.command {
+    let done = match &cli.command {
         Command::Demo(args) => demo::run(args, device),
         Command::Train(args) => train::run(args, device),
         Command::Verify(args) => verify::run(args, device),
@@ -163,6 +163,26 @@ pub fn run() -> Result<()> {
         Command::Tune(args) => tune::run(args, device),
         Command::Generate(args) => generate::run(args, device),
         Command::Tokenizer(args) => tokenizer::run(args),
+    };
+    done.map_err(|error| advise(error, &cli.command))
+}
+
+/// Adds the settings of this command that make a run smaller or take another device.
+fn advise(error: Error, command: &Command) -> Error {
+    const OTHER: &str = "another adapter (--adapter, --backend; `oddgrad doctor` lists them)";
+    let smaller = match command {
+        Command::Train(_) | Command::Plan(_) => {
+            "fewer stream tokens (batch.stream_tokens), a smaller model, "
+        }
+        Command::Bench(_) | Command::Tune(_) => {
+            "fewer stream tokens (--tokens), smaller shapes, a smaller model, "
+        }
+        Command::Generate(_) => "fewer new tokens (--max-tokens), a smaller model, ",
+        _ => "",
+    };
+    match error {
+        Error::Adapter(text) => Error::Adapter(format!("{text} (--adapter, --backend)")),
+        other => other.advise(&format!("Use {smaller}or {OTHER}.").replace("Use or ", "Try ")),
     }
 }
 

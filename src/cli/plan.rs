@@ -37,6 +37,7 @@ pub(super) fn run(args: &PlanArgs, device: &DeviceArgs) -> Result<()> {
     println!("forward and backward             {}", mib(plan.micro.temporaries()));
     println!("  without sharing memory         {}", mib(plan.micro.unshared));
     println!("evaluation                       {}", mib(plan.eval.temporaries()));
+    println!("shared by all programs           {}", mib(plan.pool.sizes().iter().sum()));
     println!(
         "inputs of all programs           {}",
         mib(plan.micro.inputs + plan.eval.inputs + plan.update.inputs)

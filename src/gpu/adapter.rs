@@ -106,7 +106,7 @@ pub(super) fn choose(choice: &AdapterChoice) -> Result<wgpu::Adapter> {
                 "Install your GPU's Vulkan driver; without a GPU, install software Vulkan: \
                  `apt-get install mesa-vulkan-drivers` (Debian, Ubuntu), `dnf install mesa-vulkan-drivers` (Fedora)."
             }
-            Some(_) => "Leave --backend out to take whatever this machine has.",
+            Some(_) => "Ask for no backend to take whatever this machine has.",
         };
         return Err(Error::Adapter(format!("no GPU adapter found{which}. {advice}")));
     }
@@ -127,7 +127,7 @@ pub(super) fn choose(choice: &AdapterChoice) -> Result<wgpu::Adapter> {
                 |(i, a): (usize, &wgpu::AdapterInfo)| format!("{i}: {} ({:?})", a.name, a.backend);
             let names: Vec<_> = infos.iter().enumerate().map(line).collect();
             Err(Error::Adapter(format!(
-                "no adapter matches --adapter `{wanted}`; give an index or a part of a name. There are: {}.",
+                "no adapter matches `{wanted}`; give an index or a part of a name. There are: {}.",
                 names.join("; ")
             )))
         }

@@ -16,6 +16,7 @@ pub(crate) use stopwatch::Stopwatch;
 use crate::error::{Error, Problem, Result};
 use crate::kernel::{Class, Target, Tuned};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -36,6 +37,8 @@ pub struct Gpu {
     pipelines: Mutex<HashMap<String, pipeline::Compiled>>,
     bytes: AtomicU64,
     created: AtomicU64,
+    /// What was said once already.
+    notes: Mutex<BTreeSet<String>>,
     /// The first thing the device complained about outside an error scope.
     complaint: Arc<Mutex<Option<String>>>,
 }
@@ -74,13 +77,8 @@ impl Gpu {
             experimental_features,
             ..Default::default()
         };
-        let (device, queue) =
-            pollster::block_on(adapter.request_device(&request)).map_err(|e| {
-                Error::Device(format!(
-                    "cannot open {}: {e}. Try another adapter: `oddgrad doctor` lists them.",
-                    info.name
-                ))
-            })?;
+        let (device, queue) = pollster::block_on(adapter.request_device(&request))
+            .map_err(|e| Error::Device(format!("cannot open {}: {e}.", info.name)))?;
         let mut gpu = Self::from_wgpu(&adapter, device, queue)?;
         gpu.target.pinned = choice.kernels.clone();
         Ok(gpu)
@@ -144,6 +142,7 @@ impl Gpu {
             pipelines: Mutex::default(),
             bytes: AtomicU64::new(0),
             created: AtomicU64::new(0),
+            notes: Mutex::default(),
             complaint,
         })
     }
@@ -195,6 +194,15 @@ impl Gpu {
         self.created.load(Ordering::Relaxed)
     }
 
+    /// Says something on stderr that a user who chose kernels by hand should hear, once a device.
+    pub(crate) fn note(&self, text: &str) {
+        let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
+        if notes.insert(text.to_owned()) {
+            // A closed stderr is no reason to stop.
+            let _ = writeln!(std::io::stderr(), "note: {text}");
+        }
+    }
+
     pub(crate) fn count_created(&self) {
         self.created.fetch_add(1, Ordering::Relaxed);
     }
@@ -212,7 +220,7 @@ impl Gpu {
         let size = crate::plan::padded(bytes);
         if size > self.target.binding_bytes {
             return Err(Error::Limit(format!(
-                "`{label}` needs {:.1} MiB in one buffer; {} binds at most {:.1} MiB. Use a smaller model, fewer stream tokens, or another adapter.",
+                "`{label}` needs {:.1} MiB in one buffer; {} binds at most {:.1} MiB.",
                 size as f64 / 1048576.0,
                 self.info.name,
                 self.target.binding_bytes as f64 / 1048576.0
@@ -227,7 +235,7 @@ impl Gpu {
         });
         if let Some(e) = pollster::block_on(scope.pop()) {
             return Err(Error::Device(format!(
-                "{} has no {:.1} MiB left for `{label}` ({} MiB are in use): {e}. Use a smaller batch.stream_tokens or model.",
+                "{} has no {:.1} MiB left for `{label}` ({} MiB are in use): {e}.",
                 self.info.name,
                 size as f64 / 1048576.0,
                 self.buffer_bytes() >> 20
@@ -236,6 +244,18 @@ impl Gpu {
         self.bytes.fetch_add(size, Ordering::Relaxed);
         self.count_created();
         Ok(buffer)
+    }
+
+    /// Writes to the start of a buffer before what is submitted next.
+    pub(crate) fn write(&self, buffer: &wgpu::Buffer, bytes: &[u8]) {
+        // Of whole words; an odd number of 16-bit elements leaves half a word.
+        let (whole, rest) = bytes.split_at(bytes.len() / 4 * 4);
+        self.queue.write_buffer(buffer, 0, whole);
+        if !rest.is_empty() {
+            let mut word = [0; 4];
+            word[..rest.len()].copy_from_slice(rest);
+            self.queue.write_buffer(buffer, whole.len() as u64, &word);
+        }
     }
 
     /// Waits until the device has done everything submitted.
@@ -251,7 +271,7 @@ impl Gpu {
         let poll = wgpu::PollType::Wait { submission_index, timeout: Some(TIMEOUT) };
         self.device.poll(poll).map(|_| ()).map_err(|e| {
             Error::Device(format!(
-                "{} did not answer for {} s ({e}); the device may be lost. Update its driver, or use fewer batch.stream_tokens.",
+                "{} did not answer for {} s ({e}); the device may be lost. Update its driver.",
                 self.info.name,
                 TIMEOUT.as_secs()
             ))
@@ -267,7 +287,7 @@ impl Gpu {
         match self.complaint.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
             None => Ok(()),
             Some(text) => Err(Error::Device(format!(
-                "{} refused a command: {text}\nUpdate its driver, try `--adapter` or `--backend` (`oddgrad doctor` lists what is there), or use fewer batch.stream_tokens.",
+                "{} refused a command: {text}\nUpdate its driver.",
                 self.info.name
             ))),
         }

@@ -12,7 +12,7 @@ use crate::kernel::Pass;
 
 /// WebGPU starts a binding at multiples of so many bytes. Some adapters allow less; a graph that
 /// could be built only there would be of little use.
-pub const BINDING_ALIGNMENT: usize = 256;
+pub const BINDING_ALIGNMENT: u64 = 256;
 
 /// Zeroes the gradient of a variable before its first slice gets a contribution.
 pub static FILL: Pass = Pass {
@@ -52,11 +52,12 @@ impl Graph {
         assert!(shape.first().is_some_and(|&rows| end <= rows), "{name}: it has shape {shape:?}");
         shape[0] = count;
         let first = start * shape[1..].iter().product::<usize>();
+        let (elements, _) = info.dtype.block();
+        let byte = info.dtype.bytes(first);
         assert!(
-            (4 * first).is_multiple_of(BINDING_ALIGNMENT),
-            "{name} begin at byte {}, and a binding begins at a multiple of {BINDING_ALIGNMENT} bytes: \
-             slice at other rows, or copy them with gather_rows",
-            4 * first
+            byte.is_multiple_of(BINDING_ALIGNMENT) && first.is_multiple_of(elements),
+            "{name} begin at byte {byte}, and a binding begins at a multiple of {BINDING_ALIGNMENT} \
+             bytes: slice at other rows, or copy them with gather_rows"
         );
         self.part(var, &name, &shape, first)
     }

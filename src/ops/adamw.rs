@@ -14,7 +14,7 @@
 
 use crate::graph::{DType, Graph, Parameter, Var};
 use crate::kernel::{Pass, SOFTWARE};
-use crate::ops::case::{Array, Data, OpCase};
+use crate::ops::case::{Array, BenchFacts, Data, OpCase};
 use crate::ops::grad_norm::grad_norm;
 use crate::variant;
 
@@ -185,8 +185,13 @@ pub fn case() -> OpCase {
         reference,
         tolerance: 1e-6,
         differentiable: false,
-        flops: |s| 15.0 * s[0] as f64,
-        bytes: |s| 32.0 * s[0] as f64,
+        bench: BenchFacts {
+            layers: |l| vec![vec![l.inner * l.hidden], vec![l.vocabulary * l.hidden]],
+            flops: |_, s, _| Some(15.0 * s[0] as f64),
+            // Four buffers read and written.
+            bytes: |_, s, _| Some(32.0 * s[0] as f64),
+            ..BenchFacts::ELEMENTWISE
+        },
     }
 }
 

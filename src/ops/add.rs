@@ -5,7 +5,7 @@
 
 use crate::graph::{ACCUMULATE, Graph, Var};
 use crate::kernel::Pass;
-use crate::ops::case::{Array, OpCase};
+use crate::ops::case::{Array, BenchFacts, OpCase};
 use crate::variant;
 
 /// y = a + b, both of the same shape.
@@ -52,8 +52,7 @@ pub fn case() -> OpCase {
         reference,
         tolerance: 1e-6,
         differentiable: true,
-        flops: |s| s[0] as f64,
-        bytes: |s| 12.0 * s[0] as f64,
+        bench: BenchFacts { flops: |_, s, _| Some(s[0] as f64), ..BenchFacts::ELEMENTWISE },
     }
 }
 

@@ -32,7 +32,7 @@
 
 use crate::graph::{DType, Graph, Sink, Var};
 use crate::kernel::{Const, HARDWARE, Pass};
-use crate::ops::case::{Array, OpCase, TestRng};
+use crate::ops::case::{Array, BenchFacts, OpCase, TestRng, product};
 use crate::variant;
 
 /// How an attention layer attends.
@@ -368,15 +368,27 @@ fn full(head_dim: usize) -> Attention {
     Attention { head_dim, window: None }
 }
 
-/// Attended (query, key) pairs of a shape's layout, per head.
-fn pairs(shape: &[usize]) -> f64 {
-    let spans = spans_of(shape);
-    let of_query = |s: &[u32]| {
-        let (context, own) = (s[0]..s[1].max(s[0]), s[2]..s[3].max(s[2]));
-        let both = context.end.min(own.end).saturating_sub(context.start.max(own.start));
-        context.len() + own.len() - both as usize
+/// Pairs of a query and a key it attends to, per head; `spans` are those of the queries.
+fn pairs(spans: &[u32]) -> u64 {
+    let keys = |span: &[u32]| {
+        let (context, own) = (span[0]..span[1].max(span[0]), span[2]..span[3].max(span[2]));
+        let both = own.end.min(context.end).saturating_sub(own.start.max(context.start));
+        (context.len() + own.len()) as u64 - u64::from(both)
     };
-    spans.chunks_exact(4).take(queries_of(shape)).map(of_query).sum::<usize>() as f64
+    spans.chunks_exact(4).map(keys).sum()
+}
+
+/// A multiplication and an addition per pair and column: for scores and output in the forward pass,
+/// for scores, dp and dq in `dq`, for scores, dp, dk and dv in `dk_dv`.
+fn flops(pass: &str, shape: &[usize], inputs: &[Array]) -> Option<f64> {
+    let products = match pass {
+        "forward" => 2,
+        "dq" => 3,
+        "dk_dv" => 4,
+        _ => return None,
+    };
+    let spans = &inputs.last().expect("the spans").u()[..4 * queries_of(shape)];
+    Some(2.0 * products as f64 * pairs(spans) as f64 * (shape[1] * shape[3]) as f64)
 }
 
 /// Shapes are `[T, H, HKV, head_dim, layout of the spans]`.
@@ -406,11 +418,26 @@ pub fn case() -> OpCase {
         reference,
         tolerance: 1e-6,
         differentiable: true,
-        flops: |s| 4.0 * pairs(s) * (s[1] * s[3]) as f64,
-        bytes: |s| {
-            let (queries, keys) = (queries_of(s), s[0]);
-            let rows = queries * (2 * s[1] * s[3] + s[1] + 4) + keys * 2 * s[2] * s[3];
-            4.0 * rows as f64
+        bench: BenchFacts {
+            dims: &[
+                "T",
+                "HEADS",
+                "KV_HEADS",
+                "HEAD_DIM",
+                "LAYOUT (0 causal documents, 1 pairs, 5 a cache)",
+            ],
+            layers: |l| vec![vec![l.tokens, l.heads, l.kv_heads, l.head_dim, PAIRS]],
+            sets: &[
+                ("skinny", &[&[4096, 1, 1, 64, PAIRS]]),
+                ("batched", &[&[1024, 32, 8, 32, CAUSAL], &[1024, 32, 8, 64, CAUSAL]]),
+            ],
+            largest: |dims| {
+                let &[t, h, hkv, d, layout] = dims else { return None };
+                let heads = hkv > 0 && h <= 65_535 && h.is_multiple_of(hkv);
+                product(&[t, h, d]).filter(|_| heads && d <= 128 && layout <= CACHED)
+            },
+            flops,
+            ..BenchFacts::ELEMENTWISE
         },
     }
 }
@@ -431,6 +458,36 @@ mod tests {
     #[test]
     fn attention_gradient() {
         gradient(&case());
+    }
+
+    /// The causal triangle of documents of 2 and 3 tokens, a pair, and a range met twice.
+    #[test]
+    fn attention_counts_the_pairs_it_attends_to() {
+        let count = |push: &dyn Fn(&mut Vec<[u32; 4]>)| {
+            let mut spans = Vec::new();
+            push(&mut spans);
+            pairs(&causal_spans(spans.as_flattened())[..4 * spans.len()])
+        };
+        let documents = |spans: &mut Vec<[u32; 4]>| {
+            push_document(spans, 2);
+            push_document(spans, 3);
+        };
+        assert_eq!(count(&documents), 3 + 6);
+        assert_eq!(count(&|spans| push_pair(spans, 3, [2, 1])), 6 + (4 + 5) + 4);
+        // Queries 2 and 3 have the context 0..2 and their own range from 1.
+        assert_eq!(count(&|spans| push_overlapping(spans, 4)), (1 + 2) + (3 + 4));
+        let by_reference = |kind: usize| -> u64 {
+            let shape = [131, 1, 1, 8, kind];
+            let (spans, queries) = (spans_of(&shape), queries_of(&shape));
+            let all = (0..queries).flat_map(|i| (0..131).map(move |j| (i, j)));
+            let counted = pairs(&spans[..4 * queries]);
+            assert_eq!(counted, all.filter(|&(i, j)| attends(&spans, i, j)).count() as u64);
+            counted
+        };
+        assert!(by_reference(CAUSAL) < 131 * 132 / 2);
+        for kind in [PAIRS, PADDED, NO_PREFIX, OVERLAPPING, CACHED] {
+            by_reference(kind);
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@
 
 use crate::graph::{Graph, Var};
 use crate::kernel::Pass;
-use crate::ops::case::{Array, OpCase, normal};
+use crate::ops::case::{Array, BenchFacts, OpCase, normal};
 use crate::variant;
 
 /// `[1]`: the loss of scores x `[2P]` (chosen at 2p, rejected at 2p + 1) with `offset` and
@@ -88,8 +88,13 @@ pub fn case() -> OpCase {
         reference,
         tolerance: 1e-6,
         differentiable: true,
-        flops: |s| 40.0 * s[0] as f64,
-        bytes: |s| 24.0 * s[0] as f64,
+        bench: BenchFacts {
+            dims: &["PAIRS"],
+            layers: |l| vec![vec![l.tokens / 32]],
+            sets: &[],
+            flops: |pass, s, _| (pass == "forward").then(|| 40.0 * s[0] as f64),
+            ..BenchFacts::ELEMENTWISE
+        },
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! [`trial`](super::trial) runs a case.
 
-use crate::graph::{Graph, Var};
+use crate::graph::{DType, Graph, Var};
 use crate::kernel::Pass;
 
 /// The random numbers of tests and benchmarks: the same on every machine.
@@ -17,6 +17,8 @@ pub struct Array {
     pub shape: Vec<usize>,
     /// Floats or indices, row-major.
     pub data: Data,
+    /// How they are stored; integers always as they are.
+    pub stored: DType,
 }
 
 /// Values of an [`Array`].
@@ -38,24 +40,52 @@ impl Array {
     pub fn normal(name: &'static str, shape: &[usize], rng: &mut TestRng) -> Self {
         let n = shape.iter().product();
         let values = (0..n).map(|_| f64::from(normal(rng))).collect();
-        Self { name, shape: shape.to_vec(), data: Data::Float { values, grad: true } }
+        let data = Data::Float { values, grad: true };
+        Self { name, shape: shape.to_vec(), data, stored: DType::F32 }
     }
 
     /// Given values (rounded to f32) without a gradient.
     pub fn fixed(name: &'static str, shape: &[usize], values: Vec<f64>) -> Self {
-        let values = values.into_iter().map(|v| f64::from(v as f32)).collect();
-        Self { name, shape: shape.to_vec(), data: Data::Float { values, grad: false } }
+        Self::exact(name, shape, values.into_iter().map(|v| f64::from(v as f32)).collect())
+    }
+
+    /// Given values as they are, for a reference that is to see more than f32 holds; no gradient.
+    pub fn exact(name: &'static str, shape: &[usize], values: Vec<f64>) -> Self {
+        let data = Data::Float { values, grad: false };
+        Self { name, shape: shape.to_vec(), data, stored: DType::F32 }
     }
 
     /// Given values (rounded to f32) with a gradient.
     pub fn float(name: &'static str, shape: &[usize], values: Vec<f64>) -> Self {
         let values = values.into_iter().map(|v| f64::from(v as f32)).collect();
-        Self { name, shape: shape.to_vec(), data: Data::Float { values, grad: true } }
+        let data = Data::Float { values, grad: true };
+        Self { name, shape: shape.to_vec(), data, stored: DType::F32 }
     }
 
     /// Given unsigned integers.
     pub fn index(name: &'static str, shape: &[usize], values: Vec<u32>) -> Self {
-        Self { name, shape: shape.to_vec(), data: Data::Index(values) }
+        Self { name, shape: shape.to_vec(), data: Data::Index(values), stored: DType::U32 }
+    }
+
+    /// Of the inputs of a function with a frozen one: the array `name` rounded to `dtype` and stored
+    /// so, the others as they are; none wants a gradient.
+    #[must_use]
+    pub fn frozen(mut self, name: &str, dtype: DType) -> Self {
+        if let Data::Float { values, grad } = &mut self.data {
+            *grad = false;
+            if self.name == name {
+                self.stored = dtype;
+                let narrow: Vec<f32> = values.iter().map(|&v| v as f32).collect();
+                let rounded = dtype.decode(&dtype.encode(&narrow));
+                *values = rounded.into_iter().map(f64::from).collect();
+            }
+        }
+        self
+    }
+
+    /// True if a gradient with respect to it is checked.
+    pub fn wants_gradient(&self) -> bool {
+        matches!(self.data, Data::Float { grad: true, .. })
     }
 
     /// The values of a float array.
@@ -105,12 +135,97 @@ pub struct OpCase {
     pub reference: fn(&[usize], &[Array]) -> Vec<Vec<f64>>,
     /// Largest allowed |kernel - reference| as a part of the largest |reference| of that output.
     pub tolerance: f64,
-    /// Has a derivative.
+    /// Has a derivative, at the shapes at which an input wants a gradient.
     pub differentiable: bool,
-    /// Floating-point operations of the forward pass.
-    pub flops: fn(&[usize]) -> f64,
-    /// Bytes the forward pass must move at least.
-    pub bytes: fn(&[usize]) -> f64,
+    /// What a benchmark of it has to know.
+    pub bench: BenchFacts,
+}
+
+/// The shapes a benchmark runs an operation at, and what one dispatch of each pass costs there.
+///
+/// The shapes are a benchmark's own, as a person writes them (`512x512x512`); `case_shape` turns one
+/// into a shape of the [`OpCase`]. [`Self::ELEMENTWISE`] and [`Self::ROWS`] are what most operations start from.
+#[derive(Clone, Copy)]
+pub struct BenchFacts {
+    /// What the numbers of a shape are called. A last `…` says that more like the one before may
+    /// follow.
+    pub dims: &'static [&'static str],
+    /// The shapes of a decoder's layers.
+    pub layers: fn(&Decoder) -> Vec<Vec<usize>>,
+    /// Further shapes, by the name of their set.
+    pub sets: &'static [(&'static str, &'static [&'static [usize]])],
+    /// Elements of the largest buffer; None where the operation cannot be built.
+    pub largest: fn(&[usize]) -> Option<usize>,
+    /// The case's shape at which a pass, given by name, does the work that the numbers name.
+    pub case_shape: fn(&str, &[usize]) -> Vec<usize>,
+    /// Floating-point operations of all dispatches of a pass at a shape and inputs of the case;
+    /// None where they are not counted.
+    pub flops: fn(&str, &[usize], &[Array]) -> Option<f64>,
+    /// Bytes that these dispatches must move; None where it is each buffer they bind, once.
+    pub bytes: fn(&str, &[usize], &[Array]) -> Option<f64>,
+}
+
+impl BenchFacts {
+    /// Operations on N elements, each for itself.
+    pub const ELEMENTWISE: Self = Self {
+        dims: &["N"],
+        layers: |l| vec![vec![l.tokens * l.hidden]],
+        sets: &[("square", &[&[256 * 256], &[512 * 512], &[1024 * 1024], &[2048 * 2048]])],
+        largest: product,
+        case_shape: |_, dims| dims.to_vec(),
+        flops: |_, _, _| None,
+        bytes: |_, _, _| None,
+    };
+
+    /// Operations on the rows of a matrix.
+    pub const ROWS: Self = Self {
+        dims: &["T", "D"],
+        layers: |l| vec![vec![l.tokens, l.hidden]],
+        sets: &[
+            ("square", &[&[256; 2], &[512; 2], &[1024; 2], &[2048; 2]]),
+            ("skinny", &[&[4, 49_152], &[65_536, 16], &[1, 65_536]]),
+            ("batched", &[&[16 * 1024, 64]]),
+        ],
+        ..Self::ELEMENTWISE
+    };
+}
+
+/// Sizes of a decoder and of the stream it runs on.
+#[derive(Debug, Clone, Copy)]
+pub struct Decoder {
+    /// Tokens of the stream.
+    pub tokens: usize,
+    /// Rows of the embedding.
+    pub vocabulary: usize,
+    /// Columns of the embedding.
+    pub hidden: usize,
+    /// Columns inside the feed-forward block.
+    pub inner: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads.
+    pub kv_heads: usize,
+    /// Columns of a head.
+    pub head_dim: usize,
+}
+
+/// Elements of a buffer with these sides; None if one is zero or there are too many to count.
+pub fn product(sides: &[usize]) -> Option<usize> {
+    sides.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).filter(|&n| n > 0)
+}
+
+/// Elements of the largest of the matrices whose sides are two of three numbers.
+pub fn largest_of_pairs(sides: &[usize]) -> Option<usize> {
+    let &[a, b, c] = sides else { return None };
+    Some(product(&[a, b])?.max(product(&[a, c])?).max(product(&[b, c])?))
+}
+
+impl OpCase {
+    /// True if there is a gradient to check at this shape.
+    pub fn differentiable_at(&self, shape: &[usize]) -> bool {
+        let inputs = || (self.inputs)(shape, &mut TestRng::with_seed(0));
+        self.differentiable && inputs().iter().any(Array::wants_gradient)
+    }
 }
 
 #[cfg(test)]

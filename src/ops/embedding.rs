@@ -3,8 +3,8 @@
 //! Backward: dtable`[v]` = sum of dy`[t]` over the t with ids`[t]` = v; only rows of ids that occur are touched. It
 //! is [`super::gather_rows`] from a parameter and runs the same kernels.
 
-use crate::graph::{Graph, Var};
-use crate::ops::case::OpCase;
+use crate::graph::{DType, Graph, Var};
+use crate::ops::case::{BenchFacts, OpCase};
 use crate::ops::gather_index::GatherIndex;
 use crate::ops::gather_rows;
 
@@ -24,29 +24,44 @@ pub fn embedding(g: &mut Graph, table: Var, ids: Var, index: GatherIndex) -> Var
     gather_rows::gather_rows(g, table, ids, index)
 }
 
-/// Shapes are `[V, T, D]`: rows of the table, ids, columns.
+/// Shapes are `[V, T, D]`: rows of the table, ids, columns. A fourth number is how a frozen table is
+/// stored: 16 as f16, else as bf16.
 pub fn case() -> OpCase {
     OpCase {
         op: "embedding",
         passes: gather_rows::PASSES,
-        shapes: &[&[1, 1, 1], &[257, 31, 17], &[31, 257, 16], &[512, 64, 64]],
+        shapes: &[
+            &[1, 1, 1],
+            &[257, 31, 17],
+            &[31, 257, 16],
+            &[512, 64, 64],
+            &[31, 7, 17, 16],
+            &[257, 31, 8, 0],
+        ],
         large: &[],
-        inputs: gather_rows::inputs,
+        inputs: |s, rng| {
+            let inputs = gather_rows::inputs(&s[..3], rng);
+            let Some(bits) = s.get(3) else { return inputs };
+            let dtype = if *bits == 16 { DType::F16 } else { DType::BF16 };
+            inputs.into_iter().map(|a| a.frozen("x", dtype)).collect()
+        },
         build: |g, _, v| {
             vec![embedding(g, v[0], v[1], GatherIndex { unique: v[2], offsets: v[3], list: v[4] })]
         },
         reference: gather_rows::reference,
         tolerance: 1e-6,
         differentiable: true,
-        flops: |_| 0.0,
-        bytes: |s| 8.0 * (s[1] * s[2]) as f64,
+        bench: BenchFacts {
+            dims: &["V", "T", "D"],
+            layers: |l| vec![vec![l.vocabulary, l.tokens, l.hidden]],
+            ..gather_rows::bench()
+        },
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::graph::DType;
     use crate::ops::case::tests::{forward, gpu, gradient};
     use crate::ops::gather_index::build_index;
     use crate::step::{Step, Store};

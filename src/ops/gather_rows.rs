@@ -5,11 +5,12 @@
 //! on every run. A gradient that is not there yet is zeroed first, then the distinct rows are
 //! added to it.
 
-use crate::graph::{FILL, Graph, Var};
-use crate::kernel::{Pass, SOFTWARE};
-use crate::ops::case::{Array, OpCase, TestRng};
+use crate::graph::{DType, FILL, Graph, Var};
+use crate::kernel::{Pass, SOFTWARE, Takes, Tile, Variant};
+use crate::ops::case::{Array, BenchFacts, OpCase, TestRng, largest_of_pairs};
 use crate::ops::gather_index::{GatherIndex, build_index};
 use crate::variant;
+use std::collections::BTreeSet;
 
 /// y `[N, D]` = rows of x `[R, D]` named by `rows` `[N]` u32; `index` holds
 /// [`build_index`] of the same rows.
@@ -49,8 +50,16 @@ pub fn gather_rows(g: &mut Graph, x: Var, rows: Var, index: GatherIndex) -> Var 
 static FORWARD: Pass = Pass {
     op: "gather_rows",
     name: "forward",
-    variants: &[variant!("gather_rows/forward_1_naive.wgsl", tile: [256, 1, 1])],
+    variants: &[
+        variant!("gather_rows/forward_1_naive.wgsl", tile: [256, 1, 1]),
+        PACKED.tiled(&Tile::f16([256, 1, 1])).taking(F16),
+        PACKED.tiled(&Tile::bf16([256, 1, 1])).taking(BF16),
+    ],
 };
+
+const PACKED: Variant = variant!("gather_rows/forward_2_packed.wgsl", tile: [256, 1, 1]);
+const F16: Takes = Takes { quads: &[], stored: &[(0, DType::F16)] };
+const BF16: Takes = Takes { quads: &[], stored: &[(0, DType::BF16)] };
 
 static BACKWARD: Pass = Pass {
     op: "gather_rows",
@@ -86,6 +95,30 @@ pub(super) fn reference(s: &[usize], inputs: &[Array]) -> Vec<Vec<f64>> {
     vec![inputs[1].u().iter().flat_map(|&r| x[r as usize * d..][..d].iter().copied()).collect()]
 }
 
+/// Facts for a shape `[R, N, D]`, as [`inputs`] has it.
+pub(super) fn bench() -> BenchFacts {
+    BenchFacts {
+        dims: &["ROWS", "GATHERED", "D"],
+        layers: |l| vec![vec![l.tokens, l.tokens / 2, l.hidden]],
+        sets: &[],
+        largest: largest_of_pairs,
+        bytes,
+        ..BenchFacts::ELEMENTWISE
+    }
+}
+
+/// The table is large, and a pass touches a part of it.
+fn bytes(pass: &str, s: &[usize], inputs: &[Array]) -> Option<f64> {
+    let &[_, n, d] = s else { panic!("[R, N, D]") };
+    if pass == FORWARD.name {
+        return Some(8.0 * (n * d) as f64);
+    }
+    // What arrives, the indices, and each row that occurs, twice because it is added to.
+    let rows: BTreeSet<_> = inputs[1].u().iter().collect();
+    let used = rows.len();
+    (pass == BACKWARD.name).then(|| 4.0 * (n * d + n + 2 * used + 2 * used * d) as f64)
+}
+
 /// Shapes are `[R, N, D]`: rows of x, gathered rows, columns.
 pub fn case() -> OpCase {
     OpCase {
@@ -112,8 +145,7 @@ pub fn case() -> OpCase {
         reference,
         tolerance: 1e-6,
         differentiable: true,
-        flops: |_| 0.0,
-        bytes: |s| 8.0 * (s[1] * s[2]) as f64,
+        bench: bench(),
     }
 }
 

@@ -15,7 +15,7 @@
 
 use crate::graph::{Graph, Var};
 use crate::kernel::Pass;
-use crate::ops::case::{Array, OpCase};
+use crate::ops::case::{Array, BenchFacts, OpCase};
 use crate::variant;
 
 /// gelu(`x`), elementwise, in the tanh form.
@@ -72,8 +72,11 @@ pub fn case() -> OpCase {
         reference,
         tolerance: 1e-6,
         differentiable: true,
-        flops: |s| 9.0 * s[0] as f64,
-        bytes: |s| 8.0 * s[0] as f64,
+        bench: BenchFacts {
+            layers: |l| vec![vec![l.tokens * l.inner]],
+            flops: |pass, s, _| (pass == "forward").then(|| 9.0 * s[0] as f64),
+            ..BenchFacts::ELEMENTWISE
+        },
     }
 }
 

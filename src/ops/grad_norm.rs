@@ -7,7 +7,7 @@
 
 use crate::graph::{Graph, Var};
 use crate::kernel::{HARDWARE, Pass};
-use crate::ops::case::{Array, OpCase};
+use crate::ops::case::{Array, BenchFacts, OpCase};
 use crate::variant;
 
 /// `[2]` = (norm before clipping, factor) over all of `grads`.
@@ -95,8 +95,28 @@ pub fn case() -> OpCase {
         reference,
         tolerance: 1e-6,
         differentiable: false,
-        flops: |s| 2.0 * s.iter().sum::<usize>() as f64,
-        bytes: |s| 4.0 * s.iter().sum::<usize>() as f64,
+        bench: BenchFacts {
+            dims: &["N of each gradient", "…"],
+            layers: |l| {
+                let (d, f) = (l.hidden, l.inner);
+                vec![vec![d * d, f * d, f * d, f * d, l.vocabulary * d]]
+            },
+            sets: &[],
+            // Each gradient is a dispatch.
+            largest: |dims| {
+                let most = dims.iter().copied().max().filter(|_| dims.len() <= 64);
+                most.filter(|_| !dims.contains(&0))
+            },
+            flops: |pass, s, _| {
+                (pass == PARTIAL.name).then(|| 2.0 * s.iter().sum::<usize>() as f64)
+            },
+            // Each gradient, and of the partial sums those of this gradient only.
+            bytes: |pass, s, _| {
+                let both = s.iter().map(|&n| n + partial_sums(n)).sum::<usize>();
+                (pass == PARTIAL.name).then_some(4.0 * both as f64)
+            },
+            ..BenchFacts::ELEMENTWISE
+        },
     }
 }
 

@@ -18,7 +18,7 @@
 
 use crate::graph::{Graph, Sink, Var};
 use crate::kernel::{HARDWARE, Pass};
-use crate::ops::case::{Array, OpCase};
+use crate::ops::case::{Array, BenchFacts, OpCase};
 use crate::ops::rms_norm::{ROWS, add_blocks, block_sink};
 use crate::variant;
 
@@ -143,8 +143,10 @@ pub fn case() -> OpCase {
         reference,
         tolerance: 1e-6,
         differentiable: true,
-        flops: |s| 7.0 * (s[0] * s[1]) as f64,
-        bytes: |s| 4.0 * (2 * s[0] * s[1] + 2 * s[0] + 2 * s[1]) as f64,
+        bench: BenchFacts {
+            flops: |pass, s, _| (pass == "forward").then(|| 7.0 * (s[0] * s[1]) as f64),
+            ..BenchFacts::ROWS
+        },
     }
 }
 

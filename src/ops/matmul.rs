@@ -8,10 +8,10 @@
 //! `tn` (dW); `bias_backward` sums columns. `shaders/matmul/README.md` has the ladder of variants
 //! with what each one reached.
 
-use crate::graph::{Graph, Sink, Var};
+use crate::graph::{DType, Graph, Sink, Var};
 use crate::kernel::Const::U32;
-use crate::kernel::{Cooperative, HARDWARE, Needs, Pass, SOFTWARE, Tile, Variant};
-use crate::ops::case::{Array, OpCase};
+use crate::kernel::{Cooperative, HARDWARE, Needs, Pass, SOFTWARE, Takes, Tile, Variant};
+use crate::ops::case::{Array, BenchFacts, Decoder, OpCase, largest_of_pairs};
 use crate::variant;
 
 /// Which operand of a product is stored transposed.
@@ -80,17 +80,13 @@ pub fn product(g: &mut Graph, p: Product, a: Var, b: Var, bias: Option<Var>, out
     let mut reads = vec![a, b, dims];
     if form == Form::Nt {
         constants.push(("BIAS", bias.is_some().into()));
-        // Bindings are fixed per pass, so without a bias b stands in and is not read as one.
-        reads.push(bias.unwrap_or(b));
+        // Bindings are fixed per pass, so without a bias a stands in and is not read as one.
+        reads.push(bias.unwrap_or(a));
     }
-    // Rows of four-element vectors need row lengths that are multiples of four.
-    let pass = match (form, n % 4 == 0, k % 4 == 0) {
-        (Form::Nt, true, true) => &NT,
-        (Form::Nt, ..) => &NT_ODD,
-        (Form::Nn, true, _) => &NN,
-        (Form::Nn, ..) => &NN_ODD,
-        (Form::Tn, true, _) => &TN,
-        (Form::Tn, ..) => &TN_ODD,
+    let pass = match form {
+        Form::Nt => &NT,
+        Form::Nn => &NN,
+        Form::Tn => &TN,
     };
     g.call(pass, &constants, &reads, &[out.var], [n, m, 1]);
 }
@@ -219,11 +215,25 @@ const TILES: [Tile; 5] = [
     tile!(32 x 32, per: 4 x 4, step: 16),
 ];
 
-// Each table begins with the variants that take rows of any length.
+/// Rows of b and of out are walked in vectors of four; in `nt` b's rows are those of k.
+const NT_QUADS: Takes = Takes { quads: &[1, 4], stored: &[] };
+const QUADS: Takes = Takes { quads: &[1, 3], stored: &[] };
 
-const NT_11: Variant = variant!("matmul/nt_11_tile_table.wgsl", tile: [64, 64, 1], suits: &[]);
+/// b is stored in 16 bits an element.
+const NT_F16: Takes = Takes { quads: &[], stored: &[(1, DType::F16)] };
+const NT_BF16: Takes = Takes { quads: &[], stored: &[(1, DType::BF16)] };
+const NT_F16_QUADS: Takes = Takes { quads: &[1, 4], ..NT_F16 };
+const NT_BF16_QUADS: Takes = Takes { quads: &[1, 4], ..NT_BF16 };
 
-static NT_VARIANTS: [Variant; 15] = [
+const NT_12: Variant = variant!("matmul/nt_12_packed_naive.wgsl", tile: [8, 8, 1]);
+const NT_13: Variant =
+    variant!("matmul/nt_13_packed_tile.wgsl", tile: [64, 64, 1], suits: HARDWARE);
+const NT_14: Variant = variant!("matmul/nt_14_packed_subgroup.wgsl", tile: [32, 32, 1], suits: SOFTWARE, needs: SUBGROUPS);
+
+const NT_11: Variant =
+    variant!("matmul/nt_11_tile_table.wgsl", tile: [64, 64, 1], suits: &[]).taking(NT_QUADS);
+
+static NT_VARIANTS: [Variant; 21] = [
     variant!("matmul/nt_1_naive.wgsl", tile: [8, 8, 1]),
     variant!("matmul/nt_2_workgroup_tile.wgsl", tile: [16, 16, 1], suits: HARDWARE),
     variant!("matmul/nt_3_register_tile.wgsl", tile: [64, 64, 1], suits: HARDWARE),
@@ -231,19 +241,26 @@ static NT_VARIANTS: [Variant; 15] = [
     variant!("matmul/nt_5_subgroup_tile.wgsl", tile: [64, 16, 1], suits: SOFTWARE, needs: SUBGROUPS),
     variant!("matmul/nt_8_split_k.wgsl", tile: [16, 16, 1], suits: &[]),
     variant!("matmul/nt_10_cooperative.wgsl", tile: [32, 32, 1], suits: &[], needs: COOPERATIVE, tolerance: HALF),
-    variant!("matmul/nt_6_subgroup_vec4.wgsl", tile: [32, 32, 1], suits: SOFTWARE, needs: SUBGROUPS),
-    variant!("matmul/nt_7_vec4_tile.wgsl", tile: [64, 64, 1], suits: HARDWARE),
-    variant!("matmul/nt_9_half_tile.wgsl", tile: [64, 64, 1], suits: &[], needs: F16, tolerance: HALF),
+    variant!("matmul/nt_6_subgroup_vec4.wgsl", tile: [32, 32, 1], suits: SOFTWARE, needs: SUBGROUPS).taking(NT_QUADS),
+    variant!("matmul/nt_7_vec4_tile.wgsl", tile: [64, 64, 1], suits: HARDWARE).taking(NT_QUADS),
+    variant!("matmul/nt_9_half_tile.wgsl", tile: [64, 64, 1], suits: &[], needs: F16, tolerance: HALF).taking(NT_QUADS),
     NT_11.tiled(&TILES[0]),
     NT_11.tiled(&TILES[1]),
     NT_11.tiled(&TILES[2]),
     NT_11.tiled(&TILES[3]),
     NT_11.tiled(&TILES[4]),
+    NT_12.tiled(&Tile::f16([8, 8, 1])).taking(NT_F16),
+    NT_12.tiled(&Tile::bf16([8, 8, 1])).taking(NT_BF16),
+    NT_13.tiled(&Tile::f16([64, 64, 1])).taking(NT_F16_QUADS),
+    NT_13.tiled(&Tile::bf16([64, 64, 1])).taking(NT_BF16_QUADS),
+    NT_14.tiled(&Tile::f16([32, 32, 1])).taking(NT_F16_QUADS),
+    NT_14.tiled(&Tile::bf16([32, 32, 1])).taking(NT_BF16_QUADS),
 ];
 
 static NT: Pass = Pass { op: "matmul", name: "nt", variants: &NT_VARIANTS };
 
-const NN_11: Variant = variant!("matmul/nn_11_tile_table.wgsl", tile: [64, 64, 1], suits: &[]);
+const NN_11: Variant =
+    variant!("matmul/nn_11_tile_table.wgsl", tile: [64, 64, 1], suits: &[]).taking(QUADS);
 
 static NN_VARIANTS: [Variant; 15] = [
     variant!("matmul/nn_1_naive.wgsl", tile: [8, 8, 1]),
@@ -253,9 +270,9 @@ static NN_VARIANTS: [Variant; 15] = [
     variant!("matmul/nn_5_subgroup_tile.wgsl", tile: [64, 16, 1], suits: SOFTWARE, needs: SUBGROUPS),
     variant!("matmul/nn_8_split_k.wgsl", tile: [16, 16, 1], suits: &[]),
     variant!("matmul/nn_10_cooperative.wgsl", tile: [32, 32, 1], suits: &[], needs: COOPERATIVE, tolerance: HALF),
-    variant!("matmul/nn_6_subgroup_vec4.wgsl", tile: [64, 16, 1], suits: SOFTWARE, needs: SUBGROUPS),
-    variant!("matmul/nn_7_vec4_tile.wgsl", tile: [64, 64, 1], suits: HARDWARE),
-    variant!("matmul/nn_9_half_tile.wgsl", tile: [64, 64, 1], suits: &[], needs: F16, tolerance: HALF),
+    variant!("matmul/nn_6_subgroup_vec4.wgsl", tile: [64, 16, 1], suits: SOFTWARE, needs: SUBGROUPS).taking(QUADS),
+    variant!("matmul/nn_7_vec4_tile.wgsl", tile: [64, 64, 1], suits: HARDWARE).taking(QUADS),
+    variant!("matmul/nn_9_half_tile.wgsl", tile: [64, 64, 1], suits: &[], needs: F16, tolerance: HALF).taking(QUADS),
     NN_11.tiled(&TILES[0]),
     NN_11.tiled(&TILES[1]),
     NN_11.tiled(&TILES[2]),
@@ -265,7 +282,8 @@ static NN_VARIANTS: [Variant; 15] = [
 
 static NN: Pass = Pass { op: "matmul", name: "nn", variants: &NN_VARIANTS };
 
-const TN_11: Variant = variant!("matmul/tn_11_tile_table.wgsl", tile: [64, 64, 1], suits: &[]);
+const TN_11: Variant =
+    variant!("matmul/tn_11_tile_table.wgsl", tile: [64, 64, 1], suits: &[]).taking(QUADS);
 
 static TN_VARIANTS: [Variant; 15] = [
     variant!("matmul/tn_1_naive.wgsl", tile: [8, 8, 1]),
@@ -275,9 +293,9 @@ static TN_VARIANTS: [Variant; 15] = [
     variant!("matmul/tn_5_subgroup_tile.wgsl", tile: [64, 16, 1], suits: SOFTWARE, needs: SUBGROUPS),
     variant!("matmul/tn_8_split_k.wgsl", tile: [16, 16, 1], suits: &[]),
     variant!("matmul/tn_10_cooperative.wgsl", tile: [32, 32, 1], suits: &[], needs: COOPERATIVE, tolerance: HALF),
-    variant!("matmul/tn_6_subgroup_vec4.wgsl", tile: [64, 16, 1], suits: SOFTWARE, needs: SUBGROUPS),
-    variant!("matmul/tn_7_vec4_tile.wgsl", tile: [64, 64, 1], suits: HARDWARE),
-    variant!("matmul/tn_9_half_tile.wgsl", tile: [64, 64, 1], suits: &[], needs: F16, tolerance: HALF),
+    variant!("matmul/tn_6_subgroup_vec4.wgsl", tile: [64, 16, 1], suits: SOFTWARE, needs: SUBGROUPS).taking(QUADS),
+    variant!("matmul/tn_7_vec4_tile.wgsl", tile: [64, 64, 1], suits: HARDWARE).taking(QUADS),
+    variant!("matmul/tn_9_half_tile.wgsl", tile: [64, 64, 1], suits: &[], needs: F16, tolerance: HALF).taking(QUADS),
     TN_11.tiled(&TILES[0]),
     TN_11.tiled(&TILES[1]),
     TN_11.tiled(&TILES[2]),
@@ -286,20 +304,6 @@ static TN_VARIANTS: [Variant; 15] = [
 ];
 
 static TN: Pass = Pass { op: "matmul", name: "tn", variants: &TN_VARIANTS };
-
-/// Variants of each table that come before those of four-element vectors.
-const WITHOUT_QUADS: usize = 7;
-
-// The same kernels without those of four-element vectors, for row lengths that are no multiples of
-// four. They are passes of their own so that a pinned number always exists.
-static NT_ODD: Pass =
-    Pass { op: "matmul", name: "nt_odd", variants: NT_VARIANTS.split_at(WITHOUT_QUADS).0 };
-
-static NN_ODD: Pass =
-    Pass { op: "matmul", name: "nn_odd", variants: NN_VARIANTS.split_at(WITHOUT_QUADS).0 };
-
-static TN_ODD: Pass =
-    Pass { op: "matmul", name: "tn_odd", variants: TN_VARIANTS.split_at(WITHOUT_QUADS).0 };
 
 static BIAS_BACKWARD: Pass = Pass {
     op: "matmul",
@@ -310,12 +314,15 @@ static BIAS_BACKWARD: Pass = Pass {
     ],
 };
 
-static PASSES: &[&Pass] = &[&NT, &NN, &TN, &NT_ODD, &NN_ODD, &TN_ODD, &BIAS_BACKWARD];
+static PASSES: &[&Pass] = &[&NT, &NN, &TN, &BIAS_BACKWARD];
 
 /// Functions the case builds, the first number of its shapes.
 const LINEAR: usize = 0;
 const LINEAR_BIAS: usize = 1;
 const MATMUL: usize = 2;
+/// Frozen weights in 16 bits; the second has a bias.
+const LINEAR_F16: usize = 3;
+const LINEAR_BF16: usize = 4;
 
 /// out`[m, n]` = sum over k of a(m, k) b(n, k), in f64.
 fn multiply(
@@ -349,7 +356,39 @@ fn reference(shape: &[usize], inputs: &[Array]) -> Vec<Vec<f64>> {
     vec![y]
 }
 
-/// Shapes are [function, m, n, k]: 0 = linear, 1 = linear with bias, 2 = matmul.
+/// Rows of a product: a grid of 65,535 workgroups of variant 1, which covers 8 rows each.
+pub(super) const MOST_ROWS: usize = 65_535 * 8;
+
+/// Vocabulary rows that one product of the head covers.
+const CHUNK: usize = 4096;
+
+/// Products of a decoder's layers: queries, keys or values, into and out of the feed-forward block,
+/// a part of the head.
+fn linear_layers(l: &Decoder) -> Vec<Vec<usize>> {
+    let (t, d) = (l.tokens, l.hidden);
+    vec![
+        vec![t, l.heads * l.head_dim, d],
+        vec![t, l.kv_heads * l.head_dim, d],
+        vec![t, l.inner, d],
+        vec![t, d, l.inner],
+        vec![t, l.vocabulary.min(CHUNK), d],
+    ]
+}
+
+/// A benchmark asks for each pass by the size of its own product: rows, columns, terms.
+fn shape_of_pass(pass: &str, dims: &[usize]) -> Vec<usize> {
+    let &[m, n, k] = dims else { panic!("[M, N, K]") };
+    match pass {
+        "nt" => vec![LINEAR, m, n, k],
+        "bias_backward" => vec![LINEAR_BIAS, m, n, k],
+        "nn" => vec![MATMUL, m, n, k],
+        // The gradient of b in a[K, M] b[M, N]: out[M, N] is a sum over the K rows.
+        _ => vec![MATMUL, k, n, m],
+    }
+}
+
+/// Shapes are [function, m, n, k]: 0 = linear, 1 = linear with bias, 2 = matmul, 3 = linear with a
+/// frozen f16 weight, 4 = linear with a frozen bf16 weight and a bias.
 pub fn case() -> OpCase {
     OpCase {
         op: "matmul",
@@ -370,6 +409,12 @@ pub fn case() -> OpCase {
             &[MATMUL, 63, 67, 65],
             &[MATMUL, 17, 36, 12],
             &[MATMUL, 67, 72, 35],
+            &[LINEAR_F16, 1, 1, 1],
+            &[LINEAR_F16, 7, 13, 3],
+            &[LINEAR_F16, 33, 68, 36],
+            &[LINEAR_BF16, 9, 5, 17],
+            &[LINEAR_BF16, 1, 72, 64],
+            &[LINEAR_BF16, 65, 132, 20],
         ],
         large: &[],
         inputs: |s, rng| {
@@ -377,10 +422,14 @@ pub fn case() -> OpCase {
             let weight = if s[0] == MATMUL { [k, n] } else { [n, k] };
             let mut inputs =
                 vec![Array::normal("a", &[m, k], rng), Array::normal("b", &weight, rng)];
-            if s[0] == LINEAR_BIAS {
+            if matches!(s[0], LINEAR_BIAS | LINEAR_BF16) {
                 inputs.push(Array::normal("bias", &[n], rng));
             }
-            inputs
+            match s[0] {
+                LINEAR_F16 => inputs.into_iter().map(|a| a.frozen("b", DType::F16)).collect(),
+                LINEAR_BF16 => inputs.into_iter().map(|a| a.frozen("b", DType::BF16)).collect(),
+                _ => inputs,
+            }
         },
         build: |g, s, v| match s[0] {
             MATMUL => vec![matmul(g, v[0], v[1])],
@@ -389,8 +438,32 @@ pub fn case() -> OpCase {
         reference,
         tolerance: 1e-6,
         differentiable: true,
-        flops: |s| 2.0 * (s[1] * s[2] * s[3]) as f64,
-        bytes: |s| 4.0 * (s[1] * s[2] + s[1] * s[3] + s[2] * s[3]) as f64,
+        bench: BenchFacts {
+            dims: &["M", "N", "K"],
+            layers: linear_layers,
+            sets: &[
+                ("square", &[&[256; 3], &[512; 3], &[1024; 3]]),
+                // For hardware: a naive product of this size takes a software adapter minutes.
+                ("large", &[&[2048; 3], &[4096; 3]]),
+                (
+                    "skinny",
+                    &[
+                        &[1, 1536, 576],
+                        &[8, 576, 1536],
+                        &[4096, 16, 576],
+                        &[64, 64, 16384],
+                        &[2048, 2048, 16],
+                    ],
+                ),
+                ("batched", &[&[8 * 1024, 128, 128], &[8 * 1024, 576, 576]]),
+            ],
+            largest: |dims| largest_of_pairs(dims).filter(|_| dims.iter().all(|&d| d <= MOST_ROWS)),
+            case_shape: shape_of_pass,
+            flops: |pass, s, _| {
+                (pass != BIAS_BACKWARD.name).then(|| 2.0 * (s[1] * s[2] * s[3]) as f64)
+            },
+            ..BenchFacts::ELEMENTWISE
+        },
     }
 }
 

@@ -6,7 +6,7 @@
 
 use crate::graph::{Graph, Var};
 use crate::kernel::Pass;
-use crate::ops::case::{Array, OpCase};
+use crate::ops::case::{Array, BenchFacts, OpCase};
 use crate::variant;
 
 /// `[1]` = the mean over all elements of (`prediction` - `target`)^2, both of one shape, summed in a
@@ -67,8 +67,10 @@ pub fn case() -> OpCase {
         reference,
         tolerance: 1e-6,
         differentiable: true,
-        flops: |s| 3.0 * s[0] as f64,
-        bytes: |s| 8.0 * s[0] as f64,
+        bench: BenchFacts {
+            flops: |pass, s, _| (pass == "forward").then(|| 3.0 * s[0] as f64),
+            ..BenchFacts::ELEMENTWISE
+        },
     }
 }
 

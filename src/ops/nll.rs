@@ -7,7 +7,7 @@
 
 use crate::graph::{Graph, Var};
 use crate::kernel::Pass;
-use crate::ops::case::{Array, OpCase, normal};
+use crate::ops::case::{Array, BenchFacts, OpCase, normal};
 use crate::variant;
 
 /// `[1]` = -sum of `weight` `[N]` times `logp` `[N]`, summed in a fixed order.
@@ -66,8 +66,12 @@ pub fn case() -> OpCase {
         reference,
         tolerance: 1e-6,
         differentiable: true,
-        flops: |s| 2.0 * s[0] as f64,
-        bytes: |s| 8.0 * s[0] as f64,
+        bench: BenchFacts {
+            layers: |l| vec![vec![l.tokens]],
+            sets: &[],
+            flops: |pass, s, _| (pass == "forward").then(|| 2.0 * s[0] as f64),
+            ..BenchFacts::ELEMENTWISE
+        },
     }
 }
 

@@ -18,7 +18,7 @@
 
 use crate::graph::{Graph, Var};
 use crate::kernel::Pass;
-use crate::ops::case::{Array, OpCase, normal};
+use crate::ops::case::{Array, BenchFacts, OpCase, normal};
 use crate::variant;
 
 /// The smallest 1 - p the closed form works with: nearer to 1 an f32 log-probability carries no
@@ -123,8 +123,13 @@ pub fn case() -> OpCase {
         reference,
         tolerance: 1e-6,
         differentiable: true,
-        flops: |s| 100.0 * s[0] as f64,
-        bytes: |s| 36.0 * s[0] as f64,
+        bench: BenchFacts {
+            dims: &["PAIRS"],
+            layers: |l| vec![vec![l.tokens / 32]],
+            sets: &[],
+            flops: |pass, s, _| (pass == "forward").then(|| 100.0 * s[0] as f64),
+            ..BenchFacts::ELEMENTWISE
+        },
     }
 }
 
@@ -132,7 +137,6 @@ pub fn case() -> OpCase {
 mod tests {
     use super::*;
     use crate::graph::DType;
-    use crate::ops::case::Data;
     use crate::ops::case::tests::{forward, gpu, gradient};
     use crate::step::{Step, Store};
 
@@ -364,7 +368,7 @@ mod tests {
         const NONE: u32 = segment_mean::NO_OWNER;
         // Not `Array::float`, which rounds to single precision.
         fn double(name: &'static str, values: Vec<f64>) -> Array {
-            Array { name, shape: vec![values.len()], data: Data::Float { values, grad: false } }
+            Array::exact(name, &[values.len()], values)
         }
         let whole = OpCase {
             op: "odds_ratio",
@@ -412,8 +416,7 @@ mod tests {
             },
             tolerance: 1e-6,
             differentiable: true,
-            flops: |_| 0.0,
-            bytes: |_| 0.0,
+            bench: case().bench,
         };
         forward(&whole);
         gradient(&whole);

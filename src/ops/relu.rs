@@ -11,7 +11,7 @@
 
 use crate::graph::{Graph, Var};
 use crate::kernel::Pass;
-use crate::ops::case::{Array, OpCase};
+use crate::ops::case::{Array, BenchFacts, OpCase};
 use crate::variant;
 
 /// max(`x`, 0), elementwise. The gradient at 0 is 0.
@@ -66,8 +66,11 @@ pub fn case() -> OpCase {
         reference,
         tolerance: 1e-6,
         differentiable: true,
-        flops: |s| s[0] as f64,
-        bytes: |s| 8.0 * s[0] as f64,
+        bench: BenchFacts {
+            layers: |l| vec![vec![l.tokens * l.inner]],
+            flops: |pass, s, _| (pass == "forward").then(|| s[0] as f64),
+            ..BenchFacts::ELEMENTWISE
+        },
     }
 }
 

@@ -15,7 +15,7 @@
 
 use crate::graph::{DType, Graph, Sink, Var};
 use crate::kernel::Pass;
-use crate::ops::case::{Array, OpCase};
+use crate::ops::case::{Array, BenchFacts, OpCase, product};
 use crate::variant;
 
 /// Turns each head of `x` `[T, H * head_dim]` by the angles of its token's `position` `[T]` (u32).
@@ -144,8 +144,16 @@ pub fn case() -> OpCase {
         reference,
         tolerance: 1e-6,
         differentiable: true,
-        flops: |s| 3.0 * (s[0] * s[1] * s[2]) as f64,
-        bytes: |s| (4 * s[0] * (2 * s[1] * s[2] + 1 + s[2])) as f64,
+        bench: BenchFacts {
+            dims: &["T", "HEADS", "HEAD_DIM"],
+            layers: |l| [l.heads, l.kv_heads].map(|h| vec![l.tokens, h, l.head_dim]).to_vec(),
+            sets: &[("batched", &[&[8 * 1024, 9, 64]])],
+            largest: |dims| product(dims).filter(|_| dims[2].is_multiple_of(2)),
+            flops: |_, s, _| Some(3.0 * (s[0] * s[1] * s[2]) as f64),
+            // Rows of the table are read once a token, and most of the table not at all.
+            bytes: |_, s, _| Some((4 * s[0] * (2 * s[1] * s[2] + 1 + s[2])) as f64),
+            ..BenchFacts::ELEMENTWISE
+        },
     }
 }
 

@@ -6,7 +6,7 @@
 
 use crate::graph::{Graph, Sink, Var};
 use crate::kernel::Pass;
-use crate::ops::case::{Array, OpCase};
+use crate::ops::case::{Array, BenchFacts, OpCase};
 use crate::variant;
 
 /// `factor` * `x`, elementwise. A factor that changes between steps must be an input of another
@@ -63,8 +63,7 @@ pub fn case() -> OpCase {
         reference,
         tolerance: 1e-6,
         differentiable: true,
-        flops: |s| s[0] as f64,
-        bytes: |s| 8.0 * s[0] as f64,
+        bench: BenchFacts { flops: |_, s, _| Some(s[0] as f64), ..BenchFacts::ELEMENTWISE },
     }
 }
 

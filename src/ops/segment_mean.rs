@@ -7,7 +7,7 @@
 
 use crate::graph::{Graph, Var};
 use crate::kernel::{HARDWARE, Pass};
-use crate::ops::case::{Array, OpCase};
+use crate::ops::case::{Array, BenchFacts, OpCase};
 use crate::variant;
 
 /// In `owner`: no segment.
@@ -110,8 +110,15 @@ pub fn case() -> OpCase {
         reference,
         tolerance: 1e-6,
         differentiable: true,
-        flops: |s| s[0] as f64,
-        bytes: |s| 8.0 * s[0] as f64,
+        bench: BenchFacts {
+            dims: &["N", "SEGMENTS"],
+            layers: |l| vec![vec![l.tokens, 64]],
+            sets: &[],
+            flops: |pass, s, _| (pass == "forward").then(|| s[0] as f64),
+            // Of the list as much as is used, which is one owner for each value on average.
+            bytes: |pass, s, _| (pass == "forward").then(|| 8.0 * s[0] as f64),
+            ..BenchFacts::ELEMENTWISE
+        },
     }
 }
 

@@ -90,11 +90,11 @@ pub fn first_fault(
     // Central differences cost more than a forward, so they come where nothing else shows the pass.
     let trials = shapes.iter().filter_map(|shape| {
         let forward = Trial::forward(case, shape, 0);
-        if forward.meets(&plain, pass) {
+        if forward.meets(&plain, pass, variant) {
             return Some(forward);
         }
-        let gradient = case.differentiable.then(|| Trial::gradient(case, shape, 0));
-        gradient.filter(|trial| trial.meets(&plain, pass))
+        let gradient = case.differentiable_at(shape).then(|| Trial::gradient(case, shape, 0));
+        gradient.filter(|trial| trial.meets(&plain, pass, variant))
     });
     for trial in trials.take(count) {
         let fault = trial.run(gpu, &plain, Some(&plant))?;
@@ -108,7 +108,7 @@ pub fn first_fault(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::{ANY, Needs};
+    use crate::kernel::{ANY, Needs, Takes};
     use crate::ops::case::tests::gpu;
 
     const SCALE: &str = include_str!("../../shaders/scale/forward_1_naive.wgsl");
@@ -123,6 +123,7 @@ mod tests {
             tile_name: "",
             constants: &[],
             suits: ANY,
+            takes: Takes::WORDS,
             tolerance: 0.0,
         }
     }

@@ -15,7 +15,7 @@
 
 use crate::graph::{Graph, Sink, Var};
 use crate::kernel::Pass;
-use crate::ops::case::{Array, OpCase};
+use crate::ops::case::{Array, BenchFacts, OpCase};
 use crate::variant;
 
 /// silu(`gate`) * `up`, elementwise, both of the same shape (`[T, F]` in a model).
@@ -78,8 +78,11 @@ pub fn case() -> OpCase {
         reference,
         tolerance: 1e-6,
         differentiable: true,
-        flops: |s| 5.0 * s[0] as f64,
-        bytes: |s| 12.0 * s[0] as f64,
+        bench: BenchFacts {
+            layers: |l| vec![vec![l.tokens * l.inner]],
+            flops: |pass, s, _| (pass == "forward").then(|| 5.0 * s[0] as f64),
+            ..BenchFacts::ELEMENTWISE
+        },
     }
 }
 

@@ -19,7 +19,7 @@
 
 use crate::graph::{Graph, Var};
 use crate::kernel::{HARDWARE, Needs, Pass};
-use crate::ops::case::{Array, OpCase};
+use crate::ops::case::{Array, BenchFacts, OpCase};
 use crate::variant;
 
 /// Softmax over the last axis of `x` `[R, C]`. Values must be finite; a mask is a large negative
@@ -101,8 +101,12 @@ pub fn case() -> OpCase {
         reference,
         tolerance: 1e-6,
         differentiable: true,
-        flops: |s| 5.0 * (s[0] * s[1]) as f64,
-        bytes: |s| 8.0 * (s[0] * s[1]) as f64,
+        bench: BenchFacts {
+            dims: &["ROWS", "COLUMNS"],
+            layers: |l| vec![vec![l.tokens, l.tokens]],
+            flops: |pass, s, _| (pass == "forward").then(|| 5.0 * (s[0] * s[1]) as f64),
+            ..BenchFacts::ROWS
+        },
     }
 }
 

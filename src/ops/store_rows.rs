@@ -5,7 +5,7 @@
 
 use crate::graph::{Graph, Var};
 use crate::kernel::Pass;
-use crate::ops::case::{Array, OpCase};
+use crate::ops::case::{Array, BenchFacts, OpCase, largest_of_pairs};
 use crate::variant;
 
 /// Writes the rows of `x` `[N, D]` into `y` `[R, D]` at `rows` `[N]` u32; the other rows of y stay. A
@@ -69,8 +69,13 @@ pub fn case() -> OpCase {
         reference,
         tolerance: 0.0,
         differentiable: false,
-        flops: |_| 0.0,
-        bytes: |s| 8.0 * (s[1] * s[2]) as f64,
+        bench: BenchFacts {
+            dims: &["ROWS", "STORED", "D"],
+            layers: |l| vec![vec![l.tokens, l.tokens / 2, l.kv_heads * l.head_dim]],
+            largest: largest_of_pairs,
+            bytes: |_, s, _| Some((8 * s[1] * s[2] + 4 * s[1]) as f64),
+            ..BenchFacts::ELEMENTWISE
+        },
     }
 }
 

@@ -14,8 +14,8 @@
 
 use crate::graph::{Graph, Sink, Var};
 use crate::kernel::{HARDWARE, Needs, Pass, SOFTWARE};
-use crate::ops::case::{Array, OpCase};
-use crate::ops::matmul::{Form, Product, product};
+use crate::ops::case::{Array, BenchFacts, OpCase, largest_of_pairs};
+use crate::ops::matmul::{Form, MOST_ROWS, Product, product};
 use crate::variant;
 
 /// log p `[N]` of `targets` `[N]` u32 under softmax(`hidden` `[N, D]` · `weight` `[V, D]`ᵀ).
@@ -182,8 +182,13 @@ pub fn case() -> OpCase {
         reference,
         tolerance: 1e-6,
         differentiable: true,
-        flops: |s| 2.0 * (s[0] * s[1] * s[2]) as f64,
-        bytes: |s| 4.0 * (s[0] * s[2] + s[1] * s[2] + 2 * s[0]) as f64,
+        bench: BenchFacts {
+            dims: &["N", "V", "D"],
+            layers: |l| vec![vec![l.tokens / 4, l.vocabulary, l.hidden]],
+            sets: &[],
+            largest: |dims| largest_of_pairs(dims).filter(|_| dims.iter().all(|&d| d <= MOST_ROWS)),
+            ..BenchFacts::ELEMENTWISE
+        },
     }
 }
 

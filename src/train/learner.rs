@@ -11,7 +11,7 @@ use crate::model::config::ModelConfig;
 use crate::model::weights::{ParameterValues, Tensor};
 use crate::ops::adamw::{HYPER, adamw, hyper};
 use crate::ops::grad_norm::grad_norm;
-use crate::plan::{Plan, Reuse, plan};
+use crate::plan::{Plan, Pool, Reuse, plan};
 use crate::step::{Options, Step, Store};
 use crate::train::objectives::{Coefficients, Objective, Results};
 use crate::train::program::{MicroProgram, TrainedSet, micro_graph, train_all};
@@ -77,13 +77,15 @@ pub struct MemoryPlan {
     pub eval: Plan,
     /// The plan of clip and AdamW.
     pub update: Plan,
+    /// The slots that these programs take turns with.
+    pub pool: Pool,
 }
 
 impl MemoryPlan {
     /// Everything together, read-back buffers apart.
     pub fn total(&self) -> u64 {
-        let own = |p: &Plan| p.temporaries() + p.inputs;
-        self.state + own(&self.micro) + own(&self.eval) + own(&self.update)
+        let inputs = self.micro.inputs + self.eval.inputs + self.update.inputs;
+        self.state + inputs + self.pool.sizes().iter().sum::<u64>()
     }
 }
 
@@ -94,7 +96,7 @@ fn check_memory(target: &Target, bytes: u64) -> Result<()> {
     match available_memory() {
         Some(free) if bytes > free && target.class != Class::Discrete => {
             Err(Error::Limit(format!(
-                "this needs {:.1} GiB of memory, and {:.1} GiB are free on this machine. Use fewer stream tokens (batch.stream_tokens) or a smaller model.",
+                "this needs {:.1} GiB of memory, and {:.1} GiB are free on this machine.",
                 bytes as f64 / (1u64 << 30) as f64,
                 free as f64 / (1u64 << 30) as f64,
             )))
@@ -137,12 +139,12 @@ pub fn memory_plan(
     for graph in [&micro, &eval, &update] {
         graph.check_limits()?;
     }
-    let memory = MemoryPlan {
-        state,
-        micro: plan(&micro, Reuse::Slots),
-        eval: plan(&eval, Reuse::Slots),
-        update: plan(&update, Reuse::Slots),
-    };
+    let [micro, eval, update] = [&micro, &eval, &update].map(|graph| plan(graph, Reuse::Pool));
+    let mut pool = Pool::default();
+    for program in [&micro, &eval, &update] {
+        pool.assign(&program.slots);
+    }
+    let memory = MemoryPlan { state, micro, eval, update, pool };
     check_memory(target, memory.total())?;
     Ok(memory)
 }
@@ -158,7 +160,7 @@ pub struct LearnerOptions {
 
 impl Default for LearnerOptions {
     fn default() -> Self {
-        Self { reuse: Reuse::Slots, trained: train_all() }
+        Self { reuse: Reuse::Pool, trained: train_all() }
     }
 }
 

@@ -6,7 +6,7 @@ use oddgrad::bench::lap;
 use oddgrad::bench::op::{Request, bench_op};
 use oddgrad::bench::race::{Entry, Lap, Limits, Pace};
 use oddgrad::gpu::Checks;
-use oddgrad::kernel::{ANY, Needs, Variant};
+use oddgrad::kernel::{ANY, Needs, Takes, Variant};
 use oddgrad::ops;
 use oddgrad::ops::trial::{Kind, Plant};
 use std::io::{BufRead, BufReader, Write};
@@ -32,6 +32,7 @@ fn judged(source: String, checks: Checks) -> Verdict {
         tile_name: "",
         constants: &[],
         suits: ANY,
+        takes: Takes::WORDS,
         tolerance: 0.0,
     }));
     let plant = Plant { pass: case.passes[0], variant, checks };

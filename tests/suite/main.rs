@@ -10,6 +10,7 @@ mod golden;
 mod library;
 mod portability;
 mod shaders;
+mod storage;
 mod training;
 mod tune;
 mod views;

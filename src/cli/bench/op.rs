@@ -143,15 +143,10 @@ fn list() {
     println!("operations, their passes and what a shape means");
     for case in crate::ops::cases() {
         let passes: Vec<_> = case.passes.iter().map(|p| p.name).collect();
-        println!(
-            "  {:<14} {}\n{:17}shape {}",
-            case.op,
-            passes.join(", "),
-            "",
-            shapes::legend(case.op)
-        );
+        let sets: Vec<_> = shapes::sets(&case).into_iter().map(|(name, _)| name).collect();
+        println!("  {:<14} {}", case.op, passes.join(", "));
+        println!("{:17}shape {}; sets {}", "", shapes::legend(&case), sets.join(", "));
     }
-    println!("\nshape sets: {}", shapes::SETS.join(", "));
     println!("`oddgrad bench OP` races the kernels of one; `oddgrad bench --help` says more");
 }
 
