@@ -72,6 +72,7 @@ pub fn case() -> OpCase {
         bench: BenchFacts {
             dims: &["ROWS", "STORED", "D"],
             layers: |l| vec![vec![l.tokens, l.tokens / 2, l.kv_heads * l.head_dim]],
+            sets: &[],
             largest: largest_of_pairs,
             bytes: |_, s, _| Some((8 * s[1] * s[2] + 4 * s[1]) as f64),
             ..BenchFacts::ELEMENTWISE
