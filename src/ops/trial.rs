@@ -18,7 +18,7 @@ use std::rc::Rc;
 
 /// A kernel that stands in for every call of a pass.
 #[derive(Debug, Clone, Copy)]
-pub struct Plant {
+pub struct Replacement {
     /// Whose place it takes.
     pub pass: &'static Pass,
     /// The kernel that takes it.
@@ -201,8 +201,8 @@ impl<'a> Trial<'a> {
         self.build(target).graph.calls().iter().any(|c| (c.op, c.pass) == (pass.op, pass.name))
     }
 
-    /// Runs the kernels that `target` chooses, with `plant` in the place of one of them, and
-    /// compares. A planted kernel is run twice.
+    /// Runs the kernels that `target` chooses, with `replacement` in the place of one of them, and
+    /// compares. A replacement is run twice.
     ///
     /// # Errors
     /// When the device is lost.
@@ -210,12 +210,12 @@ impl<'a> Trial<'a> {
         &self,
         gpu: &Rc<Gpu>,
         target: &Target,
-        plant: Option<&Plant>,
+        replacement: Option<&Replacement>,
     ) -> Result<Option<Fault>> {
         let Built { mut graph, vars, outputs, cotangents } = self.build(target);
         let mut options = POISONED;
-        let slack = if plant.is_some() { FRESH } else { 1.0 };
-        if let Some(p) = plant {
+        let slack = if replacement.is_some() { FRESH } else { 1.0 };
+        if let Some(p) = replacement {
             options.checks = p.checks;
             let ours = |c: &&crate::graph::Call| (c.op, c.pass) == (p.pass.op, p.pass.name);
             let refused = |why| Ok(Some(self.fault("", Kind::Refused(why))));
@@ -255,7 +255,7 @@ impl<'a> Trial<'a> {
         if !broken.is_empty() {
             return Ok(Some(self.fault("", Kind::Beyond(broken))));
         }
-        if plant.is_some() {
+        if replacement.is_some() {
             run();
             for ((first, again), (_, name)) in got.iter().zip(read()?).zip(&outputs) {
                 let other = first.iter().zip(&again).position(|(a, b)| a.to_bits() != b.to_bits());
