@@ -24,11 +24,36 @@ impl Problem {
     }
 }
 
+/// A text that comes from a file, fit for a terminal: control characters are escaped (a line break
+/// stays one), and what is longer than `most` characters is cut in the middle.
+pub(crate) fn shown(text: &str, most: usize) -> String {
+    // Marks that turn the direction of writing are no control characters, but lie as well.
+    let hides = |c: &char| {
+        (c.is_control() && !matches!(c, '\n' | '\t'))
+            || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    let escape = |text: &str| -> String {
+        text.chars()
+            .map(|c| if hides(&c) { c.escape_default().to_string() } else { c.to_string() })
+            .collect()
+    };
+    let start: usize = text.chars().take(most * 2 / 3).map(char::len_utf8).sum();
+    let end: usize = text.chars().rev().take(most / 3).map(char::len_utf8).sum();
+    if text.len() <= most || start + end >= text.len() {
+        return escape(text);
+    }
+    let (head, tail) = (&text[..start], &text[text.len() - end..]);
+    format!("{} […] {}", escape(head), escape(tail))
+}
+
+/// Characters of one problem that are printed.
+const LONGEST: usize = 3_000;
+
 fn list(problems: &[Problem]) -> String {
     const SHOWN: usize = 20;
     let mut text = String::new();
     for p in problems.iter().take(SHOWN) {
-        text.push_str(&format!("\n  {}: {}", p.place, p.what));
+        text.push_str(&format!("\n  {}: {}", shown(&p.place, LONGEST), shown(&p.what, LONGEST)));
     }
     if problems.len() > SHOWN {
         text.push_str(&format!("\n  … and {} more", problems.len() - SHOWN));
@@ -72,7 +97,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A file was read but is not what it should be.
-    #[error("{}: {problem}", path.display())]
+    #[error("{}: {}", path.display(), shown(problem, LONGEST))]
     File {
         /// The file or folder.
         path: PathBuf,
@@ -80,7 +105,7 @@ pub enum Error {
         problem: String,
     },
     /// Several problems found at once in what the user gave.
-    #[error("{summary}{}", list(problems))]
+    #[error("{}{}", shown(summary, LONGEST), list(problems))]
     Input {
         /// One line that sums the problems up.
         summary: String,
@@ -109,5 +134,21 @@ impl Error {
     /// Several problems under one summary line.
     pub fn input(summary: impl Into<String>, problems: Vec<Problem>) -> Self {
         Self::Input { summary: summary.into(), problems }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_of_files_is_escaped_and_cut() {
+        assert_eq!(shown("é and\na line", 40), "é and\na line");
+        assert_eq!(shown("\u{1b}[2J\r\0\u{202e}x", 40), "\\u{1b}[2J\\r\\u{0}\\u{202e}x");
+        let long = shown(&"é".repeat(1_000_000), 30);
+        assert_eq!(long, format!("{} […] {}", "é".repeat(20), "é".repeat(10)));
+        let problem = Problem::new("rows.jsonl:1", format!("key \"{}\"", "k".repeat(1 << 20)));
+        let text = Error::input("\u{1b}c", vec![problem]).to_string();
+        assert!(text.len() < 10_000 && text.starts_with("\\u{1b}c"), "{text}");
     }
 }

@@ -1,7 +1,9 @@
-//! Files written whole or not at all.
+//! Files written whole or not at all, and read only if they are files and of a size that makes sense.
 
+use std::fs::File;
 #[cfg(feature = "cli")]
 use std::io::Write;
+use std::io::{ErrorKind, Read};
 use std::path::Path;
 
 use crate::error::{Error, Result};
@@ -52,9 +54,83 @@ pub(crate) fn check_creatable(path: &Path) -> Result<()> {
     }
 }
 
+/// Opens a file to read it. None if nothing has that name.
+///
+/// # Errors
+/// A link to nothing; a folder, pipe or device: to open a pipe can take for ever, and a device has
+/// no end.
+pub(crate) fn open_file(path: &Path) -> Result<Option<File>> {
+    let found = match std::fs::metadata(path) {
+        Ok(found) => found,
+        Err(e) if e.kind() == ErrorKind::NotFound => {
+            if path.symlink_metadata().is_ok() {
+                return Err(Error::file(path, "is a link to nothing; copy the file itself"));
+            }
+            return Ok(None);
+        }
+        Err(e) => return Err(Error::io("read", path, e)),
+    };
+    if !found.is_file() {
+        let what = if found.is_dir() { "a folder" } else { "a pipe or a device" };
+        return Err(Error::file(path, format!("is {what}, not a file")));
+    }
+    File::open(path).map(Some).map_err(|e| Error::io("read", path, e))
+}
+
+/// Reads a file of at most `most` bytes. None if nothing has that name.
+///
+/// # Errors
+/// Those of [`open_file`], and a longer file.
+pub(crate) fn read_file(path: &Path, most: usize) -> Result<Option<Vec<u8>>> {
+    let Some(file) = open_file(path)? else { return Ok(None) };
+    let mut bytes = Vec::new();
+    file.take(most as u64 + 1).read_to_end(&mut bytes).map_err(|e| Error::io("read", path, e))?;
+    if bytes.len() > most {
+        let what = format!("is larger than {} KiB, which no file of its kind is", most >> 10);
+        return Err(Error::file(path, what));
+    }
+    Ok(Some(bytes))
+}
+
+/// As [`read_file`], for JSON.
+///
+/// # Errors
+/// Those of [`read_file`], and what is not JSON.
+pub(crate) fn read_json(path: &Path, most: usize) -> Result<Option<serde_json::Value>> {
+    let Some(bytes) = read_file(path, most)? else { return Ok(None) };
+    serde_json::from_slice(&bytes)
+        .map(Some)
+        .map_err(|e| Error::file(path, format!("not JSON: {e}")))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_files_of_a_sensible_size_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        assert_eq!(read_file(&at("absent"), 9).unwrap(), None);
+        std::fs::write(at("five"), "12345").unwrap();
+        assert_eq!(read_file(&at("five"), 5).unwrap().unwrap(), b"12345");
+        assert!(read_file(&at("five"), 4).unwrap_err().to_string().contains("larger than"));
+        assert!(read_file(folder.path(), 9).unwrap_err().to_string().contains("is a folder"));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_to_nothing_and_devices_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("link");
+        let refusal = |to: &str| {
+            let _ = std::fs::remove_file(&path);
+            std::os::unix::fs::symlink(to, &path).unwrap();
+            read_file(&path, 9).unwrap_err().to_string()
+        };
+        assert!(refusal("nowhere").contains("a link to nothing"));
+        assert!(refusal("/dev/zero").contains("a pipe or a device"));
+    }
 
     #[test]
     fn files_replace_what_is_there_and_leave_nothing_else() {

@@ -75,6 +75,8 @@ pub mod error;
 mod files;
 pub mod gpu;
 pub mod graph;
+#[cfg(feature = "train")]
+mod guard;
 pub mod kernel;
 #[cfg(feature = "train")]
 pub mod model;

@@ -1,14 +1,21 @@
 //! `oddgrad doctor`
 
 use super::DeviceArgs;
+use crate::data::messages::Message;
+use crate::data::tokenize::Tokenizer;
 use crate::error::{Error, Result};
 use crate::gpu::{cooperative_matrices, list_adapters};
 use crate::kernel::Cooperative;
+use crate::model::config::ModelConfig;
 use clap::Args;
+use std::path::{Path, PathBuf};
 
 /// Arguments of `oddgrad doctor`.
 #[derive(Args)]
 pub struct DoctorArgs {
+    /// A model folder: what its files say of tokens, ends and template is compared with what was
+    /// loaded, and printed.
+    model: Option<PathBuf>,
     /// List every kernel with its variants and the one chosen here.
     #[arg(long)]
     kernels: bool,
@@ -25,7 +32,45 @@ fn usable(kinds: &[Cooperative]) -> String {
     }
 }
 
+/// What is known of a model folder's tokens.
+fn look_at(folder: &Path) -> Result<()> {
+    let config = ModelConfig::load(folder)?;
+    let tokenizer = Tokenizer::from_folder(folder)?;
+    let named = |id: u32| format!("{id} {:?}", tokenizer.token(id).unwrap_or_default());
+    let one = |id: Option<u32>| id.map_or_else(|| "none".to_owned(), named);
+    println!("{}", folder.display());
+    println!("  vocabulary        {} tokens", tokenizer.vocab_size());
+    println!("  embedding         {} rows", config.vocab_size);
+    println!("  begin of sequence {}", one(tokenizer.bos()));
+    println!("  end of sequence   {}", one(tokenizer.eos()));
+    let (ends, from) = tokenizer.ends();
+    let list: Vec<String> = ends.iter().map(|&id| named(id)).collect();
+    println!("  generation ends   {} ({from})", list.join(", "));
+    let (begin, end) = (tokenizer.bos().is_some(), tokenizer.eos().is_some());
+    let added = match (begin, end) {
+        (true, true) => "begin in front, end behind, each unless it is there",
+        (true, false) => "begin in front unless it is there; no end",
+        (false, true) => "end behind unless it is there",
+        (false, false) => "nothing",
+    };
+    println!("  added to a row    {added}");
+    if tokenizer.has_template() {
+        let prompt = tokenizer.render_prompt(&[Message::new("user", "Hello")])?;
+        println!("  chat template     \"Hello\" becomes {prompt:?}");
+        println!("  its tokens        {:?}", tokenizer.encode(&prompt)?);
+    } else {
+        println!("  chat template     none: rows and prompts are plain text");
+    }
+    for note in config.notes.iter().chain(tokenizer.notes()) {
+        println!("  note: {note}");
+    }
+    Ok(())
+}
+
 pub(super) fn run(args: &DoctorArgs, device: &DeviceArgs) -> Result<()> {
+    if let Some(model) = &args.model {
+        return look_at(model);
+    }
     let opened = device.open();
     // An adapter that is there and does not open is what the list is good for.
     if let Err(error @ (Error::Adapter(_) | Error::Input { .. })) = opened {

@@ -1,7 +1,7 @@
 //! `oddgrad tokenizer TEXT… --vocab N --output FOLDER`
 
 use crate::data::bpe::{CHAT_TOKENS, CHATML, train_bpe};
-use crate::data::rows::{Text, read_texts};
+use crate::data::rows::{Message, Text, read_texts};
 use crate::error::{Error, Result};
 use crate::files::check_creatable;
 use clap::Args;
@@ -33,7 +33,7 @@ pub(super) fn run(args: &TokenizerArgs) -> Result<()> {
     check_creatable(&args.output)?;
     let texts = read_texts(&args.texts)?.into_iter().map(|(_, text)| match text {
         Text::Plain(text) => text,
-        Text::Messages(list) => list.into_iter().map(|m| m.content).collect::<Vec<_>>().join("\n"),
+        Text::Messages(list) => list.iter().map(Message::text).collect::<Vec<_>>().join("\n"),
     });
     let trained = train_bpe(texts, args.vocab, &CHAT_TOKENS)?;
     std::fs::create_dir_all(&args.output).map_err(|e| Error::io("create", &args.output, e))?;

@@ -181,7 +181,7 @@ fn unusable_rows_are_refused_with_a_reason() {
             row!("prompt": "a", "chosen": "b", "rejected": [m("assistant", "b")]),
             "rejected is a list of messages while chosen is text",
         ),
-        (serde_json::json!([1]), "a row must be a JSON object, this is a list"),
+        (serde_json::json!([1]), "a row must be a JSON object, this is a number"),
     ] {
         let text = refusal(row.clone());
         assert!(text.contains(reason), "{row}\n{text}");
@@ -319,7 +319,7 @@ fn files_that_cannot_be_read_are_refused() {
 }
 
 /// Writes a Parquet file as the hub's are: optional strings, and messages as lists of structures.
-fn write_parquet(path: &Path) {
+fn write_parquet(path: &Path, compression: parquet::basic::Compression) {
     use parquet::data_type::{ByteArray, ByteArrayType};
     use parquet::file::properties::WriterProperties;
     use parquet::file::writer::SerializedFileWriter;
@@ -331,8 +331,7 @@ fn write_parquet(path: &Path) {
             optional binary content (UTF8); optional binary role (UTF8); } } }
         optional int64 score; }";
     let schema = parquet::schema::parser::parse_message_type(schema).unwrap();
-    let compressed =
-        WriterProperties::builder().set_compression(parquet::basic::Compression::SNAPPY).build();
+    let compressed = WriterProperties::builder().set_compression(compression).build();
     let file = std::fs::File::create(path).unwrap();
     let mut writer = SerializedFileWriter::new(file, schema.into(), compressed.into()).unwrap();
     let mut group = writer.next_row_group().unwrap();
@@ -363,7 +362,15 @@ fn write_parquet(path: &Path) {
 fn parquet_rows_load() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("train-00000.parquet");
-    write_parquet(&path);
+    use parquet::basic::Compression::{self, LZ4, LZ4_RAW, SNAPPY, UNCOMPRESSED};
+    let (gzip, brotli) =
+        (Compression::GZIP(Default::default()), Compression::BROTLI(Default::default()));
+    let zstd = Compression::ZSTD(Default::default());
+    for compression in [gzip, brotli, zstd, LZ4, LZ4_RAW, UNCOMPRESSED, SNAPPY] {
+        write_parquet(&path, compression);
+        let rows = read_preferences(std::slice::from_ref(&path), &ReadOptions::default());
+        assert_eq!(rows.unwrap().rows.len(), 2, "{compression}");
+    }
     let rows = read_preferences(std::slice::from_ref(&path), &ReadOptions::default()).unwrap().rows;
     assert_eq!(rows.len(), 2);
     assert_eq!(rows[1].prompt, talk(&[("user", "Ho")]));
@@ -406,4 +413,178 @@ fn documents_load_from_text_and_from_rows() {
     ] {
         assert!(text.contains(part), "{text}");
     }
+}
+
+#[test]
+fn keys_of_messages_and_tools_are_kept() {
+    let call = serde_json::json!([{"function": {"name": "f", "arguments": {"z": 1, "a": null}}}]);
+    let tools = serde_json::json!([{"name": "f"}]);
+    let asked = serde_json::json!({"role": "user", "content": "Hi", "name": "Ann", "id": null});
+    let calling = serde_json::json!({"role": "assistant", "content": null, "tool_calls": call});
+    let told = serde_json::json!({"role": "ipython", "content": "4"});
+    let yes = serde_json::json!({"role": "assistant", "content": "Yes", "thinking": "hm"});
+    let no = serde_json::json!({"role": "assistant", "content": "Yes"});
+    let row = row!("prompt": [asked, calling, told], "chosen": [yes], "rejected": [no],
+                   "tools": tools.to_string(), "chat_template_kwargs": {"loud": true});
+    let read_row = read(&[row], &ReadOptions::default()).unwrap().rows.remove(0);
+    let Text::Messages(prompt) = &read_row.prompt else { panic!("a conversation") };
+    assert_eq!(prompt[0].fields.keys().collect::<Vec<_>>(), ["name"]);
+    assert_eq!((&prompt[1].content, &prompt[1].fields["tool_calls"]), (&None, &call));
+    assert_eq!(prompt[2].role, "ipython");
+    assert_eq!(read_row.given, *row!("tools": tools, "loud": true).as_object().unwrap());
+    assert_ne!(Some(&read_row.chosen), read_row.rejected.as_ref());
+}
+
+#[test]
+fn what_a_row_says_is_used_or_refused_by_name() {
+    let history = row!("instruction": "And in French?", "input": "",
+        "history": [["Say hello.", "Hello."]], "chosen": "Bonjour.", "rejected": "Hola.");
+    let turns = [("user", "Say hello."), ("assistant", "Hello."), ("user", "And in French?")];
+    assert_eq!(one(history).0, talk(&turns));
+    let context = row!("instruction": "How old is Ann?", "context": "Ann is nine.",
+        "chosen": "Nine.", "rejected": "Ten.");
+    assert_eq!(one(context).0, plain("How old is Ann?\nAnn is nine."));
+    let base = row!("prompt": "a", "chosen": "b", "rejected": "c");
+    for (name, value) in [
+        ("context", serde_json::json!("x")),
+        ("images", serde_json::json!(["a.png"])),
+        ("thinking", serde_json::json!("x")),
+        ("tool_calls", serde_json::json!([1])),
+    ] {
+        let mut row = base.clone();
+        row[name] = value;
+        let text = refusal(row);
+        assert!(text.contains(&format!("column \"{name}\" says something")), "{text}");
+    }
+    let mut tools = base.clone();
+    tools["tools"] = serde_json::json!([{"name": "f"}]);
+    let weighted = row!("prompt": "a", "rejected": "c",
+        "chosen": [{"role": "assistant", "content": "b", "weight": 0}]);
+    assert!(refusal(weighted).contains("\"weight\": 0"));
+    assert!(matches!(one(tools).0, Text::Messages(_)), "tools need a template");
+    // Empty columns say nothing.
+    let mut empty = base;
+    empty["images"] = serde_json::json!([]);
+    assert_eq!(one(empty).0, plain("a"));
+}
+
+#[test]
+fn a_file_has_one_form_and_its_unused_columns_are_named_once() {
+    let with = row!("question": "a", "system": "S", "chosen": "b", "rejected": "c", "score": 1);
+    let without = row!("question": "d", "system": null, "chosen": "e", "rejected": "f", "id": "x");
+    let found = read(&[with.clone(), without.clone()], &ReadOptions::default()).unwrap();
+    assert_eq!(found.rows[1].prompt, talk(&[("user", "d")]));
+    assert_eq!(found.rows[1].rejected, Some(talk(&[("assistant", "f")])));
+    assert_eq!(found.notes.len(), 1);
+    let note = &found.notes[0];
+    assert!(note.contains("2 rows, conversations (plain rows among them"), "{note}");
+    assert!(note.ends_with("columns not used: id, score"), "{note}");
+    let alone = read(&[without], &ReadOptions::default()).unwrap();
+    assert_eq!(alone.rows[0].prompt, plain("d"));
+    assert!(alone.notes[0].contains("1 rows, plain text"), "{:?}", alone.notes);
+    let transcript = row!("chosen": "\n\nHuman: Hi\n\nAssistant: A", "rejected": "\n\nHuman: Hi\n\nAssistant: B");
+    let mixed = read(&[with, transcript], &ReadOptions::default()).unwrap_err().to_string();
+    assert!(mixed.contains("rows.jsonl:2: is a transcript"), "{mixed}");
+}
+
+#[test]
+fn a_conversation_beside_its_first_question_is_the_row() {
+    let hi = serde_json::json!([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}]);
+    let options = ReadOptions { need_rejected: false, ..ReadOptions::default() };
+    let row = row!("prompt": "Hi", "prompt_id": "x1", "messages": hi);
+    let found = read(&[row], &options).unwrap();
+    assert_eq!(found.rows[0].chosen, talk(&[("assistant", "Yes")]));
+    assert!(found.notes[0].ends_with("columns not used: prompt, prompt_id"), "{:?}", found.notes);
+}
+
+#[test]
+fn a_folder_is_read_by_split() {
+    let folder = tempfile::tempdir().unwrap();
+    let names = |split| -> std::result::Result<Vec<String>, String> {
+        let options = ReadOptions { split, ..ReadOptions::default() };
+        let rows =
+            read_preferences(&[folder.path().into()], &options).map_err(|e| e.to_string())?;
+        let name = |r: &PreferenceRow| r.source.file.file_name().unwrap().to_string_lossy().into();
+        Ok(rows.rows.iter().step_by(2).map(name).collect())
+    };
+    write(folder.path(), "train-00000-of-00001.jsonl", LINES);
+    write(folder.path(), "test-00000-of-00001.jsonl", LINES);
+    std::fs::create_dir(folder.path().join("data")).unwrap();
+    write(&folder.path().join("data"), "training_2.jsonl", LINES);
+    assert_eq!(names(Split::Train).unwrap(), ["training_2.jsonl", "train-00000-of-00001.jsonl"]);
+    assert_eq!(names(Split::Validation).unwrap(), ["test-00000-of-00001.jsonl"]);
+    write(folder.path(), "dev.jsonl", LINES);
+    assert_eq!(names(Split::Validation).unwrap(), ["dev.jsonl"]);
+    let notes = read_preferences(&[folder.path().into()], &ReadOptions::default()).unwrap().notes;
+    assert!(notes[0].contains("left out: dev.jsonl, test-00000-of-00001.jsonl"), "{notes:?}");
+    write(folder.path(), "train_sft-00000-of-00001.jsonl", LINES);
+    assert!(names(Split::Train).unwrap_err().contains("several splits (train, train_sft)"));
+    write(folder.path(), "more.jsonl", LINES);
+    let mixed = names(Split::Train).unwrap_err();
+    assert!(mixed.contains("some do not (more.jsonl); name the files"), "{mixed}");
+    let only = tempfile::tempdir().unwrap();
+    write(only.path(), "test.jsonl", LINES);
+    let text = read_preferences(&[only.path().into()], &ReadOptions::default()).unwrap_err();
+    assert!(text.to_string().contains("none of its files is of the split wanted"), "{text}");
+}
+
+#[test]
+fn files_of_other_tools_load_or_say_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let read = |path: PathBuf| {
+        read_preferences(&[path], &ReadOptions::default())
+            .map(|rows| rows.rows)
+            .map_err(|e| e.to_string())
+    };
+    let rows: Vec<Value> = LINES.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let pretty: String = rows.iter().map(|row| format!("{row:#}\n")).collect();
+    for (name, text) in [
+        ("pretty.json", pretty.clone()),
+        ("pretty.jsonl", pretty),
+        ("array.jsonl", format!("{:#}", Value::from(rows))),
+    ] {
+        let found = read(write(folder.path(), name, text)).unwrap();
+        assert_eq!(
+            (found.len(), found[1].source.line, &found[1].chosen),
+            (2, 2, &plain("e")),
+            "{name}"
+        );
+    }
+    // Python's NaN, in a column that nobody reads and in one that is read.
+    let nan =
+        r#"{"s": [NaN, -Infinity, Infinity], "prompt": "NaN", "chosen": "b", "rejected": "c"}"#;
+    for (name, text) in [("nan.jsonl", nan.to_owned()), ("nan.json", format!("[\n{nan}]"))] {
+        assert_eq!(read(write(folder.path(), name, text)).unwrap()[0].prompt, plain("NaN"));
+    }
+    let used = write(folder.path(), "used.jsonl", nan.replace("\"NaN\"", "NaN"));
+    assert!(
+        read(used).unwrap_err().contains("column \"prompt\" is a value that JSON does not have")
+    );
+    let saved = tempfile::tempdir().unwrap();
+    write(saved.path(), "dataset_info.json", "{}");
+    write(saved.path(), "data-00000-of-00001.arrow", "ARROW1");
+    assert!(read(saved.path().into()).unwrap_err().contains("datasets.save_to_disk"));
+}
+
+#[test]
+fn rows_without_an_end_are_refused_with_bounded_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let bomb = |start: &str| {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(start.as_bytes()).unwrap();
+        (0..40).for_each(|_| encoder.write_all(&vec![b'x'; 1 << 20]).unwrap());
+        encoder.finish().unwrap()
+    };
+    for (name, start) in [("line.jsonl.gz", ""), ("array.json.gz", "[{\"a\": \"")] {
+        let path = write(folder.path(), name, bomb(start));
+        let text = read_preferences(&[path], &ReadOptions::default()).unwrap_err().to_string();
+        assert!(text.contains("longer than 32 MiB"), "{text}");
+    }
+    let many = write(folder.path(), "many.jsonl", "{}\n".repeat(MOST_BAD + 5));
+    let text = read_preferences(&[many], &ReadOptions::default()).unwrap_err().to_string();
+    assert!(text.contains("reading stopped") && text.len() < 10_000, "{text}");
+    let key = format!("{{\"{}\\u001b\": 1}}", "k".repeat(1 << 20));
+    let text = read_preferences(&[write(folder.path(), "key.jsonl", key)], &ReadOptions::default());
+    let text = text.unwrap_err().to_string();
+    assert!(text.len() < 2_000 && !text.contains('\u{1b}'), "{}", text.len());
 }

@@ -1,28 +1,50 @@
 //! A model's own chat template (Jinja), rendered the way transformers renders it.
 //!
-//! Templates come with models, so they are untrusted input: they run with a budget of steps, see
-//! nothing but the conversation and the special tokens, and what goes wrong in them is an error
-//! with the template's own sentence.
+//! Templates come with models, so they are untrusted input: their source is looked at before it is
+//! compiled, they run with a budget of steps and bytes on a stack of their own, see nothing but the
+//! conversation and the special tokens, and what goes wrong in them is an error with the template's
+//! own sentence.
+
+mod python;
+mod source;
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
 
+use chrono::{DateTime, Utc};
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::Kwargs;
-use minijinja::{AutoEscape, Environment, ErrorKind, Value, context};
+use minijinja::value::Serde;
+use minijinja::{AutoEscape, Environment, ErrorKind, Value};
+use serde_json::Map;
 
 use super::messages::Message;
 use crate::error::{Error, Result};
+use crate::files::read_file;
+use crate::guard::on_own_stack;
 
-/// Steps a template may take for one conversation; a thousand turns take a small part of it.
-const FUEL: u64 = 10_000_000;
+/// Steps a template may take for one conversation; 64 bytes that it makes are a step too. A
+/// thousand turns take a small part of it.
+const FUEL: u64 = 4_000_000;
+/// Largest template file in bytes.
+const LARGEST: usize = 4 << 20;
 const NAME: &str = "chat_template";
 
 /// A compiled chat template with the special tokens it may name.
 pub struct ChatTemplate {
     environment: Environment<'static>,
     special: BTreeMap<String, String>,
+    source: String,
+    clock: Arc<Clock>,
+}
+
+/// The time that templates are told: one for the whole life of a template, so that a run does not
+/// depend on when a row is rendered.
+struct Clock {
+    now: DateTime<Utc>,
+    asked: AtomicBool,
 }
 
 impl std::fmt::Debug for ChatTemplate {
@@ -36,25 +58,19 @@ impl ChatTemplate {
     /// the tokenizer does not have is left out and renders as nothing.
     ///
     /// # Errors
-    /// The source is no template; the sentence names the line.
+    /// The source is no template, or longer or deeper than a template is; the sentence names the
+    /// line.
     pub fn new(
         source: &str,
         special: BTreeMap<String, String>,
     ) -> std::result::Result<Self, String> {
-        let mut environment = Environment::new();
-        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-        environment.set_syntax(syntax.map_err(|e| explain(&e))?);
-        environment.set_fuel(Some(FUEL));
-        environment.set_auto_escape_callback(|_| AutoEscape::None);
-        environment
-            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.add_function("raise_exception", raise_exception);
-        environment.add_function("strftime_now", strftime_now);
-        environment.add_filter("tojson", to_json);
-        environment
-            .add_template_owned(NAME, without_generation_tags(source))
-            .map_err(|e| explain(&e))?;
-        Ok(Self { environment, special })
+        // In UTC, so that it does not depend on the machine's time zone.
+        let now = DateTime::<Utc>::from(SystemTime::now());
+        let clock = Arc::new(Clock { now, asked: AtomicBool::new(false) });
+        let compiled = on_own_stack(|| environment(source, &clock));
+        let environment =
+            compiled.map_err(|e| format!("the template library failed: {e}")).flatten()?;
+        Ok(Self { environment, special, source: source.to_owned(), clock })
     }
 
     /// The template of a model folder: `chat_template.jinja`, or `chat_template` in
@@ -69,16 +85,19 @@ impl ChatTemplate {
         special: BTreeMap<String, String>,
     ) -> Result<Option<Self>> {
         let path = folder.join("chat_template.jinja");
-        let (path, source) = match std::fs::read_to_string(&path) {
-            Ok(source) => (path, source),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+        let (path, source) = match read_file(&path, LARGEST)? {
+            Some(bytes) => {
+                let source = String::from_utf8(bytes)
+                    .map_err(|_| Error::file(&path, "not UTF-8; save the file as UTF-8"))?;
+                (path, source)
+            }
+            None => {
                 let path = folder.join("tokenizer_config.json");
                 match in_config(tokenizer_config).map_err(|e| Error::file(&path, e))? {
                     Some(source) => (path, source),
                     None => return Ok(None),
                 }
             }
-            Err(e) => return Err(Error::io("read", path, e)),
         };
         Self::new(&source, special)
             .map(Some)
@@ -86,27 +105,69 @@ impl ChatTemplate {
     }
 
     /// Renders a conversation; with `generation_prompt` it ends where the assistant would begin.
+    /// `given` are further variables of the template (`tools`, `documents`).
     ///
     /// # Errors
     /// What the template refuses (`raise_exception`) or cannot do, in its own words.
     pub fn render(
         &self,
         messages: &[Message],
+        given: &Map<String, serde_json::Value>,
         generation_prompt: bool,
     ) -> std::result::Result<String, String> {
-        let messages: Vec<Value> = messages
-            .iter()
-            .map(|m| context! { role => m.role.as_str(), content => m.content.as_str() })
-            .collect();
-        let mut values: BTreeMap<String, Value> =
-            self.special.iter().map(|(k, v)| (k.clone(), Value::from(v.as_str()))).collect();
-        values.insert("messages".into(), Value::from(messages));
-        values.insert("add_generation_prompt".into(), Value::from(generation_prompt));
-        values.insert("tools".into(), Value::from(()));
-        values.insert("documents".into(), Value::from(()));
-        let template = self.environment.get_template(NAME).map_err(|e| explain(&e))?;
-        template.render(Value::from(values)).map_err(|e| explain(&e))
+        let rendered = on_own_stack(|| {
+            let mut values: BTreeMap<String, Value> =
+                self.special.iter().map(|(k, v)| (k.clone(), Value::from(v.as_str()))).collect();
+            values.insert("tools".into(), Value::from(()));
+            values.insert("documents".into(), Value::from(()));
+            values.extend(given.iter().map(|(k, v)| (k.clone(), Value::from(Serde(v)))));
+            let messages = messages.iter().map(|m| Value::from(Serde(m))).collect();
+            values.insert("messages".into(), messages);
+            values.insert("add_generation_prompt".into(), Value::from(generation_prompt));
+            let template = self.environment.get_template(NAME).map_err(|e| explain(&e))?;
+            template.render(Value::from(values)).map_err(|e| explain(&e))
+        });
+        rendered
+            .map_err(|e| format!("the chat template made the template library fail: {e}"))
+            .flatten()
     }
+
+    /// Whether the template names `word` anywhere: a key of a message that it does not name cannot
+    /// reach the model.
+    pub fn names(&self, word: &str) -> bool {
+        self.source.contains(word)
+    }
+
+    /// Whether a rendering has asked for the date.
+    pub fn asked_for_date(&self) -> bool {
+        self.clock.asked.load(Ordering::Relaxed)
+    }
+}
+
+/// The engine with one template in it.
+fn environment(
+    source: &str,
+    clock: &Arc<Clock>,
+) -> std::result::Result<Environment<'static>, String> {
+    let mut environment = Environment::new();
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+    let syntax = syntax.map_err(|e| explain(&e))?;
+    let source = source::prepare(source, &syntax)?;
+    environment.set_syntax(syntax);
+    environment.set_fuel(Some(FUEL));
+    environment.set_auto_escape_callback(|_| AutoEscape::None);
+    environment.set_unknown_method_callback(python::method);
+    environment.add_function("raise_exception", python::raise_exception);
+    let clock = Arc::clone(clock);
+    environment.add_function("strftime_now", move |format: String| {
+        clock.asked.store(true, Ordering::Relaxed);
+        python::strftime(clock.now, &format)
+            .map_err(|e| minijinja::Error::new(ErrorKind::InvalidOperation, e))
+    });
+    environment.add_filter("tojson", python::to_json);
+    environment.add_filter(source::KEPT, python::kept);
+    environment.add_template_owned(NAME, source).map_err(|e| explain(&e))?;
+    Ok(environment)
 }
 
 fn in_config(config: &serde_json::Value) -> std::result::Result<Option<String>, String> {
@@ -138,150 +199,6 @@ fn explain(error: &minijinja::Error) -> String {
     }
 }
 
-/// `{% generation %}` marks the assistant's words for transformers' masks and renders nothing.
-fn without_generation_tags(source: &str) -> String {
-    let mut out = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some(start) = rest.find("{%") {
-        let Some(length) = rest[start..].find("%}") else {
-            break;
-        };
-        let tag = &rest[start..start + length + 2];
-        let word = tag[2..tag.len() - 2].trim_matches(['-', '+', ' ', '\n', '\t']);
-        out.push_str(&rest[..start]);
-        match word {
-            "generation" => out.push_str(&tag.replacen("generation", "if true", 1)),
-            "endgeneration" => out.push_str(&tag.replacen("endgeneration", "endif", 1)),
-            _ => out.push_str(tag),
-        }
-        rest = &rest[start + length + 2..];
-    }
-    out + rest
-}
-
-fn raise_exception(message: String) -> std::result::Result<Value, minijinja::Error> {
-    Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
-}
-
-/// `json.dumps` as transformers calls it: no ASCII escapes, nothing made safe for HTML.
-fn to_json(
-    value: &Value,
-    indent: Option<Value>,
-    args: Kwargs,
-) -> std::result::Result<String, minijinja::Error> {
-    let indent = match indent {
-        Some(indent) => Some(indent),
-        None => args.get::<Option<Value>>("indent")?,
-    };
-    let no_arguments: Kwargs = std::iter::empty::<(String, Value)>().collect();
-    let safe = minijinja::filters::tojson(value, indent, no_arguments)?;
-    Ok(without_html_escapes(&safe.to_string()))
-}
-
-/// Takes back the four escapes that make JSON safe inside HTML.
-fn without_html_escapes(json: &str) -> String {
-    const ESCAPES: [(&str, char); 4] =
-        [("\\u003c", '<'), ("\\u003e", '>'), ("\\u0026", '&'), ("\\u0027", '\'')];
-    let mut out = String::with_capacity(json.len());
-    let mut rest = json;
-    while let Some(at) = rest.find('\\') {
-        out.push_str(&rest[..at]);
-        rest = &rest[at..];
-        if let Some((escape, plain)) = ESCAPES.iter().find(|(escape, _)| rest.starts_with(escape)) {
-            out.push(*plain);
-            rest = &rest[escape.len()..];
-        } else {
-            // A backslash and what it escapes belong together: `\\u003c` is no escape of `<`.
-            let end = 1 + rest[1..].chars().next().map_or(0, char::len_utf8);
-            out.push_str(&rest[..end]);
-            rest = &rest[end..];
-        }
-    }
-    out + rest
-}
-
-/// Today's date for templates that tell the model; in UTC, so that it does not depend on the
-/// machine's time zone.
-fn strftime_now(format: String) -> String {
-    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-    strftime(seconds, &format)
-}
-
-fn strftime(seconds: u64, format: &str) -> String {
-    const MONTHS: [&str; 12] = [
-        "January",
-        "February",
-        "March",
-        "April",
-        "May",
-        "June",
-        "July",
-        "August",
-        "September",
-        "October",
-        "November",
-        "December",
-    ];
-    const DAYS: [&str; 7] =
-        ["Thursday", "Friday", "Saturday", "Sunday", "Monday", "Tuesday", "Wednesday"];
-    let (days, clock) = (seconds / 86_400, seconds % 86_400);
-    let (year, month, day) = civil(days);
-    let first_of_year =
-        days - (0..month - 1).map(|m| month_length(year, m)).sum::<u64>() - (day - 1);
-    let weekday = DAYS[(days % 7) as usize];
-    let month_name = MONTHS[month as usize - 1];
-    let mut out = String::new();
-    let mut chars = format.chars();
-    while let Some(c) = chars.next() {
-        if c != '%' {
-            out.push(c);
-            continue;
-        }
-        match chars.next() {
-            Some('Y') => out += &year.to_string(),
-            Some('y') => out += &format!("{:02}", year % 100),
-            Some('m') => out += &format!("{month:02}"),
-            Some('d') => out += &format!("{day:02}"),
-            Some('B') => out += month_name,
-            Some('b') => out += &month_name[..3],
-            Some('A') => out += weekday,
-            Some('a') => out += &weekday[..3],
-            Some('j') => out += &format!("{:03}", days - first_of_year + 1),
-            Some('H') => out += &format!("{:02}", clock / 3600),
-            Some('M') => out += &format!("{:02}", clock / 60 % 60),
-            Some('S') => out += &format!("{:02}", clock % 60),
-            Some('%') => out.push('%'),
-            Some(other) => out.extend(['%', other]),
-            None => out.push('%'),
-        }
-    }
-    out
-}
-
-fn month_length(year: u64, month: u64) -> u64 {
-    let leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
-    [31, 28 + u64::from(leap), 31, 30, 31, 30, 31, 31, 30, 31, 30, 31][month as usize]
-}
-
-/// Year, month (1-12) and day (1-31) of a day counted from 1970-01-01.
-fn civil(mut days: u64) -> (u64, u64, u64) {
-    let mut year = 1970;
-    loop {
-        let length: u64 = (0..12).map(|m| month_length(year, m)).sum();
-        if days < length {
-            break;
-        }
-        days -= length;
-        year += 1;
-    }
-    let mut month = 0;
-    while days >= month_length(year, month) {
-        days -= month_length(year, month);
-        month += 1;
-    }
-    (year, month + 1, days + 1)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -292,7 +209,7 @@ mod tests {
         prompt: bool,
     ) -> std::result::Result<String, String> {
         let special = BTreeMap::from([("bos_token".to_owned(), "<s>".to_owned())]);
-        ChatTemplate::new(source, special)?.render(messages, prompt)
+        ChatTemplate::new(source, special)?.render(messages, &Map::new(), prompt)
     }
 
     fn talk() -> Vec<Message> {
@@ -341,26 +258,117 @@ mod tests {
     }
 
     #[test]
-    fn html_escapes_are_taken_back_and_nothing_else() {
+    fn values_are_written_as_json_dumps_writes_them() {
+        let given = serde_json::json!({"tools": [
+            {"name": "f", "parameters": {"z": 1, "a": [true, null, 0.5, "<é&'\"\n"], "e": {}}}]});
+        let show = |source: &str| {
+            let template = ChatTemplate::new(source, BTreeMap::new()).unwrap();
+            template.render(&talk(), given.as_object().unwrap(), false)
+        };
         assert_eq!(
-            without_html_escapes(r#""\u003cb\u003e \\u003c \u00e9 \"""#),
-            r#""<b> \\u003c \u00e9 \"""#
+            show("{{ tools | tojson }}").unwrap(),
+            r#"[{"name": "f", "parameters": {"z": 1, "a": [true, null, 0.5, "<é&'\"\n"], "e": {}}}]"#
         );
+        assert_eq!(
+            show("{{ tools[0].parameters.a[:2] | tojson(indent=2) }}").unwrap(),
+            "[\n  true,\n  null\n]"
+        );
+        assert_eq!(
+            show("{{ {'b': 1, 'a': 'é'} | tojson(sort_keys=true, ensure_ascii=true, separators=(',', ':')) }}").unwrap(),
+            r#"{"a":"\u00e9","b":1}"#
+        );
+        assert!(show("{{ tools | tojson(indent=1000000000) }}").unwrap_err().contains("indent"));
+        assert!(show("{{ nothing | tojson }}").unwrap_err().contains("undefined"));
+    }
+
+    /// None of these may end the process, and none may take long.
+    #[test]
+    fn hostile_templates_are_errors() {
+        let chain = |unit: &str, n: usize| format!("{{{{ {}1 }}}}", unit.repeat(n));
+        let deep = "{% set ns = namespace(a=[]) %}{% for i in range(90000) %}\
+                    {% set ns.a = [ns.a] %}{% endfor %}";
+        let sources = [
+            chain("not ", 100_000),
+            chain("-", 100_000),
+            chain("1+", 100_000),
+            chain("1 if x else ", 100_000),
+            chain("a or ", 100_000),
+            format!("{{{{ a{} }}}}", ".a".repeat(100_000)),
+            format!("{{{{ a{} }}}}", "|trim".repeat(100_000)),
+            format!("{{{{ a{} }}}}", "[0]".repeat(100_000)),
+            format!("{{{{ {}1{} }}}}", "[".repeat(1_000), "]".repeat(1_000)),
+            format!("{{% if a %}}{}{{% endif %}}", "{% elif b %}c".repeat(100_000)),
+            format!("{}{}", "{% if 1 %}".repeat(1_000), "{% endif %}".repeat(1_000)),
+            "{{ '{:99999999999}'.format(1) }}".into(),
+            "{{ '{:1000000000}'.format(1) }}".into(),
+            "{{ '{0:.99999999999}'.format(1.5) }}".into(),
+            "{{ '%99999999999d' | format(1) }}".into(),
+            "{{ 'x' * 99999999999 }}".into(),
+            "{{ messages | tojson(indent=1000000000) }}".into(),
+            "{% set ns = namespace() %}{% set ns.a = ns %}{{ ns | tojson }}".into(),
+            "{% set ns = namespace() %}{% set ns.a = [ns] %}{{ ns }}".into(),
+            "{% set ns = namespace() %}{% set ns.a, ns.b = ns, 1 %}{{ ns ~ '' }}".into(),
+            format!("{deep}{{{{ ns.a }}}}"),
+            format!("{deep}{{{{ ns.a == ns.a }}}}"),
+            "{% macro f(x) %}{{ f([x]) }}{% endmacro %}{{ f(1) }}".into(),
+            "{% set ns = namespace(a='xxxxxxxx') %}{% for i in range(60) %}\
+             {% set ns.a = ns.a ~ ns.a %}{% endfor %}"
+                .into(),
+            "{% include 'chat_template' %}".into(),
+        ];
+        for source in sources {
+            let start = std::time::Instant::now();
+            let shown: String = source.chars().take(60).collect();
+            let text = render(&source, &talk(), false).expect_err(&shown);
+            assert!(text.len() < 1_000, "{shown}: {text}");
+            assert!(start.elapsed().as_secs() < 20, "{shown} takes {:?}", start.elapsed());
+        }
+    }
+
+    /// The longest chains that are let through have room on the stack.
+    #[test]
+    fn chains_within_the_bounds_are_compiled() {
+        for unit in ["not ", "-", "1+", "1 if x else ", "1 or ", "x.a|", "x."] {
+            let count = 3_990 / unit.split_inclusive(['.', '|', '+', '-', ' ']).count();
+            let source = format!("{{{{ {}x }}}}", unit.repeat(count));
+            let _ = render(&source, &talk(), false);
+        }
+        let elif = format!("{{% if a %}}{}{{% endif %}}", "{% elif b %}c".repeat(1_000));
+        assert_eq!(render(&elif, &talk(), false).unwrap(), "");
+        let nested = format!("{}{}", "{% if 1 %}".repeat(100), "{% endif %}".repeat(100));
+        render(&nested, &talk(), false).unwrap();
     }
 
     #[test]
-    fn dates_are_right() {
-        let format = "%Y-%m-%d %d %b %B %a %A %j %H:%M:%S %y %% %Q";
-        assert_eq!(
-            strftime(951_827_696, format),
-            "2000-02-29 29 Feb February Tue Tuesday 060 12:34:56 00 % %Q"
-        );
-        assert!(
-            strftime(0, format).starts_with("1970-01-01 01 Jan January Thu Thursday 001 00:00:00")
-        );
-        assert!(
-            strftime(1_798_761_599, format)
-                .starts_with("2026-12-31 31 Dec December Thu Thursday 365")
-        );
+    fn a_template_with_line_ends_of_windows_renders_as_with_others() {
+        let source = "{% for m in messages %}<{{ m.role }}>\n{{ m.content }}\n{% endfor %}\n";
+        let windows = source.replace('\n', "\r\n");
+        assert_eq!(render(&windows, &talk(), false), render(source, &talk(), false));
+    }
+
+    #[test]
+    fn the_date_is_one_and_known_to_be_asked_for() {
+        let template = ChatTemplate::new(
+            "{% if add_generation_prompt %}{{ strftime_now('%Y %f') }}{% endif %}",
+            BTreeMap::new(),
+        )
+        .unwrap();
+        template.render(&talk(), &Map::new(), false).unwrap();
+        assert!(!template.asked_for_date());
+        let first = template.render(&talk(), &Map::new(), true).unwrap();
+        assert!(template.asked_for_date());
+        assert_eq!(first, template.render(&talk(), &Map::new(), true).unwrap());
+        let unknown = render("{{ strftime_now('%Q') }}", &talk(), false).unwrap_err();
+        assert!(unknown.contains("%Q"), "{unknown}");
+    }
+
+    #[test]
+    fn keys_of_messages_reach_the_template() {
+        let mut call = Message::new("assistant", "");
+        call.content = None;
+        call.fields.insert("tool_calls".into(), serde_json::json!([{"z": 1, "a": 2}]));
+        let source = "{% for m in messages %}{{ m.content is none }} {{ m.tool_calls | tojson }} \
+                      {{ m.name is defined }}{% endfor %}";
+        assert_eq!(render(source, &[call], false).unwrap(), r#"True [{"z": 1, "a": 2}] False"#);
     }
 }

@@ -13,26 +13,36 @@
 //! for rows whose prompt alone fills `max_length`: TRL keeps them without any answer, here they
 //! are dropped and counted.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::path::Path;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
+use tokenizers::ModelWrapper;
 
 pub use super::bpe::{TrainedBpe, train_bpe};
 use super::example::{Example, Sequence};
+use super::growth::{Growth, Rewriting};
 use super::length::Cut;
 pub use super::length::{Counts, OverLength};
-use super::messages::Message;
+use super::messages::{Message, SAYING};
 use super::rows::{PreferenceRow, Source, Text};
+use super::special::{self, Special};
 use super::template::ChatTemplate;
 use crate::error::{Error, Problem, Result};
+use crate::files::read_file;
+use crate::guard::{caught, on_own_stack};
+
+/// Largest `tokenizer.json` in bytes; the largest known has a third of it.
+const LARGEST: usize = 128 << 20;
+/// Largest of the small files beside it.
+pub(super) const LARGEST_JSON: usize = 32 << 20;
 
 /// A model's tokenizer with its special tokens and chat template.
 #[derive(Debug)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
-    bos: Option<u32>,
-    eos: Option<u32>,
+    growth: Growth,
+    special: Special,
     vocab_size: usize,
     template: Option<ChatTemplate>,
 }
@@ -76,6 +86,8 @@ pub struct Examples {
     pub counts: Counts,
     /// Rows refused for another reason; empty unless bad rows are skipped.
     pub skipped: Vec<Problem>,
+    /// Keys of messages that the chat template does not name, so that they reach no model.
+    pub unused: BTreeSet<String>,
 }
 
 /// The two sides of a row as text.
@@ -91,78 +103,79 @@ impl Tokenizer {
     /// Loads `tokenizer.json` and, if there, `tokenizer_config.json` and `chat_template.jinja`.
     ///
     /// Special tokens are named in `tokenizer_config.json` (as text or as an added-token object);
-    /// older folders name them in `special_tokens_map.json`, and where neither names BOS or EOS
-    /// the ids of `config.json` count.
+    /// older folders name them in `special_tokens_map.json`. Those that `tokenizer.json` knows but
+    /// does not hold for added tokens become added ones, as in transformers. Ids that end a
+    /// generation are those of `generation_config.json`, else of `config.json`, and the
+    /// tokenizer's own. Stored padding, truncation and BPE dropout are switched off: lengths are
+    /// our business, and a text has the same tokens each time.
     ///
     /// # Errors
-    /// A file that is missing or not what it should be, with its path.
+    /// Files that cannot be read or are not what they should be, by name; special tokens that the
+    /// tokenizer does not have.
     pub fn from_folder(folder: &Path) -> Result<Self> {
         let path = folder.join("tokenizer.json");
-        if !path.is_file() {
-            return Err(Error::file(
+        let bytes = read_file(&path, LARGEST)?.ok_or_else(|| {
+            Error::file(
                 folder,
                 "has no tokenizer.json. Copy the one the model was trained with, or make one with `oddgrad tokenizer`.",
-            ));
-        }
-        let bytes = std::fs::read(&path).map_err(|e| Error::io("read", &path, e))?;
-        let mut inner = tokenizers::Tokenizer::from_bytes(&bytes).map_err(|e| {
-            Error::file(
-                &path,
-                format!("is not a tokenizer of the tokenizers library: {e}; copy it again"),
             )
         })?;
-        // Lengths are our business: a stored truncation would cut rows without a word.
-        inner.with_padding(None);
-        inner.with_truncation(None).map_err(|e| Error::file(&path, e.to_string()))?;
-
-        let config_path = folder.join("tokenizer_config.json");
-        let config = read_json(&config_path)?.unwrap_or(Value::Null);
-        let map = read_json(&folder.join("special_tokens_map.json"))?.unwrap_or(Value::Null);
-        let mut special = BTreeMap::new();
-        for key in ["bos_token", "eos_token", "pad_token", "unk_token"] {
-            let named = config.get(key).or_else(|| map.get(key));
-            let text = named.and_then(|v| v.as_str().or_else(|| v.get("content")?.as_str()));
-            if let Some(text) = text {
-                if key != "unk_token" && inner.token_to_id(text).is_none() {
-                    let what = format!("{key} is {text:?}, which tokenizer.json does not know");
-                    return Err(Error::file(&config_path, what));
-                }
-                special.insert(key.to_owned(), text.to_owned());
-            }
-        }
-        if !special.contains_key("bos_token") && !special.contains_key("eos_token") {
-            let model = read_json(&folder.join("config.json"))?.unwrap_or(Value::Null);
-            for (key, id_key) in [("bos_token", "bos_token_id"), ("eos_token", "eos_token_id")] {
-                let id = model.get(id_key);
-                let id = id.and_then(|v| v.as_u64().or_else(|| v.get(0)?.as_u64()));
-                let token = id.and_then(|id| inner.id_to_token(u32::try_from(id).ok()?));
-                special.extend(token.map(|token| (key.to_owned(), token)));
-            }
-        }
-        let id = |key: &str| inner.token_to_id(special.get(key)?);
-        let (bos, eos) = (id("bos_token"), id("eos_token"));
+        let refuse = |e: String| {
+            let what = format!("is not a tokenizer of the tokenizers library: {e}; copy it again");
+            Error::file(&path, what)
+        };
+        let rewriting: Rewriting =
+            serde_json::from_slice(&bytes).map_err(|e| refuse(e.to_string()))?;
+        let growth = Growth::of(&rewriting).map_err(refuse)?;
+        // The library's constructors descend with the file, and panic at some.
+        let failed = |e: String| refuse(format!("the library failed: {e}"));
+        let loaded = on_own_stack(|| load(&bytes).map_err(|e| e.to_string()));
+        let mut inner = loaded.map_err(failed)?.map_err(refuse)?;
+        let special = caught(|| special::read(folder, &mut inner)).map_err(failed)??;
         let largest = inner.get_vocab(true).into_values().max();
         let vocab_size = largest.map_or(0, |id| id as usize + 1);
-        let template = ChatTemplate::from_folder(folder, &config, special)?;
-        Ok(Self { inner, bos, eos, vocab_size, template })
+        let template = ChatTemplate::from_folder(folder, &special.config, special.names.clone())?;
+        Ok(Self { inner, growth, special, vocab_size, template })
     }
 
     /// Token ids of a text. Nothing is added; special tokens written in the text are recognised.
-    /// A text the tokenizer cannot express (a word-level one without an unknown token) has none.
-    pub fn encode(&self, text: &str) -> Vec<u32> {
-        self.try_encode(text).unwrap_or_default()
+    ///
+    /// # Errors
+    /// A text that the tokenizer cannot express (a word-level one without an unknown token), or
+    /// that it fails on.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        self.try_encode(text).map_err(|e| {
+            Error::input("a text cannot be encoded", vec![Problem::new("tokenizer.json", e)])
+        })
     }
 
     fn try_encode(&self, text: &str) -> std::result::Result<Vec<u32>, String> {
-        let encoding = self.inner.encode_fast(text, false);
+        Growth::allows(self.growth.normalizer, text.len())?;
+        let encoding = caught(|| {
+            let encoding = self.inner.encode_fast(text, false);
+            encoding.map(|encoding| encoding.get_ids().to_vec()).map_err(|e| e.to_string())
+        });
         encoding
-            .map(|encoding| encoding.get_ids().to_vec())
+            .map_err(|e| format!("tokenizer.json makes the tokenizers library fail: {e}"))?
             .map_err(|e| format!("the tokenizer cannot express the text: {e}"))
     }
 
     /// The text of token ids; unknown ids are passed over.
-    pub fn decode(&self, ids: &[u32], skip_special: bool) -> String {
-        self.inner.decode(ids, skip_special).unwrap_or_default()
+    ///
+    /// # Errors
+    /// A decoder that fails on these ids.
+    pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
+        self.try_decode(ids, skip_special).map_err(|e| {
+            Error::input("tokens cannot be decoded", vec![Problem::new("tokenizer.json", e)])
+        })
+    }
+
+    fn try_decode(&self, ids: &[u32], skip_special: bool) -> std::result::Result<String, String> {
+        let length: usize =
+            ids.iter().filter_map(|&id| self.inner.id_to_token(id)).map(|t| t.len()).sum();
+        Growth::allows(self.growth.decoder, length)?;
+        caught(|| self.inner.decode(ids, skip_special).map_err(|e| e.to_string()))
+            .map_err(|e| format!("tokenizer.json makes the tokenizers library fail: {e}"))?
     }
 
     /// Largest id + 1: what an embedding must have rows for.
@@ -172,12 +185,33 @@ impl Tokenizer {
 
     /// Beginning-of-sequence token, if the tokenizer has one.
     pub fn bos(&self) -> Option<u32> {
-        self.bos
+        self.special.bos
     }
 
-    /// End-of-sequence token.
+    /// End-of-sequence token: what is appended to answers.
     pub fn eos(&self) -> Option<u32> {
-        self.eos
+        self.special.eos
+    }
+
+    /// The tokens any of which ends a generation, and the file that names them.
+    pub fn ends(&self) -> (&[u32], &'static str) {
+        (&self.special.ends, self.special.ends_from)
+    }
+
+    /// What the folder says of its tokens that does not hold or is missing, for the user.
+    pub fn notes(&self) -> &[String] {
+        &self.special.notes
+    }
+
+    /// The token of an id, as `tokenizer.json` writes it.
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
+    /// Whether the chat template has written the date into a conversation: the same rows are other
+    /// tokens tomorrow.
+    pub fn is_dated(&self) -> bool {
+        self.template.as_ref().is_some_and(ChatTemplate::asked_for_date)
     }
 
     /// Whether the model has a chat template.
@@ -190,7 +224,7 @@ impl Tokenizer {
     /// # Errors
     /// When there is no template or it refuses the conversation.
     pub fn render_prompt(&self, messages: &[Message]) -> Result<String> {
-        self.render(messages, true).map_err(|e| {
+        self.render(messages, &Map::new(), true).map_err(|e| {
             Error::input(
                 "the conversation cannot be rendered",
                 vec![Problem::new("chat template", e)],
@@ -198,13 +232,33 @@ impl Tokenizer {
         })
     }
 
-    fn render(&self, messages: &[Message], prompt: bool) -> std::result::Result<String, String> {
-        match &self.template {
-            Some(template) => template.render(messages, prompt),
-            None => Err("the row is a conversation and the model has no chat template; add \
-                         chat_template.jinja to the model folder, or use rows of plain text"
-                .into()),
+    fn render(
+        &self,
+        messages: &[Message],
+        given: &Map<String, Value>,
+        prompt: bool,
+    ) -> std::result::Result<String, String> {
+        let template = self.template.as_ref().ok_or(
+            "the row is a conversation and the model has no chat template; add \
+             chat_template.jinja to the model folder, or use rows of plain text",
+        )?;
+        let lost = |name: &str, place: String| {
+            format!(
+                "{place} {name}, which the chat template does not use: it would not reach the model"
+            )
+        };
+        for (i, message) in messages.iter().enumerate() {
+            if let Some(name) = message.saying().find(|name| !template.names(name)) {
+                return Err(lost(name, format!("message {} ({}) has", i + 1, message.role)));
+            }
         }
+        // Settings of a template (`chat_template_kwargs`) are for those that know them.
+        if let Some(name) =
+            ["tools", "documents"].iter().find(|n| given.contains_key(**n) && !template.names(n))
+        {
+            return Err(lost(name, "the row has".into()));
+        }
+        template.render(messages, given, prompt)
     }
 
     /// The example of one row; None if `over_length` drops it.
@@ -233,12 +287,15 @@ impl Tokenizer {
         let mut counts = Counts::default();
         let mut examples = Vec::with_capacity(rows.len());
         let mut skipped = Vec::new();
-        for (index, row) in rows.iter().enumerate() {
-            match self.counted(index, row, options, &mut counts) {
-                Ok(example) => examples.extend(example),
-                Err(problem) => skipped.push(problem),
+        on_own_stack(|| {
+            for (index, row) in rows.iter().enumerate() {
+                match self.counted(index, row, options, &mut counts) {
+                    Ok(example) => examples.extend(example),
+                    Err(problem) => skipped.push(problem),
+                }
             }
-        }
+        })
+        .map_err(|e| Error::input(format!("the rows cannot be tokenized: {e}"), vec![]))?;
         if !skipped.is_empty() && !skip_bad_rows {
             let summary = format!(
                 "{} of {} rows cannot be used (mend them, or go on without them: --skip-bad-rows)",
@@ -251,7 +308,27 @@ impl Tokenizer {
             let summary = format!("no row is left ({counts}); raise data.max_length");
             return Err(Error::input(summary, skipped));
         }
-        Ok(Examples { examples, counts, skipped })
+        let unused = self.unused_keys(rows);
+        Ok(Examples { examples, counts, skipped, unused })
+    }
+
+    /// Keys of messages that the template does not name.
+    fn unused_keys(&self, rows: &[PreferenceRow]) -> BTreeSet<String> {
+        let turns = |text: &'_ Text| match text {
+            Text::Messages(list) => list.clone(),
+            Text::Plain(_) => Vec::new(),
+        };
+        let named = |key: &str| self.template.as_ref().is_some_and(|t| t.names(key));
+        let mut unused = BTreeSet::new();
+        for text in rows.iter().flat_map(|r| [&r.prompt, &r.chosen].into_iter().chain(&r.rejected))
+        {
+            for key in turns(text).iter().flat_map(|m| m.fields.keys()) {
+                if !SAYING.contains(&key.as_str()) && unused.len() < 1_000 && !named(key) {
+                    unused.insert(key.clone());
+                }
+            }
+        }
+        unused
     }
 
     /// [`Tokenizer::example`] that adds to `counts`.
@@ -281,8 +358,8 @@ impl Tokenizer {
         let cut = Cut {
             max_length: options.max_length,
             over_length: options.over_length,
-            bos: self.bos,
-            opening: self.encode(&text.opening).len(),
+            bos: self.special.bos,
+            opening: self.try_encode(&text.opening).map_err(problem)?.len(),
         };
         let fits = cut.apply(&mut sides, counts).map_err(problem)?;
         if !fits {
@@ -298,10 +375,11 @@ impl Tokenizer {
 
     /// The texts of a row, by the chat template if it is a conversation.
     fn rendered(&self, row: &PreferenceRow) -> std::result::Result<Rendered, String> {
+        let given = &row.given;
         let conversation = |prompt: &[Message], answer: &Text| match answer {
             Text::Messages(list) => {
                 let all: Vec<Message> = prompt.iter().chain(list).cloned().collect();
-                self.render(&all, false)
+                self.render(&all, given, false)
             }
             Text::Plain(_) => Err("the prompt is a conversation, an answer is plain text".into()),
         };
@@ -324,8 +402,8 @@ impl Tokenizer {
                 let chosen = conversation(prompt, &row.chosen)?;
                 let rejected =
                     row.rejected.as_ref().map(|r| conversation(prompt, r)).transpose()?;
-                let rendered = self.render(prompt, true)?;
-                let without = self.render(prompt, false)?;
+                let rendered = self.render(prompt, given, true)?;
+                let without = self.render(prompt, given, false)?;
                 let opening = rendered.strip_prefix(&without).unwrap_or_default().to_owned();
                 let text = Rendered { prompt: rendered, chosen, rejected, opening };
                 (text, prompt.last())
@@ -352,35 +430,43 @@ impl Tokenizer {
     ) -> std::result::Result<Sequence, String> {
         let mut ids = self.try_encode(&format!("{prompt}{answer}"))?;
         let mut response_start = ids.iter().zip(prompt_ids).take_while(|(a, b)| a == b).count();
-        if let Some(bos) = self.bos
+        if let Some(bos) = self.special.bos
             && ids.first() != Some(&bos)
         {
             ids.insert(0, bos);
             response_start += 1;
         }
-        self.end(&mut ids, response_start, eos);
+        self.end(&mut ids, response_start, eos)?;
         Ok(Sequence { ids, response_start })
     }
 
     /// Appends EOS unless `ids[start..]` ends with it already.
-    fn end(&self, ids: &mut Vec<u32>, start: usize, rule: EosRule) {
-        let Some(eos) = self.eos else { return };
+    fn end(
+        &self,
+        ids: &mut Vec<u32>,
+        start: usize,
+        rule: EosRule,
+    ) -> std::result::Result<(), String> {
+        let Some(eos) = self.special.eos else { return Ok(()) };
         if rule == EosRule::Once {
-            let blank = |id: u32| {
-                let text = self.decode(&[id], false);
-                id != eos && !text.is_empty() && text.trim().is_empty()
-            };
-            let answer = &ids[start.min(ids.len())..];
-            let trailing = answer.iter().rev().take_while(|&&id| blank(id)).count();
-            let end = ids.len() - trailing;
+            let start = start.min(ids.len());
+            let mut end = ids.len();
+            while end > start && ids[end - 1] != eos {
+                let text = self.try_decode(&ids[end - 1..end], false)?;
+                if text.is_empty() || !text.trim().is_empty() {
+                    break;
+                }
+                end -= 1;
+            }
             if end > start && ids[end - 1] == eos {
                 ids.truncate(end);
-                return;
+                return Ok(());
             }
         }
         if ids.len() <= start || ids.last() != Some(&eos) {
             ids.push(eos);
         }
+        Ok(())
     }
 
     /// A document for language modelling as examples of at most `max_length` tokens, each token
@@ -399,18 +485,18 @@ impl Tokenizer {
         let problem = |what: String| Problem::new(source.to_string(), what);
         let text = match text {
             Text::Plain(text) => text.clone(),
-            Text::Messages(list) => self.render(list, false).map_err(problem)?,
+            Text::Messages(list) => self.render(list, &Map::new(), false).map_err(problem)?,
         };
         let mut ids = self.try_encode(&text).map_err(problem)?;
         if ids.is_empty() {
             return Err(problem("the document is empty".into()));
         }
-        if let Some(bos) = self.bos
+        if let Some(bos) = self.special.bos
             && ids[0] != bos
         {
             ids.insert(0, bos);
         }
-        self.end(&mut ids, 0, options.eos);
+        self.end(&mut ids, 0, options.eos).map_err(problem)?;
         if options.max_length < 2 {
             return Err(problem("max_length must be at least 2".into()));
         }
@@ -435,7 +521,7 @@ impl Rendered {
             common = common.min(shared(&self.prompt, rejected));
         }
         // The answer must not reach back into the question.
-        let asked = last.content.trim();
+        let asked = last.text().trim();
         let question = &self.prompt[..self.prompt.len() - self.opening.len()];
         let end = match question.rfind(asked) {
             Some(start) if !asked.is_empty() => start + asked.len(),
@@ -464,14 +550,19 @@ fn shared(a: &str, b: &str) -> usize {
     a.chars().zip(b.chars()).take_while(|(x, y)| x == y).map(|(x, _)| x.len_utf8()).sum()
 }
 
-fn read_json(path: &Path) -> Result<Option<Value>> {
-    match std::fs::read(path) {
-        Ok(bytes) => serde_json::from_slice(&bytes)
-            .map(Some)
-            .map_err(|e| Error::file(path, format!("not JSON: {e}"))),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(Error::io("read", path, e)),
+/// The library's tokenizer without what would make tokens depend on chance or cut them.
+fn load(bytes: &[u8]) -> tokenizers::Result<tokenizers::Tokenizer> {
+    let mut inner = tokenizers::Tokenizer::from_bytes(bytes)?;
+    inner.with_padding(None);
+    inner.with_truncation(None)?;
+    if let ModelWrapper::BPE(bpe) = inner.get_model()
+        && bpe.dropout.is_some()
+    {
+        let mut bpe = bpe.clone();
+        bpe.dropout = None;
+        inner.with_model(ModelWrapper::BPE(bpe));
     }
+    Ok(inner)
 }
 
 #[cfg(test)]

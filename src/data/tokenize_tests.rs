@@ -106,7 +106,7 @@ fn implicit_rows_give_the_same_examples_as_explicit_ones() {
 fn an_end_written_by_the_template_is_not_written_twice() {
     let tokenizer = tokenizer("tok_smol");
     let eos = tokenizer.eos().unwrap();
-    let newline = tokenizer.encode("\n");
+    let newline = tokenizer.encode("\n").unwrap();
     for row in &rows("prefs_chat") {
         let long = TokenizeOptions { max_length: 10_000, ..TokenizeOptions::default() };
         let ours = tokenizer.example(0, row, &long).unwrap().unwrap().chosen;
@@ -121,7 +121,7 @@ fn an_end_written_by_the_template_is_not_written_twice() {
     let llama = self::tokenizer("llama_tied");
     let example = llama.example(0, &rows("prefs_chat")[0], &TokenizeOptions::default());
     let ids = example.unwrap().unwrap().chosen.ids;
-    let text = llama.decode(&ids[ids.len() - 3..], false);
+    let text = llama.decode(&ids[ids.len() - 3..], false).unwrap();
     assert_eq!(text, "<|im_end|>\n</s>");
 }
 
@@ -131,6 +131,7 @@ fn plain_row(prompt: &str, chosen: &str, rejected: &str) -> PreferenceRow {
         prompt: Text::Plain(prompt.into()),
         chosen: Text::Plain(chosen.into()),
         rejected: Some(Text::Plain(rejected.into())),
+        given: Map::new(),
     }
 }
 
@@ -141,12 +142,12 @@ fn a_merge_across_the_prompts_end_belongs_to_the_answer() {
     let example = tokenizer.example(0, &row, &TokenizeOptions::default()).unwrap().unwrap();
     let rejected = example.rejected.unwrap();
     assert_eq!(example.chosen.response_start + 1, rejected.response_start);
-    let answer = |s: &Sequence| tokenizer.decode(&s.ids[s.response_start..], true);
+    let answer = |s: &Sequence| tokenizer.decode(&s.ids[s.response_start..], true).unwrap();
     assert_eq!(
         (answer(&example.chosen).as_str(), answer(&rejected).as_str()),
         (" answer", " answer")
     );
-    assert_eq!(tokenizer.decode(&example.chosen.ids, true), "Question: answer");
+    assert_eq!(tokenizer.decode(&example.chosen.ids, true).unwrap(), "Question: answer");
 }
 
 #[test]
@@ -159,7 +160,7 @@ fn a_begin_token_is_added_once() {
             tokenizer.example(0, &row, &TokenizeOptions::default()).unwrap().unwrap().chosen;
         assert_eq!(chosen.ids.iter().filter(|&&id| id == bos).count(), 1);
         assert_eq!(chosen.ids[0], bos);
-        assert_eq!(tokenizer.decode(&chosen.ids[chosen.response_start..], true), " you");
+        assert_eq!(tokenizer.decode(&chosen.ids[chosen.response_start..], true).unwrap(), " you");
     }
 }
 
@@ -239,11 +240,11 @@ fn a_cut_prompt_keeps_its_begin_token_and_the_opening_of_the_answer() {
         assert_eq!(cut.ids[0], whole.ids[0]);
         assert_eq!(cut.ids[1..], whole.ids[31..]);
         assert_eq!(cut.response_start + 30, whole.response_start);
-        let prompt = tokenizer.decode(&cut.ids[..cut.response_start], false);
+        let prompt = tokenizer.decode(&cut.ids[..cut.response_start], false).unwrap();
         assert!(prompt.ends_with("<|im_start|>assistant\n"), "{prompt}");
     }
     // What cannot be cut without losing the opening is dropped.
-    let opening = tokenizer.encode("<|im_start|>assistant\n").len();
+    let opening = tokenizer.encode("<|im_start|>assistant\n").unwrap().len();
     let least = longest - whole.chosen.response_start + 1 + opening;
     assert!(tokenizer.example(0, row, &options(least)).unwrap().is_some());
     assert!(tokenizer.example(0, row, &options(least - 1)).unwrap().is_none());
@@ -309,13 +310,13 @@ fn a_document_is_cut_into_pieces_that_predict_each_token_once() {
             ids.extend(&piece.chosen.ids[1..]);
         }
         assert_eq!(ids.pop(), tokenizer.eos());
-        assert_eq!(tokenizer.decode(&ids[1..], false), text);
+        assert_eq!(tokenizer.decode(&ids[1..], false).unwrap(), text);
     }
     let options = TokenizeOptions::default();
     assert!(tokenizer.document(0, &source, &Text::Plain(String::new()), &options).is_err());
     let talk = Text::Messages(vec![Message::new("user", "Hi"), Message::new("assistant", "Yes")]);
     let pieces = tokenizer.document(0, &source, &talk, &options).unwrap();
-    let text = tokenizer.decode(&pieces[0].chosen.ids, false);
+    let text = tokenizer.decode(&pieces[0].chosen.ids, false).unwrap();
     assert_eq!(
         text,
         "<s><|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nYes<|im_end|>\n</s>"
@@ -363,12 +364,12 @@ fn a_trained_tokenizer_loads_and_gives_texts_back() {
     assert_eq!(tokenizer.vocab_size(), 320);
     assert_eq!((tokenizer.bos(), tokenizer.eos()), (None, Some(2)));
     for text in texts().take(5).chain(["tabs\tand 日本語 🙂\n\n x".into(), " lead".into()]) {
-        assert_eq!(tokenizer.decode(&tokenizer.encode(&text), false), text);
+        assert_eq!(tokenizer.decode(&tokenizer.encode(&text).unwrap(), false).unwrap(), text);
     }
-    assert!(tokenizer.encode(" the cat").len() < 6, "common words became tokens");
+    assert!(tokenizer.encode(" the cat").unwrap().len() < 6, "common words became tokens");
     let prompt = tokenizer.render_prompt(&[Message::new("user", "Hi")]).unwrap();
     assert_eq!(prompt, "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n");
-    assert_eq!(tokenizer.encode(&prompt)[0], 1);
+    assert_eq!(tokenizer.encode(&prompt).unwrap()[0], 1);
     let again = tempfile::tempdir().unwrap();
     train_bpe(texts(), 320, &CHAT_TOKENS)
         .unwrap()
@@ -384,4 +385,165 @@ fn a_trained_tokenizer_loads_and_gives_texts_back() {
     }
     assert!(train_bpe(texts(), 200, &CHAT_TOKENS).is_err());
     assert!(train_bpe(["a".to_owned()].into_iter(), 5000, &CHAT_TOKENS).is_err());
+}
+
+/// A folder with the golden tokenizer, changed by `change`, and a configuration.
+fn changed(change: impl FnOnce(&mut Value), config: Value) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let bytes = std::fs::read(golden("tokenize/tokenizer.json")).unwrap();
+    let mut json: Value = serde_json::from_slice(&bytes).unwrap();
+    change(&mut json);
+    std::fs::write(folder.path().join("tokenizer.json"), json.to_string()).unwrap();
+    std::fs::write(folder.path().join("tokenizer_config.json"), config.to_string()).unwrap();
+    folder
+}
+
+#[test]
+fn a_tokenizer_that_the_library_panics_on_is_refused_by_name() {
+    use serde_json::json;
+    let sequence = |steps: Value| json!({"type": "Sequence", "normalizers": steps});
+    let double = json!({"type": "Replace", "pattern": {"String": "e"}, "content": "ee"});
+    let normalizers = [
+        json!({"type": "Precompiled", "precompiled_charsmap": ""}),
+        json!({"type": "Precompiled", "precompiled_charsmap": "////"}),
+        json!({"type": "Precompiled", "precompiled_charsmap": "//////////////"}),
+        json!({"type": "Replace", "pattern": {"String": ""}, "content": "x"}),
+        json!({"type": "Prepend", "prepend": "x".repeat(1 << 20)}),
+        sequence(vec![double; 60].into()),
+        json!({"type": "Precompiled"}),
+    ];
+    let mut cases: Vec<(&str, &str, Value)> =
+        normalizers.into_iter().map(|n| ("", "normalizer", n)).collect();
+    cases.push(("/model", "continuing_subword_prefix", "##".into()));
+    cases.push(("", "decoder", json!({"type": "nothing"})));
+    cases.push(("", "decoder", json!(7)));
+    for (place, key, value) in cases {
+        let shown: String = value.to_string().chars().take(80).collect();
+        let folder = changed(|json| json.pointer_mut(place).unwrap()[key] = value, Value::Null);
+        let outcome = Tokenizer::from_folder(folder.path()).and_then(|tokenizer| {
+            let row = plain_row("Hello there", " see me", " eel");
+            tokenizer.examples(&[row], &TokenizeOptions::default(), false)
+        });
+        let text =
+            outcome.err().map(|e| e.to_string()).unwrap_or_else(|| panic!("{shown} is taken"));
+        assert!(
+            text.contains("tokenizer.json") || text.contains("tokenizers library"),
+            "{shown}: {text}"
+        );
+    }
+}
+
+#[test]
+fn special_tokens_that_are_no_added_tokens_become_such() {
+    let take = |json: &mut Value| {
+        json["added_tokens"].as_array_mut().unwrap().retain(|t| t["content"] != "<|im_end|>");
+    };
+    let folder = changed(take, serde_json::json!({"eos_token": "<|im_end|>"}));
+    let tokenizer = Tokenizer::from_folder(folder.path()).unwrap();
+    assert_eq!(tokenizer.encode("<|im_end|>").unwrap(), [tokenizer.eos().unwrap()]);
+    let decoder = serde_json::json!({"added_tokens_decoder": {"7": {"content": "<|im_end|>"}}});
+    let text = Tokenizer::from_folder(changed(take, decoder).path()).unwrap_err().to_string();
+    assert!(text.contains("added_tokens_decoder gives \"<|im_end|>\" the id 7"), "{text}");
+    let more = serde_json::json!({"eos_token": "</s>", "additional_special_tokens": ["<nope>"]});
+    let tokenizer = Tokenizer::from_folder(changed(|_| {}, more).path()).unwrap();
+    assert!(tokenizer.notes()[0].contains("\"<nope>\""), "{:?}", tokenizer.notes());
+}
+
+#[test]
+fn ends_are_found_in_the_order_of_transformers() {
+    let folder = changed(|_| {}, serde_json::json!({"bos_token": "<s>"}));
+    let put = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    let load = || Tokenizer::from_folder(folder.path());
+    let none = load().unwrap();
+    assert_eq!((none.eos(), none.ends().0.len()), (None, 0));
+    assert!(none.notes()[0].contains("does not learn to stop"), "{:?}", none.notes());
+    put("config.json", r#"{"eos_token_id": 4}"#);
+    let model = load().unwrap();
+    assert_eq!((model.eos(), model.ends()), (Some(4), (&[4][..], "config.json")));
+    assert!(model.notes()[0].contains("\"</s>\" (4) of config.json"), "{:?}", model.notes());
+    put("generation_config.json", r#"{"eos_token_id": [2, 5]}"#);
+    assert_eq!(load().unwrap().ends(), (&[2, 5][..], "generation_config.json"));
+    put("tokenizer_config.json", r#"{"eos_token": "</s>"}"#);
+    let all = load().unwrap();
+    assert_eq!((all.eos(), all.ends().0, all.notes().len()), (Some(4), &[2, 5, 4][..], 0));
+    put("generation_config.json", r#"{"eos_token_id": [70000]}"#);
+    assert!(load().unwrap_err().to_string().contains("eos_token_id is 70000"));
+    put("generation_config.json", r#"{"eos_token_id": "2"}"#);
+    assert!(load().unwrap_err().to_string().contains("not a token id"));
+}
+
+#[test]
+fn a_text_has_the_same_tokens_each_time() {
+    let folder = changed(|json| json["model"]["dropout"] = 0.5.into(), Value::Null);
+    let without = changed(|_| {}, Value::Null);
+    let ids = |folder: &tempfile::TempDir| {
+        Tokenizer::from_folder(folder.path()).unwrap().encode("a stormy night and more").unwrap()
+    };
+    assert_eq!(ids(&folder), ids(&without));
+}
+
+#[test]
+fn a_text_that_cannot_be_expressed_is_an_error() {
+    let folder = changed(
+        |json| {
+            json["model"] = serde_json::json!({"type": "WordLevel", "vocab": {"one": 0, "two": 1}, "unk_token": "<unk>"});
+            for key in ["normalizer", "decoder", "post_processor"] {
+                json[key] = Value::Null;
+            }
+            json["added_tokens"] = Value::Array(vec![]);
+            json["pre_tokenizer"] = serde_json::json!({"type": "WhitespaceSplit"});
+        },
+        Value::Null,
+    );
+    let tokenizer = Tokenizer::from_folder(folder.path()).unwrap();
+    assert_eq!(tokenizer.encode("two one").unwrap(), [1, 0]);
+    let text = tokenizer.encode("seven").unwrap_err().to_string();
+    assert!(text.contains("cannot express the text"), "{text}");
+}
+
+#[test]
+fn tool_calls_reach_the_template_or_the_row_is_refused_by_name() {
+    let folder = changed(|_| {}, serde_json::json!({"eos_token": "</s>"}));
+    let load = |extra: &str| {
+        let template = format!(
+            "{extra}{{% for m in messages %}}[{{{{ m.role }}}}]{{{{ m.content }}}}{{% if m.tool_calls %}}\
+             {{{{ m.tool_calls | tojson }}}}{{% endif %}}{{% endfor %}}"
+        );
+        std::fs::write(folder.path().join("chat_template.jinja"), template).unwrap();
+        Tokenizer::from_folder(folder.path()).unwrap()
+    };
+    let mut row = plain_row("", "", "");
+    let side = |name: &str| {
+        let mut message = Message::new("assistant", "I look.");
+        message.fields.insert("tool_calls".into(), serde_json::json!([{"name": name}]));
+        message.fields.insert("id".into(), 7.into());
+        Text::Messages(vec![message])
+    };
+    row.prompt = Text::Messages(vec![Message::new("user", "Weather?")]);
+    (row.chosen, row.rejected) = (side("weather"), Some(side("time")));
+    let tokenizer = load("");
+    let rendered = tokenizer.rendered(&row).unwrap();
+    assert!(rendered.chosen.ends_with(r#"I look.[{"name": "weather"}]"#), "{}", rendered.chosen);
+    assert_ne!(Some(rendered.chosen), rendered.rejected);
+    let found = tokenizer.examples(std::slice::from_ref(&row), &TokenizeOptions::default(), false);
+    assert!(found.unwrap().unused.contains("id"));
+    row.given.insert("tools".into(), serde_json::json!([1]));
+    let refused = tokenizer.example(0, &row, &TokenizeOptions::default()).unwrap_err();
+    assert!(
+        refused.what.contains("the row has tools, which the chat template"),
+        "{}",
+        refused.what
+    );
+    let tools = load("{% if tools %}{{ tools | tojson }}{% endif %}");
+    assert!(tools.rendered(&row).unwrap().prompt.starts_with("[1]"));
+    // A template that knows nothing of calls.
+    std::fs::write(
+        folder.path().join("chat_template.jinja"),
+        "{% for m in messages %}{{ m.content }}{% endfor %}",
+    )
+    .unwrap();
+    row.given.clear();
+    let plain = Tokenizer::from_folder(folder.path()).unwrap();
+    let refused = plain.example(0, &row, &TokenizeOptions::default()).unwrap_err().what;
+    assert!(refused.contains("message 2 (assistant) has tool_calls"), "{refused}");
 }

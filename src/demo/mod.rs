@@ -440,7 +440,8 @@ fn correct(gpu: &Rc<Gpu>, models: [&PathBuf; 3], rows: &[&Row]) -> Result<Vec<Sa
     }
     let config = ModelConfig::load(models[0])?;
     let tokenizer = Tokenizer::from_folder(models[0])?;
-    let longest = rows.iter().map(|row| tokenizer.encode(&row.right).len()).max().unwrap_or(0);
+    let lengths = rows.iter().map(|row| Ok(tokenizer.encode(&row.right)?.len()));
+    let longest = lengths.collect::<Result<Vec<_>>>()?.into_iter().max().unwrap_or(0);
     let max_tokens = longest + SPARE_TOKENS;
     let store = Store::new(gpu);
     let put = |model: &Path| -> Result<()> {

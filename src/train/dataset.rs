@@ -4,9 +4,9 @@ use crate::data::check::{DataReport, check_examples};
 use crate::data::example::Example;
 use crate::data::length::check_lengths;
 use crate::data::pack::{Capacity, PackStats, Stream, pack};
-use crate::data::rows::{ReadOptions, Source, read_preferences, read_usable_texts};
-use crate::data::tokenize::{Counts, TokenizeOptions, Tokenizer};
-use crate::error::{Error, Problem, Result};
+use crate::data::rows::{ReadOptions, Source, Split, Texts, read_preferences, read_usable_texts};
+use crate::data::tokenize::{Counts, Examples, TokenizeOptions, Tokenizer};
+use crate::error::{Error, Problem, Result, shown};
 use crate::model::config::ModelConfig;
 use crate::train::objectives::RowKind;
 use crate::train::recipe::Recipe;
@@ -26,32 +26,51 @@ pub struct Dataset {
     pub counts: Counts,
     /// Rows that were skipped because they cannot be used.
     pub skipped: Vec<Problem>,
+    /// Lines for the user about the files and what of them is not used.
+    pub notes: Vec<String>,
 }
 
 impl Dataset {
-    /// Reads and tokenizes `paths` as the recipe says.
+    /// Reads and tokenizes `paths` as the recipe says; of a folder whose files name splits, those
+    /// of `split`.
     ///
     /// # Errors
     /// Unreadable files and every unusable row at once.
-    pub fn load(recipe: &Recipe, tokenizer: &Tokenizer, paths: &[PathBuf]) -> Result<Self> {
+    pub fn load(
+        recipe: &Recipe,
+        tokenizer: &Tokenizer,
+        paths: &[PathBuf],
+        split: Split,
+    ) -> Result<Self> {
         let d = &recipe.data;
         let options =
             TokenizeOptions { max_length: d.max_length, over_length: d.over_length, eos: d.eos };
         let kind = recipe.loss.objective.rows();
         if kind == RowKind::Texts {
-            return Self::load_texts(tokenizer, paths, &options, d.skip_bad_rows);
+            return Self::load_texts(tokenizer, paths, &options, d.skip_bad_rows, split);
         }
         let read = ReadOptions {
             map: d.map.clone(),
             skip_bad_rows: d.skip_bad_rows,
             need_rejected: kind == RowKind::Pairs,
+            split,
         };
         let rows = read_preferences(paths, &read)?;
         let tokenized = tokenizer.examples(&rows.rows, &options, d.skip_bad_rows)?;
         let mut skipped = rows.skipped;
-        skipped.extend(tokenized.skipped);
+        skipped.extend_from_slice(&tokenized.skipped);
         let sources = rows.rows.iter().map(|r| r.source.clone()).collect();
-        Ok(Self { examples: tokenized.examples, sources, counts: tokenized.counts, skipped })
+        let mut notes = rows.notes;
+        if !tokenized.unused.is_empty() {
+            let keys: Vec<String> =
+                tokenized.unused.iter().take(20).map(|k| shown(k, 60)).collect();
+            notes.push(format!(
+                "keys of messages that the chat template does not use: {}",
+                keys.join(", ")
+            ));
+        }
+        let Examples { examples, counts, .. } = tokenized;
+        Ok(Self { examples, sources, counts, skipped, notes })
     }
 
     fn load_texts(
@@ -59,8 +78,10 @@ impl Dataset {
         paths: &[PathBuf],
         options: &TokenizeOptions,
         skip_bad_rows: bool,
+        split: Split,
     ) -> Result<Self> {
-        let (texts, mut problems) = read_usable_texts(paths, skip_bad_rows)?;
+        let Texts { documents: texts, skipped: mut problems, notes } =
+            read_usable_texts(paths, skip_bad_rows, split)?;
         let mut examples = Vec::new();
         for (row, (source, text)) in texts.iter().enumerate() {
             match tokenizer.document(row, source, text, options) {
@@ -76,7 +97,7 @@ impl Dataset {
         }
         let counts = Counts { kept: texts.len(), ..Counts::default() };
         let sources = texts.into_iter().map(|(source, _)| source).collect();
-        Ok(Self { examples, sources, counts, skipped: problems })
+        Ok(Self { examples, sources, counts, skipped: problems, notes })
     }
 
     /// Checks the examples against the tokenizer, the model and the stream.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::data::check::DataReport;
 use crate::data::pack::Capacity;
+use crate::data::rows::Split;
 use crate::data::tokenize::Tokenizer;
 use crate::error::{Error, Problem, Result};
 use crate::files::check_creatable;
@@ -69,18 +70,20 @@ pub fn prepare(recipe: &Recipe, resume: bool) -> Result<Prepared<'_>> {
     }
     let capacity = capacity(recipe);
     check_paths(recipe)?;
-    let load = |paths: &[PathBuf]| -> Result<(Dataset, DataReport)> {
-        let dataset = Dataset::load(recipe, &tokenizer, paths)?;
+    notes.extend_from_slice(tokenizer.notes());
+    let mut load = |paths: &[PathBuf], split| -> Result<(Dataset, DataReport)> {
+        let dataset = Dataset::load(recipe, &tokenizer, paths, split)?;
+        notes.extend_from_slice(&dataset.notes);
         let report = dataset.check_fit(&tokenizer, &config, capacity)?;
         Ok((dataset, report))
     };
-    let (train, report) = load(&recipe.data.train)?;
+    let (train, report) = load(&recipe.data.train, Split::Train)?;
     let heldout = match recipe.data.eval.as_slice() {
         [] => None,
-        paths => Some(load(paths)?),
+        paths => Some(load(paths, Split::Validation)?),
     };
     let Start { weights, state, moments } =
-        starting_point(recipe, &config, &train, latest, &mut notes)?;
+        starting_point(recipe, &config, &train, tokenizer.is_dated(), latest, &mut notes)?;
     Ok(Prepared {
         recipe,
         config,
@@ -109,6 +112,7 @@ fn starting_point(
     recipe: &Recipe,
     config: &ModelConfig,
     train: &Dataset,
+    dated: bool,
     latest: Option<PathBuf>,
     notes: &mut Vec<String>,
 ) -> Result<Start> {
@@ -125,7 +129,7 @@ fn starting_point(
     Ok(match latest {
         Some(folder) => {
             let found = checkpoint::read(&folder, &|_| true)?;
-            check_same_run(&found.state, &fresh, train, &folder)?;
+            check_same_run(&found.state, &fresh, train, dated, &folder)?;
             let (weights, moments) = (Some(found.weights), Some(found.moments));
             Start { weights, state: found.state, moments }
         }
@@ -246,6 +250,7 @@ fn check_same_run(
     found: &TrainState,
     fresh: &TrainState,
     train: &Dataset,
+    dated: bool,
     place: &Path,
 ) -> Result<()> {
     let mut problems = Vec::new();
@@ -257,10 +262,12 @@ fn check_same_run(
     }
     let order = train.order(found.seed, found.epoch);
     if found.row_order_hash != train.order_hash(&order) {
-        problems.push(Problem::new(
-            place.display().to_string(),
-            "was made on other rows or another tokenizer: resuming would not give the same model.",
-        ));
+        let what = if dated {
+            "was made on other tokens, as it seems because of the date: the chat template writes it into every conversation (strftime_now). Put a date of your own in the place of strftime_now in the template, and start a new run."
+        } else {
+            "was made on other rows or another tokenizer: resuming would not give the same model."
+        };
+        problems.push(Problem::new(place.display().to_string(), what));
     }
     if problems.is_empty() {
         return Ok(());

@@ -39,7 +39,7 @@ impl Sampler {
         let prompts = encode_prompts(&tokenizer, config, prompts, max_tokens)?;
         let longest = prompts.iter().map(Vec::len).max().unwrap_or(0) + max_tokens;
         let generator = Generator::new(gpu, store, config, STREAM.max(longest), TOGETHER)?;
-        let stop = config.eos_ids.iter().copied().chain(tokenizer.eos()).collect();
+        let stop = tokenizer.ends().0.to_vec();
         Ok(Self { generator, tokenizer, prompts, stop })
     }
 
@@ -49,7 +49,8 @@ impl Sampler {
     /// Prompts too long for the model; a lost device.
     pub fn run(&self, sampling: &Sampling) -> Result<Vec<String>> {
         let new = self.generator.generate(&self.prompts, &self.stop, sampling)?;
-        Ok(new.iter().map(|ids| self.tokenizer.decode(ids, true).trim().to_owned()).collect())
+        let text = |ids: &Vec<u32>| Ok(self.tokenizer.decode(ids, true)?.trim().to_owned());
+        new.iter().map(text).collect()
     }
 }
 
@@ -83,14 +84,14 @@ pub fn encode_prompts(
 /// beginning-of-sequence token if the tokenizer has one and it is not there already.
 ///
 /// # Errors
-/// When the template refuses the prompt.
+/// When the template refuses the prompt or the tokenizer cannot express it.
 pub fn encode_prompt(tokenizer: &Tokenizer, prompt: &str) -> Result<Vec<u32>> {
     let text = if tokenizer.has_template() {
         tokenizer.render_prompt(&[Message::new("user", prompt)])?
     } else {
         prompt.to_owned()
     };
-    let mut ids = tokenizer.encode(&text);
+    let mut ids = tokenizer.encode(&text)?;
     if let Some(bos) = tokenizer.bos()
         && ids.first() != Some(&bos)
     {
