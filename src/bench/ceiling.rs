@@ -77,13 +77,13 @@ fn probe(gpu: &Rc<Gpu>, graph: Graph, pass: &'static Pass, work: f64) -> Result<
 impl Probe {
     /// Work per second of the fastest sample.
     fn best(&self, clock: &Clock) -> Result<f64> {
-        let mut repeats = 1;
-        while clock.time(&self.step, &self.replay, repeats)? < 0.02 && repeats < 1 << 12 {
-            repeats *= 2;
+        let mut iterations = 1;
+        while clock.time(&self.step, &self.replay, iterations)? < 0.02 && iterations < 1 << 12 {
+            iterations *= 2;
         }
         let mut best = f64::INFINITY;
         for _ in 0..SAMPLES {
-            best = best.min(clock.time(&self.step, &self.replay, repeats)? / repeats as f64);
+            best = best.min(clock.time(&self.step, &self.replay, iterations)? / iterations as f64);
         }
         Ok(self.work / best)
     }

@@ -1,11 +1,4 @@
-//! A report as charts: bars, a roofline, and rates over problem sizes.
-
-mod panel;
-mod roofline;
-mod sweep;
-
-pub use roofline::roofline;
-pub use sweep::sweep;
+//! A report as a chart of bars.
 
 use crate::bench::report::{Report, Row, digits};
 use crate::page::svg::{self, Area, Drawn, GRID, INK, SERIES as BARS};
@@ -105,8 +98,6 @@ mod tests {
     use super::*;
     use crate::bench::report::tests::report;
 
-    const CHARTS: [fn(&Report) -> String; 3] = [bars, roofline, sweep];
-
     /// Opening and closing tags match, and every coordinate is a number.
     fn assert_svg(svg: &str) {
         assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"), "{svg}");
@@ -156,73 +147,34 @@ mod tests {
     }
 
     #[test]
-    fn bench_charts_draw_no_row_one_row_and_many() {
-        for chart in CHARTS {
-            let mut none = report(&[1e-3]);
-            none.rows.clear();
-            let svg = chart(&none);
-            assert_svg(&svg);
-            assert!(svg.contains(NOTHING), "{svg}");
-            let svg = chart(&report(&[1e-3]));
-            assert_svg(&svg);
-            assert!(svg.contains("1 naive") && !svg.contains(NOTHING), "{svg}");
-            let svg = chart(&many());
-            assert_svg(&svg);
-            assert!(svg.contains("2 &lt;b&gt;.wgsl") && !svg.contains("<b>"), "{svg}");
-        }
+    fn bench_chart_draws_no_row_one_row_and_many() {
+        let mut none = report(&[1e-3]);
+        none.rows.clear();
+        let svg = bars(&none);
+        assert_svg(&svg);
+        assert!(svg.contains(NOTHING), "{svg}");
+        let svg = bars(&report(&[1e-3]));
+        assert_svg(&svg);
+        assert!(svg.contains("1 naive") && !svg.contains(NOTHING), "{svg}");
+        let svg = bars(&many());
+        assert_svg(&svg);
+        assert!(svg.contains("2 &lt;b&gt;.wgsl") && !svg.contains("<b>"), "{svg}");
     }
 
     /// A clock that stood still, ceilings that were not measured, sizes of nothing.
     #[test]
-    fn bench_charts_cope_with_what_is_not_finite() {
+    fn bench_chart_copes_with_what_is_not_finite() {
         for value in [0.0, f64::NAN, f64::INFINITY, 1e-300, 1e300] {
-            for chart in CHARTS {
-                let mut odd = many();
-                odd.ceilings.flops = value;
-                odd.rows[3].flops = Some(value);
-                odd.rows[4].bytes = value;
-                odd.rows[5].seconds.median = value;
-                chart(&odd);
-                odd.rows.truncate(1);
-                odd.rows[0].seconds.median = value;
-                odd.ceilings.bytes = value;
-                chart(&odd);
-            }
-        }
-    }
-
-    #[test]
-    fn bench_roofline_has_a_mark_for_each_row_and_the_roof() {
-        let report = many();
-        let svg = roofline(&report);
-        let counted = report.rows.iter().filter(|r| r.flops.is_some()).count();
-        // One more of each colour in the legend.
-        assert_eq!(svg.matches("<circle ").count(), counted + 2, "{svg}");
-        assert!(svg.contains("roof") && svg.contains("operations per byte"), "{svg}");
-        let mut uncounted = report.clone();
-        uncounted.rows.retain(|r| r.flops.is_none());
-        assert!(roofline(&uncounted).contains("are not counted"));
-        // Three times as many kernels as colours: each third has a mark of its own.
-        let mut crowd = report;
-        crowd.rows.truncate(3 * BARS.len());
-        for (i, row) in crowd.rows.iter_mut().enumerate() {
-            row.flops = Some(1e5);
-            row.kernel = format!("{i}");
-        }
-        let svg = roofline(&crowd);
-        // Once in the chart and once in the legend.
-        for mark in ["<circle ", "<polygon "] {
-            assert_eq!(svg.matches(mark).count(), 2 * BARS.len(), "{mark}: {svg}");
-        }
-    }
-
-    #[test]
-    fn bench_sweep_has_a_line_for_each_kernel_and_a_panel_for_each_unit() {
-        let svg = sweep(&many());
-        // Lines of two kernels in two panels; the rest are axes and the legend's.
-        assert_eq!(svg.matches("stroke-width=\"2\"").count(), 4, "{svg}");
-        for part in ["GFLOP/s", "GB/s", "scale.forward 1 naive", "scale.sum 2 &lt;b&gt;.wgsl"] {
-            assert!(svg.contains(part), "{part}: {svg}");
+            let mut odd = many();
+            odd.ceilings.flops = value;
+            odd.rows[3].flops = Some(value);
+            odd.rows[4].bytes = value;
+            odd.rows[5].seconds.median = value;
+            bars(&odd);
+            odd.rows.truncate(1);
+            odd.rows[0].seconds.median = value;
+            odd.ceilings.bytes = value;
+            bars(&odd);
         }
     }
 }

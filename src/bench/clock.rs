@@ -34,14 +34,14 @@ impl Clock {
         let Some(watch) = Stopwatch::new(gpu) else {
             return Ok(Self::wall("the adapter has no timestamps"));
         };
-        let mut repeats = 1;
-        while step.time(replay, repeats, None)?.wall < LONG && repeats < 1 << 16 {
-            repeats *= 2;
+        let mut iterations = 1;
+        while step.time(replay, iterations, None)?.wall < LONG && iterations < 1 << 16 {
+            iterations *= 2;
         }
         let mut pairs = Vec::new();
         for _ in 0..3 {
-            let once = step.time(replay, repeats, Some(&watch))?;
-            let twice = step.time(replay, 2 * repeats, Some(&watch))?;
+            let once = step.time(replay, iterations, Some(&watch))?;
+            let twice = step.time(replay, 2 * iterations, Some(&watch))?;
             pairs.push((once, twice));
         }
         let doubts: Option<Vec<String>> =
@@ -70,12 +70,12 @@ impl Clock {
         Ok(Self { watch: Some(watch), name: "GPU timestamps".into() })
     }
 
-    /// Seconds that `repeats` runs of a replay take.
+    /// Seconds that `iterations` runs of a replay take.
     ///
     /// # Errors
     /// When the device is lost.
-    pub fn time(&self, step: &Step, replay: &Replay, repeats: usize) -> Result<f64> {
-        let time = step.time(replay, repeats, self.watch.as_ref())?;
+    pub fn time(&self, step: &Step, replay: &Replay, iterations: usize) -> Result<f64> {
+        let time = step.time(replay, iterations, self.watch.as_ref())?;
         Ok(time.device.unwrap_or(time.wall))
     }
 }

@@ -68,7 +68,7 @@ impl Change {
 
 /// All rows of two reports, matched by pass, shape and kernel.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Comparison {
+pub struct Changes {
     /// Rows of both.
     pub changes: Vec<Change>,
     /// Rows of the first only.
@@ -87,7 +87,7 @@ fn name(row: &Row) -> String {
 ///
 /// # Errors
 /// Another adapter, driver, backend or clock; no row in common.
-pub fn compare(a: &Report, b: &Report, any_adapter: bool) -> Result<Comparison> {
+pub fn compare(a: &Report, b: &Report, any_adapter: bool) -> Result<Changes> {
     let mut problems = Vec::new();
     let kind = |clock: &str| clock.split(" (").next().unwrap_or_default().to_owned();
     for (what, before, after) in [
@@ -124,10 +124,10 @@ pub fn compare(a: &Report, b: &Report, any_adapter: bool) -> Result<Comparison> 
     };
     let before = failed(a);
     let broken = failed(b).into_iter().filter(|n| !before.contains(n)).collect();
-    Ok(Comparison { changes, gone, new, broken })
+    Ok(Changes { changes, gone, new, broken })
 }
 
-impl Comparison {
+impl Changes {
     /// Rows that are slower than the limit allows.
     pub fn regressions(&self, limit: f64) -> usize {
         self.changes.iter().filter(|c| c.verdict(limit) == Verdict::Regression).count()

@@ -132,7 +132,7 @@ pub fn contract(pass: &Pass) -> String {
     let [x, y, z] = first.tile;
     text.push_str(&format!(
         "\n\
-         // Entry point: @compute fn main.\n\
+         // BlockOf point: @compute fn main.\n\
          // The engine rewrites these lines: {}.\n\
          // The grid is the outputs along x, y, z over the tile, rounded up. Variant {number} has the tile\n\
          // {x}x{y}x{z}; give yours with --tile. A long one-dimensional grid is folded: use\n\

@@ -7,7 +7,7 @@
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::ops::case::OpCase;
-use crate::ops::trial::{Fault, Kind, Plant, Trial};
+use crate::ops::trial::{Fault, Kind, Replacement, Trial};
 use crate::step::{POISON, Replay, Step};
 use std::rc::Rc;
 
@@ -20,7 +20,7 @@ pub struct Verdict {
     pub fault: Option<Fault>,
 }
 
-/// Tries each of `plants` in its place, on the awkward shapes of `case` at which its pass occurs.
+/// Tries each of `replacements` in its place, on the awkward shapes of `case` at which its pass occurs.
 /// `progress` hears which trial comes next.
 ///
 /// # Errors
@@ -28,17 +28,18 @@ pub struct Verdict {
 pub fn judge(
     gpu: &Rc<Gpu>,
     case: &OpCase,
-    plants: &[Plant],
+    replacements: &[Replacement],
     seed: u64,
     progress: &mut dyn FnMut(&str),
 ) -> Result<Vec<Verdict>> {
-    let mut verdicts = vec![Verdict { trials: 0, fault: None }; plants.len()];
+    let mut verdicts = vec![Verdict { trials: 0, fault: None }; replacements.len()];
     let mut attempt = |trial: Trial, what: String| -> Result<()> {
-        for (plant, verdict) in plants.iter().zip(&mut verdicts) {
-            if verdict.fault.is_none() && trial.meets(gpu.target(), plant.pass, plant.variant) {
-                progress(&format!("gate: {} {what}", plant.variant.label()));
+        for (replacement, verdict) in replacements.iter().zip(&mut verdicts) {
+            let able = trial.meets(gpu.target(), replacement.pass, replacement.variant);
+            if verdict.fault.is_none() && able {
+                progress(&format!("gate: {} {what}", replacement.variant.label()));
                 verdict.trials += 1;
-                verdict.fault = trial.run(gpu, gpu.target(), Some(plant))?;
+                verdict.fault = trial.run(gpu, gpu.target(), Some(replacement))?;
             }
         }
         Ok(())

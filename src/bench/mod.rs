@@ -2,32 +2,31 @@
 //!
 //! - [`op`]: one operation, from the request to the [`report`]
 //! - [`shapes`], [`facts`]: what is run, what a kernel's text says
-//! - [`gate`]: correctness first; [`race`], [`clock`], [`stats`]: then time
-//! - `track`: where they run; [`lap`]: a block of samples in a process of its own
+//! - [`gate`]: correctness first; [`comparison`], [`clock`], [`stats`]: then time
+//! - `workload`: where they run; [`block`]: a block of samples in a process of its own
 //! - [`child`]: such processes, and one for kernels that may not end
 //! - [`ceiling`]: what the adapter itself can do
-//! - [`report`], [`chart`], [`page`], [`compare`]: what is written down, drawn and compared
+//! - [`report`], [`chart`], [`compare`]: what is written down, drawn and compared
 //! - [`mod@step`]: forward, backward and update of a model
 //! - [`mod@tune`]: the fastest kernel for each dispatch of that step; [`tuned`]: the file it is kept in
 
+pub mod block;
 pub mod ceiling;
 pub mod chart;
 pub mod child;
 pub mod clock;
 pub mod compare;
+pub mod comparison;
 pub mod facts;
 pub mod gate;
-pub mod lap;
 pub mod op;
-pub mod page;
-pub mod race;
 pub mod report;
 pub mod shapes;
 pub mod stats;
 pub mod step;
-mod track;
 pub mod tune;
 pub mod tuned;
+mod workload;
 
 #[cfg(test)]
 mod tests {
@@ -39,9 +38,6 @@ mod tests {
         let mut files = 0;
         for file in std::fs::read_dir(here).unwrap() {
             let path = file.unwrap().path();
-            if path.extension().is_none_or(|e| e != "rs") {
-                continue;
-            }
             let text = std::fs::read_to_string(&path).unwrap();
             let code = text.split("#[cfg(test)]").next().unwrap();
             for case in crate::ops::cases() {

@@ -2,18 +2,18 @@
 
 use crate::bench::ceiling::measure;
 use crate::bench::clock::Clock;
+use crate::bench::comparison::{Block, BlockOf, BlockRequest, Comparison, Limits};
 use crate::bench::facts::{check_contract, read_kernel, workgroup_bytes};
 use crate::bench::gate::{judge, same_as_first};
-use crate::bench::race::{Block, Entry, Lap, Limits, Race};
 use crate::bench::report::{FORMAT, Gate, LeftOut, Report, Row, time};
 use crate::bench::shapes::{self, Shape};
 use crate::bench::stats::Summary;
-use crate::bench::track::Track;
+use crate::bench::workload::Workload;
 use crate::error::{Error, Problem, Result};
 use crate::gpu::{Checks, Gpu};
 use crate::kernel::{Needs, Pass, Takes, Variant, VariantId};
 use crate::ops::case::OpCase;
-use crate::ops::trial::Plant;
+use crate::ops::trial::Replacement;
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -32,7 +32,7 @@ pub struct Request {
     pub seed: u64,
     /// When to stop.
     pub limits: Limits,
-    /// A kernel from a file that races ours.
+    /// A kernel from a file that is compared with ours.
     pub with: Option<Own>,
     /// The command line, for the report.
     pub command: String,
@@ -79,8 +79,8 @@ pub fn find_passes(case: &OpCase, pass: Option<&str>) -> Result<Vec<&'static Pas
 }
 
 /// A kernel of a pass with what a table calls it.
-pub(super) struct Contender {
-    pub(super) plant: Plant,
+pub(super) struct Candidate {
+    pub(super) replacement: Replacement,
     pub(super) label: String,
     fault: Option<String>,
     trials: usize,
@@ -97,9 +97,9 @@ struct Run {
 /// A shorter run is mostly what a submission costs and says little about larger shapes.
 const TELLING: f64 = 0.05;
 
-impl Contender {
+impl Candidate {
     fn pass(&self) -> String {
-        format!("{}.{}", self.plant.pass.op, self.plant.pass.name)
+        format!("{}.{}", self.replacement.pass.op, self.replacement.pass.name)
     }
 
     /// Remembers a run with so many operations, or bytes, if it tells how long others will take.
@@ -141,11 +141,11 @@ fn quads(source: &str) -> &'static [usize] {
 }
 
 /// The kernels of a pass that the request names, each with why it cannot run here.
-pub(super) fn contenders(
+pub(super) fn candidates(
     gpu: &Gpu,
     request: &Request,
     pass: &'static Pass,
-) -> Result<Vec<Contender>> {
+) -> Result<Vec<Candidate>> {
     let mut all = Vec::new();
     for v in pass.variants {
         if !request.variants.is_empty() && !request.variants.iter().any(|id| names(id, v)) {
@@ -154,8 +154,8 @@ pub(super) fn contenders(
         let fault = (!v.needs_met(gpu.target()))
             .then(|| "the adapter lacks what it needs (see the file's header)".to_owned());
         let label = v.name();
-        let plant = Plant { pass, variant: v, checks: Checks::Off };
-        all.push(Contender { plant, label, fault, trials: 0, slowest: None });
+        let replacement = Replacement { pass, variant: v, checks: Checks::Off };
+        all.push(Candidate { replacement, label, fault, trials: 0, slowest: None });
     }
     if let Some(own) = &request.with {
         let (path, source) = read_kernel(&own.path)?;
@@ -173,8 +173,8 @@ pub(super) fn contenders(
             tolerance: 0.0,
         }));
         let label = own.path.file_name().map_or(path.into(), |n| n.to_string_lossy().into_owned());
-        let plant = Plant { pass, variant, checks: Checks::On };
-        all.push(Contender { plant, label, fault: None, trials: 0, slowest: None });
+        let replacement = Replacement { pass, variant, checks: Checks::On };
+        all.push(Candidate { replacement, label, fault: None, trials: 0, slowest: None });
     }
     Ok(all)
 }
@@ -194,19 +194,19 @@ fn check_variants(variants: &[VariantId], passes: &[&Pass]) -> Result<()> {
     if problems.is_empty() { Ok(()) } else { Err(Error::input("unknown variants", problems)) }
 }
 
-/// Times a lap and hands on what it tells of its progress.
-pub type Laps<'a> = dyn FnMut(&Lap, &mut dyn FnMut(&str)) -> Result<Vec<Block>> + 'a;
+/// Times blocks and hands on what is told of their progress.
+pub type TimeBlocks<'a> = dyn FnMut(&BlockRequest, &mut dyn FnMut(&str)) -> Result<Vec<Block>> + 'a;
 
-/// Runs the gate and the races of a request. `laps` is what times all blocks but the first, by
-/// [`lap::run`](crate::bench::lap::run): in a process of its own each time, or the intervals are too
-/// narrow. `progress` hears what comes next.
+/// Runs the gate and the comparisons of a request. `time_blocks` is what times all blocks but the
+/// first, by [`block::run`](crate::bench::block::run): in a process of its own each time, or the
+/// intervals are too narrow. `progress` hears what comes next.
 ///
 /// # Errors
 /// Unknown names and shapes, a kernel that does not fit, a device without room or lost.
 pub fn bench_op(
     gpu: &Rc<Gpu>,
     request: &Request,
-    laps: &mut Laps,
+    time_blocks: &mut TimeBlocks,
     progress: &mut dyn FnMut(&str),
 ) -> Result<Report> {
     let case = find_case(&request.op)?;
@@ -216,70 +216,26 @@ pub fn bench_op(
         let what = format!("needs --pass: one of {}", names.join(", "));
         return Err(Error::input("which pass?", vec![Problem::new("--with", what)]));
     }
-    let usual = if gpu.is_software() { "nano" } else { "smollm2" };
-    let shapes = shapes::parse(&case, request.shapes.as_deref().unwrap_or(usual))?;
+    let default = if gpu.is_software() { "nano" } else { "smollm2" };
+    let shapes = shapes::parse(&case, request.shapes.as_deref().unwrap_or(default))?;
 
     check_variants(&request.variants, &passes)?;
-    let mut field = Vec::new();
-    for pass in &passes {
-        field.extend(contenders(gpu, request, pass)?);
-    }
-    let able: Vec<usize> = (0..field.len()).filter(|&i| field[i].fault.is_none()).collect();
-    let plants: Vec<Plant> = able.iter().map(|&i| field[i].plant).collect();
-    for (&i, verdict) in able.iter().zip(judge(gpu, &case, &plants, request.seed, progress)?) {
-        field[i].trials = verdict.trials;
-        field[i].fault = verdict.fault.map(|f| f.to_string());
-        if verdict.trials == 0 {
-            field[i].fault = Some("no shape of the gate uses this pass".into());
-        }
-    }
-
+    let mut all = judged(gpu, &case, &passes, request, progress)?;
     progress("ceilings: multiply-adds and copies");
     let (clock, ceilings) = measure(gpu)?;
-    let mut races: Vec<Started> = Vec::new();
     let mut left_out = Vec::new();
-    let mut unused = Vec::new();
-    for shape in &shapes {
-        for pass in &passes {
-            let dims = (case.bench.case_shape)(pass.name, &shape.dims);
-            let place = format!("{}.{} {:?}", pass.op, pass.name, shape.dims);
-            progress(&format!("inputs: {place}"));
-            let Some(track) = Track::build(gpu, &case, pass, &dims, request.seed)? else {
-                unused.push(place);
-                continue;
-            };
-            progress(&format!("race: {place}"));
-            let mut here: Vec<&mut Contender> = field
-                .iter_mut()
-                .filter(|c| std::ptr::eq(c.plant.pass, *pass) && c.fault.is_none())
-                .collect();
-            let (limits, slow) = (request.limits, &mut left_out);
-            races.extend(Started::new(&track, &case, shape, &mut here, &clock, limits, slow)?);
-        }
-    }
-    for number in 2.. {
-        let mut open: Vec<_> = races.iter_mut().filter(|r| r.race.over().is_none()).collect();
-        if open.is_empty() {
-            break;
-        }
-        progress(&format!("block: number {number} of {} races", open.len()));
-        let entries = open.iter().map(|r| r.entry()).collect();
-        let lap = Lap { seed: request.seed, timestamps: clock.is_device(), races: entries };
-        let blocks = laps(&lap, progress)?;
-        open.iter_mut().zip(blocks).for_each(|(r, block)| r.race.add(block));
-    }
-    let mut rows: Vec<Row> = races.into_iter().flat_map(Started::finish).collect();
+    let work = Work { gpu, case: &case, passes: &passes, shapes: &shapes, request, clock: &clock };
+    let mut comparisons = work.first_blocks(&mut all, &mut left_out, progress)?;
+    work.more_blocks(&mut comparisons, time_blocks, progress)?;
+
+    let mut rows: Vec<Row> = comparisons.into_iter().flat_map(Running::finish).collect();
     // A kernel that is wrong at one shape is not ranked at another.
     rows.retain(|r: &Row| {
-        field.iter().any(|c| c.fault.is_none() && c.label == r.kernel && c.pass() == r.pass)
+        all.iter().any(|c| c.fault.is_none() && c.label == r.kernel && c.pass() == r.pass)
     });
-    // A pass that was asked for by name, and does nothing at any shape, is a mistake to name.
-    if request.pass.is_some() && unused.len() == shapes.len() {
-        let what = "does not occur there, or none of these kernels takes its rows".to_owned();
-        let problems = unused.into_iter().map(|p| Problem::new(p, what.clone())).collect();
-        return Err(Error::input("nothing to time", problems));
-    }
     let info = gpu.info();
+    let gate =
+        |c: Candidate| Gate { pass: c.pass(), kernel: c.label, trials: c.trials, fault: c.fault };
     Ok(Report {
         format: FORMAT,
         version: env!("CARGO_PKG_VERSION").into(),
@@ -290,54 +246,154 @@ pub fn bench_op(
         command: request.command.clone(),
         seed: request.seed,
         ceilings,
-        gates: field
-            .into_iter()
-            .map(|c| Gate { pass: c.pass(), kernel: c.label, trials: c.trials, fault: c.fault })
-            .collect(),
+        gates: all.into_iter().map(gate).collect(),
         rows,
         left_out,
     })
 }
 
-/// A race with its first block, and the rows of the report it becomes.
-struct Started {
-    race: Race,
+/// The candidates of all passes, those that can run with the gate's verdict.
+fn judged(
+    gpu: &Rc<Gpu>,
+    case: &OpCase,
+    passes: &[&'static Pass],
+    request: &Request,
+    progress: &mut dyn FnMut(&str),
+) -> Result<Vec<Candidate>> {
+    let mut all = Vec::new();
+    for pass in passes {
+        all.extend(candidates(gpu, request, pass)?);
+    }
+    let mut able: Vec<_> = all.iter_mut().filter(|c| c.fault.is_none()).collect();
+    let replacements: Vec<Replacement> = able.iter().map(|c| c.replacement).collect();
+    let verdicts = judge(gpu, case, &replacements, request.seed, progress)?;
+    for (c, verdict) in able.iter_mut().zip(verdicts) {
+        c.trials = verdict.trials;
+        c.fault = verdict.fault.map(|f| f.to_string());
+        if verdict.trials == 0 {
+            c.fault = Some("no shape of the gate uses this pass".into());
+        }
+    }
+    Ok(all)
+}
+
+/// What is to be timed, and how.
+struct Work<'a> {
+    gpu: &'a Rc<Gpu>,
+    case: &'a OpCase,
+    passes: &'a [&'static Pass],
+    shapes: &'a [Shape],
+    request: &'a Request,
+    clock: &'a Clock,
+}
+
+impl Work<'_> {
+    /// The comparison of each pass at each shape, with its first block.
+    ///
+    /// # Errors
+    /// A pass that was asked for by name and does nothing at any shape; a device without room or lost.
+    fn first_blocks(
+        &self,
+        all: &mut [Candidate],
+        left_out: &mut Vec<LeftOut>,
+        progress: &mut dyn FnMut(&str),
+    ) -> Result<Vec<Running>> {
+        let (mut comparisons, mut unused) = (Vec::new(), Vec::new());
+        for shape in self.shapes {
+            for pass in self.passes {
+                let dims = (self.case.bench.case_shape)(pass.name, &shape.dims);
+                let place = format!("{} {:?}", pass.full_name(), shape.dims);
+                progress(&format!("inputs: {place}"));
+                let seed = self.request.seed;
+                let Some(workload) = Workload::build(self.gpu, self.case, pass, &dims, seed)?
+                else {
+                    unused.push(place);
+                    continue;
+                };
+                progress(&format!("comparison: {place}"));
+                let here = all.iter_mut();
+                let here = here.filter(|c| std::ptr::eq(c.replacement.pass, *pass));
+                let mut here: Vec<_> = here.filter(|c| c.fault.is_none()).collect();
+                let (limits, clock) = (self.request.limits, self.clock);
+                let first =
+                    Running::new(&workload, self.case, shape, &mut here, clock, limits, left_out)?;
+                comparisons.extend(first);
+            }
+        }
+        if self.request.pass.is_some() && unused.len() == self.shapes.len() {
+            // A pass that was asked for by name, and does nothing at any shape.
+            let what = "does not occur there, or none of these kernels takes its rows";
+            let problems = unused.into_iter().map(|place| Problem::new(place, what)).collect();
+            return Err(Error::input("nothing to time", problems));
+        }
+        Ok(comparisons)
+    }
+
+    /// Times blocks of all comparisons in turns until each is over.
+    fn more_blocks(
+        &self,
+        comparisons: &mut [Running],
+        time_blocks: &mut TimeBlocks,
+        progress: &mut dyn FnMut(&str),
+    ) -> Result<()> {
+        for number in 2.. {
+            let open = comparisons.iter_mut().filter(|r| r.comparison.over().is_none());
+            let mut open: Vec<_> = open.collect();
+            if open.is_empty() {
+                break;
+            }
+            progress(&format!("block: number {number} of {} comparisons", open.len()));
+            let wanted = BlockRequest {
+                seed: self.request.seed,
+                timestamps: self.clock.is_device(),
+                comparisons: open.iter().map(|r| r.wanted()).collect(),
+            };
+            let blocks = time_blocks(&wanted, progress)?;
+            open.iter_mut().zip(blocks).for_each(|(r, block)| r.comparison.add(block));
+        }
+        Ok(())
+    }
+}
+
+/// A comparison with its first block, and the rows of the report it becomes.
+struct Running {
+    comparison: Comparison,
     pass: &'static Pass,
     rows: Vec<Row>,
 }
 
-impl Started {
+impl Running {
     /// Compares the kernels with the pass' first and times a block of those that agree. Those too
     /// slow for that go to `left_out`. None if nothing is left to time.
     fn new(
-        track: &Track,
+        workload: &Workload,
         case: &OpCase,
         shape: &Shape,
-        field: &mut [&mut Contender],
+        candidates: &mut [&mut Candidate],
         clock: &Clock,
         limits: Limits,
         left_out: &mut Vec<LeftOut>,
     ) -> Result<Option<Self>> {
-        let work = track.flops.unwrap_or(track.bytes);
-        let call = &track.step.graph().calls()[track.calls[0]];
+        let work = workload.flops.unwrap_or(workload.bytes);
+        let call = &workload.step.graph().calls()[workload.calls[0]];
         let mut baseline = None;
-        let mut able: Vec<&mut Contender> = Vec::new();
-        for c in field.iter_mut() {
+        let mut able: Vec<&mut Candidate> = Vec::new();
+        for c in candidates.iter_mut() {
             // A kernel for other rows is no candidate here, which is not a fault of its own.
-            let graph = track.step.graph();
+            let graph = workload.step.graph();
             let takes = |&at: &usize| {
-                c.plant.variant.takes.fits(&graph.facts_of(&graph.calls()[at]).operands)
+                c.replacement.variant.takes.fits(&graph.facts_of(&graph.calls()[at]).operands)
             };
-            if !track.calls.iter().all(takes) {
+            if !workload.calls.iter().all(takes) {
                 continue;
             }
-            let too_large = |&at: &usize| graph.calls()[at].grid_of(c.plant.variant).err();
-            c.fault = track.calls.iter().find_map(too_large);
+            let too_large = |&at: &usize| graph.calls()[at].grid_of(c.replacement.variant).err();
+            c.fault = workload.calls.iter().find_map(too_large);
             if c.fault.is_some() {
                 continue;
             }
             let operands = graph.facts_of(call).operands;
-            let first = c.plant.pass.variants.iter().find(|v| v.takes.fits(&operands));
+            let first = c.replacement.pass.variants.iter().find(|v| v.takes.fits(&operands));
             let first = first.expect("the call has a kernel");
             let expected = c.expected(work).filter(|&seconds| seconds > limits.run);
             let Some(seconds) = expected else {
@@ -346,31 +402,39 @@ impl Started {
                 continue;
             };
             left_out.push(c.left_out(shape, "would take about", seconds, limits));
-            if std::ptr::eq(c.plant.variant, first) {
+            if std::ptr::eq(c.replacement.variant, first) {
                 // The step has just run with the kernel of its own choice.
                 baseline = Some(call.variant);
             }
         }
-        let mut field = able;
-        let Some(baseline) = baseline.filter(|_| !field.is_empty()) else { return Ok(None) };
-        let mut replays = vec![track.step.replay(&track.calls, baseline, Checks::Off)?];
-        for c in field.iter() {
-            replays.push(track.step.replay(&track.calls, c.plant.variant, c.plant.checks)?);
+        let mut candidates = able;
+        let Some(baseline) = baseline.filter(|_| !candidates.is_empty()) else { return Ok(None) };
+        let mut replays = vec![workload.step.replay(&workload.calls, baseline, Checks::Off)?];
+        for c in candidates.iter() {
+            replays.push(workload.step.replay(
+                &workload.calls,
+                c.replacement.variant,
+                c.replacement.checks,
+            )?);
         }
         let all: Vec<_> = replays.iter().collect();
-        let lossy = field.iter().map(|c| case.tolerance.max(c.plant.variant.tolerance));
+        let lossy = candidates.iter().map(|c| case.tolerance.max(c.replacement.variant.tolerance));
         let tolerances: Vec<f64> = std::iter::once(case.tolerance).chain(lossy).collect();
         let number = baseline.number();
-        let faults = same_as_first(&track.step, &all, number, &shape.dims, &tolerances)?;
-        for (c, fault) in field.iter_mut().zip(faults.into_iter().skip(1)) {
+        let faults = same_as_first(&workload.step, &all, number, &shape.dims, &tolerances)?;
+        for (c, fault) in candidates.iter_mut().zip(faults.into_iter().skip(1)) {
             c.fault = fault.map(|f| f.to_string());
         }
         // `same_as_first` has run every kernel, so what a driver compiles late is compiled. For
         // the time that takes each kernel is made once more.
         let mut fit = Vec::new();
-        for c in field.into_iter().filter(|c| c.fault.is_none()) {
-            let replay = track.step.replay(&track.calls, c.plant.variant, c.plant.checks)?;
-            let first = track.step.time(&replay, 1, None)?.wall;
+        for c in candidates.into_iter().filter(|c| c.fault.is_none()) {
+            let replay = workload.step.replay(
+                &workload.calls,
+                c.replacement.variant,
+                c.replacement.checks,
+            )?;
+            let first = workload.step.time(&replay, 1, None)?.wall;
             if first > limits.run {
                 c.took(work, first);
                 left_out.push(c.left_out(shape, "takes", first, limits));
@@ -381,34 +445,34 @@ impl Started {
         if fit.is_empty() {
             return Ok(None);
         }
-        let runners: Vec<_> = fit.iter().map(|(_, replay, first)| (replay, *first)).collect();
-        let race = Race::start(&track.step, &runners, clock, limits)?;
-        let pass = fit[0].0.plant.pass;
+        let timed: Vec<_> = fit.iter().map(|(_, replay, first)| (replay, *first)).collect();
+        let comparison = Comparison::start(&workload.step, &timed, clock, limits)?;
+        let pass = fit[0].0.replacement.pass;
         let mut rows = Vec::new();
         for (i, (c, replay, _)) in fit.into_iter().enumerate() {
-            let row = row(track, c, shape, &race, i, replay.compiled_in);
+            let row = row(workload, c, shape, &comparison, i, replay.compiled_in);
             c.took(work, row.seconds.median);
             rows.push(row);
         }
-        Ok(Some(Self { race, pass, rows }))
+        Ok(Some(Self { comparison, pass, rows }))
     }
 
     /// What another process needs to go on.
-    fn entry(&self) -> Entry {
-        Entry {
+    fn wanted(&self) -> BlockOf {
+        BlockOf {
             pass: self.pass.name.into(),
             shape: self.rows[0].shape.clone(),
             kernels: self.rows.iter().map(|r| r.kernel.clone()).collect(),
-            pace: self.race.pace.clone(),
-            backwards: self.race.backwards(),
+            size: self.comparison.size.clone(),
+            backwards: self.comparison.backwards(),
         }
     }
 
     /// The rows with all blocks.
     fn finish(self) -> Vec<Row> {
-        let stopped = self.race.over().unwrap_or_default();
+        let stopped = self.comparison.over().unwrap_or_default();
         let mut rows = self.rows;
-        for (row, blocks) in rows.iter_mut().zip(self.race.blocks) {
+        for (row, blocks) in rows.iter_mut().zip(self.comparison.blocks) {
             row.seconds = Summary::of(&blocks);
             row.blocks = blocks;
             row.stopped.clone_from(&stopped);
@@ -417,17 +481,17 @@ impl Started {
     }
 }
 
-/// The row of kernel `i` of a race after its first block.
+/// The row of kernel `i` of a comparison after its first block.
 fn row(
-    track: &Track,
-    c: &Contender,
+    workload: &Workload,
+    c: &Candidate,
     shape: &Shape,
-    race: &Race,
+    comparison: &Comparison,
     i: usize,
     compiled_in: f64,
 ) -> Row {
-    let variant = c.plant.variant;
-    let constants = &track.step.graph().calls()[track.calls[0]].constants;
+    let variant = c.replacement.variant;
+    let constants = &workload.step.graph().calls()[workload.calls[0]].constants;
     let specialised = variant.specialise(constants).ok();
     Row {
         pass: c.pass(),
@@ -435,13 +499,13 @@ fn row(
         hash: blake3::hash(variant.text().as_bytes()).to_hex()[..16].into(),
         shape: shape.dims.clone(),
         set: shape.set.into(),
-        seconds: Summary::of(&race.blocks[i]),
-        blocks: race.blocks[i].clone(),
-        repeats: race.pace.repeats[i],
+        seconds: Summary::of(&comparison.blocks[i]),
+        blocks: comparison.blocks[i].clone(),
+        iterations: comparison.size.iterations[i],
         stopped: String::new(),
-        flops: track.flops,
-        bytes: track.bytes,
-        compile: compiled_in + race.first[i],
+        flops: workload.flops,
+        bytes: workload.bytes,
+        compile: compiled_in + comparison.first[i],
         workgroup_bytes: specialised.and_then(|s| workgroup_bytes(&s)).unwrap_or(0),
     }
 }
@@ -453,9 +517,9 @@ mod tests {
     #[test]
     fn bench_expects_a_slow_kernel_to_be_slower_at_larger_shapes() {
         let pass = crate::ops::scale::case().passes[0];
-        let plant = Plant { pass, variant: &pass.variants[0], checks: Checks::Off };
+        let replacement = Replacement { pass, variant: &pass.variants[0], checks: Checks::Off };
         let label = "1 naive".into();
-        let mut c = Contender { plant, label, fault: None, trials: 0, slowest: None };
+        let mut c = Candidate { replacement, label, fault: None, trials: 0, slowest: None };
         // What a submission costs is no rate.
         c.took(1.0, 1e-4);
         assert_eq!(c.expected(1e9), None);

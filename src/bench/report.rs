@@ -1,4 +1,4 @@
-//! What a benchmark found, and how it is written down: table, JSON, CSV, Markdown.
+//! What a benchmark found, and how it is written down: table, JSON, Markdown.
 
 use crate::bench::ceiling::Ceilings;
 use crate::bench::stats::Summary;
@@ -11,7 +11,7 @@ use std::path::Path;
 pub(super) const FOOTNOTE: &str = "± is how far the 99 % interval of the median reaches, with 1 % for what changes from run to run; n is blocks (a process each) x samples x runs in each";
 
 /// The layout of the JSON file.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 
 /// A whole run of `oddgrad bench OP`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -56,7 +56,7 @@ pub struct Gate {
     pub fault: Option<String>,
 }
 
-/// A kernel that is not raced at a shape.
+/// A kernel that is not compared at a shape.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LeftOut {
     /// `matmul.nt`.
@@ -99,8 +99,8 @@ pub struct Row {
     /// Blocks of samples, in the order they were taken.
     pub blocks: Vec<Vec<f64>>,
     /// Runs in a sample.
-    pub repeats: usize,
-    /// Why the race stopped.
+    pub iterations: usize,
+    /// Why the comparison stopped.
     pub stopped: String,
     /// Floating-point operations of one run, where they are counted.
     pub flops: Option<f64>,
@@ -200,13 +200,13 @@ impl Report {
                 percent(1e9 * r.gbs() / self.ceilings.bytes),
                 time(r.compile),
                 format!("{} B", r.workgroup_bytes),
-                format!("{} x {} x {}", r.blocks.len(), r.rounds(), r.repeats),
+                format!("{} x {} x {}", r.blocks.len(), r.rounds(), r.iterations),
             ]
         };
         (names, self.rows.iter().map(row).collect())
     }
 
-    /// Why races stopped, each reason once with the number of rows.
+    /// Why comparisons stopped, each reason once with the number of rows.
     pub(super) fn stops(&self) -> String {
         let mut counts: Vec<(&str, usize)> = Vec::new();
         for r in &self.rows {
@@ -269,55 +269,6 @@ impl Report {
         text
     }
 
-    /// As comma-separated values, times in seconds.
-    pub fn csv(&self) -> String {
-        let mut text = String::from(
-            "adapter,driver,backend,clock,pass,kernel,hash,set,shape,median_s,low_s,high_s,mad_s,p5_s,p95_s,blocks,samples,repeats,gflops,fma_part,gbs,copy_part,compile_s,workgroup_bytes,stopped\n",
-        );
-        for r in &self.rows {
-            let s = &r.seconds;
-            let gflops = r.gflops().map_or(String::new(), |g| format!("{g:e}"));
-            let part = r
-                .gflops()
-                .map_or(String::new(), |g| format!("{:e}", 1e9 * g / self.ceilings.flops));
-            let cells = [
-                quoted(&self.adapter),
-                quoted(&self.driver),
-                quoted(&self.backend),
-                quoted(&self.clock),
-                quoted(&r.pass),
-                quoted(&r.kernel),
-                r.hash.clone(),
-                r.set.clone(),
-                r.dims(),
-                format!(
-                    "{:e},{:e},{:e},{:e},{:e},{:e}",
-                    s.median, s.low, s.high, s.mad, s.p5, s.p95
-                ),
-                r.blocks.len().to_string(),
-                s.n.to_string(),
-                r.repeats.to_string(),
-                gflops,
-                part,
-                format!("{:e}", r.gbs()),
-                format!("{:e}", 1e9 * r.gbs() / self.ceilings.bytes),
-                format!("{:e}", r.compile),
-                r.workgroup_bytes.to_string(),
-                quoted(&r.stopped),
-            ];
-            text += &(cells.join(",") + "\n");
-        }
-        for l in &self.left_out {
-            let place =
-                [&self.adapter, &self.driver, &self.backend, &self.clock, &l.pass, &l.kernel];
-            let place: Vec<_> = place.iter().map(|cell| quoted(cell)).collect();
-            // No hash and set; then the shape, no figures, and why.
-            let (dims, why) = (dims(&l.shape), quoted(&format!("not ranked: {}", l.why)));
-            let _ = writeln!(text, "{},,,{dims}{},{why}", place.join(","), ",".repeat(15));
-        }
-        text
-    }
-
     /// As Markdown: where, how, and a table.
     pub fn markdown(&self) -> String {
         let (names, rows) = self.cells();
@@ -370,14 +321,6 @@ pub fn between_markers(path: &Path, readme: &str, table: &str) -> Result<String>
             ),
         )
     })
-}
-
-fn quoted(text: &str) -> String {
-    if text.contains([',', '"', '\n']) {
-        format!("\"{}\"", text.replace('"', "\"\""))
-    } else {
-        text.to_owned()
-    }
 }
 
 /// Seconds with three digits and a unit.
@@ -438,7 +381,7 @@ pub(crate) mod tests {
                 set: "".into(),
                 seconds: Summary::of(&samples.iter().map(|&s| vec![s]).collect::<Vec<_>>()),
                 blocks: samples.iter().map(|&s| vec![s]).collect(),
-                repeats: 3,
+                iterations: 3,
                 stopped: "within 2.0 %".into(),
                 flops: Some(1e6),
                 bytes: 4e6,
@@ -485,14 +428,6 @@ pub(crate) mod tests {
                 assert!(text.contains(part), "{part}: {text}");
             }
         }
-        let csv = report.csv();
-        assert!(csv.contains("\"a \"\"GPU\"\"\",\"driver 1, build 2\",Vulkan"), "{csv}");
-        let columns = csv.lines().next().unwrap().split(',').count();
-        // Two of the quoted cells hold a comma of their own.
-        assert_eq!(csv.lines().nth(1).unwrap().split(',').count(), columns + 1);
-        let left_out = csv.lines().nth(2).unwrap();
-        assert_eq!(left_out.split(',').count(), columns + 1, "{csv}");
-        assert!(left_out.contains("9000x3") && left_out.ends_with("not ranked: too slow here"));
     }
 
     #[test]

@@ -63,9 +63,9 @@ pub const FEWEST: usize = 8;
 /// three disagreed, by 0.6 to 0.7 %. Every interval is wider by it.
 pub const DRIFT: f64 = 0.01;
 
-/// The part of all cases in which the median of the distribution lies below the interval, and the
-/// same above. 99 % lie within, and so another run's median, with an error of its own as large, does
-/// 19 times of 20; of intervals of 95 % it would miss one in eight.
+/// The probability that the true median lies below a 99 % interval, and the same above it. Another
+/// run's median has an error of its own as large, and lies within in 19 runs out of 20; intervals of
+/// 95 % would miss one in eight.
 const TAIL: f64 = 0.005;
 
 fn sorted(samples: &[f64]) -> Vec<f64> {

@@ -1,7 +1,7 @@
 //! Which kernel is fastest for each dispatch of a training step on this adapter.
 //!
 //! The step itself is the workload: a model and a full stream, so that what is tuned is what the
-//! trainer runs, at its sizes, on its buffers. Candidates are timed by the same clock and race as in
+//! trainer runs, at its sizes, on its buffers. Candidates are timed by the same clock and as often as in
 //! `oddgrad bench OP`.
 //!
 //! A driver may take seconds to compile a kernel, and each set of constants is a kernel to it, so
@@ -11,7 +11,7 @@
 //! 2. Each kernel runs at the real dispatch. One that is slower by far is dropped there, and is not
 //!    tried again at sizes near by.
 //! 3. Those left must write what the usual kernel writes, in the whole of the real result, and then
-//!    race it.
+//!    are compared with it.
 //! 4. A winner goes through the gate at a few awkward shapes (`GATED`) before it is chosen.
 //!
 //! That is enough to trust a winner: every kernel goes through the whole gate in this crate's tests,
@@ -21,9 +21,9 @@
 
 use crate::bench::ceiling::measure;
 use crate::bench::clock::Clock;
+use crate::bench::comparison::{Limits, compare_kernels};
 use crate::bench::gate::same_as_first;
 use crate::bench::op::find_case;
-use crate::bench::race::{Limits, race};
 use crate::bench::stats::Summary;
 use crate::bench::step::Loaded;
 use crate::bench::tuned::{Choice, Factors, texts_hash};
@@ -60,7 +60,7 @@ pub struct Found {
     pub dispatches: usize,
 }
 
-/// A kernel this many times slower than the quickest in a single run is not raced.
+/// A kernel this many times slower than the quickest in a single run is not compared.
 const HOPELESS: f64 = 3.0;
 /// One this many times slower is not even tried where a dispatch reads and writes about as much.
 const FAR: f64 = 10.0;
@@ -108,18 +108,21 @@ pub fn tune(
     progress("ceilings: which clock to believe");
     let (clock, _) = measure(gpu)?;
     let limits = Limits { seconds, ..Limits::default() };
-    let mut field = Field::new(gpu, half);
+    let mut findings = Findings::new(gpu, half);
     // Small sizes first: what is slow there costs little, and need not be tried at larger ones.
     let mut order: Vec<usize> = (0..jobs.len()).collect();
     order.sort_by_key(|&i| jobs[i].size.reads_below + jobs[i].size.writes_below);
-    let mut races: Vec<Ranking> = jobs.iter().map(|job| Ranking::new(job.pass)).collect();
+    let mut comparisons: Vec<Outcome> = jobs.iter().map(|job| Outcome::new(job.pass)).collect();
     for i in order {
-        races[i].heats = jobs[i].race(&mut field, &clock, limits, progress)?;
+        comparisons[i].timings = jobs[i].compare(&mut findings, &clock, limits, progress)?;
     }
-    while !field.winners_pass(&races, progress)? {}
-    let found = jobs.iter().zip(&races).filter_map(|(job, race)| job.found(&field, race));
+    while !findings.winners_pass(&comparisons, progress)? {}
+    let found = jobs
+        .iter()
+        .zip(&comparisons)
+        .filter_map(|(job, comparison)| job.found(&findings, comparison));
     let found = found.collect();
-    Ok(Tuning { found, faults: field.faults, clock: clock.name })
+    Ok(Tuning { found, faults: findings.faults, clock: clock.name })
 }
 
 /// Drops the jobs that were not asked for.
@@ -140,7 +143,7 @@ fn keep_only(jobs: &mut Vec<Job>, only: &[String]) -> Result<()> {
 }
 
 /// What is known of the kernels so far.
-struct Field<'a> {
+struct Findings<'a> {
     gpu: &'a Rc<Gpu>,
     half: bool,
     /// Kernels with special needs that ran at a small shape, and winners that passed the gate.
@@ -158,7 +161,7 @@ fn key(pass: &Pass, v: &Variant) -> String {
     format!("{} {}", pass.full_name(), v.label())
 }
 
-impl<'a> Field<'a> {
+impl<'a> Findings<'a> {
     fn new(gpu: &'a Rc<Gpu>, half: bool) -> Self {
         Self {
             gpu,
@@ -172,9 +175,9 @@ impl<'a> Field<'a> {
     }
 
     /// Kernels that can take the place of the usual one of a job.
-    fn rivals(&mut self, job: &Job) -> Result<Vec<&'static Variant>> {
+    fn candidates(&mut self, job: &Job) -> Result<Vec<&'static Variant>> {
         let (target, pass) = (self.gpu.target(), job.pass);
-        let mut rivals = Vec::new();
+        let mut candidates = Vec::new();
         for v in pass.variants {
             let able = v.needs_met(target) && v.takes.fits(&job.operands);
             if std::ptr::eq(v, job.usual) || !able || !(self.half || exact(v)) {
@@ -185,10 +188,10 @@ impl<'a> Field<'a> {
                 self.note(pass, v, fault);
             }
             if self.right(pass, v) {
-                rivals.push(v);
+                candidates.push(v);
             }
         }
-        Ok(rivals)
+        Ok(candidates)
     }
 
     fn right(&self, pass: &Pass, v: &Variant) -> bool {
@@ -216,14 +219,18 @@ impl<'a> Field<'a> {
         })
     }
 
-    /// Puts the winners of all races through the gate, where they have not been; false if one did
+    /// Puts the winners of all comparisons through the gate, where they have not been; false if one did
     /// not pass, so that there are other winners now.
-    fn winners_pass(&mut self, races: &[Ranking], progress: &mut dyn FnMut(&str)) -> Result<bool> {
+    fn winners_pass(
+        &mut self,
+        comparisons: &[Outcome],
+        progress: &mut dyn FnMut(&str),
+    ) -> Result<bool> {
         let mut all = true;
-        for race in races {
-            let (won, lossy) = race.winners(self);
+        for comparison in comparisons {
+            let (won, lossy) = comparison.winners(self);
             for i in [won, lossy].into_iter().filter(|&i| i > 0) {
-                let (pass, v) = (race.pass, race.heats[i].variant);
+                let (pass, v) = (comparison.pass, comparison.timings[i].variant);
                 if self.right(pass, v) && self.passed.insert(key(pass, v)) {
                     progress(&format!("gate: {} at {GATED} shapes", v.label()));
                     let case = find_case(pass.op)?;
@@ -245,33 +252,33 @@ struct Quick {
 }
 
 impl Quick {
-    fn heat(&self, blocks: &[Vec<f64>]) -> Heat {
-        Heat { variant: self.variant, seconds: Summary::of(blocks) }
+    fn timing(&self, blocks: &[Vec<f64>]) -> Timing {
+        Timing { variant: self.variant, seconds: Summary::of(blocks) }
     }
 }
 
-/// A kernel in a race, and what it took.
-struct Heat {
+/// A kernel in a comparison, and what it took.
+struct Timing {
     variant: &'static Variant,
     seconds: Summary,
 }
 
-/// What a race found: the usual kernel comes first; none where there was nothing to choose between.
-struct Ranking {
+/// What a comparison found: the usual kernel comes first; none where there was nothing to choose between.
+struct Outcome {
     pass: &'static Pass,
-    heats: Vec<Heat>,
+    timings: Vec<Timing>,
 }
 
-impl Ranking {
+impl Outcome {
     fn new(pass: &'static Pass) -> Self {
-        Self { pass, heats: Vec::new() }
+        Self { pass, timings: Vec::new() }
     }
 
     /// Positions of the fastest exact kernel and of the fastest of all.
-    fn winners(&self, field: &Field) -> (usize, usize) {
-        let right = |i: usize| field.right(self.pass, self.heats[i].variant);
-        let is_exact = |i: usize| exact(self.heats[i].variant);
-        let sums: Vec<_> = self.heats.iter().map(|h| h.seconds).collect();
+    fn winners(&self, findings: &Findings) -> (usize, usize) {
+        let right = |i: usize| findings.right(self.pass, self.timings[i].variant);
+        let is_exact = |i: usize| exact(self.timings[i].variant);
+        let sums: Vec<_> = self.timings.iter().map(|h| h.seconds).collect();
         if sums.is_empty() {
             return (0, 0);
         }
@@ -313,25 +320,25 @@ impl Job<'_> {
 
     /// Races the kernels that come near the usual one and write the same; none of them if there is
     /// nothing to choose between.
-    fn race(
+    fn compare(
         &self,
-        field: &mut Field,
+        findings: &mut Findings,
         clock: &Clock,
         limits: Limits,
         progress: &mut dyn FnMut(&str),
-    ) -> Result<Vec<Heat>> {
+    ) -> Result<Vec<Timing>> {
         let usual = self.usual;
         let call = &self.step.graph().calls()[self.at];
-        let mut rivals = field.rivals(self)?;
-        rivals.retain(|v| call.grid_of(v).is_ok());
-        if rivals.is_empty() || call.grid_of(usual).is_err() {
+        let mut candidates = findings.candidates(self)?;
+        candidates.retain(|v| call.grid_of(v).is_ok());
+        if candidates.is_empty() || call.grid_of(usual).is_err() {
             return Ok(Vec::new());
         }
-        rivals.retain(|v| !field.was_slow(self.pass, v, self.size));
+        candidates.retain(|v| !findings.was_slow(self.pass, v, self.size));
         let first = self.step.replay(&[self.at], usual, Checks::Off)?;
         // Kernels add to what is there, and a wrong one may write anything.
         let before = self.step.written(&first)?;
-        let mut quick = self.quick(first, rivals, field, clock, progress)?;
+        let mut quick = self.quick(first, candidates, findings, clock, progress)?;
         self.step.restore(&quick[0].replay, &before);
 
         let case = find_case(self.pass.op)?;
@@ -340,18 +347,18 @@ impl Job<'_> {
         let all: Vec<_> = quick.iter().map(|q| &q.replay).collect();
         let faults = same_as_first(self.step, &all, usual.number(), self.shape(), &tolerances)?;
         for (q, fault) in quick.iter().zip(faults) {
-            field.note(self.pass, q.variant, fault);
+            findings.note(self.pass, q.variant, fault);
         }
-        quick.retain(|q| field.right(self.pass, q.variant));
+        quick.retain(|q| findings.right(self.pass, q.variant));
         if quick.len() < 2 {
             // Nothing comes near the usual kernel, which is a finding too.
-            return Ok(quick.iter().map(|q| q.heat(&[vec![q.seconds]])).collect());
+            return Ok(quick.iter().map(|q| q.timing(&[vec![q.seconds]])).collect());
         }
-        progress(&format!("race: {} of {:?}", self.pass.full_name(), self.shape()));
-        let runners: Vec<_> = quick.iter().map(|q| (&q.replay, q.seconds)).collect();
-        let race = race(self.step, &runners, clock, limits)?;
+        progress(&format!("comparison: {} of {:?}", self.pass.full_name(), self.shape()));
+        let timed: Vec<_> = quick.iter().map(|q| (&q.replay, q.seconds)).collect();
+        let comparison = compare_kernels(self.step, &timed, clock, limits)?;
         self.step.restore(&quick[0].replay, &before);
-        Ok(quick.iter().zip(&race.blocks).map(|(q, blocks)| q.heat(blocks)).collect())
+        Ok(quick.iter().zip(&comparison.blocks).map(|(q, blocks)| q.timing(blocks)).collect())
     }
 
     /// Runs each kernel once or a few times, and returns the usual one and those that come near the
@@ -359,8 +366,8 @@ impl Job<'_> {
     fn quick(
         &self,
         usual: Replay,
-        rivals: Vec<&'static Variant>,
-        field: &mut Field,
+        candidates: Vec<&'static Variant>,
+        findings: &mut Findings,
         clock: &Clock,
         progress: &mut dyn FnMut(&str),
     ) -> Result<Vec<Quick>> {
@@ -379,21 +386,21 @@ impl Job<'_> {
         // Exact kernels have exact ones to beat, however quick those are that lose digits.
         let (mut best_exact, mut best) = (seconds, seconds);
         let mut quick = vec![Quick { variant, replay: usual, seconds }];
-        for variant in rivals {
+        for variant in candidates {
             progress(&format!("run: {place} by {}", variant.name()));
             let replay = match self.step.replay(&[self.at], variant, Checks::Off) {
                 Ok(replay) => replay,
                 Err(e) => {
                     let kind = Kind::Refused(e.to_string());
                     let (shape, place) = (self.shape().to_vec(), String::new());
-                    field.note(self.pass, variant, Some(Fault { shape, place, kind }));
+                    findings.note(self.pass, variant, Some(Fault { shape, place, kind }));
                     continue;
                 }
             };
             let bar = if exact(variant) { best_exact } else { best };
             let seconds = time(&replay, HOPELESS * bar)?;
             if seconds > FAR * bar {
-                field.slow.push((key(self.pass, variant), self.size));
+                findings.slow.push((key(self.pass, variant), self.size));
             }
             best = best.min(seconds);
             if exact(variant) {
@@ -409,12 +416,13 @@ impl Job<'_> {
     }
 
     /// None if there was nothing to choose between.
-    fn found(&self, field: &Field, race: &Ranking) -> Option<Found> {
-        let heats = &race.heats;
-        let usual = heats.first()?;
-        let choice =
-            |i: usize| self.choice(heats[i].variant, heats[i].seconds.median, usual.seconds.median);
-        let (won, lossy) = race.winners(field);
+    fn found(&self, findings: &Findings, comparison: &Outcome) -> Option<Found> {
+        let timings = &comparison.timings;
+        let usual = timings.first()?;
+        let choice = |i: usize| {
+            self.choice(timings[i].variant, timings[i].seconds.median, usual.seconds.median)
+        };
+        let (won, lossy) = comparison.winners(findings);
         Some(Found {
             exact: choice(won),
             lossy: (lossy != won).then(|| choice(lossy)),
@@ -472,20 +480,20 @@ mod tests {
         let pass: &'static Pass =
             Box::leak(Box::new(Pass { op: "scale", name: "forward", variants: variants.leak() }));
         let times = [seconds(5.0, 6.0), seconds(1.0, 2.0), seconds(3.0, 4.0)];
-        let heats = pass.variants.iter().zip(times);
-        let heats = heats.map(|(variant, seconds)| Heat { variant, seconds }).collect();
-        let races = [Ranking { pass, heats }, Ranking::new(pass)];
+        let timings = pass.variants.iter().zip(times);
+        let timings = timings.map(|(variant, seconds)| Timing { variant, seconds }).collect();
+        let comparisons = [Outcome { pass, timings }, Outcome::new(pass)];
         let gpu = gpu();
-        let mut field = Field::new(&gpu, false);
+        let mut findings = Findings::new(&gpu, false);
         let mut gated = Vec::new();
         let mut progress = |line: &str| gated.push(line.to_owned());
-        assert_eq!(races[0].winners(&field), (1, 1));
-        assert!(!field.winners_pass(&races, &mut progress).unwrap());
-        assert_eq!(races[0].winners(&field), (2, 2));
-        assert!(field.winners_pass(&races, &mut progress).unwrap());
-        assert!(field.winners_pass(&races, &mut progress).unwrap());
+        assert_eq!(comparisons[0].winners(&findings), (1, 1));
+        assert!(!findings.winners_pass(&comparisons, &mut progress).unwrap());
+        assert_eq!(comparisons[0].winners(&findings), (2, 2));
+        assert!(findings.winners_pass(&comparisons, &mut progress).unwrap());
+        assert!(findings.winners_pass(&comparisons, &mut progress).unwrap());
         assert_eq!(gated.len(), 2, "each winner once: {gated:?}");
-        let [fault] = field.faults.as_slice() else { panic!("{:?}", field.faults) };
+        let [fault] = findings.faults.as_slice() else { panic!("{:?}", findings.faults) };
         assert!(fault.contains("forward_1_wrong") && fault.contains("beyond the end"), "{fault}");
     }
 
@@ -494,13 +502,13 @@ mod tests {
         let pass = crate::ops::scale::case().passes[0];
         let v = &pass.variants[0];
         let gpu = gpu();
-        let mut field = Field::new(&gpu, false);
-        field.slow.push((key(pass, v), SizeClass::of(1000, 1000, 250)));
+        let mut findings = Findings::new(&gpu, false);
+        findings.slow.push((key(pass, v), SizeClass::of(1000, 1000, 250)));
         for (reads, writes, slow) in
             [(1000, 1000, true), (4000, 300, true), (20000, 1000, false), (1000, 60, false)]
         {
             let size = SizeClass::of(reads, writes, 250);
-            assert_eq!(field.was_slow(pass, v, size), slow, "{size:?}");
+            assert_eq!(findings.was_slow(pass, v, size), slow, "{size:?}");
         }
     }
 

@@ -102,12 +102,12 @@ impl Progress {
     }
 
     pub(super) fn line(&mut self, line: &str) {
-        let step = ["gate: ", "inputs: ", "ceilings: ", "race: ", "run: ", "block: "]
+        let step = ["gate: ", "inputs: ", "ceilings: ", "comparison: ", "run: ", "block: "]
             .iter()
             .any(|p| line.starts_with(p));
         if self.terminal && step {
             eprint!("\r\x1b[K{line}");
-        } else if self.all || !step || line.starts_with("race: ") {
+        } else if self.all || !step || line.starts_with("comparison: ") {
             self.clear();
             eprintln!("{line}");
         }

@@ -22,7 +22,7 @@ pub struct TuneArgs {
     /// Only these operations and passes: `matmul`, `matmul.nt`.
     #[arg(long, value_delimiter = ',', value_name = "OP|OP.PASS,…")]
     only: Vec<String>,
-    /// Seconds for the race of each kind of dispatch at most.
+    /// Seconds for comparing the kernels of each kind of dispatch at most.
     #[arg(long, default_value = "2", value_name = "SECONDS", value_parser = super::seconds)]
     seconds: f64,
     /// Measure and print, and write nothing.

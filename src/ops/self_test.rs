@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::gpu::{Checks, Gpu};
 use crate::kernel::{Pass, Target, Variant, VariantId};
 use crate::ops::case::OpCase;
-use crate::ops::trial::{Fault, Plant, Trial};
+use crate::ops::trial::{Fault, Replacement, Trial};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -77,7 +77,7 @@ pub fn first_fault(
     let mut shapes: Vec<&[usize]> = case.shapes.to_vec();
     shapes.retain(|s| size(s) <= most);
     shapes.sort_by_key(|s| std::cmp::Reverse(size(s)));
-    let plant = Plant { pass, variant, checks: Checks::Off };
+    let replacement = Replacement { pass, variant, checks: Checks::Off };
     // With plain kernels around it, so that only this one can be wrong.
     let plain = Target {
         subgroups: false,
@@ -97,7 +97,7 @@ pub fn first_fault(
         gradient.filter(|trial| trial.meets(&plain, pass, variant))
     });
     for trial in trials.take(count) {
-        let fault = trial.run(gpu, &plain, Some(&plant))?;
+        let fault = trial.run(gpu, &plain, Some(&replacement))?;
         if fault.is_some() {
             return Ok(fault);
         }

@@ -17,7 +17,7 @@ use std::rc::Rc;
 
 /// A kernel that stands in for every call of a pass.
 #[derive(Debug, Clone, Copy)]
-pub struct Plant {
+pub struct Replacement {
     /// Whose place it takes.
     pub pass: &'static Pass,
     /// The kernel that takes it.
@@ -204,8 +204,8 @@ impl<'a> Trial<'a> {
         })
     }
 
-    /// Runs the kernels that `target` chooses, with `plant` in the place of one of them, and
-    /// compares. A planted kernel is run twice.
+    /// Runs the kernels that `target` chooses, with `replacement` in the place of one of them, and
+    /// compares. A replacement is run twice.
     ///
     /// # Errors
     /// When the device is lost.
@@ -213,12 +213,12 @@ impl<'a> Trial<'a> {
         &self,
         gpu: &Rc<Gpu>,
         target: &Target,
-        plant: Option<&Plant>,
+        replacement: Option<&Replacement>,
     ) -> Result<Option<Fault>> {
         let Built { mut graph, vars, outputs, cotangents } = self.build(target);
         let mut options = POISONED;
-        let slack = if plant.is_some() { FRESH } else { 1.0 };
-        if let Some(p) = plant {
+        let slack = if replacement.is_some() { FRESH } else { 1.0 };
+        if let Some(p) = replacement {
             options.checks = p.checks;
             let refused = |why| Ok(Some(self.fault("", Kind::Refused(why))));
             let ours = |c: &&crate::graph::Call| {
@@ -262,7 +262,7 @@ impl<'a> Trial<'a> {
         if !broken.is_empty() {
             return Ok(Some(self.fault("", Kind::Beyond(broken))));
         }
-        if plant.is_some() {
+        if replacement.is_some() {
             run();
             for ((first, again), (_, name)) in got.iter().zip(read()?).zip(&outputs) {
                 let other = first.iter().zip(&again).position(|(a, b)| a.to_bits() != b.to_bits());

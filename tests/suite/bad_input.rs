@@ -183,10 +183,10 @@ fn settings_that_cannot_be() {
             &["--variants 99: is none of 1, 2,", "--variants 11/9x9", "11/128x64"],
         ),
         (
-            "bench scale --json nowhere/a.json --html model --readme",
+            "bench scale --json nowhere/a.json --svg model --readme",
             &[
                 "--json nowhere/a.json: cannot be written: there is no folder nowhere",
-                "--html model: is a folder",
+                "--svg model: is a folder",
                 "--readme: cannot read shaders/scale/README.md",
                 "from its root",
             ],

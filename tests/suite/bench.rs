@@ -1,14 +1,14 @@
 //! The benchmark's gate catches what is wrong with a kernel, and the command does what it says.
 
 use crate::gpu;
+use oddgrad::bench::block;
+use oddgrad::bench::comparison::{BlockOf, BlockRequest, BlockSize, Limits};
 use oddgrad::bench::gate::{Verdict, judge};
-use oddgrad::bench::lap;
 use oddgrad::bench::op::{Request, bench_op};
-use oddgrad::bench::race::{Entry, Lap, Limits, Pace};
 use oddgrad::gpu::Checks;
 use oddgrad::kernel::{ANY, Needs, Takes, Variant};
 use oddgrad::ops;
-use oddgrad::ops::trial::{Kind, Plant};
+use oddgrad::ops::trial::{Kind, Replacement};
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -35,8 +35,8 @@ fn judged(source: String, checks: Checks) -> Verdict {
         takes: Takes::WORDS,
         tolerance: 0.0,
     }));
-    let plant = Plant { pass: case.passes[0], variant, checks };
-    judge(&gpu(), &case, &[plant], 1, &mut |_| ()).unwrap().remove(0)
+    let replacement = Replacement { pass: case.passes[0], variant, checks };
+    judge(&gpu(), &case, &[replacement], 1, &mut |_| ()).unwrap().remove(0)
 }
 
 fn fault(source: String, checks: Checks) -> Kind {
@@ -140,7 +140,8 @@ fn bench_leaves_out_what_is_too_slow() {
     };
     let gpu = gpu();
     let report =
-        bench_op(&gpu, &request, &mut |l, p| lap::run(&gpu, &request, l, p), &mut |_| ()).unwrap();
+        bench_op(&gpu, &request, &mut |l, p| block::run(&gpu, &request, l, p), &mut |_| ())
+            .unwrap();
     assert!(report.rows.is_empty() && report.gates.iter().all(|g| g.fault.is_none()));
     let shapes: Vec<_> = report.left_out.iter().map(|l| l.shape.clone()).collect();
     assert_eq!(shapes, [[5000], [6000]]);
@@ -153,7 +154,7 @@ fn bench_leaves_out_what_is_too_slow() {
 fn bench_block_ends_with_its_parent() {
     let start = || {
         Command::new(env!("CARGO_BIN_EXE_oddgrad"))
-            .args(["bench", "scale", "--lap"])
+            .args(["bench", "scale", "--block"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -162,17 +163,18 @@ fn bench_block_ends_with_its_parent() {
     };
     let out = start().wait_with_output().unwrap();
     let err = String::from_utf8_lossy(&out.stderr).into_owned();
-    assert!(!out.status.success() && err.contains("--lap is for the program itself"), "{err}");
+    assert!(!out.status.success() && err.contains("--block is for the program itself"), "{err}");
 
     // Hours of samples, and nobody who waits for them.
-    let pace = Pace { repeats: vec![1], rounds: 1 << 30 };
+    let size = BlockSize { iterations: vec![1], rounds: 1 << 30 };
     let kernels = vec!["1 naive".to_owned()];
     let (pass, shape) = ("forward".to_owned(), vec![1000]);
-    let races = vec![Entry { pass, shape, kernels, pace, backwards: false }];
-    let lap = serde_json::to_string(&Lap { seed: 1, timestamps: false, races }).unwrap();
+    let comparisons = vec![BlockOf { pass, shape, kernels, size, backwards: false }];
+    let wanted =
+        serde_json::to_string(&BlockRequest { seed: 1, timestamps: false, comparisons }).unwrap();
     let mut child = start();
     let mut input = child.stdin.take().unwrap();
-    writeln!(input, "{lap}").unwrap();
+    writeln!(input, "{wanted}").unwrap();
     let mut told = BufReader::new(child.stderr.take().unwrap()).lines();
     while told.next().unwrap().unwrap() != "block: scale.forward 1000" {}
     assert_eq!(child.try_wait().unwrap(), None, "it should be at work");
@@ -195,7 +197,7 @@ const QUICK: [&str; 8] =
     ["bench", "scale", "--pass", "forward", "--shapes", "5000", "--seconds", "0.3"];
 
 #[test]
-fn bench_races_a_kernel_from_a_file_and_writes_reports() {
+fn bench_compares_a_kernel_from_a_file_and_writes_reports() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     std::fs::write(at.join("my.wgsl"), SCALE).unwrap();
@@ -203,28 +205,19 @@ fn bench_races_a_kernel_from_a_file_and_writes_reports() {
     let readme = at.join("shaders/scale/README.md");
     std::fs::write(&readme, "a\n<!-- bench -->\n<!-- /bench -->\nb\n").unwrap();
     let mut args = QUICK.to_vec();
-    args.extend(["--with", "my.wgsl", "--json", "a.json", "--csv", "a.csv", "--md", "a.md"]);
-    args.extend(["--svg", "a.svg", "--roofline", "roofline.svg", "--sweep", "sweep.svg"]);
-    args.extend(["--html", "a.html", "--readme"]);
+    args.extend(["--with", "my.wgsl", "--json", "a.json", "--md", "a.md"]);
+    args.extend(["--svg", "a.svg", "--readme"]);
     let (out, text) = oddgrad(at, &args);
     assert!(out.status.success(), "{text}");
     for part in ["my.wgsl", "1 naive", "clock", "ceilings", "gate      2 of 2 kernels"] {
         assert!(text.contains(part), "{part}: {text}");
     }
-    let charts = ["a.svg", "roofline.svg", "sweep.svg"];
-    for file in [&charts[..], &["a.csv", "a.md", "a.html", "shaders/scale/README.md"]].concat() {
+    for file in ["a.svg", "a.md", "shaders/scale/README.md"] {
         let text = std::fs::read_to_string(at.join(file)).unwrap();
         assert!(text.contains("my.wgsl"), "{file}: {text}");
     }
-    for file in charts {
-        let text = std::fs::read_to_string(at.join(file)).unwrap();
-        assert!(text.starts_with("<svg") && text.trim_end().ends_with("</svg>"), "{file}: {text}");
-    }
-    let page = std::fs::read_to_string(at.join("a.html")).unwrap();
-    assert_eq!(page.matches("<figure").count(), charts.len(), "{page}");
-    for part in ["2 of 2 kernels", "--html a.html", "Ceilings", "</html>"] {
-        assert!(page.contains(part), "{part}: {page}");
-    }
+    let svg = std::fs::read_to_string(at.join("a.svg")).unwrap();
+    assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"), "{svg}");
 
     let (out, text) = oddgrad(at, &["bench", "compare", "a.json", "a.json"]);
     assert!(out.status.success() && text.contains("no difference within noise"), "{text}");

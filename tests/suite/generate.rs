@@ -18,7 +18,7 @@ fn messages(list: &Value) -> Vec<Message> {
     list.as_array()
         .unwrap()
         .iter()
-        .map(|m| Message::new(&text(m, "role"), text(m, "content")))
+        .map(|m| Message::new(text(m, "role"), text(m, "content")))
         .collect()
 }
 

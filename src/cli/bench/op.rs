@@ -3,12 +3,12 @@
 use super::super::display::Progress;
 use super::super::{DeviceArgs, seconds};
 use super::compare::percent;
+use crate::bench::block;
 use crate::bench::child::{ask, asked, end_with_parent, supervise};
-use crate::bench::lap;
+use crate::bench::comparison::{Block, BlockRequest, Limits};
 use crate::bench::op::{Own, Request, bench_op, find_case, find_passes};
-use crate::bench::race::{Block, Lap, Limits};
 use crate::bench::report::{Report, between_markers};
-use crate::bench::{chart, facts, page, shapes};
+use crate::bench::{chart, facts, shapes};
 use crate::error::{Error, Problem, Result};
 use crate::files::{check_creatable, write_atomically};
 use crate::kernel::VariantId;
@@ -19,7 +19,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 #[derive(Args)]
 pub(super) struct OpArgs {
-    /// Operation whose kernels race each other; without one, lists all.
+    /// Operation whose kernels are compared; without one, lists all.
     op: Option<String>,
     /// Only this pass: `forward`, `nt`, …
     #[arg(long)]
@@ -27,10 +27,10 @@ pub(super) struct OpArgs {
     /// Only these variants, by number, or by number and tile.
     #[arg(long, value_delimiter = ',', value_name = "1,3,11/128x64,…")]
     variants: Vec<VariantId>,
-    /// Sets (nano, smollm2, square, large, skinny, batched) and shapes such as 512x512x512.
+    /// Sets of shapes (nano, smollm2, and what `oddgrad bench` lists) and shapes such as 512x512x512.
     #[arg(long, value_name = "SET|SHAPE,…")]
     shapes: Option<String>,
-    /// Race a kernel of your own against ours; needs a pass.
+    /// Compare a kernel of your own with ours; needs a pass.
     #[arg(long, value_name = "FILE.wgsl")]
     with: Option<PathBuf>,
     /// Outputs of one workgroup of your kernel along x, y, z [default: those of the first variant].
@@ -46,7 +46,7 @@ pub(super) struct OpArgs {
     /// changes from run to run, so less than that means: use all the seconds.
     #[arg(long, default_value = "3%", value_name = "PERCENT", value_parser = percent)]
     within: f64,
-    /// Stop a race of the kernels at one shape after so many seconds.
+    /// Stop comparing the kernels at one shape after so many seconds.
     #[arg(long, default_value = "5", value_name = "SECONDS", value_parser = seconds)]
     seconds: f64,
     /// Seed of the random inputs [default: the clock].
@@ -55,24 +55,12 @@ pub(super) struct OpArgs {
     /// Write the report with every sample.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Write the table as comma-separated values.
-    #[arg(long, value_name = "FILE")]
-    csv: Option<PathBuf>,
     /// Write the table as Markdown.
     #[arg(long, value_name = "FILE")]
     md: Option<PathBuf>,
     /// Draw bars as SVG: every shape with a bar for each kernel.
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
-    /// Draw GFLOP/s over operations per byte as SVG, under the adapter's measured ceilings.
-    #[arg(long, value_name = "FILE")]
-    roofline: Option<PathBuf>,
-    /// Draw GFLOP/s or GB/s over the size of the problem as SVG.
-    #[arg(long, value_name = "FILE")]
-    sweep: Option<PathBuf>,
-    /// Write one page that opens offline: device, gate, charts and table.
-    #[arg(long, value_name = "FILE")]
-    html: Option<PathBuf>,
     /// Replace the table between the markers in shaders/OP/README.md.
     #[arg(long)]
     readme: bool,
@@ -81,7 +69,7 @@ pub(super) struct OpArgs {
     worker: bool,
     /// Set by the program for a process that times a block.
     #[arg(long, hide = true)]
-    lap: bool,
+    block: bool,
 }
 
 fn tile(text: &str) -> std::result::Result<[u32; 3], String> {
@@ -102,7 +90,7 @@ pub(super) fn run(args: &OpArgs, device: &DeviceArgs) -> Result<()> {
         }
         return Ok(());
     }
-    if args.with.is_some() && !args.worker && !args.lap {
+    if args.with.is_some() && !args.worker && !args.block {
         return in_child(args);
     }
     let request = Request {
@@ -115,19 +103,19 @@ pub(super) fn run(args: &OpArgs, device: &DeviceArgs) -> Result<()> {
         with: args.with.clone().map(|path| Own { path, tile: args.tile }),
         command: std::env::args().skip(1).filter(|a| a != WORKER).collect::<Vec<_>>().join(" "),
     };
-    if args.lap {
-        let lap = serde_json::from_str(&asked()?)
-            .map_err(|e| Error::Mismatch(format!("--lap is for the program itself: {e}")))?;
+    if args.block {
+        let wanted = serde_json::from_str(&asked()?)
+            .map_err(|e| Error::Mismatch(format!("--block is for the program itself: {e}")))?;
         end_with_parent();
         let mut show = Progress::new(true);
-        let blocks = lap::run(&device.open_untuned()?, &request, &lap, &mut |l| show.line(l))?;
+        let blocks = block::run(&device.open_untuned()?, &request, &wanted, &mut |l| show.line(l))?;
         println!("{}", serde_json::to_string(&blocks).expect("numbers"));
         return Ok(());
     }
     check_outputs(args, op)?;
     let gpu = device.open_untuned()?;
     let mut show = Progress::new(args.worker);
-    let report = bench_op(&gpu, &request, &mut lap_in_child, &mut |line| show.line(line))?;
+    let report = bench_op(&gpu, &request, &mut block_in_child, &mut |line| show.line(line))?;
     show.clear();
     print!("{}", report.table());
     write(args, op, &report)?;
@@ -147,7 +135,7 @@ fn list() {
         println!("  {:<14} {}", case.op, passes.join(", "));
         println!("{:17}shape {}; sets {}", "", shapes::legend(&case), sets.join(", "));
     }
-    println!("`oddgrad bench OP` races the kernels of one; `oddgrad bench --help` says more");
+    println!("`oddgrad bench OP` compares the kernels of one; `oddgrad bench --help` says more");
 }
 
 fn clock_seed() -> u64 {
@@ -169,10 +157,10 @@ fn again(flag: &str) -> Result<(PathBuf, Vec<OsString>)> {
 /// [`Limits::run`], and making the inputs of a large shape takes its time too.
 const SILENCE: Duration = Duration::from_secs(600);
 
-/// Times a lap in a process of its own.
-fn lap_in_child(lap: &Lap, progress: &mut dyn FnMut(&str)) -> Result<Vec<Block>> {
-    let (program, words) = again("--lap")?;
-    let line = serde_json::to_string(lap).expect("numbers and strings");
+/// Times blocks in a process of its own.
+fn block_in_child(wanted: &BlockRequest, progress: &mut dyn FnMut(&str)) -> Result<Vec<Block>> {
+    let (program, words) = again("--block")?;
+    let line = serde_json::to_string(wanted).expect("numbers and strings");
     let answer = ask(&program, &words, &line, SILENCE, progress)?;
     serde_json::from_str(&answer).map_err(|e| {
         Error::Mismatch(format!("a process that timed a block answered `{answer}`: {e}"))
@@ -196,15 +184,7 @@ fn readme_of(op: &str) -> PathBuf {
 /// Minutes of measuring must not end at a file that cannot be written.
 fn check_outputs(args: &OpArgs, op: &str) -> Result<()> {
     let mut problems = Vec::new();
-    for (flag, path) in [
-        ("--json", &args.json),
-        ("--csv", &args.csv),
-        ("--md", &args.md),
-        ("--svg", &args.svg),
-        ("--roofline", &args.roofline),
-        ("--sweep", &args.sweep),
-        ("--html", &args.html),
-    ] {
+    for (flag, path) in [("--json", &args.json), ("--md", &args.md), ("--svg", &args.svg)] {
         let Some(path) = path else { continue };
         let folder = path.parent().filter(|p| *p != Path::new("")).unwrap_or(Path::new("."));
         let problem = if path.is_dir() {
@@ -240,12 +220,8 @@ fn write(args: &OpArgs, op: &str, report: &Report) -> Result<()> {
         None => Ok(()),
     };
     save(&args.json, Report::json)?;
-    save(&args.csv, Report::csv)?;
     save(&args.md, Report::markdown)?;
     save(&args.svg, chart::bars)?;
-    save(&args.roofline, chart::roofline)?;
-    save(&args.sweep, chart::sweep)?;
-    save(&args.html, page::html)?;
     if args.readme {
         let path = readme_of(op);
         let old = std::fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;

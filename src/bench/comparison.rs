@@ -17,7 +17,7 @@ use std::time::Instant;
 pub struct Limits {
     /// Enough when the interval of every median reaches no further than this part of it.
     pub uncertainty: f64,
-    /// Seconds for all kernels of a race together, warm-up apart.
+    /// Seconds for all kernels of a comparison together, warm-up apart.
     pub seconds: f64,
     /// Seconds a sample should take.
     pub sample: f64,
@@ -32,11 +32,11 @@ impl Default for Limits {
     }
 }
 
-/// How a block of a race is timed, the same in all of them.
+/// How a block of a comparison is timed, the same in all of them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Pace {
+pub struct BlockSize {
     /// Runs in a sample, for each kernel.
-    pub repeats: Vec<usize>,
+    pub iterations: Vec<usize>,
     /// Samples of each kernel.
     pub rounds: usize,
 }
@@ -44,54 +44,54 @@ pub struct Pace {
 /// Samples of each kernel: seconds of one run, in the order they were taken.
 pub type Block = Vec<Vec<f64>>;
 
-/// What another process is to time, by [`lap::run`](crate::bench::lap::run).
+/// What another process is to time, by [`block::run`](crate::bench::block::run).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Lap {
+pub struct BlockRequest {
     /// Seed of the inputs.
     pub seed: u64,
     /// Read the device's timestamps, else the wall clock.
     pub timestamps: bool,
     /// A block of each of these.
-    pub races: Vec<Entry>,
+    pub comparisons: Vec<BlockOf>,
 }
 
-/// A race as another process can go on with it.
+/// A comparison as another process can go on with it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Entry {
+pub struct BlockOf {
     /// The pass, without its operation.
     pub pass: String,
     /// The shape's numbers.
     pub shape: Vec<usize>,
     /// Number and idea of each kernel, or a file's name.
     pub kernels: Vec<String>,
-    /// Repeats and rounds.
-    pub pace: Pace,
+    /// Iterations and rounds.
+    pub size: BlockSize,
     /// Start with the last kernel.
     pub backwards: bool,
 }
 
-/// A race should have this many blocks when its time is over: enough that three that met other work
-/// lie outside the interval.
+/// A comparison should have this many blocks when its time is over: enough that three that met other
+/// work lie outside the interval.
 const BLOCKS: f64 = 18.0;
-/// Fewest blocks after which a race that is certain may end before its time. The first few may agree
-/// because all of them met the same state of the machine.
+/// Fewest blocks after which a comparison that is certain may end before its time. The first few may
+/// agree because all of them met the same state of the machine.
 const EARLIEST: usize = 12;
 /// Fewest seconds after which the intervals are believed. What else a machine does comes and goes
-/// in fractions of a second: a shorter race would see one state of it only.
+/// in fractions of a second: a shorter comparison would see one state of it only.
 const SECONDS: f64 = 1.0;
 /// Most blocks.
 const MOST_BLOCKS: usize = 200;
-/// Most repeats of a run in a sample.
-const MOST_REPEATS: usize = 1 << 16;
-/// A race of very slow kernels may outlast its time this often to come by an interval at all.
+/// Most iterations in a sample.
+const MOST_ITERATIONS: usize = 1 << 16;
+/// A comparison of very slow kernels may outlast its time this often to come by an interval at all.
 const PATIENCE: f64 = 4.0;
 
 /// Kernels timed against each other, a block at a time.
 #[derive(Debug)]
-pub struct Race {
+pub struct Comparison {
     limits: Limits,
     /// How each block is timed.
-    pub pace: Pace,
+    pub size: BlockSize,
     /// Seconds the first run of each kernel took longer than the second: many drivers compile there.
     pub first: Vec<f64>,
     /// Blocks of samples of each kernel.
@@ -100,8 +100,8 @@ pub struct Race {
     seconds: f64,
 }
 
-impl Race {
-    /// Finds the pace for `replays`, given with the seconds of their first run, and times the first
+impl Comparison {
+    /// Finds the size of blocks for `replays`, given with the seconds of their first run, and times the first
     /// block.
     ///
     /// # Errors
@@ -112,36 +112,37 @@ impl Race {
         clock: &Clock,
         limits: Limits,
     ) -> Result<Self> {
-        let (mut first, mut repeats) = (Vec::new(), Vec::new());
+        let (mut first, mut iterations) = (Vec::new(), Vec::new());
         for &(replay, seconds) in replays {
             let second = step.time(replay, 1, None)?.wall;
             first.push((seconds - second).max(0.0));
-            repeats.push(warm_up(step, replay, clock, limits.sample)?);
+            iterations.push(warm_up(step, replay, clock, limits.sample)?);
         }
         let blocks = vec![Vec::new(); replays.len()];
-        let mut race =
-            Self { limits, pace: Pace { repeats, rounds: 1 }, first, blocks, seconds: 0.0 };
+        let mut comparison =
+            Self { limits, size: BlockSize { iterations, rounds: 1 }, first, blocks, seconds: 0.0 };
         let replays: Vec<_> = replays.iter().map(|r| r.0).collect();
         let mut all = vec![Vec::new(); replays.len()];
         // Rounds until a block is as long as it should be.
         let mut rounds = 0;
         let start = Instant::now();
         while rounds == 0 || start.elapsed().as_secs_f64() < limits.seconds / BLOCKS {
-            let round = block(step, &replays, clock, &race.pace, rounds % 2 == 1, &mut || ())?;
+            let round =
+                time_block(step, &replays, clock, &comparison.size, rounds % 2 == 1, &mut || ())?;
             all.iter_mut().zip(round).for_each(|(all, new)| all.extend(new));
             rounds += 1;
         }
-        race.pace.rounds = rounds;
-        race.add(all);
-        Ok(race)
+        comparison.size.rounds = rounds;
+        comparison.add(all);
+        Ok(comparison)
     }
 
     /// Takes in another block.
     pub fn add(&mut self, block: Block) {
-        for ((blocks, samples), repeats) in
-            self.blocks.iter_mut().zip(block).zip(&self.pace.repeats)
+        for ((blocks, samples), iterations) in
+            self.blocks.iter_mut().zip(block).zip(&self.size.iterations)
         {
-            self.seconds += samples.iter().sum::<f64>() * *repeats as f64;
+            self.seconds += samples.iter().sum::<f64>() * *iterations as f64;
             blocks.push(samples);
         }
     }
@@ -149,10 +150,10 @@ impl Race {
     /// True if the next block should start with the last kernel.
     pub fn backwards(&self) -> bool {
         let blocks = self.blocks.first().map_or(0, Vec::len);
-        blocks * self.pace.rounds % 2 == 1
+        blocks * self.size.rounds % 2 == 1
     }
 
-    /// Why the race is over, in words for a table; None as long as it is not.
+    /// Why the comparison is over, in words for a table; None as long as it is not.
     pub fn over(&self) -> Option<String> {
         let Limits { uncertainty, seconds, .. } = self.limits;
         let blocks = self.blocks.first().map_or(MOST_BLOCKS, Vec::len);
@@ -176,22 +177,22 @@ impl Race {
 ///
 /// # Errors
 /// When the device is lost.
-pub fn block(
+pub fn time_block(
     step: &Step,
     replays: &[&Replay],
     clock: &Clock,
-    pace: &Pace,
+    size: &BlockSize,
     backwards: bool,
     alive: &mut dyn FnMut(),
 ) -> Result<Block> {
     let mut told = Instant::now();
     let mut samples = vec![Vec::new(); replays.len()];
-    for round in 0..pace.rounds {
+    for round in 0..size.rounds {
         let from_the_end = backwards != (round % 2 == 1);
         for turn in 0..replays.len() {
             let i = if from_the_end { replays.len() - 1 - turn } else { turn };
-            let repeats = pace.repeats[i];
-            samples[i].push(clock.time(step, replays[i], repeats)? / repeats as f64);
+            let iterations = size.iterations[i];
+            samples[i].push(clock.time(step, replays[i], iterations)? / iterations as f64);
             // Not after each: that would wake the other process all the time.
             if told.elapsed().as_secs_f64() > 1.0 {
                 alive();
@@ -202,38 +203,45 @@ pub fn block(
     Ok(samples)
 }
 
-/// A whole race on the buffers of one step, of replays with the seconds of their first run.
+/// A whole comparison on the buffers of one step, of replays with the seconds of their first run.
 ///
 /// # Errors
 /// When the device is lost.
-pub fn race(
+pub fn compare_kernels(
     step: &Step,
     replays: &[(&Replay, f64)],
     clock: &Clock,
     limits: Limits,
-) -> Result<Race> {
-    let mut race = Race::start(step, replays, clock, limits)?;
+) -> Result<Comparison> {
+    let mut comparison = Comparison::start(step, replays, clock, limits)?;
     let replays: Vec<_> = replays.iter().map(|r| r.0).collect();
-    while race.over().is_none() {
-        let block = block(step, &replays, clock, &race.pace, race.backwards(), &mut || ())?;
-        race.add(block);
+    while comparison.over().is_none() {
+        let block = time_block(
+            step,
+            &replays,
+            clock,
+            &comparison.size,
+            comparison.backwards(),
+            &mut || (),
+        )?;
+        comparison.add(block);
     }
-    Ok(race)
+    Ok(comparison)
 }
 
-/// Runs a kernel until it is warm; gives the number of repeats that fill a sample.
+/// Runs a kernel until it is warm; gives the number of iterations that fill a sample.
 fn warm_up(step: &Step, replay: &Replay, clock: &Clock, sample: f64) -> Result<usize> {
-    let mut repeats = 1usize;
+    let mut iterations = 1usize;
     let mut one = clock.time(step, replay, 1)?;
     for _ in 0..6 {
-        let wanted = ((sample / one.max(1e-9)).ceil() as usize).clamp(1, MOST_REPEATS);
+        let wanted = ((sample / one.max(1e-9)).ceil() as usize).clamp(1, MOST_ITERATIONS);
         // The first estimates hold what a submission costs, so they are too small by far for
         // quick kernels: grow until it no longer matters.
-        if wanted <= repeats + repeats / 4 {
+        if wanted <= iterations + iterations / 4 {
             break;
         }
-        repeats = wanted.min(16 * repeats);
-        one = clock.time(step, replay, repeats)? / repeats as f64;
+        iterations = wanted.min(16 * iterations);
+        one = clock.time(step, replay, iterations)? / iterations as f64;
     }
-    Ok(repeats)
+    Ok(iterations)
 }

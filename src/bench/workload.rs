@@ -1,4 +1,4 @@
-//! The place where the kernels of a pass race: a step at a shape.
+//! The place where the kernels of a pass comparison: a step at a shape.
 
 use crate::error::Result;
 use crate::gpu::{Checks, Gpu};
@@ -11,7 +11,7 @@ use crate::step::{Options, Step, Store};
 use std::rc::Rc;
 
 /// A step at a shape with random inputs, and which of its calls are the pass'.
-pub(super) struct Track {
+pub(super) struct Workload {
     /// Has run once, so that everything the calls read is there.
     pub(super) step: Step,
     /// Positions of the pass' calls.
@@ -28,7 +28,7 @@ fn positions(graph: &Graph, pass: &Pass) -> Vec<usize> {
     (0..graph.calls().len()).filter(|&i| ours(&graph.calls()[i])).collect()
 }
 
-impl Track {
+impl Workload {
     /// None if the operation does not use the pass at this shape.
     pub(super) fn build(
         gpu: &Rc<Gpu>,
