@@ -202,6 +202,7 @@ pub struct Graph {
     notes: BTreeSet<String>,
     parameters: Vec<Parameter>,
     trained: Box<dyn Fn(&str) -> bool>,
+    storage: Box<dyn Fn(&str) -> DType>,
 }
 
 impl Graph {
@@ -218,6 +219,7 @@ impl Graph {
             notes: BTreeSet::new(),
             parameters: Vec::new(),
             trained: Box::new(|_| true),
+            storage: Box::new(|_| DType::F32),
         }
     }
 

@@ -106,6 +106,18 @@ impl Store {
         Ok(places.into_iter().map(|place| buffers[place].clone()).collect())
     }
 
+    /// An empty graph that trains nothing and reads parameters in the types they have here: for
+    /// generation and evaluation.
+    pub fn inference_graph(&self) -> Graph {
+        let states = self.buffers.borrow();
+        let stored: HashMap<String, DType> =
+            states.iter().map(|(name, state)| (name.clone(), state.dtype)).collect();
+        let mut g = Graph::new(self.gpu.target());
+        g.train_only(|_| false);
+        g.store_as(move |name| stored.get(name).copied().unwrap_or(DType::F32));
+        g
+    }
+
     /// How a state variable is stored; None if no program or write has created it.
     pub fn dtype(&self, name: &str) -> Option<DType> {
         self.buffers.borrow().get(name).map(|state| state.dtype)

@@ -5,7 +5,7 @@ use crate::data::tokenize::Tokenizer;
 use crate::error::{Error, Result};
 use crate::model::config::ModelConfig;
 use crate::model::generate::Sampling;
-use crate::model::weights::{FolderWeights, ParameterValues};
+use crate::model::weights::FolderWeights;
 use crate::step::Store;
 use crate::train::learner::check_weights;
 use crate::train::sampler::{Sampler, encode_prompts};
@@ -43,9 +43,9 @@ pub(super) fn run(args: &GenerateArgs, device: &DeviceArgs) -> Result<()> {
     encode_prompts(&tokenizer, &config, &args.prompt, args.max_tokens)?;
     let weights = FolderWeights::open(&args.model, &config)?;
     let gpu = device.open()?;
-    check_weights(gpu.target(), &config)?;
+    check_weights(gpu.target(), weights.stored_bytes())?;
     let store = Store::new(&gpu);
-    weights.each(&mut |name, shape, values| store.write(name, shape, values))?;
+    weights.put(&store)?;
     let sampler = Sampler::new(&gpu, &store, &config, tokenizer, &args.prompt, args.max_tokens)?;
     for text in sampler.run(&sampling)? {
         println!("{text}");

@@ -1,7 +1,7 @@
 //! Parameters: state that gradients are computed for, declared once by the graph that reads it.
 //! Loading, saving, the optimizer, checkpoints and the memory plan go by [`Graph::parameters`].
 
-use super::{Graph, Var};
+use super::{DType, Graph, Var};
 
 /// What a parameter holds before anything was learnt.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -66,6 +66,18 @@ impl Graph {
         self.trained = Box::new(trained);
     }
 
+    /// Reads each parameter in the type that `storage` names for it. Those that train are 32-bit
+    /// floats whatever it says, since an optimizer writes them; so are vectors (norms, biases),
+    /// which no kernel reads in another type and which take next to no memory.
+    ///
+    /// # Panics
+    /// When a parameter is declared already.
+    #[track_caller]
+    pub fn store_as(&mut self, storage: impl Fn(&str) -> DType + 'static) {
+        assert!(self.parameters.is_empty(), "storage types are named before the parameters");
+        self.storage = Box::new(storage);
+    }
+
     /// Declares a parameter: state that gradients are computed for, unless
     /// [`Graph::train_only`] leaves it out. Asking twice gives the same variable (a tied head).
     ///
@@ -74,12 +86,16 @@ impl Graph {
     #[track_caller]
     pub fn parameter(&mut self, name: &str, shape: &[usize], init: Init) -> Var {
         let known = self.states.contains_key(name);
-        let var = self.state(name, shape);
+        let trained = (self.trained)(name);
+        let dtype = match trained || shape.len() < 2 {
+            true => DType::F32,
+            false => (self.storage)(name),
+        };
+        let var = self.state_typed(name, shape, dtype);
         if known && let Some(earlier) = self.parameters.iter().find(|p| p.name == name) {
             assert_eq!(earlier.init, init, "parameter {name} begins differently already");
             return var;
         }
-        let trained = (self.trained)(name);
         self.vars[var.index()].needs_grad = trained;
         self.vars[var.index()].leaf = true;
         self.parameters.push(Parameter {
@@ -140,6 +156,20 @@ mod tests {
         assert!(g.vars().iter().all(|v| v.name != format!("a{GRAD}")));
         let trained: Vec<bool> = g.parameters().iter().map(|p| p.trained).collect();
         assert_eq!(trained, [false, true]);
+    }
+
+    #[test]
+    fn only_matrices_that_do_not_train_are_stored_in_another_type() {
+        let mut g = graph();
+        g.train_only(|name| name == "trained");
+        g.store_as(|_| DType::BF16);
+        let dtype = |g: &mut Graph, name: &str, shape: &[usize]| {
+            let var = g.parameter(name, shape, Init::Ones);
+            g.info(var).dtype
+        };
+        assert_eq!(dtype(&mut g, "trained", &[2, 4]), DType::F32);
+        assert_eq!(dtype(&mut g, "frozen", &[2, 4]), DType::BF16);
+        assert_eq!(dtype(&mut g, "norm", &[4]), DType::F32);
     }
 
     #[test]

@@ -106,10 +106,9 @@ struct Forward {
 }
 
 impl Forward {
-    /// `tokens` at a time, and the logits of one of them for each sequence.
-    fn new(target: &Target, config: &ModelConfig, room: Room, tokens: usize) -> Self {
-        let mut g = Graph::new(target);
-        g.train_only(|_| false);
+    /// `tokens` at a time, and the logits of one of them for each sequence; `g` is empty and trains
+    /// nothing.
+    fn new(mut g: Graph, config: &ModelConfig, room: Room, tokens: usize) -> Self {
         let inputs = StreamInputs::cached(&mut g, tokens, room.sequences, room.length);
         let head = HeadRows::declare(&mut g, room.sequences, tokens);
         let logits = config.decoder.forward(&mut g, &inputs, &head).logits(&mut g);
@@ -120,7 +119,11 @@ impl Forward {
 
 /// The graphs that a [`Generator`] runs, to plan their memory: of prompts and of steps.
 pub fn generator_graphs(target: &Target, config: &ModelConfig, room: Room) -> [Graph; 2] {
-    [PIECE, room.sequences].map(|tokens| Forward::new(target, config, room, tokens).graph)
+    [PIECE, room.sequences].map(|tokens| {
+        let mut g = Graph::new(target);
+        g.train_only(|_| false);
+        Forward::new(g, config, room, tokens).graph
+    })
 }
 
 /// A [`Forward`] ready to run.
@@ -182,8 +185,10 @@ impl Generator {
     /// # Errors
     /// When memory or the adapter's limits do not suffice.
     pub fn new(gpu: &Rc<Gpu>, store: &Store, config: &ModelConfig, room: Room) -> Result<Self> {
-        let program =
-            |tokens| Program::new(gpu, store, Forward::new(gpu.target(), config, room, tokens));
+        let program = |tokens| {
+            let forward = Forward::new(store.inference_graph(), config, room, tokens);
+            Program::new(gpu, store, forward)
+        };
         Ok(Self {
             prompt: program(PIECE)?,
             step: program(room.sequences)?,

@@ -11,6 +11,7 @@ use half::{bf16, f16};
 use safetensors::tensor::{Dtype, Metadata, SafeTensorError, SafeTensors};
 
 use crate::error::{Error, Problem, Result};
+use crate::graph::DType;
 
 /// A file, or several, of named tensors.
 pub trait WeightSource {
@@ -40,6 +41,15 @@ pub struct TensorInfo {
 }
 
 impl TensorInfo {
+    /// The type of the values on a device: narrow floats as they are, anything else as F32.
+    pub fn storage(&self) -> DType {
+        match self.dtype {
+            Dtype::F16 => DType::F16,
+            Dtype::BF16 => DType::BF16,
+            _ => DType::F32,
+        }
+    }
+
     /// What is wrong with the format, if [`WeightSource::read`] cannot read it.
     pub fn problem(&self) -> Option<String> {
         let known = matches!(self.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16);

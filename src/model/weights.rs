@@ -9,6 +9,8 @@ pub use super::init::{RandomWeights, init_weights};
 use super::layout::{FileTensor, layout};
 use super::source::{WeightSource, open_folder};
 use crate::error::{Error, Problem, Result};
+use crate::graph::DType;
+use crate::step::Store;
 
 /// Values with a shape, row-major.
 #[derive(Debug, Clone, PartialEq)]
@@ -93,6 +95,34 @@ impl FolderWeights {
             return Ok(Self { folder: folder.to_owned(), source, layout, names, redundant });
         }
         Err(Error::input(summary(folder), problems))
+    }
+
+    /// The type that a parameter is stored in: as in the file if it is a matrix of 16-bit floats.
+    fn storage(&self, tensor: &FileTensor) -> DType {
+        let info = self.source.info(&self.names[&tensor.name]);
+        info.filter(|info| info.shape.len() > 1).map_or(DType::F32, |info| info.storage())
+    }
+
+    /// Bytes of all parameters as [`FolderWeights::put`] stores them.
+    pub fn stored_bytes(&self) -> u64 {
+        self.layout.iter().map(|tensor| self.storage(tensor).bytes(tensor.len())).sum()
+    }
+
+    /// Puts the parameters on the device, 16-bit floats as they are: for generation and
+    /// evaluation ([`Store::inference_graph`]). Training wants F32 throughout.
+    ///
+    /// # Errors
+    /// As [`ParameterValues::each`]; when a parameter does not fit the adapter.
+    pub fn put(&self, store: &Store) -> Result<()> {
+        let stored: HashMap<&str, DType> = self
+            .layout
+            .iter()
+            .flat_map(|t| t.parts.iter().map(|p| (p.parameter.as_str(), self.storage(t))))
+            .collect();
+        self.each(&mut |name, shape, values| match stored[name] {
+            DType::F32 => store.write(name, shape, values),
+            dtype => store.write_bytes(name, shape, dtype, &dtype.encode(values)),
+        })
     }
 
     /// A tied head's own copy must be the embedding.

@@ -105,12 +105,12 @@ fn check_memory(target: &Target, bytes: u64) -> Result<()> {
     }
 }
 
-/// Refuses a model whose weights alone cannot fit, before they are read.
+/// Refuses a model whose weights, of `bytes` bytes, alone cannot fit, before they are read.
 ///
 /// # Errors
 /// [`Error::Limit`] with what is needed and what is there.
-pub fn check_weights(target: &Target, config: &ModelConfig) -> Result<()> {
-    check_memory(target, 4 * config.parameter_count() as u64)
+pub fn check_weights(target: &Target, bytes: u64) -> Result<()> {
+    check_memory(target, bytes)
 }
 
 /// Bytes of the weights of all parameters, and of gradients and moments of the trained ones.

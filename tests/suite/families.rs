@@ -4,14 +4,16 @@ use crate::{golden, gpu};
 use oddgrad::data::example::{Example, Sequence};
 use oddgrad::data::pack::{Capacity, pack};
 use oddgrad::error::{Error, Result};
-use oddgrad::graph::GRAD;
+use oddgrad::gpu::Gpu;
+use oddgrad::graph::{DType, GRAD};
 use oddgrad::model::config::ModelConfig;
 use oddgrad::model::folder::save_model_folder;
 use oddgrad::model::layout::layout;
 use oddgrad::model::save::{Unwritten, write_safetensors, write_weights};
 use oddgrad::model::source::{SafetensorsFile, Tensor64, WeightSource, read_safetensors_f64};
+use oddgrad::model::stream::{HeadRows, StreamInputs};
 use oddgrad::model::weights::{FolderWeights, ParameterValues, Tensor, collect, init_weights};
-use oddgrad::step::Store;
+use oddgrad::step::{Step, Store};
 use oddgrad::train::learner::{FIRST_MOMENT, Learner, LearnerOptions, SECOND_MOMENT, memory_plan};
 use oddgrad::train::objectives::Loss;
 use oddgrad::train::program::{TrainedSet, train_all};
@@ -163,6 +165,66 @@ fn weights_stream_to_the_device() {
     assert!(model > 200 << 10, "{model} KiB would be lost among other things");
     eprintln!("{grown} KiB for a model of {model} KiB");
     assert!(grown < model * 3 / 2, "{grown} KiB for a model of {model} KiB");
+}
+
+/// The logits of a few tokens, from parameters as `store` holds them.
+fn logits(gpu: &Rc<Gpu>, store: &Store, config: &ModelConfig) -> Vec<f32> {
+    let mut g = store.inference_graph();
+    let inputs = StreamInputs::declare(&mut g, 8);
+    let head = HeadRows::declare(&mut g, 8, 8);
+    let logits = config.decoder.forward(&mut g, &inputs, &head).logits(&mut g);
+    g.output(logits);
+    let step = Step::new(gpu, g, store).unwrap();
+    let ids = vec![7, 300, 12, 450, 9, 33, 101, 8];
+    let example = Example { row: 0, chosen: Sequence { ids, response_start: 1 }, rejected: None };
+    let capacity = Capacity { tokens: 8, targets: 8, pairs: 1 };
+    inputs.write(&step, &pack(&[&example], capacity).unwrap()[0]);
+    head.write(&step, &[0, 1, 2, 3, 4, 5, 6, 7]);
+    step.run();
+    step.read(logits).unwrap()
+}
+
+#[test]
+fn weights_of_16_bits_are_evaluated_as_they_are_stored() {
+    let gpu = gpu();
+    for (dtype, in_file) in
+        [(DType::BF16, safetensors::Dtype::BF16), (DType::F16, safetensors::Dtype::F16)]
+    {
+        for (family, folder) in FOLDERS {
+            let folder = golden(folder);
+            let tensors = read_safetensors_f64(&folder.join("model.safetensors")).unwrap();
+            let bytes: BTreeMap<&String, Vec<u8>> = tensors
+                .iter()
+                .map(|(name, t)| {
+                    (name, dtype.encode(&t.data.iter().map(|&x| x as f32).collect::<Vec<_>>()))
+                })
+                .collect();
+            let views = tensors.iter().map(|(name, t)| {
+                let view =
+                    safetensors::tensor::TensorView::new(in_file, t.shape.clone(), &bytes[name]);
+                (name.as_str(), view.unwrap())
+            });
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("model.safetensors");
+            safetensors::serialize_to_file(views, None, &path).unwrap();
+
+            let config = ModelConfig::load(&folder).unwrap();
+            let weights = FolderWeights::open(dir.path(), &config).unwrap();
+            let before = gpu.buffer_bytes();
+            let (narrow, wide) = (Store::new(&gpu), Store::new(&gpu));
+            weights.put(&narrow).unwrap();
+            let taken = gpu.buffer_bytes() - before;
+            assert_eq!(taken, weights.stored_bytes());
+            assert!(taken < 4 * config.parameter_count() as u64 * 11 / 20, "{taken} bytes");
+            weights.each(&mut |name, shape, values| wide.write(name, shape, values)).unwrap();
+            assert_eq!(narrow.dtype(config.head()), Some(dtype));
+            let (a, b) = (logits(&gpu, &narrow, &config), logits(&gpu, &wide, &config));
+            let off = a.iter().zip(&b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            // The values are the same; only the order of a kernel's sums may differ.
+            assert!(off <= 1e-5, "{family} {dtype}: {off:e}");
+            assert!(a.iter().any(|v| v.abs() > 0.1));
+        }
+    }
 }
 
 fn pairs() -> Vec<Example> {
