@@ -436,7 +436,9 @@ impl Graph {
     pub fn facts(&self, reads: &[Var], writes: &[Var], extent: [usize; 3]) -> Facts {
         let operand = |&v: &Var| {
             let info = self.info(v);
-            Operand { dtype: info.dtype, row: info.shape.last().copied().unwrap_or(1) }
+            let (row, rows) =
+                info.shape.split_last().map_or((1, 1), |(&row, rest)| (row, rest.iter().product()));
+            Operand { dtype: info.dtype, row, rows }
         };
         let bytes = |vars: &[Var]| vars.iter().map(|&v| self.info(v).bytes()).sum();
         Facts {

@@ -89,6 +89,8 @@ pub struct Operand {
     pub dtype: DType,
     /// Elements of a row: the last number of its shape.
     pub row: usize,
+    /// Number of rows: the product of the others.
+    pub rows: usize,
 }
 
 /// What the variables of a call must be like for a kernel.
@@ -98,24 +100,29 @@ pub struct Takes {
     pub quads: &'static [usize],
     /// Bindings that it decodes from another storage type than 32-bit words, with that type.
     pub stored: &'static [(usize, DType)],
+    /// A binding that may have at most so many rows.
+    pub few: Option<(usize, usize)>,
 }
 
 impl Takes {
     /// Rows of any length, stored in 32-bit words.
-    pub const WORDS: Self = Self { quads: &[], stored: &[] };
+    pub const WORDS: Self = Self { quads: &[], stored: &[], few: None };
 
     /// True if the kernel can take a call with these variables.
     pub fn fits(&self, operands: &[Operand]) -> bool {
         let stored = |at: usize| self.stored.iter().find(|(i, _)| *i == at).map(|(_, t)| *t);
         operands.iter().enumerate().all(|(i, operand)| {
-            let rows = !self.quads.contains(&i) || operand.row.is_multiple_of(4);
-            rows && stored(i).map_or(operand.dtype.is_word(), |t| operand.dtype == t)
+            let quads = !self.quads.contains(&i) || operand.row.is_multiple_of(4);
+            let few = self.few.is_none_or(|(at, most)| at != i || operand.rows <= most);
+            quads && few && stored(i).map_or(operand.dtype.is_word(), |t| operand.dtype == t)
         })
     }
 
     /// True if it takes every call that `other` takes.
     fn covers(&self, other: &Self) -> bool {
-        self.stored == other.stored && self.quads.iter().all(|q| other.quads.contains(q))
+        self.stored == other.stored
+            && self.quads.iter().all(|q| other.quads.contains(q))
+            && (self.few.is_none() || self.few == other.few)
     }
 }
 
@@ -721,8 +728,8 @@ mod tests {
 
     #[test]
     fn a_row_of_the_table_says_which_calls_it_takes() {
-        const QUADS: Takes = Takes { quads: &[1], stored: &[] };
-        const HALF: Takes = Takes { quads: &[], stored: &[(1, DType::F16)] };
+        const QUADS: Takes = Takes { quads: &[1], ..Takes::WORDS };
+        const HALF: Takes = Takes { stored: &[(1, DType::F16)], ..Takes::WORDS };
         static VARIANTS: [Variant; 3] = [
             Variant { path: "a/p_1_x.wgsl", ..NOTHING },
             Variant { path: "a/p_2_y.wgsl", takes: QUADS, ..NOTHING },
@@ -730,8 +737,8 @@ mod tests {
         ];
         let pass = Pass { op: "a", name: "p", variants: &VARIANTS };
         let call = |dtype: DType, row: usize| {
-            let word = Operand { dtype: DType::F32, row: 7 };
-            Facts { operands: vec![word, Operand { dtype, row }, word], ..facts(1, 1) }
+            let word = Operand { dtype: DType::F32, row: 7, rows: 1 };
+            Facts { operands: vec![word, Operand { dtype, row, rows: 1 }, word], ..facts(1, 1) }
         };
         let mut target = Target::baseline(Class::Discrete);
         let number =

@@ -21,6 +21,10 @@ pub enum Reuse {
     None,
 }
 
+/// Reads of one program that may be started before the first is collected: each has a buffer of its
+/// own for every output.
+pub const READS_IN_FLIGHT: usize = 4;
+
 /// A slot for each temporary, and the bytes of everything.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
@@ -34,6 +38,8 @@ pub struct Plan {
     pub state: u64,
     /// Bytes all temporaries would take without sharing.
     pub unshared: u64,
+    /// Bytes of the buffers that outputs are read back through.
+    pub staging: u64,
 }
 
 impl Plan {
@@ -99,9 +105,12 @@ pub fn plan(graph: &Graph, reuse: Reuse) -> Plan {
         }
     }
     let mut temps: Vec<Var> = Vec::new();
-    let (mut inputs, mut state, mut unshared) = (0, 0, 0);
+    let (mut inputs, mut state, mut unshared, mut staging) = (0, 0, 0, 0);
     for (i, info) in vars.iter().enumerate() {
         let bytes = padded(info.bytes());
+        if info.output {
+            staging += READS_IN_FLIGHT as u64 * bytes;
+        }
         match info.role {
             Role::Input | Role::Constant(_) => inputs += bytes,
             Role::State => state += bytes,
@@ -130,7 +139,7 @@ pub fn plan(graph: &Graph, reuse: Reuse) -> Plan {
             });
         }
     }
-    Plan { slot_of, slots: slots.bytes, inputs, state, unshared }
+    Plan { slot_of, slots: slots.bytes, inputs, state, unshared, staging }
 }
 
 /// Slots with the stretches of time in which they are free. Temporaries of one size are placed

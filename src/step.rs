@@ -12,7 +12,7 @@ pub use replay::{Replay, Time};
 use crate::error::{Error, Result};
 use crate::gpu::{Checks, Compiled, Gpu, Mapping};
 use crate::graph::{DType, Graph, Role, Var};
-use crate::plan::{Plan, Pool, Reuse, padded, plan};
+use crate::plan::{Plan, Pool, READS_IN_FLIGHT, Reuse, padded, plan};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -21,8 +21,6 @@ use std::rc::Rc;
 const PER_SUBMISSION: usize = 48;
 /// Bytes behind each buffer that no kernel may write, when guards are on.
 const GUARD_BYTES: u64 = 256;
-/// Reads of one step that may be started before the first is collected.
-pub const READS_IN_FLIGHT: usize = 4;
 /// What poisoned outputs hold: a NaN with a recognisable payload.
 pub const POISON: u32 = 0x7fc0_dead;
 

@@ -169,7 +169,7 @@ pub(super) fn candidates(
             tile_name: "",
             constants: &[],
             suits: &[],
-            takes: Takes { quads: quads(source), stored: &[] },
+            takes: Takes { quads: quads(source), ..Takes::WORDS },
             tolerance: 0.0,
         }));
         let label = own.path.file_name().map_or(path.into(), |n| n.to_string_lossy().into_owned());

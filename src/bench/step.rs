@@ -117,7 +117,7 @@ impl Loaded {
         // Says what does not fit before anything is allocated.
         let loss = Loss::default();
         let objective = &*loss.objective;
-        memory_plan(gpu.target(), &config, capacity, objective, &train_all())?;
+        memory_plan(gpu.target(), &config, capacity, objective, &train_all(), None)?;
         let optim = OptimSettings::default();
         let init = RandomWeights { config: &config, seed: 0 };
         let options = LearnerOptions { reuse, ..LearnerOptions::default() };
@@ -152,9 +152,10 @@ pub fn bench_step(gpu: &Rc<Gpu>, folder: &Path, tokens: usize, steps: usize) -> 
     let before = gpu.buffer_bytes();
     let mut loaded = Loaded::new(gpu, folder, tokens, Reuse::Pool, problems)?;
     let (objective, all) = (&*loaded.loss.objective, train_all());
-    let planned = memory_plan(gpu.target(), &loaded.config, loaded.capacity, objective, &all)?;
+    let planned =
+        memory_plan(gpu.target(), &loaded.config, loaded.capacity, objective, &all, None)?;
     let planned = planned.total();
-    let allocated = gpu.buffer_bytes() - before - loaded.learner.staging_bytes();
+    let allocated = gpu.buffer_bytes() - before;
 
     let mut seconds = Vec::with_capacity(steps);
     for i in 0..=steps {

@@ -1,12 +1,13 @@
 //! `oddgrad plan recipe.toml`
 
 use super::DeviceArgs;
+use crate::data::tokenize::Tokenizer;
 use crate::error::Result;
 use crate::model::config::ModelConfig;
 use crate::train::learner::memory_plan;
 use crate::train::prepare::capacity;
 use crate::train::program::{micro_graph, train_all};
-use crate::train::recipe;
+use crate::train::{recipe, sampler};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -29,7 +30,9 @@ pub(super) fn run(args: &PlanArgs, device: &DeviceArgs) -> Result<()> {
     let gpu = device.open()?;
     let capacity = capacity(&recipe);
     let objective = &*recipe.loss.objective;
-    let plan = memory_plan(gpu.target(), &config, capacity, objective, &train_all())?;
+    let tokenizer = Tokenizer::from_folder(&recipe.model)?;
+    let room = sampler::room(&tokenizer, &config, &recipe.sample)?;
+    let plan = memory_plan(gpu.target(), &config, capacity, objective, &train_all(), room)?;
     let mib = |bytes: u64| format!("{:>10.2} MiB", bytes as f64 / 1048576.0);
     println!("adapter                          {}", gpu.describe());
     println!("parameters                       {:>10}", config.parameter_count());
@@ -38,10 +41,8 @@ pub(super) fn run(args: &PlanArgs, device: &DeviceArgs) -> Result<()> {
     println!("  without sharing memory         {}", mib(plan.micro.unshared));
     println!("evaluation                       {}", mib(plan.eval.temporaries()));
     println!("shared by all programs           {}", mib(plan.pool.sizes().iter().sum()));
-    println!(
-        "inputs of all programs           {}",
-        mib(plan.micro.inputs + plan.eval.inputs + plan.update.inputs)
-    );
+    println!("inputs and what is read back     {}", mib(plan.exchanged()));
+    println!("keys and values of the prompts   {}", mib(plan.cache()));
     println!("total                            {}", mib(plan.total()));
     if args.listing {
         let trained = Some(&train_all());

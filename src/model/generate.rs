@@ -12,7 +12,8 @@ use crate::graph::{Graph, Var};
 use crate::kernel::Target;
 use crate::model::config::ModelConfig;
 use crate::model::stream::{CachedToken, HeadRows, StreamInputs};
-use crate::step::{Step, Store};
+use crate::plan::{Plan, Reuse, padded, plan};
+use crate::step::{Options, Step, Store};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::rc::Rc;
@@ -117,13 +118,29 @@ impl Forward {
     }
 }
 
-/// The graphs that a [`Generator`] runs, to plan their memory: of prompts and of steps.
-pub fn generator_graphs(target: &Target, config: &ModelConfig, room: Room) -> [Graph; 2] {
-    [PIECE, room.sequences].map(|tokens| {
+/// The memory of a [`Generator`] besides the parameters.
+#[derive(Debug, Clone)]
+pub struct GeneratorPlan {
+    /// The plans of the two programs, of prompts and of steps.
+    pub programs: [Plan; 2],
+    /// Bytes of the cached keys and values.
+    pub cache: u64,
+}
+
+/// Plans a [`Generator`] without a device.
+///
+/// # Errors
+/// [`Error::Limit`] when a tensor or a dispatch is beyond the adapter's limits.
+pub fn plan_generator(target: &Target, config: &ModelConfig, room: Room) -> Result<GeneratorPlan> {
+    let graphs = [PIECE, room.sequences].map(|tokens| {
         let mut g = Graph::new(target);
         g.train_only(|_| false);
         Forward::new(g, config, room, tokens).graph
-    })
+    });
+    graphs.iter().try_for_each(Graph::check_limits)?;
+    let programs = [0, 1].map(|i| plan(&graphs[i], Reuse::Pool));
+    let parameters: u64 = config.parameters().iter().map(|p| padded(4 * p.len() as u64)).sum();
+    Ok(GeneratorPlan { cache: programs[0].state - parameters, programs })
 }
 
 /// A [`Forward`] ready to run.
@@ -137,7 +154,10 @@ struct Program {
 impl Program {
     fn new(gpu: &Rc<Gpu>, store: &Store, forward: Forward) -> Result<Self> {
         let Forward { graph, inputs, head, logits } = forward;
-        Ok(Self { step: Step::new(gpu, graph, store)?, inputs, head, logits })
+        // The programs of a store never run at the same time, and results are read at once.
+        let options = Options { reuse: Reuse::Pool, ..Options::default() };
+        let step = Step::with_options(gpu, graph, store, options)?;
+        Ok(Self { step, inputs, head, logits })
     }
 
     /// Puts `tokens` into the cache and returns the logits `[V]` behind each of `ends`, positions in

@@ -58,8 +58,8 @@ static FORWARD: Pass = Pass {
 };
 
 const PACKED: Variant = variant!("gather_rows/forward_2_packed.wgsl", tile: [256, 1, 1]);
-const F16: Takes = Takes { quads: &[], stored: &[(0, DType::F16)] };
-const BF16: Takes = Takes { quads: &[], stored: &[(0, DType::BF16)] };
+const F16: Takes = Takes { stored: &[(0, DType::F16)], ..Takes::WORDS };
+const BF16: Takes = Takes { stored: &[(0, DType::BF16)], ..Takes::WORDS };
 
 static BACKWARD: Pass = Pass {
     op: "gather_rows",

@@ -216,12 +216,14 @@ const TILES: [Tile; 5] = [
 ];
 
 /// Rows of b and of out are walked in vectors of four; in `nt` b's rows are those of k.
-const NT_QUADS: Takes = Takes { quads: &[1, 4], stored: &[] };
-const QUADS: Takes = Takes { quads: &[1, 3], stored: &[] };
+const NT_QUADS: Takes = Takes { quads: &[1, 4], ..Takes::WORDS };
+const QUADS: Takes = Takes { quads: &[1, 3], ..Takes::WORDS };
+/// One or two rows of a.
+const NT_FEW: Takes = Takes { quads: &[1], few: Some((0, 2)), ..Takes::WORDS };
 
 /// b is stored in 16 bits an element.
-const NT_F16: Takes = Takes { quads: &[], stored: &[(1, DType::F16)] };
-const NT_BF16: Takes = Takes { quads: &[], stored: &[(1, DType::BF16)] };
+const NT_F16: Takes = Takes { stored: &[(1, DType::F16)], ..Takes::WORDS };
+const NT_BF16: Takes = Takes { stored: &[(1, DType::BF16)], ..Takes::WORDS };
 const NT_F16_QUADS: Takes = Takes { quads: &[1, 4], ..NT_F16 };
 const NT_BF16_QUADS: Takes = Takes { quads: &[1, 4], ..NT_BF16 };
 
@@ -230,10 +232,19 @@ const NT_13: Variant =
     variant!("matmul/nt_13_packed_tile.wgsl", tile: [64, 64, 1], suits: HARDWARE);
 const NT_14: Variant = variant!("matmul/nt_14_packed_subgroup.wgsl", tile: [32, 32, 1], suits: SOFTWARE, needs: SUBGROUPS);
 
+const NT_15: Variant =
+    variant!("matmul/nt_15_few_rows.wgsl", tile: [8, 1, 1], suits: &[]).taking(NT_FEW);
+
+/// Invocations that walk along k together, and outputs they share.
+const LANES: [Tile; 2] = [
+    Tile { name: "8", outputs: [8, 1, 1], constants: &[("LANES", U32(8)), ("COLUMNS", U32(8))] },
+    Tile { name: "32", outputs: [4, 1, 1], constants: &[("LANES", U32(32)), ("COLUMNS", U32(4))] },
+];
+
 const NT_11: Variant =
     variant!("matmul/nt_11_tile_table.wgsl", tile: [64, 64, 1], suits: &[]).taking(NT_QUADS);
 
-static NT_VARIANTS: [Variant; 21] = [
+static NT_VARIANTS: [Variant; 23] = [
     variant!("matmul/nt_1_naive.wgsl", tile: [8, 8, 1]),
     variant!("matmul/nt_2_workgroup_tile.wgsl", tile: [16, 16, 1], suits: HARDWARE),
     variant!("matmul/nt_3_register_tile.wgsl", tile: [64, 64, 1], suits: HARDWARE),
@@ -255,6 +266,8 @@ static NT_VARIANTS: [Variant; 21] = [
     NT_13.tiled(&Tile::bf16([64, 64, 1])).taking(NT_BF16_QUADS),
     NT_14.tiled(&Tile::f16([32, 32, 1])).taking(NT_F16_QUADS),
     NT_14.tiled(&Tile::bf16([32, 32, 1])).taking(NT_BF16_QUADS),
+    Variant { suits: SOFTWARE, ..NT_15.tiled(&LANES[0]) },
+    Variant { suits: HARDWARE, ..NT_15.tiled(&LANES[1]) },
 ];
 
 static NT: Pass = Pass { op: "matmul", name: "nt", variants: &NT_VARIANTS };
@@ -404,6 +417,8 @@ pub fn case() -> OpCase {
             &[LINEAR_BIAS, 31, 68, 20],
             &[LINEAR_BIAS, 70, 72, 36],
             &[LINEAR, 3, 4, 1024],
+            &[LINEAR_BIAS, 2, 13, 260],
+            &[LINEAR, 1, 70, 36],
             &[MATMUL, 1, 1, 1],
             &[MATMUL, 8, 8, 8],
             &[MATMUL, 63, 67, 65],

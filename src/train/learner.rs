@@ -8,6 +8,7 @@ use crate::graph::{DType, GRAD, Graph, Parameter, Var};
 use crate::kernel::Class;
 use crate::kernel::Target;
 use crate::model::config::ModelConfig;
+use crate::model::generate::{GeneratorPlan, Room, plan_generator};
 use crate::model::weights::{ParameterValues, Tensor};
 use crate::ops::adamw::{HYPER, adamw, hyper};
 use crate::ops::grad_norm::grad_norm;
@@ -77,15 +78,32 @@ pub struct MemoryPlan {
     pub eval: Plan,
     /// The plan of clip and AdamW.
     pub update: Plan,
+    /// What continues the recipe's prompts, if there are any.
+    pub generator: Option<GeneratorPlan>,
     /// The slots that these programs take turns with.
     pub pool: Pool,
 }
 
 impl MemoryPlan {
-    /// Everything together, read-back buffers apart.
+    /// The plan of every program.
+    fn programs(&self) -> impl Iterator<Item = &Plan> {
+        let of_generator = self.generator.iter().flat_map(|g| &g.programs);
+        [&self.micro, &self.eval, &self.update].into_iter().chain(of_generator)
+    }
+
+    /// Bytes of the inputs of all programs, and of the buffers they are read back through.
+    pub fn exchanged(&self) -> u64 {
+        self.programs().map(|p| p.inputs + p.staging).sum()
+    }
+
+    /// Bytes of the keys and values that prompts are continued with.
+    pub fn cache(&self) -> u64 {
+        self.generator.as_ref().map_or(0, |g| g.cache)
+    }
+
+    /// Everything together.
     pub fn total(&self) -> u64 {
-        let inputs = self.micro.inputs + self.eval.inputs + self.update.inputs;
-        self.state + inputs + self.pool.sizes().iter().sum::<u64>()
+        self.state + self.cache() + self.exchanged() + self.pool.sizes().iter().sum::<u64>()
     }
 }
 
@@ -119,7 +137,7 @@ fn state_bytes(config: &ModelConfig, trained: &TrainedSet) -> u64 {
     config.parameters().iter().map(|p| 4 * values(p) * p.len() as u64).sum()
 }
 
-/// Plans a run without a device.
+/// Plans a run without a device; `room` is that of the prompts that it continues.
 ///
 /// # Errors
 /// [`Error::Limit`] when a tensor or a dispatch is beyond the adapter's limits, or the whole
@@ -130,6 +148,7 @@ pub fn memory_plan(
     capacity: Capacity,
     objective: &dyn Objective,
     trained: &TrainedSet,
+    room: Option<Room>,
 ) -> Result<MemoryPlan> {
     let state = state_bytes(config, trained);
     check_memory(target, state)?;
@@ -140,11 +159,13 @@ pub fn memory_plan(
         graph.check_limits()?;
     }
     let [micro, eval, update] = [&micro, &eval, &update].map(|graph| plan(graph, Reuse::Pool));
+    let generator = room.map(|room| plan_generator(target, config, room)).transpose()?;
+    let mut memory = MemoryPlan { state, micro, eval, update, generator, pool: Pool::default() };
     let mut pool = Pool::default();
-    for program in [&micro, &eval, &update] {
+    for program in memory.programs() {
         pool.assign(&program.slots);
     }
-    let memory = MemoryPlan { state, micro, eval, update, pool };
+    memory.pool = pool;
     check_memory(target, memory.total())?;
     Ok(memory)
 }
@@ -337,14 +358,6 @@ impl Learner {
     /// The step program of clip and AdamW, for listings and benchmarks.
     pub fn update_step(&self) -> &Step {
         &self.update.step
-    }
-
-    /// Bytes of the buffers that results are read back through.
-    pub fn staging_bytes(&self) -> u64 {
-        [&self.micro.step, &self.eval.step, &self.update.step]
-            .iter()
-            .map(|s| s.staging_bytes())
-            .sum()
     }
 
     /// The parameters that train.

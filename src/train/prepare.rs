@@ -12,13 +12,14 @@ use crate::error::{Error, Problem, Result};
 use crate::files::check_creatable;
 use crate::model::config::ModelConfig;
 use crate::model::folder::PARTIAL;
+use crate::model::generate::Room;
 use crate::model::source::has_weights;
 use crate::model::weights::FolderWeights;
 use crate::train::checkpoint::{self, Moments, TrainState};
 use crate::train::dataset::Dataset;
 use crate::train::metrics::METRICS;
 use crate::train::recipe::{self, Recipe};
-use crate::train::sampler::encode_prompts;
+use crate::train::sampler;
 
 /// Name of the resolved recipe in a run's folder.
 pub const RECIPE: &str = "recipe.toml";
@@ -36,6 +37,8 @@ pub struct Prepared<'a> {
     pub(super) config: ModelConfig,
     pub(super) tokenizer: Tokenizer,
     pub(super) capacity: Capacity,
+    /// What continuing the recipe's prompts takes, if it has any.
+    pub(super) room: Option<Room>,
     pub(super) train: Dataset,
     pub(super) report: DataReport,
     pub(super) heldout: Option<(Dataset, DataReport)>,
@@ -65,9 +68,7 @@ pub fn prepare(recipe: &Recipe, resume: bool) -> Result<Prepared<'_>> {
     let config = ModelConfig::load(&recipe.model)?;
     notes.extend(config.notes.iter().cloned());
     let tokenizer = Tokenizer::from_folder(&recipe.model)?;
-    if recipe.sample.every > 0 {
-        encode_prompts(&tokenizer, &config, &recipe.sample.prompts, recipe.sample.max_tokens)?;
-    }
+    let room = sampler::room(&tokenizer, &config, &recipe.sample)?;
     let capacity = capacity(recipe);
     check_paths(recipe)?;
     notes.extend_from_slice(tokenizer.notes());
@@ -89,6 +90,7 @@ pub fn prepare(recipe: &Recipe, resume: bool) -> Result<Prepared<'_>> {
         config,
         tokenizer,
         capacity,
+        room,
         train,
         report,
         heldout,

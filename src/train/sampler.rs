@@ -7,6 +7,7 @@ use crate::gpu::Gpu;
 use crate::model::config::ModelConfig;
 use crate::model::generate::{Generator, Room, Sampling, check_prompts};
 use crate::step::Store;
+use crate::train::recipe::SampleSettings;
 use std::rc::Rc;
 
 /// Prompts continued together at most.
@@ -49,6 +50,22 @@ impl Sampler {
         let text = |ids: &Vec<u32>| Ok(self.tokenizer.decode(ids, true)?.trim().to_owned());
         new.iter().map(text).collect()
     }
+}
+
+/// The room of a recipe's prompts; None if it has none to continue.
+///
+/// # Errors
+/// As [`encode_prompts`].
+pub fn room(
+    tokenizer: &Tokenizer,
+    config: &ModelConfig,
+    sample: &SampleSettings,
+) -> Result<Option<Room>> {
+    if sample.every == 0 {
+        return Ok(None);
+    }
+    let prompts = encode_prompts(tokenizer, config, &sample.prompts, sample.max_tokens)?;
+    Ok(Some(room_of(&prompts, sample.max_tokens)))
 }
 
 /// The room that `prompts` and `max_tokens` behind each take.

@@ -115,7 +115,8 @@ pub fn run(
 ) -> Result<TrainOutcome> {
     let objective = &*prepared.recipe.loss.objective;
     let (config, capacity) = (&prepared.config, prepared.capacity);
-    let memory = memory_plan(gpu.target(), config, capacity, objective, &train_all())?;
+    let (target, room) = (gpu.target(), prepared.room);
+    let memory = memory_plan(target, config, capacity, objective, &train_all(), room)?;
     let learner = load(&mut prepared, gpu)?;
     on_event(TrainEvent::Plan(describe(gpu, &prepared, &memory)));
     let Prepared { recipe, config, capacity, train, .. } = prepared;
