@@ -38,8 +38,7 @@ fn main() -> Result<()> {
     let h = rms_norm(&mut g, x, norms[0], 1e-6);
     let [q, k, v] = [wq, wk, wv].map(|weight| linear(&mut g, h, weight, None));
     let [q, k] = [q, k].map(|x| rope::rope(&mut g, x, position, angles, head_dim));
-    let options = attention::Attention { head_dim, window: None };
-    let h = attention::attention(&mut g, q, k, v, spans, options);
+    let h = attention::attention(&mut g, q, k, v, spans, head_dim);
     let h = linear(&mut g, h, wo, None);
     x = add(&mut g, x, h);
     let h = rms_norm(&mut g, x, norms[1], 1e-6);

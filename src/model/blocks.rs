@@ -6,8 +6,7 @@
 //! size, V vocabulary, N rows that the head looks at.
 
 use crate::graph::{Graph, Init, Var};
-use crate::model::stream::{HeadRows, StreamInputs};
-use crate::ops::attention::Attention;
+use crate::model::stream::{Attention, HeadRows, StreamInputs};
 use crate::ops::embedding::embedding;
 use crate::ops::gather_rows::gather_rows;
 use crate::ops::layer_norm::layer_norm;

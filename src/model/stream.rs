@@ -3,11 +3,20 @@
 
 use crate::data::pack::Stream;
 use crate::graph::{DType, Graph, Var};
-use crate::ops::attention::{Attention, attention, causal_spans};
+use crate::ops::attention::{attention, causal_spans};
 use crate::ops::gather_index::GatherIndex;
 use crate::ops::store_rows::store_rows;
 use crate::step::Step;
 use std::cell::{OnceCell, RefCell};
+
+/// How an attention layer attends.
+#[derive(Debug, Clone, Copy)]
+pub struct Attention {
+    /// Elements of a head.
+    pub head_dim: usize,
+    /// A query sees itself and the `window - 1` keys before it in its sequence; None: all of them.
+    pub window: Option<usize>,
+}
 
 /// The inputs that describe a stream of T tokens.
 pub struct StreamInputs {
@@ -178,7 +187,7 @@ impl StreamInputs {
             state
         };
         let (k, v) = (kept("keys", k), kept("values", v));
-        attention(g, q, k, v, spans, Attention { window: None, ..options })
+        attention(g, q, k, v, spans, options.head_dim)
     }
 }
 

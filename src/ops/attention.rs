@@ -35,15 +35,6 @@ use crate::kernel::{Const, HARDWARE, Pass};
 use crate::ops::case::{Array, BenchFacts, OpCase, TestRng, product};
 use crate::variant;
 
-/// How an attention layer attends.
-#[derive(Debug, Clone, Copy)]
-pub struct Attention {
-    /// Elements of a head.
-    pub head_dim: usize,
-    /// A query sees itself and the `window - 1` keys before it in its sequence; None: all of them.
-    pub window: Option<usize>,
-}
-
 /// o = softmax(q kᵀ / sqrt(head_dim)) v over the keys each query attends to.
 ///
 /// `q` is `[TQ, H * head_dim]`; `k` and `v` are `[TK, HKV * head_dim]` with HKV a divisor of H; the
@@ -56,9 +47,8 @@ pub struct Attention {
 /// # Panics
 /// When a shape does not fit the others or `spans` holds no indices.
 #[track_caller]
-pub fn attention(g: &mut Graph, q: Var, k: Var, v: Var, spans: Var, options: Attention) -> Var {
-    assert!(options.window.is_none(), "attention: the kernels know no window");
-    let dims = Dims::of(g, q, k, v, spans, options.head_dim);
+pub fn attention(g: &mut Graph, q: Var, k: Var, v: Var, spans: Var, head_dim: usize) -> Var {
+    let dims = Dims::of(g, q, k, v, spans, head_dim);
     let (o, lse) = forward(g, dims, q, k, v, spans);
     let backward = move |g: &mut Graph, d: &[Option<Var>]| {
         assert_eq!(
@@ -363,11 +353,6 @@ fn inputs(shape: &[usize], rng: &mut TestRng) -> Vec<Array> {
     ]
 }
 
-/// Attention to every key that the spans hold.
-fn full(head_dim: usize) -> Attention {
-    Attention { head_dim, window: None }
-}
-
 /// Pairs of a query and a key it attends to, per head; `spans` are those of the queries.
 fn pairs(spans: &[u32]) -> u64 {
     let keys = |span: &[u32]| {
@@ -414,7 +399,7 @@ pub fn case() -> OpCase {
         ],
         large: &[],
         inputs,
-        build: |g, s, v| vec![attention(g, v[0], v[1], v[2], v[3], full(s[3]))],
+        build: |g, s, v| vec![attention(g, v[0], v[1], v[2], v[3], s[3])],
         reference,
         tolerance: 1e-6,
         differentiable: true,
@@ -533,8 +518,8 @@ mod tests {
         gradient(&OpCase {
             shapes: &[&[45, 4, 2, 16, PAIRS]],
             build: |g, s, v| {
-                let first = attention(g, v[0], v[1], v[2], v[3], full(s[3]));
-                vec![first, attention(g, v[0], v[2], v[1], v[3], full(s[3]))]
+                let first = attention(g, v[0], v[1], v[2], v[3], s[3]);
+                vec![first, attention(g, v[0], v[2], v[1], v[3], s[3])]
             },
             reference: |s, i| {
                 let [q, k, v] = [0, 1, 2].map(|n| i[n].f());
@@ -556,7 +541,7 @@ mod tests {
                 all.remove(2);
                 all
             },
-            build: |g, s, v| vec![attention(g, v[0], v[1], v[1], v[2], full(s[3]))],
+            build: |g, s, v| vec![attention(g, v[0], v[1], v[1], v[2], s[3])],
             reference: |s, i| {
                 let mut both = reference_with_lse(s, i[0].f(), i[1].f(), i[1].f(), i[2].u());
                 both.truncate(1);
@@ -571,7 +556,7 @@ mod tests {
                 all.drain(1..3);
                 all
             },
-            build: |g, s, v| vec![attention(g, v[0], v[0], v[0], v[1], full(s[3]))],
+            build: |g, s, v| vec![attention(g, v[0], v[0], v[0], v[1], s[3])],
             reference: |s, i| {
                 let mut both = reference_with_lse(s, i[0].f(), i[0].f(), i[0].f(), i[1].u());
                 both.truncate(1);
@@ -607,7 +592,7 @@ mod tests {
                 let k = g.input_with_grad("k", &[tokens, 3 * 64]);
                 let v = g.input_with_grad("v", &[tokens, 3 * 64]);
                 let spans = g.input("spans", &[2 * tokens, 4], DType::U32);
-                let o = attention(&mut g, q, k, v, spans, full(64));
+                let o = attention(&mut g, q, k, v, spans, 64);
                 let d_o = g.input("cotangent", &[tokens, 9 * 64], DType::F32);
                 g.backward_from(&[(o, d_o)]);
                 let plan = plan(&g, Reuse::Slots);
