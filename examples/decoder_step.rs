@@ -4,7 +4,7 @@
 
 use oddgrad::ops::{adamw, add::add, attention, embedding::embedding, gather_index::GatherIndex};
 use oddgrad::ops::{matmul::linear, nll::nll, rms_norm::rms_norm, rope, silu_mul::silu_mul};
-use oddgrad::{DType, Gpu, Graph, Init, Result, Step, Store, ops::token_logp::token_logp};
+use oddgrad::{DType, Gpu, Graph, Init, Program, Result, Store, ops::token_logp::token_logp};
 use std::rc::Rc;
 
 /// Matrices begin small.
@@ -62,18 +62,18 @@ fn main() -> Result<()> {
         };
         store.write(&p.name, &p.shape, &(0..p.len()).map(value).collect::<Vec<_>>())?;
     }
-    let step = Step::new(&gpu, g, &store)?;
+    let program = Program::new(&gpu, g, &store)?;
     let sequence = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9];
-    step.write_u32(tokens, &sequence[..t]);
-    step.write_u32(targets, &sequence[1..]);
-    for (input, values) in index.values(step.graph(), &sequence[..t]) {
-        step.write_u32(input, &values);
+    program.write_u32(tokens, &sequence[..t]);
+    program.write_u32(targets, &sequence[1..]);
+    for (input, values) in index.values(program.graph(), &sequence[..t]) {
+        program.write_u32(input, &values);
     }
     for n in 1..=20 {
-        step.write(hyper, &adamw::hyper(0.02, 0.9, 0.999, 1e-8, 0.0, n));
-        step.run();
-        println!("step {n}: loss {:.4}", step.read(loss)?[0]);
+        program.write(hyper, &adamw::hyper(0.02, 0.9, 0.999, 1e-8, 0.0, n));
+        program.run();
+        println!("step {n}: loss {:.4}", program.read(loss)?[0]);
     }
-    assert!(step.read(loss)?[0] < 0.2, "the sequence was not learnt");
+    assert!(program.read(loss)?[0] < 0.2, "the sequence was not learnt");
     Ok(())
 }

@@ -3,7 +3,7 @@
 //! `cargo run --example linear_regression --no-default-features`
 
 use oddgrad::ops::{adamw, matmul::linear, mse::mse};
-use oddgrad::{DType, Gpu, Graph, Init, Result, Step, Store};
+use oddgrad::{DType, Gpu, Graph, Init, Program, Result, Store};
 use std::rc::Rc;
 
 const ROWS: usize = 64;
@@ -37,14 +37,14 @@ fn main() -> Result<()> {
     let targets: Vec<f32> = rows.iter().map(measured).collect();
 
     let store = Store::new(&gpu);
-    let step = Step::new(&gpu, g, &store)?;
-    step.write(x, rows.as_flattened());
-    step.write(y, &targets);
+    let program = Program::new(&gpu, g, &store)?;
+    program.write(x, rows.as_flattened());
+    program.write(y, &targets);
     for t in 1..=400 {
-        step.write(hyper, &adamw::hyper(0.05, 0.9, 0.999, 1e-8, 0.0, t));
-        step.run();
+        program.write(hyper, &adamw::hyper(0.05, 0.9, 0.999, 1e-8, 0.0, t));
+        program.run();
         if t % 100 == 0 {
-            println!("step {t}: loss {:.6}", step.read(loss)?[0]);
+            println!("step {t}: loss {:.6}", program.read(loss)?[0]);
         }
     }
     let found = [store.read("weight")?, store.read("bias")?].map(|v| v.expect("a parameter"));

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// The kind of adapter a graph is built for. It decides which of several correct kernels is the
-/// usual choice; every class can run every baseline kernel.
+/// default choice; every class can run every baseline kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
     /// A CPU that implements Vulkan (lavapipe, SwiftShader): barriers and shared memory are slow.
@@ -250,8 +250,8 @@ pub struct Variant {
     pub tile_name: &'static str,
     /// Values of the file's constants that make this tile.
     pub constants: &'static [(&'static str, Const)],
-    /// Adapter classes for which this is the usual choice. Of several the last in the table wins.
-    pub suits: &'static [Class],
+    /// Adapter classes for which this is the default. Of several the last in the table wins.
+    pub default_on: &'static [Class],
     /// What the variables of a call must be like.
     pub takes: Takes,
     /// Relative error it may have beyond the case's, such as that of 16-bit factors; 0 for a kernel
@@ -302,7 +302,7 @@ impl Variant {
             tile,
             tile_name: "",
             constants: &[],
-            suits: ANY,
+            default_on: ANY,
             takes: Takes::WORDS,
             tolerance: 0.0,
         }
@@ -380,8 +380,8 @@ impl Variant {
     }
 
     /// True if it may run on such an adapter unasked.
-    fn is_usual(&self, target: &Target) -> bool {
-        self.tolerance == 0.0 && self.suits.contains(&target.class) && self.needs_met(target)
+    fn is_default(&self, target: &Target) -> bool {
+        self.tolerance == 0.0 && self.default_on.contains(&target.class) && self.needs_met(target)
     }
 
     fn stem(&self) -> &'static str {
@@ -429,7 +429,7 @@ impl Pass {
         target.pinned.get(self.op).and_then(|id| self.find(id))
     }
 
-    /// The variant for a call on `target`: the pinned one, else the tuned one, else the usual one,
+    /// The variant for a call on `target`: the pinned one, else the tuned one, else the default one,
     /// each if it takes the call. None where no kernel of the pass does.
     pub fn choose(&self, target: &Target, facts: &Facts) -> Option<&'static Variant> {
         let fits = |v: &&'static Variant| v.takes.fits(&facts.operands);
@@ -440,7 +440,7 @@ impl Pass {
         let tuned = target.tuned.get(&(self.full_name(), facts.size)).and_then(|id| self.find(id));
         tuned
             .filter(|v| v.needs_met(target) && fits(v))
-            .or_else(|| self.usual_for(target, &facts.operands))
+            .or_else(|| self.default_for(target, &facts.operands))
     }
 
     /// Every kernel that [`Pass::choose`] may take on `target`, whatever the call.
@@ -452,7 +452,7 @@ impl Pass {
         let mut used: Vec<_> = named.collect();
         // From the last of the table on, as long as a call can be left for the one before.
         let mut later: Vec<Takes> = Vec::new();
-        for v in self.variants.iter().rev().filter(|v| v.is_usual(target)) {
+        for v in self.variants.iter().rev().filter(|v| v.is_default(target)) {
             if !later.iter().any(|l| l.covers(&v.takes)) {
                 used.push(v);
                 later.push(v.takes);
@@ -468,37 +468,37 @@ impl Pass {
     }
 
     /// The variant for a kind of adapter and a call with these variables, whatever the sizes: the
-    /// last that suits the adapter's class and whose needs are met, else the first that takes it.
-    pub fn usual_for(&self, target: &Target, operands: &[Operand]) -> Option<&'static Variant> {
+    /// last that is a default on the adapter's class and whose needs are met, else the first that takes it.
+    pub fn default_for(&self, target: &Target, operands: &[Operand]) -> Option<&'static Variant> {
         let fits = |v: &&Variant| v.takes.fits(operands);
-        let usual = self.variants.iter().rfind(|v| v.is_usual(target) && fits(v));
-        usual.or_else(|| self.variants.iter().find(fits))
+        let default = self.variants.iter().rfind(|v| v.is_default(target) && fits(v));
+        default.or_else(|| self.variants.iter().find(fits))
     }
 
     /// The variant for a kind of adapter and rows of multiples of four 32-bit words.
-    pub fn usual(&self, target: &Target) -> &'static Variant {
+    pub fn default_variant(&self, target: &Target) -> &'static Variant {
         let words = |v: &&Variant| v.takes.stored.is_empty();
-        let usual = self.variants.iter().rfind(|v| v.is_usual(target) && words(v));
-        usual.unwrap_or(&self.variants[0])
+        let default = self.variants.iter().rfind(|v| v.is_default(target) && words(v));
+        default.unwrap_or(&self.variants[0])
     }
 }
 
 /// Declares a [`Variant`] from a file below `shaders/`.
 ///
 /// `variant!("scale/forward_1_naive.wgsl", tile: [256, 1, 1])`, optionally followed by
-/// `suits: SOFTWARE`, `needs: Needs { .. }` and `tolerance: 2e-3`, in this order.
+/// `default_on: SOFTWARE`, `needs: Needs { .. }` and `tolerance: 2e-3`, in this order.
 #[macro_export]
 macro_rules! variant {
     ($path:literal, tile: $tile:expr) => {
-        $crate::variant!($path, tile: $tile, suits: $crate::kernel::ANY, needs: $crate::kernel::Needs::NONE)
+        $crate::variant!($path, tile: $tile, default_on: $crate::kernel::ANY, needs: $crate::kernel::Needs::NONE)
     };
-    ($path:literal, tile: $tile:expr, suits: $suits:expr) => {
-        $crate::variant!($path, tile: $tile, suits: $suits, needs: $crate::kernel::Needs::NONE)
+    ($path:literal, tile: $tile:expr, default_on: $default_on:expr) => {
+        $crate::variant!($path, tile: $tile, default_on: $default_on, needs: $crate::kernel::Needs::NONE)
     };
-    ($path:literal, tile: $tile:expr, suits: $suits:expr, needs: $needs:expr) => {
-        $crate::variant!($path, tile: $tile, suits: $suits, needs: $needs, tolerance: 0.0)
+    ($path:literal, tile: $tile:expr, default_on: $default_on:expr, needs: $needs:expr) => {
+        $crate::variant!($path, tile: $tile, default_on: $default_on, needs: $needs, tolerance: 0.0)
     };
-    ($path:literal, tile: $tile:expr, suits: $suits:expr, needs: $needs:expr, tolerance: $tolerance:expr) => {
+    ($path:literal, tile: $tile:expr, default_on: $default_on:expr, needs: $needs:expr, tolerance: $tolerance:expr) => {
         $crate::kernel::Variant {
             path: $path,
             source: include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/", $path)),
@@ -506,7 +506,7 @@ macro_rules! variant {
             tile: $tile,
             tile_name: "",
             constants: &[],
-            suits: $suits,
+            default_on: $default_on,
             takes: $crate::kernel::Takes::WORDS,
             tolerance: $tolerance,
         }
@@ -591,7 +591,7 @@ mod tests {
         tile: [1; 3],
         tile_name: "",
         constants: &[],
-        suits: ANY,
+        default_on: ANY,
         takes: Takes::WORDS,
         tolerance: 0.0,
     };
@@ -644,17 +644,17 @@ mod tests {
         let call = facts(1000, 1000);
         let size = call.size;
         let mut target = Target::baseline(Class::Software);
-        let usual = of(&target, &call);
-        assert_eq!(usual, pass.usual(&target).number());
-        let other = pass.variants.iter().map(Variant::number).find(|&n| n != usual).unwrap();
+        let default = of(&target, &call);
+        assert_eq!(default, pass.default_variant(&target).number());
+        let other = pass.variants.iter().map(Variant::number).find(|&n| n != default).unwrap();
         target.tuned = Arc::new(Tuned::from([(("adamw.update".to_owned(), size), other.into())]));
         assert_eq!(of(&target, &call), other);
-        assert_eq!(of(&target, &facts(1, 1)), usual);
-        target.pinned.insert("adamw.update".into(), usual.into());
-        assert_eq!(of(&target, &call), usual);
+        assert_eq!(of(&target, &facts(1, 1)), default);
+        target.pinned.insert("adamw.update".into(), default.into());
+        assert_eq!(of(&target, &call), default);
         target.pinned.clear();
         target.tuned = Arc::new(Tuned::from([(("adamw.update".to_owned(), size), 99.into())]));
-        assert_eq!(of(&target, &call), usual, "an unknown number is passed over");
+        assert_eq!(of(&target, &call), default, "an unknown number is passed over");
     }
 
     #[test]
@@ -669,9 +669,9 @@ mod tests {
         ];
         let pass = Pass { op: "a", name: "p", variants: &VARIANTS };
         let mut target = Target::baseline(Class::Discrete);
-        assert_eq!(pass.usual(&target).number(), 2);
+        assert_eq!(pass.default_variant(&target).number(), 2);
         target.demoted.insert("a/p_2_y.wgsl");
-        assert_eq!(pass.usual(&target).number(), 1);
+        assert_eq!(pass.default_variant(&target).number(), 1);
         target.pinned.insert("a.p".into(), 3.into());
         assert_eq!(pass.choose(&target, &facts(1, 1)).unwrap().number(), 3);
     }
@@ -700,7 +700,7 @@ mod tests {
         const LARGE: Tile =
             Tile { name: "8x8", outputs: [8, 8, 1], constants: &[("SIDE", Const::U32(8))] };
         const FILE: Variant =
-            Variant { path: "a/p_2_t.wgsl", source: SOURCE, suits: &[], ..NOTHING };
+            Variant { path: "a/p_2_t.wgsl", source: SOURCE, default_on: &[], ..NOTHING };
         static VARIANTS: [Variant; 3] =
             [Variant { path: "a/p_1_x.wgsl", ..NOTHING }, FILE.tiled(&SMALL), FILE.tiled(&LARGE)];
         let pass = Pass { op: "a", name: "p", variants: &VARIANTS };
@@ -749,7 +749,7 @@ mod tests {
         assert_eq!(number(&target, DType::BF16, 8), None);
         let used: Vec<_> = pass.in_use(&target).iter().map(|v| v.number()).collect();
         assert_eq!(used, [1, 2, 3]);
-        assert_eq!(pass.usual(&target).number(), 2);
+        assert_eq!(pass.default_variant(&target).number(), 2);
         // A pinned or tuned kernel that cannot take a call leaves it to the one that can.
         target.pinned.insert("a".into(), 2.into());
         assert_eq!(number(&target, DType::F32, 6), Some(1));

@@ -2,13 +2,13 @@
 //! and small language models trained with it by ORPO.
 //!
 //! A [`Graph`] is built once from operations ([`ops`]), given its derivative by
-//! [`Graph::backward`], and becomes a [`Step`]: buffers and a list of dispatches that are replayed.
+//! [`Graph::backward`], and becomes a [`Program`]: buffers and a list of dispatches that are replayed.
 //! [`Gpu`] is any adapter that Vulkan, Metal, DX12 or OpenGL reaches, a CPU with software Vulkan
 //! among them. This fits a line:
 //!
 //! ```
 //! use oddgrad::ops::{adamw, matmul::linear, mse::mse};
-//! use oddgrad::{DType, Gpu, Graph, Init, Step, Store};
+//! use oddgrad::{DType, Gpu, Graph, Init, Program, Store};
 //! use std::rc::Rc;
 //!
 //! let gpu = Rc::new(Gpu::open(&Default::default())?);
@@ -23,14 +23,14 @@
 //! let hyper = adamw::minimise(&mut g, 0.0);
 //!
 //! let store = Store::new(&gpu); // holds the parameters; new ones are zero
-//! let step = Step::new(&gpu, g, &store)?;
-//! step.write(x, &[0.0, 1.0, 2.0, 3.0]);
-//! step.write(y, &[1.0, 3.0, 5.0, 7.0]); // y = 2 x + 1
+//! let program = Program::new(&gpu, g, &store)?;
+//! program.write(x, &[0.0, 1.0, 2.0, 3.0]);
+//! program.write(y, &[1.0, 3.0, 5.0, 7.0]); // y = 2 x + 1
 //! for t in 1..=300 {
-//!     step.write(hyper, &adamw::hyper(0.1, 0.9, 0.999, 1e-8, 0.0, t));
-//!     step.run();
+//!     program.write(hyper, &adamw::hyper(0.1, 0.9, 0.999, 1e-8, 0.0, t));
+//!     program.run();
 //! }
-//! let weight = store.read("weight")?.expect("the step made it")[0];
+//! let weight = store.read("weight")?.expect("the program made it")[0];
 //! assert!((weight - 2.0).abs() < 0.05, "{weight}");
 //! # Ok::<(), oddgrad::Error>(())
 //! ```
@@ -86,12 +86,12 @@ pub mod ops;
 #[doc(hidden)]
 pub mod page;
 pub mod plan;
-pub mod step;
+pub mod program;
 #[cfg(feature = "train")]
 pub mod train;
 
 pub use error::{Error, Result};
 pub use gpu::{AdapterChoice, Gpu};
 pub use graph::{DType, Graph, Init, Var};
-pub use step::{Step, Store};
+pub use program::{Program, Store};
 pub use wgpu;

@@ -48,7 +48,7 @@ pub fn run(
             let kernel = all.iter().find(|c| c.label == *name);
             let kernel = kernel.ok_or_else(|| Error::Mismatch(format!("{place} has no {name}")))?;
             let replacement = kernel.replacement;
-            replays.push(workload.step.replay(
+            replays.push(workload.program.replay(
                 &workload.calls,
                 replacement.variant,
                 replacement.checks,
@@ -59,13 +59,13 @@ pub fn run(
             replays.iter().zip(&entry.kernels).zip(&entry.size.iterations)
         {
             progress(&format!("block: warm-up of {name} at {place}"));
-            workload.step.time(replay, iterations, None)?;
+            workload.program.time(replay, iterations, None)?;
         }
         let mut alive = || progress(&format!("block: {place}"));
         alive();
         let replays: Vec<_> = replays.iter().collect();
         let (size, backwards) = (&entry.size, entry.backwards);
-        blocks.push(time_block(&workload.step, &replays, &clock, size, backwards, &mut alive)?);
+        blocks.push(time_block(&workload.program, &replays, &clock, size, backwards, &mut alive)?);
     }
     Ok(blocks)
 }

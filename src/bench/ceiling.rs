@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::gpu::{Checks, Gpu};
 use crate::graph::{DType, Graph};
 use crate::kernel::Pass;
-use crate::step::{Replay, Step, Store};
+use crate::program::{Program, Replay, Store};
 use crate::variant;
 use serde::{Deserialize, Serialize};
 use std::rc::Rc;
@@ -42,7 +42,7 @@ const SAMPLES: usize = 9;
 
 /// A replay of one of the kernels, its step, and operations or bytes of one run.
 struct Probe {
-    step: Step,
+    program: Program,
     replay: Replay,
     work: f64,
 }
@@ -69,21 +69,22 @@ fn copy(gpu: &Rc<Gpu>) -> Result<Probe> {
 }
 
 fn probe(gpu: &Rc<Gpu>, graph: Graph, pass: &'static Pass, work: f64) -> Result<Probe> {
-    let step = Step::new(gpu, graph, &Store::new(gpu))?;
-    let replay = step.replay(&[0], &pass.variants[0], Checks::Off)?;
-    Ok(Probe { step, replay, work })
+    let program = Program::new(gpu, graph, &Store::new(gpu))?;
+    let replay = program.replay(&[0], &pass.variants[0], Checks::Off)?;
+    Ok(Probe { program, replay, work })
 }
 
 impl Probe {
     /// Work per second of the fastest sample.
     fn best(&self, clock: &Clock) -> Result<f64> {
         let mut iterations = 1;
-        while clock.time(&self.step, &self.replay, iterations)? < 0.02 && iterations < 1 << 12 {
+        while clock.time(&self.program, &self.replay, iterations)? < 0.02 && iterations < 1 << 12 {
             iterations *= 2;
         }
         let mut best = f64::INFINITY;
         for _ in 0..SAMPLES {
-            best = best.min(clock.time(&self.step, &self.replay, iterations)? / iterations as f64);
+            best =
+                best.min(clock.time(&self.program, &self.replay, iterations)? / iterations as f64);
         }
         Ok(self.work / best)
     }
@@ -95,7 +96,7 @@ impl Probe {
 /// A device without room or lost.
 pub fn measure(gpu: &Rc<Gpu>) -> Result<(Clock, Ceilings)> {
     let fma = fma(gpu)?;
-    let clock = Clock::choose(gpu, &fma.step, &fma.replay)?;
+    let clock = Clock::choose(gpu, &fma.program, &fma.replay)?;
     let flops = fma.best(&clock)?;
     let bytes = copy(gpu)?.best(&clock)?;
     Ok((clock, Ceilings { flops, bytes }))

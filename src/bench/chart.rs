@@ -1,6 +1,6 @@
 //! A report as a chart of bars.
 
-use crate::bench::report::{Report, Row, digits};
+use crate::bench::report::{BenchReport, BenchRow, digits};
 use crate::page::svg::{self, Area, Drawn, GRID, INK, SERIES as BARS};
 use plotters::prelude::*;
 
@@ -13,14 +13,14 @@ const WORDS: i32 = 230;
 const WIDTH: i32 = 900;
 
 /// What a bar's length is: operations where they are counted, bytes otherwise.
-fn rate(row: &Row) -> (f64, &'static str) {
+fn rate(row: &BenchRow) -> (f64, &'static str) {
     row.gflops().map_or_else(|| (row.gbs(), "GB/s"), |g| (g, "GFLOP/s"))
 }
 
 /// Every shape with a bar for each kernel, as an SVG text. A thin line at the end of a bar spans
 /// the interval of the median.
-pub fn bars(report: &Report) -> String {
-    let mut groups: Vec<(String, Vec<&Row>)> = Vec::new();
+pub fn bars(report: &BenchReport) -> String {
+    let mut groups: Vec<(String, Vec<&BenchRow>)> = Vec::new();
     for row in &report.rows {
         let title = format!("{}  {}", row.pass, row.dims());
         match groups.iter_mut().find(|(t, _)| *t == title) {
@@ -40,7 +40,11 @@ fn font(size: i32) -> TextStyle<'static> {
 }
 
 /// An SVG text with the device on top and what `body` draws in the `height` pixels below.
-fn picture(report: &Report, height: i32, body: impl for<'a> Fn(&Area<'a>) -> Drawn<'a>) -> String {
+fn picture(
+    report: &BenchReport,
+    height: i32,
+    body: impl for<'a> Fn(&Area<'a>) -> Drawn<'a>,
+) -> String {
     let size = (WIDTH as u32, (HEADING + height.max(34)) as u32);
     svg::picture(size, |root| {
         heading(root, report)?;
@@ -48,7 +52,7 @@ fn picture(report: &Report, height: i32, body: impl for<'a> Fn(&Area<'a>) -> Dra
     })
 }
 
-fn heading<'a>(root: &Area<'a>, report: &Report) -> Drawn<'a> {
+fn heading<'a>(root: &Area<'a>, report: &BenchReport) -> Drawn<'a> {
     root.fill(&WHITE)?;
     root.draw(&Text::new(report.device(), (12, 14), font(15)))?;
     let c = &report.ceilings;
@@ -65,7 +69,7 @@ fn heading<'a>(root: &Area<'a>, report: &Report) -> Drawn<'a> {
     Ok(())
 }
 
-fn draw<'a>(root: &Area<'a>, groups: &[(String, Vec<&Row>)]) -> Drawn<'a> {
+fn draw<'a>(root: &Area<'a>, groups: &[(String, Vec<&BenchRow>)]) -> Drawn<'a> {
     let mut y = HEADING;
     for (title, rows) in groups {
         root.draw(&Text::new(title.clone(), (12, y), font(15)))?;
@@ -110,7 +114,7 @@ mod tests {
     }
 
     /// Two kernels at eight sizes, and a pass whose operations are not counted.
-    fn many() -> Report {
+    fn many() -> BenchReport {
         let mut report = report(&[1e-3, 2e-3, 1.5e-3]);
         let row = report.rows[0].clone();
         report.rows.clear();

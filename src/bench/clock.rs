@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Stopwatch};
-use crate::step::{Replay, Step, Time};
+use crate::program::{Program, Replay, Time};
 
 /// The clock a benchmark reads.
 pub struct Clock {
@@ -26,7 +26,7 @@ impl Clock {
     ///
     /// # Errors
     /// When the device is lost.
-    pub fn choose(gpu: &Gpu, step: &Step, replay: &Replay) -> Result<Self> {
+    pub fn choose(gpu: &Gpu, program: &Program, replay: &Replay) -> Result<Self> {
         // Good ones or not, they would come and go with the load of the machine.
         if gpu.is_software() {
             return Ok(Self::wall("a software adapter has no clock of its own"));
@@ -35,13 +35,13 @@ impl Clock {
             return Ok(Self::wall("the adapter has no timestamps"));
         };
         let mut iterations = 1;
-        while step.time(replay, iterations, None)?.wall < LONG && iterations < 1 << 16 {
+        while program.time(replay, iterations, None)?.wall < LONG && iterations < 1 << 16 {
             iterations *= 2;
         }
         let mut pairs = Vec::new();
         for _ in 0..3 {
-            let once = step.time(replay, iterations, Some(&watch))?;
-            let twice = step.time(replay, 2 * iterations, Some(&watch))?;
+            let once = program.time(replay, iterations, Some(&watch))?;
+            let twice = program.time(replay, 2 * iterations, Some(&watch))?;
             pairs.push((once, twice));
         }
         let doubts: Option<Vec<String>> =
@@ -74,8 +74,8 @@ impl Clock {
     ///
     /// # Errors
     /// When the device is lost.
-    pub fn time(&self, step: &Step, replay: &Replay, iterations: usize) -> Result<f64> {
-        let time = step.time(replay, iterations, self.watch.as_ref())?;
+    pub fn time(&self, program: &Program, replay: &Replay, iterations: usize) -> Result<f64> {
+        let time = program.time(replay, iterations, self.watch.as_ref())?;
         Ok(time.device.unwrap_or(time.wall))
     }
 }

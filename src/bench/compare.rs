@@ -1,6 +1,6 @@
 //! Two reports side by side: what changed beyond the noise.
 
-use crate::bench::report::{Report, Row, time};
+use crate::bench::report::{BenchReport, BenchRow, time};
 use crate::error::{Error, Problem, Result};
 use std::fmt::Write as _;
 
@@ -37,7 +37,7 @@ pub enum Verdict {
 }
 
 impl Change {
-    fn of(name: String, a: &Row, b: &Row) -> Self {
+    fn of(name: String, a: &BenchRow, b: &BenchRow) -> Self {
         let (before, after) = (&a.seconds, &b.seconds);
         Self {
             name,
@@ -79,7 +79,7 @@ pub struct Changes {
     pub broken: Vec<String>,
 }
 
-fn name(row: &Row) -> String {
+fn name(row: &BenchRow) -> String {
     format!("{} {} {}", row.pass, row.dims(), row.kernel)
 }
 
@@ -87,7 +87,7 @@ fn name(row: &Row) -> String {
 ///
 /// # Errors
 /// Another adapter, driver, backend or clock; no row in common.
-pub fn compare(a: &Report, b: &Report, any_adapter: bool) -> Result<Changes> {
+pub fn compare(a: &BenchReport, b: &BenchReport, any_adapter: bool) -> Result<Changes> {
     let mut problems = Vec::new();
     let kind = |clock: &str| clock.split(" (").next().unwrap_or_default().to_owned();
     for (what, before, after) in [
@@ -118,7 +118,7 @@ pub fn compare(a: &Report, b: &Report, any_adapter: bool) -> Result<Changes> {
     if changes.is_empty() {
         return Err(Error::Mismatch("the reports have no row in common".into()));
     }
-    let failed = |r: &Report| -> Vec<String> {
+    let failed = |r: &BenchReport| -> Vec<String> {
         let bad = r.gates.iter().filter(|g| g.fault.is_some());
         bad.map(|g| format!("{} {}", g.pass, g.kernel)).collect()
     };
@@ -199,9 +199,9 @@ mod tests {
     fn compare_refuses_other_conditions() {
         let a = report(&around(1.0));
         for change in [
-            |r: &mut Report| r.driver = "driver 2".into(),
-            |r: &mut Report| r.adapter = "another".into(),
-            |r: &mut Report| r.clock = "GPU timestamps".into(),
+            |r: &mut BenchReport| r.driver = "driver 2".into(),
+            |r: &mut BenchReport| r.adapter = "another".into(),
+            |r: &mut BenchReport| r.clock = "GPU timestamps".into(),
         ] {
             let mut b = a.clone();
             change(&mut b);
@@ -214,7 +214,7 @@ mod tests {
     fn compare_lists_what_has_no_partner() {
         let a = report(&around(1.0));
         let mut b = a.clone();
-        b.rows.push(Row { kernel: "2 span".into(), ..b.rows[0].clone() });
+        b.rows.push(BenchRow { kernel: "2 span".into(), ..b.rows[0].clone() });
         b.rows[0].hash = "01".into();
         b.gates[0].fault = Some("wrong".into());
         let c = compare(&a, &b, false).unwrap();

@@ -8,7 +8,7 @@
 use crate::bench::clock::Clock;
 use crate::bench::stats::{FEWEST, Summary};
 use crate::error::Result;
-use crate::step::{Replay, Step};
+use crate::program::{Program, Replay};
 use serde::{Deserialize, Serialize};
 use std::time::Instant;
 
@@ -107,16 +107,16 @@ impl Comparison {
     /// # Errors
     /// When the device is lost.
     pub fn start(
-        step: &Step,
+        program: &Program,
         replays: &[(&Replay, f64)],
         clock: &Clock,
         limits: Limits,
     ) -> Result<Self> {
         let (mut first, mut iterations) = (Vec::new(), Vec::new());
         for &(replay, seconds) in replays {
-            let second = step.time(replay, 1, None)?.wall;
+            let second = program.time(replay, 1, None)?.wall;
             first.push((seconds - second).max(0.0));
-            iterations.push(warm_up(step, replay, clock, limits.sample)?);
+            iterations.push(warm_up(program, replay, clock, limits.sample)?);
         }
         let blocks = vec![Vec::new(); replays.len()];
         let mut comparison =
@@ -127,8 +127,14 @@ impl Comparison {
         let mut rounds = 0;
         let start = Instant::now();
         while rounds == 0 || start.elapsed().as_secs_f64() < limits.seconds / BLOCKS {
-            let round =
-                time_block(step, &replays, clock, &comparison.size, rounds % 2 == 1, &mut || ())?;
+            let round = time_block(
+                program,
+                &replays,
+                clock,
+                &comparison.size,
+                rounds % 2 == 1,
+                &mut || (),
+            )?;
             all.iter_mut().zip(round).for_each(|(all, new)| all.extend(new));
             rounds += 1;
         }
@@ -178,7 +184,7 @@ impl Comparison {
 /// # Errors
 /// When the device is lost.
 pub fn time_block(
-    step: &Step,
+    program: &Program,
     replays: &[&Replay],
     clock: &Clock,
     size: &BlockSize,
@@ -192,7 +198,7 @@ pub fn time_block(
         for turn in 0..replays.len() {
             let i = if from_the_end { replays.len() - 1 - turn } else { turn };
             let iterations = size.iterations[i];
-            samples[i].push(clock.time(step, replays[i], iterations)? / iterations as f64);
+            samples[i].push(clock.time(program, replays[i], iterations)? / iterations as f64);
             // Not after each: that would wake the other process all the time.
             if told.elapsed().as_secs_f64() > 1.0 {
                 alive();
@@ -208,16 +214,16 @@ pub fn time_block(
 /// # Errors
 /// When the device is lost.
 pub fn compare_kernels(
-    step: &Step,
+    program: &Program,
     replays: &[(&Replay, f64)],
     clock: &Clock,
     limits: Limits,
 ) -> Result<Comparison> {
-    let mut comparison = Comparison::start(step, replays, clock, limits)?;
+    let mut comparison = Comparison::start(program, replays, clock, limits)?;
     let replays: Vec<_> = replays.iter().map(|r| r.0).collect();
     while comparison.over().is_none() {
         let block = time_block(
-            step,
+            program,
             &replays,
             clock,
             &comparison.size,
@@ -230,9 +236,9 @@ pub fn compare_kernels(
 }
 
 /// Runs a kernel until it is warm; gives the number of iterations that fill a sample.
-fn warm_up(step: &Step, replay: &Replay, clock: &Clock, sample: f64) -> Result<usize> {
+fn warm_up(program: &Program, replay: &Replay, clock: &Clock, sample: f64) -> Result<usize> {
     let mut iterations = 1usize;
-    let mut one = clock.time(step, replay, 1)?;
+    let mut one = clock.time(program, replay, 1)?;
     for _ in 0..6 {
         let wanted = ((sample / one.max(1e-9)).ceil() as usize).clamp(1, MOST_ITERATIONS);
         // The first estimates hold what a submission costs, so they are too small by far for
@@ -241,7 +247,7 @@ fn warm_up(step: &Step, replay: &Replay, clock: &Clock, sample: f64) -> Result<u
             break;
         }
         iterations = wanted.min(16 * iterations);
-        one = clock.time(step, replay, iterations)? / iterations as f64;
+        one = clock.time(program, replay, iterations)? / iterations as f64;
     }
     Ok(iterations)
 }

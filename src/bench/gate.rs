@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::ops::case::OpCase;
 use crate::ops::trial::{Fault, Kind, Replacement, Trial};
-use crate::step::{POISON, Replay, Step};
+use crate::program::{POISON, Program, Replay};
 use std::rc::Rc;
 
 /// How a kernel did.
@@ -64,35 +64,35 @@ const SLACK: f64 = 10.0;
 /// # Errors
 /// When the device is lost.
 pub fn same_as_first(
-    step: &Step,
+    program: &Program,
     replays: &[&Replay],
     number: u32,
     shape: &[usize],
     tolerances: &[f64],
 ) -> Result<Vec<Option<Fault>>> {
     let Some(&baseline) = replays.first() else { return Ok(Vec::new()) };
-    let before = step.written(baseline)?;
+    let before = program.written(baseline)?;
     // Poison shows what a kernel leaves out, where the pass writes everything and reads nothing of
     // it. Where it adds to what is there, or writes a part, every kernel starts from `before`.
-    step.poison_writes(baseline);
-    step.time(baseline, 1, None)?;
-    let mut want = step.written(baseline)?;
+    program.poison_writes(baseline);
+    program.time(baseline, 1, None)?;
+    let mut want = program.written(baseline)?;
     let nan = |bits: &u32| f32::from_bits(*bits).is_nan();
     let poisoned = !want.iter().flatten().any(nan);
     if !poisoned {
-        step.restore(baseline, &before);
-        step.time(baseline, 1, None)?;
-        want = step.written(baseline)?;
+        program.restore(baseline, &before);
+        program.time(baseline, 1, None)?;
+        want = program.written(baseline)?;
     }
     let mut faults = vec![None];
     for (replay, tolerance) in replays.iter().zip(tolerances).skip(1) {
         if poisoned {
-            step.poison_writes(replay);
+            program.poison_writes(replay);
         } else {
-            step.restore(replay, &before);
+            program.restore(replay, &before);
         }
-        step.time(replay, 1, None)?;
-        let got = step.written(replay)?;
+        program.time(replay, 1, None)?;
+        let got = program.written(replay)?;
         let kind = want.iter().zip(&got).find_map(|(w, g)| difference(w, g, SLACK * tolerance));
         faults.push(kind.map(|kind| Fault {
             shape: shape.to_vec(),
@@ -100,7 +100,7 @@ pub fn same_as_first(
             kind,
         }));
     }
-    step.restore(baseline, &before);
+    program.restore(baseline, &before);
     Ok(faults)
 }
 

@@ -5,7 +5,7 @@ use crate::bench::clock::Clock;
 use crate::bench::comparison::{Block, BlockOf, BlockRequest, Comparison, Limits};
 use crate::bench::facts::{check_contract, read_kernel, workgroup_bytes};
 use crate::bench::gate::{judge, same_as_first};
-use crate::bench::report::{FORMAT, Gate, LeftOut, Report, Row, time};
+use crate::bench::report::{BenchReport, BenchRow, FORMAT, Gate, LeftOut, time};
 use crate::bench::shapes::{self, Shape};
 use crate::bench::stats::Summary;
 use crate::bench::workload::Workload;
@@ -84,12 +84,12 @@ pub(super) struct Candidate {
     pub(super) label: String,
     fault: Option<String>,
     trials: usize,
-    slowest: Option<Run>,
+    slowest: Option<SlowestRun>,
 }
 
 /// How long a run took at some shape.
 #[derive(Debug, Clone, Copy)]
-struct Run {
+struct SlowestRun {
     work: f64,
     seconds: f64,
 }
@@ -105,7 +105,7 @@ impl Candidate {
     /// Remembers a run with so many operations, or bytes, if it tells how long others will take.
     fn took(&mut self, work: f64, seconds: f64) {
         if seconds >= TELLING && self.slowest.is_none_or(|run| run.seconds < seconds) {
-            self.slowest = Some(Run { work, seconds });
+            self.slowest = Some(SlowestRun { work, seconds });
         }
     }
 
@@ -168,7 +168,7 @@ pub(super) fn candidates(
             tile,
             tile_name: "",
             constants: &[],
-            suits: &[],
+            default_on: &[],
             takes: Takes { quads: quads(source), ..Takes::WORDS },
             tolerance: 0.0,
         }));
@@ -208,7 +208,7 @@ pub fn bench_op(
     request: &Request,
     time_blocks: &mut TimeBlocks,
     progress: &mut dyn FnMut(&str),
-) -> Result<Report> {
+) -> Result<BenchReport> {
     let case = find_case(&request.op)?;
     let passes = find_passes(&case, request.pass.as_deref())?;
     if request.with.is_some() && passes.len() > 1 {
@@ -228,15 +228,15 @@ pub fn bench_op(
     let mut comparisons = work.first_blocks(&mut all, &mut left_out, progress)?;
     work.more_blocks(&mut comparisons, time_blocks, progress)?;
 
-    let mut rows: Vec<Row> = comparisons.into_iter().flat_map(Running::finish).collect();
+    let mut rows: Vec<BenchRow> = comparisons.into_iter().flat_map(Running::finish).collect();
     // A kernel that is wrong at one shape is not ranked at another.
-    rows.retain(|r: &Row| {
+    rows.retain(|r: &BenchRow| {
         all.iter().any(|c| c.fault.is_none() && c.label == r.kernel && c.pass() == r.pass)
     });
     let info = gpu.info();
     let gate =
         |c: Candidate| Gate { pass: c.pass(), kernel: c.label, trials: c.trials, fault: c.fault };
-    Ok(Report {
+    Ok(BenchReport {
         format: FORMAT,
         version: env!("CARGO_PKG_VERSION").into(),
         adapter: info.name.clone(),
@@ -359,7 +359,7 @@ impl Work<'_> {
 struct Running {
     comparison: Comparison,
     pass: &'static Pass,
-    rows: Vec<Row>,
+    rows: Vec<BenchRow>,
 }
 
 impl Running {
@@ -375,12 +375,12 @@ impl Running {
         left_out: &mut Vec<LeftOut>,
     ) -> Result<Option<Self>> {
         let work = workload.flops.unwrap_or(workload.bytes);
-        let call = &workload.step.graph().calls()[workload.calls[0]];
+        let call = &workload.program.graph().calls()[workload.calls[0]];
         let mut baseline = None;
         let mut able: Vec<&mut Candidate> = Vec::new();
         for c in candidates.iter_mut() {
             // A kernel for other rows is no candidate here, which is not a fault of its own.
-            let graph = workload.step.graph();
+            let graph = workload.program.graph();
             let takes = |&at: &usize| {
                 c.replacement.variant.takes.fits(&graph.facts_of(&graph.calls()[at]).operands)
             };
@@ -409,9 +409,9 @@ impl Running {
         }
         let mut candidates = able;
         let Some(baseline) = baseline.filter(|_| !candidates.is_empty()) else { return Ok(None) };
-        let mut replays = vec![workload.step.replay(&workload.calls, baseline, Checks::Off)?];
+        let mut replays = vec![workload.program.replay(&workload.calls, baseline, Checks::Off)?];
         for c in candidates.iter() {
-            replays.push(workload.step.replay(
+            replays.push(workload.program.replay(
                 &workload.calls,
                 c.replacement.variant,
                 c.replacement.checks,
@@ -421,7 +421,7 @@ impl Running {
         let lossy = candidates.iter().map(|c| case.tolerance.max(c.replacement.variant.tolerance));
         let tolerances: Vec<f64> = std::iter::once(case.tolerance).chain(lossy).collect();
         let number = baseline.number();
-        let faults = same_as_first(&workload.step, &all, number, &shape.dims, &tolerances)?;
+        let faults = same_as_first(&workload.program, &all, number, &shape.dims, &tolerances)?;
         for (c, fault) in candidates.iter_mut().zip(faults.into_iter().skip(1)) {
             c.fault = fault.map(|f| f.to_string());
         }
@@ -429,12 +429,12 @@ impl Running {
         // the time that takes each kernel is made once more.
         let mut fit = Vec::new();
         for c in candidates.into_iter().filter(|c| c.fault.is_none()) {
-            let replay = workload.step.replay(
+            let replay = workload.program.replay(
                 &workload.calls,
                 c.replacement.variant,
                 c.replacement.checks,
             )?;
-            let first = workload.step.time(&replay, 1, None)?.wall;
+            let first = workload.program.time(&replay, 1, None)?.wall;
             if first > limits.run {
                 c.took(work, first);
                 left_out.push(c.left_out(shape, "takes", first, limits));
@@ -446,7 +446,7 @@ impl Running {
             return Ok(None);
         }
         let timed: Vec<_> = fit.iter().map(|(_, replay, first)| (replay, *first)).collect();
-        let comparison = Comparison::start(&workload.step, &timed, clock, limits)?;
+        let comparison = Comparison::start(&workload.program, &timed, clock, limits)?;
         let pass = fit[0].0.replacement.pass;
         let mut rows = Vec::new();
         for (i, (c, replay, _)) in fit.into_iter().enumerate() {
@@ -469,7 +469,7 @@ impl Running {
     }
 
     /// The rows with all blocks.
-    fn finish(self) -> Vec<Row> {
+    fn finish(self) -> Vec<BenchRow> {
         let stopped = self.comparison.over().unwrap_or_default();
         let mut rows = self.rows;
         for (row, blocks) in rows.iter_mut().zip(self.comparison.blocks) {
@@ -489,11 +489,11 @@ fn row(
     comparison: &Comparison,
     i: usize,
     compiled_in: f64,
-) -> Row {
+) -> BenchRow {
     let variant = c.replacement.variant;
-    let constants = &workload.step.graph().calls()[workload.calls[0]].constants;
+    let constants = &workload.program.graph().calls()[workload.calls[0]].constants;
     let specialised = variant.specialise(constants).ok();
-    Row {
+    BenchRow {
         pass: c.pass(),
         kernel: c.label.clone(),
         hash: blake3::hash(variant.text().as_bytes()).to_hex()[..16].into(),

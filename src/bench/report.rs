@@ -15,7 +15,7 @@ pub const FORMAT: u32 = 3;
 
 /// A whole run of `oddgrad bench OP`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Report {
+pub struct BenchReport {
     /// [`FORMAT`].
     pub format: u32,
     /// Version of this program.
@@ -37,7 +37,7 @@ pub struct Report {
     /// How every kernel did at the gate.
     pub gates: Vec<Gate>,
     /// What was timed.
-    pub rows: Vec<Row>,
+    pub rows: Vec<BenchRow>,
     /// What was not, though it passed the gate.
     #[serde(default)]
     pub left_out: Vec<LeftOut>,
@@ -83,7 +83,7 @@ pub(super) fn dims(shape: &[usize]) -> String {
 
 /// A kernel at a shape.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Row {
+pub struct BenchRow {
     /// `matmul.nt`.
     pub pass: String,
     /// Number and idea, or a file's name.
@@ -106,13 +106,13 @@ pub struct Row {
     pub flops: Option<f64>,
     /// Bytes one run must move.
     pub bytes: f64,
-    /// Seconds from text to the end of the first run, a usual run taken off.
+    /// Seconds from text to the end of the first run, a normal run taken off.
     pub compile: f64,
     /// Bytes of workgroup memory.
     pub workgroup_bytes: u64,
 }
 
-impl Row {
+impl BenchRow {
     /// The shape as text: `512x576x576`.
     pub fn dims(&self) -> String {
         dims(&self.shape)
@@ -134,7 +134,7 @@ impl Row {
     }
 }
 
-impl Report {
+impl BenchReport {
     /// Adapter, driver, backend.
     pub fn device(&self) -> String {
         format!("{} ({}, {})", self.adapter, self.driver, self.backend)
@@ -183,7 +183,7 @@ impl Report {
             "% copy", "compile", "shared", "n",
         ];
         let percent = |part: f64| format!("{:.0}", 100.0 * part);
-        let row = |r: &Row| {
+        let row = |r: &BenchRow| {
             let s = &r.seconds;
             vec![
                 r.pass.clone(),
@@ -348,8 +348,8 @@ pub(crate) mod tests {
     use super::*;
 
     /// A report of one row with the given samples, each a block.
-    pub(crate) fn report(samples: &[f64]) -> Report {
-        Report {
+    pub(crate) fn report(samples: &[f64]) -> BenchReport {
+        BenchReport {
             format: FORMAT,
             version: "0".into(),
             adapter: "a \"GPU\"".into(),
@@ -373,7 +373,7 @@ pub(crate) mod tests {
                     fault: Some("scale[3]: 1 instead of 2".into()),
                 },
             ],
-            rows: vec![Row {
+            rows: vec![BenchRow {
                 pass: "scale.forward".into(),
                 kernel: "1 naive".into(),
                 hash: "00".into(),
@@ -403,9 +403,9 @@ pub(crate) mod tests {
         let path = folder.path().join("a.json");
         let report = report(&[1e-3, 1.5e-3, 1.1e-3]);
         std::fs::write(&path, report.json()).unwrap();
-        assert_eq!(Report::load(&path).unwrap(), report);
+        assert_eq!(BenchReport::load(&path).unwrap(), report);
         std::fs::write(&path, "{}").unwrap();
-        assert!(Report::load(&path).unwrap_err().to_string().contains("no report"));
+        assert!(BenchReport::load(&path).unwrap_err().to_string().contains("no report"));
     }
 
     #[test]

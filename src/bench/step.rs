@@ -1,7 +1,7 @@
 //! The training step as a benchmark: forward, backward and AdamW on full streams.
 
 use crate::data::example::{Example, Sequence};
-use crate::data::pack::{Capacity, Stream, footprint, pack};
+use crate::data::pack::{Capacity, PackedBatch, footprint, pack};
 use crate::error::{Error, Problem, Result};
 use crate::gpu::Gpu;
 use crate::model::config::ModelConfig;
@@ -33,7 +33,7 @@ pub struct OpTime {
 pub struct StepBench {
     /// Parameters of the model.
     pub parameters: usize,
-    /// Stream tokens of a step that are not padding.
+    /// PackedBatch tokens of a step that are not padding.
     pub tokens: usize,
     /// Seconds of each timed step, sorted.
     pub seconds: Vec<f64>,
@@ -86,7 +86,7 @@ pub(crate) struct Loaded {
     pub config: ModelConfig,
     pub capacity: Capacity,
     pub learner: Learner,
-    pub stream: Stream,
+    pub stream: PackedBatch,
     pub loss: Loss,
     pub coefficients: Coefficients,
 }
@@ -167,11 +167,12 @@ pub fn bench_step(gpu: &Rc<Gpu>, folder: &Path, tokens: usize, steps: usize) -> 
     }
     seconds.sort_by(f64::total_cmp);
     let Loaded { config, learner, stream, .. } = loaded;
-    let host = learner.micro_step().encoding_seconds() + learner.update_step().encoding_seconds();
+    let host =
+        learner.micro_program().encoding_seconds() + learner.update_program().encoding_seconds();
 
     let mut per_op: Vec<OpTime> = Vec::new();
-    for step in [learner.micro_step(), learner.update_step()] {
-        for (call, time) in step.graph().calls().iter().zip(step.run_timed()?) {
+    for program in [learner.micro_program(), learner.update_program()] {
+        for (call, time) in program.graph().calls().iter().zip(program.run_timed()?) {
             let name = format!("{}.{}", call.op, call.pass);
             match per_op.iter_mut().find(|o| o.name == name) {
                 Some(op) => {
@@ -189,12 +190,13 @@ pub fn bench_step(gpu: &Rc<Gpu>, folder: &Path, tokens: usize, steps: usize) -> 
         median: seconds[seconds.len() / 2],
         seconds,
         host,
-        dispatches: learner.micro_step().graph().calls().len()
-            + learner.update_step().graph().calls().len(),
-        submissions: learner.micro_step().submissions() + learner.update_step().submissions(),
+        dispatches: learner.micro_program().graph().calls().len()
+            + learner.update_program().graph().calls().len(),
+        submissions: learner.micro_program().submissions() + learner.update_program().submissions(),
         planned,
         allocated,
         per_op,
-        listing: learner.micro_step().graph().listing() + &learner.update_step().graph().listing(),
+        listing: learner.micro_program().graph().listing()
+            + &learner.update_program().graph().listing(),
     })
 }

@@ -10,14 +10,14 @@
 //! 1. A kernel with special needs runs at one small awkward shape, as when a device is opened.
 //! 2. Each kernel runs at the real dispatch. One that is slower by far is dropped there, and is not
 //!    tried again at sizes near by.
-//! 3. Those left must write what the usual kernel writes, in the whole of the real result, and then
+//! 3. Those left must write what the default kernel writes, in the whole of the real result, and then
 //!    are compared with it.
 //! 4. A winner goes through the gate at a few awkward shapes (`GATED`) before it is chosen.
 //!
 //! That is enough to trust a winner: every kernel goes through the whole gate in this crate's tests,
 //! so what is left to find is what this driver makes of it. The real size shows wrong arithmetic,
 //! and the awkward shapes what it does at edges: a poisoned result, guard zones, the same bits
-//! twice. The usual kernel needs none of it, because it runs anyway.
+//! twice. The default kernel needs none of it, because it runs anyway.
 
 use crate::bench::ceiling::measure;
 use crate::bench::clock::Clock;
@@ -33,7 +33,7 @@ use crate::kernel::{Facts, Operand, Pass, SizeClass, Variant};
 use crate::ops::self_test::{fault_of, first_fault};
 use crate::ops::trial::{Fault, Kind};
 use crate::plan::Reuse;
-use crate::step::{Replay, Step};
+use crate::program::{Program, Replay};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::rc::Rc;
@@ -71,7 +71,7 @@ const GATED: usize = 3;
 /// `tokens` tokens, or of the operations and passes in `only` (`matmul`, `matmul.nt`) if there are
 /// any. Kernels that lose digits ([`Variant::tolerance`]) are measured only if `half`, and what they
 /// win is a choice of its own beside the exact one. `gpu` must not be
-/// tuned or pinned: the usual kernels are what others must beat.
+/// tuned or pinned: the default kernels are what others must beat.
 ///
 /// # Errors
 /// An unreadable model, a stream too small for one pair, a device without room or lost.
@@ -88,19 +88,21 @@ pub fn tune(
     loaded.step()?;
     let passes = crate::ops::passes();
     let mut jobs: Vec<Job> = Vec::new();
-    for step in [loaded.learner.micro_step(), loaded.learner.update_step()] {
-        for (at, call) in step.graph().calls().iter().enumerate() {
+    for program in [loaded.learner.micro_program(), loaded.learner.update_program()] {
+        for (at, call) in program.graph().calls().iter().enumerate() {
             let pass = passes.iter().find(|p| (p.op, p.name) == (call.op, call.pass));
             let pass = *pass.expect("every call is of a pass");
-            let Facts { operands, size } = step.graph().facts_of(call);
+            let Facts { operands, size } = program.graph().facts_of(call);
             // Rows of other lengths have other kernels to choose between.
-            let usual = pass.usual_for(gpu.target(), &operands).expect("the call has a kernel");
+            let default = pass.default_for(gpu.target(), &operands).expect("the call has a kernel");
             let same = |j: &&mut Job| {
-                std::ptr::eq(j.pass, pass) && j.size == size && std::ptr::eq(j.usual, usual)
+                std::ptr::eq(j.pass, pass) && j.size == size && std::ptr::eq(j.default, default)
             };
             match jobs.iter_mut().find(same) {
                 Some(job) => job.dispatches += 1,
-                None => jobs.push(Job { step, at, pass, usual, operands, size, dispatches: 1 }),
+                None => {
+                    jobs.push(Job { program, at, pass, default, operands, size, dispatches: 1 })
+                }
             }
         }
     }
@@ -112,7 +114,7 @@ pub fn tune(
     // Small sizes first: what is slow there costs little, and need not be tried at larger ones.
     let mut order: Vec<usize> = (0..jobs.len()).collect();
     order.sort_by_key(|&i| jobs[i].size.reads_below + jobs[i].size.writes_below);
-    let mut comparisons: Vec<Outcome> = jobs.iter().map(|job| Outcome::new(job.pass)).collect();
+    let mut comparisons: Vec<Compared> = jobs.iter().map(|job| Compared::new(job.pass)).collect();
     for i in order {
         comparisons[i].timings = jobs[i].compare(&mut findings, &clock, limits, progress)?;
     }
@@ -174,13 +176,13 @@ impl<'a> Findings<'a> {
         }
     }
 
-    /// Kernels that can take the place of the usual one of a job.
+    /// Kernels that can take the place of the default one of a job.
     fn candidates(&mut self, job: &Job) -> Result<Vec<&'static Variant>> {
         let (target, pass) = (self.gpu.target(), job.pass);
         let mut candidates = Vec::new();
         for v in pass.variants {
             let able = v.needs_met(target) && v.takes.fits(&job.operands);
-            if std::ptr::eq(v, job.usual) || !able || !(self.half || exact(v)) {
+            if std::ptr::eq(v, job.default) || !able || !(self.half || exact(v)) {
                 continue;
             }
             if v.needs.special() && self.tried.insert(key(pass, v)) {
@@ -223,7 +225,7 @@ impl<'a> Findings<'a> {
     /// not pass, so that there are other winners now.
     fn winners_pass(
         &mut self,
-        comparisons: &[Outcome],
+        comparisons: &[Compared],
         progress: &mut dyn FnMut(&str),
     ) -> Result<bool> {
         let mut all = true;
@@ -263,13 +265,13 @@ struct Timing {
     seconds: Summary,
 }
 
-/// What a comparison found: the usual kernel comes first; none where there was nothing to choose between.
-struct Outcome {
+/// What a comparison found: the default kernel comes first; none where there was nothing to choose between.
+struct Compared {
     pass: &'static Pass,
     timings: Vec<Timing>,
 }
 
-impl Outcome {
+impl Compared {
     fn new(pass: &'static Pass) -> Self {
         Self { pass, timings: Vec::new() }
     }
@@ -302,10 +304,10 @@ fn winner(sums: &[Summary], holder: usize, may: impl Fn(usize) -> bool) -> usize
 
 /// One class of dispatches, stood for by its first.
 struct Job<'a> {
-    step: &'a Step,
+    program: &'a Program,
     at: usize,
     pass: &'static Pass,
-    usual: &'static Variant,
+    default: &'static Variant,
     operands: Vec<Operand>,
     size: SizeClass,
     dispatches: usize,
@@ -314,11 +316,11 @@ struct Job<'a> {
 impl Job<'_> {
     /// Shape of what is written.
     fn shape(&self) -> &[usize] {
-        let graph = self.step.graph();
+        let graph = self.program.graph();
         graph.shape(graph.calls()[self.at].writes[0])
     }
 
-    /// Races the kernels that come near the usual one and write the same; none of them if there is
+    /// Races the kernels that come near the default one and write the same; none of them if there is
     /// nothing to choose between.
     fn compare(
         &self,
@@ -327,45 +329,46 @@ impl Job<'_> {
         limits: Limits,
         progress: &mut dyn FnMut(&str),
     ) -> Result<Vec<Timing>> {
-        let usual = self.usual;
-        let call = &self.step.graph().calls()[self.at];
+        let default = self.default;
+        let call = &self.program.graph().calls()[self.at];
         let mut candidates = findings.candidates(self)?;
         candidates.retain(|v| call.grid_of(v).is_ok());
-        if candidates.is_empty() || call.grid_of(usual).is_err() {
+        if candidates.is_empty() || call.grid_of(default).is_err() {
             return Ok(Vec::new());
         }
         candidates.retain(|v| !findings.was_slow(self.pass, v, self.size));
-        let first = self.step.replay(&[self.at], usual, Checks::Off)?;
+        let first = self.program.replay(&[self.at], default, Checks::Off)?;
         // Kernels add to what is there, and a wrong one may write anything.
-        let before = self.step.written(&first)?;
+        let before = self.program.written(&first)?;
         let mut quick = self.quick(first, candidates, findings, clock, progress)?;
-        self.step.restore(&quick[0].replay, &before);
+        self.program.restore(&quick[0].replay, &before);
 
         let case = find_case(self.pass.op)?;
         let tolerances: Vec<f64> =
             quick.iter().map(|q| case.tolerance.max(q.variant.tolerance)).collect();
         let all: Vec<_> = quick.iter().map(|q| &q.replay).collect();
-        let faults = same_as_first(self.step, &all, usual.number(), self.shape(), &tolerances)?;
+        let faults =
+            same_as_first(self.program, &all, default.number(), self.shape(), &tolerances)?;
         for (q, fault) in quick.iter().zip(faults) {
             findings.note(self.pass, q.variant, fault);
         }
         quick.retain(|q| findings.right(self.pass, q.variant));
         if quick.len() < 2 {
-            // Nothing comes near the usual kernel, which is a finding too.
+            // Nothing comes near the default kernel, which is a finding too.
             return Ok(quick.iter().map(|q| q.timing(&[vec![q.seconds]])).collect());
         }
         progress(&format!("comparison: {} of {:?}", self.pass.full_name(), self.shape()));
         let timed: Vec<_> = quick.iter().map(|q| (&q.replay, q.seconds)).collect();
-        let comparison = compare_kernels(self.step, &timed, clock, limits)?;
-        self.step.restore(&quick[0].replay, &before);
+        let comparison = compare_kernels(self.program, &timed, clock, limits)?;
+        self.program.restore(&quick[0].replay, &before);
         Ok(quick.iter().zip(&comparison.blocks).map(|(q, blocks)| q.timing(blocks)).collect())
     }
 
-    /// Runs each kernel once or a few times, and returns the usual one and those that come near the
+    /// Runs each kernel once or a few times, and returns the default one and those that come near the
     /// best.
     fn quick(
         &self,
-        usual: Replay,
+        default: Replay,
         candidates: Vec<&'static Variant>,
         findings: &mut Findings,
         clock: &Clock,
@@ -374,21 +377,21 @@ impl Job<'_> {
         let place = format!("{} of {:?}", self.pass.full_name(), self.shape());
         let time = |replay: &Replay, hopeless: f64| -> Result<f64> {
             // Many drivers compile in the first run.
-            self.step.time(replay, 1, None)?;
-            let once = clock.time(self.step, replay, 1)?;
+            self.program.time(replay, 1, None)?;
+            let once = clock.time(self.program, replay, 1)?;
             // The better of two, where it matters: other work on the machine may meet one of them.
             let again = once > hopeless && once <= FAR / HOPELESS * hopeless;
-            Ok(if again { once.min(clock.time(self.step, replay, 1)?) } else { once })
+            Ok(if again { once.min(clock.time(self.program, replay, 1)?) } else { once })
         };
-        progress(&format!("run: {place} by the usual kernel"));
-        let variant = self.usual;
-        let seconds = time(&usual, 0.0)?.min(clock.time(self.step, &usual, 1)?);
+        progress(&format!("run: {place} by the default kernel"));
+        let variant = self.default;
+        let seconds = time(&default, 0.0)?.min(clock.time(self.program, &default, 1)?);
         // Exact kernels have exact ones to beat, however quick those are that lose digits.
         let (mut best_exact, mut best) = (seconds, seconds);
-        let mut quick = vec![Quick { variant, replay: usual, seconds }];
+        let mut quick = vec![Quick { variant, replay: default, seconds }];
         for variant in candidates {
             progress(&format!("run: {place} by {}", variant.name()));
-            let replay = match self.step.replay(&[self.at], variant, Checks::Off) {
+            let replay = match self.program.replay(&[self.at], variant, Checks::Off) {
                 Ok(replay) => replay,
                 Err(e) => {
                     let kind = Kind::Refused(e.to_string());
@@ -410,17 +413,17 @@ impl Job<'_> {
         }
         let near =
             |q: &Quick| q.seconds <= HOPELESS * if exact(q.variant) { best_exact } else { best };
-        // The usual kernel is never left out: it is what the others are compared with.
+        // The default kernel is never left out: it is what the others are compared with.
         let kept = quick.into_iter().enumerate().filter(|(i, q)| *i == 0 || near(q));
         Ok(kept.map(|(_, q)| q).collect())
     }
 
     /// None if there was nothing to choose between.
-    fn found(&self, findings: &Findings, comparison: &Outcome) -> Option<Found> {
+    fn found(&self, findings: &Findings, comparison: &Compared) -> Option<Found> {
         let timings = &comparison.timings;
-        let usual = timings.first()?;
+        let default = timings.first()?;
         let choice = |i: usize| {
-            self.choice(timings[i].variant, timings[i].seconds.median, usual.seconds.median)
+            self.choice(timings[i].variant, timings[i].seconds.median, default.seconds.median)
         };
         let (won, lossy) = comparison.winners(findings);
         Some(Found {
@@ -430,7 +433,7 @@ impl Job<'_> {
         })
     }
 
-    fn choice(&self, v: &Variant, seconds: f64, usual: f64) -> Choice {
+    fn choice(&self, v: &Variant, seconds: f64, default: f64) -> Choice {
         let us = |s: f64| (1e8 * s).round() / 100.0;
         Choice {
             pass: self.pass.full_name(),
@@ -442,7 +445,7 @@ impl Job<'_> {
             tile: v.tile_name.into(),
             idea: v.idea().into(),
             us: us(seconds),
-            usual_us: us(usual),
+            default_us: us(default),
             kernels: texts_hash(self.pass),
         }
     }
@@ -468,7 +471,7 @@ mod tests {
             tile: [256, 1, 1],
             tile_name: "",
             constants: &[],
-            suits: ANY,
+            default_on: ANY,
             takes: Takes::WORDS,
             tolerance: 0.0,
         };
@@ -482,7 +485,7 @@ mod tests {
         let times = [seconds(5.0, 6.0), seconds(1.0, 2.0), seconds(3.0, 4.0)];
         let timings = pass.variants.iter().zip(times);
         let timings = timings.map(|(variant, seconds)| Timing { variant, seconds }).collect();
-        let comparisons = [Outcome { pass, timings }, Outcome::new(pass)];
+        let comparisons = [Compared { pass, timings }, Compared::new(pass)];
         let gpu = gpu();
         let mut findings = Findings::new(&gpu, false);
         let mut gated = Vec::new();
@@ -514,7 +517,7 @@ mod tests {
 
     #[test]
     fn tune_changes_kernels_for_more_than_noise_and_keeps_kinds_apart() {
-        // The usual kernel, one within its noise, a faster one, and one that loses digits.
+        // The default kernel, one within its noise, a faster one, and one that loses digits.
         let sums = [seconds(5.0, 6.0), seconds(4.5, 5.5), seconds(3.0, 4.0), seconds(1.0, 2.0)];
         let exact = winner(&sums, 0, |i| i < 3);
         assert_eq!(exact, 2);

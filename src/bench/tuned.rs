@@ -64,8 +64,9 @@ pub struct Choice {
     pub idea: String,
     /// Microseconds of one dispatch.
     pub us: f64,
-    /// Microseconds of the usual kernel.
-    pub usual_us: f64,
+    /// Microseconds of the default kernel.
+    #[serde(alias = "usual_us")]
+    pub default_us: f64,
     /// [`texts_hash`] of the pass.
     pub kernels: String,
 }
@@ -215,7 +216,7 @@ impl TunedFile {
         let body = toml::to_string(self).expect("strings and numbers");
         let text = format!(
             "# Kernels that `oddgrad tune` measured to be the fastest on this adapter, by what a\n\
-             # dispatch reads and writes in bytes and by the columns of its result. Delete the file to go back to the usual ones.\n\n{body}"
+             # dispatch reads and writes in bytes and by the columns of its result. Delete the file to go back to the defaults.\n\n{body}"
         );
         write_atomically(path, text.as_bytes())
     }
@@ -240,7 +241,7 @@ mod tests {
             tile: String::new(),
             idea: "naive".into(),
             us: 1.5,
-            usual_us: 2.0,
+            default_us: 2.0,
             kernels: texts_hash(pass()),
         }
     }

@@ -7,13 +7,13 @@ use crate::kernel::{Const, Pass};
 use crate::ops::case::{Array, OpCase, TestRng};
 use crate::ops::trial::{cotangents, declare, upload};
 use crate::plan::Reuse;
-use crate::step::{Options, Step, Store};
+use crate::program::{Program, ProgramOptions, Store};
 use std::rc::Rc;
 
 /// A step at a shape with random inputs, and which of its calls are the pass'.
 pub(super) struct Workload {
     /// Has run once, so that everything the calls read is there.
-    pub(super) step: Step,
+    pub(super) program: Program,
     /// Positions of the pass' calls.
     pub(super) calls: Vec<usize>,
     /// Floating-point operations of the calls, where they are counted.
@@ -59,12 +59,12 @@ impl Workload {
         for (_, seed) in seeds {
             inputs.push((seed, Array::normal("cotangent", graph.shape(seed), rng)));
         }
-        let options = Options { reuse: Reuse::None, poison: false, checks: Checks::Off };
-        let step = Step::with_options(gpu, graph, &Store::new(gpu), options)?;
-        upload(&step, inputs.iter().map(|(var, array)| (*var, array)));
-        step.run();
+        let options = ProgramOptions { reuse: Reuse::None, poison: false, checks: Checks::Off };
+        let program = Program::with_options(gpu, graph, &Store::new(gpu), options)?;
+        upload(&program, inputs.iter().map(|(var, array)| (*var, array)));
+        program.run();
         gpu.wait()?;
-        Ok(Some(Self { step, calls, flops, bytes }))
+        Ok(Some(Self { program, calls, flops, bytes }))
     }
 }
 

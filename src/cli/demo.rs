@@ -2,7 +2,7 @@
 
 use super::DeviceArgs;
 use super::display::Display;
-use crate::demo::{self, Ends, Event, Options, Outcome};
+use crate::demo::{self, DemoOptions, DemoOutcome, Ends, Event};
 use crate::error::Result;
 use crate::page::report::Sample;
 use crate::train::trainer;
@@ -36,7 +36,7 @@ pub struct DemoArgs {
 const PRINTED: usize = 6;
 
 pub(super) fn run(args: &DemoArgs, device: &DeviceArgs) -> Result<()> {
-    let options = Options {
+    let options = DemoOptions {
         model: args.model.clone(),
         output: args.output.clone(),
         cache: args.cache.clone(),
@@ -122,7 +122,7 @@ fn on_one_line(text: &str) -> String {
     }
 }
 
-fn print_table(outcome: &Outcome) {
+fn print_table(outcome: &DemoOutcome) {
     let rows = [
         ("chosen log-prob", "logps/chosen"),
         ("rejected log-prob", "logps/rejected"),

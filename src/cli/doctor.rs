@@ -133,7 +133,7 @@ pub(super) fn run(args: &DoctorArgs, device: &DeviceArgs) -> Result<()> {
         for pass in crate::ops::passes() {
             let chosen = pass.in_use(gpu.target());
             let mut variants: Vec<_> = pass.variants.iter().collect();
-            // A table's order decides which is the usual choice; stable, so tiles keep theirs.
+            // A table's order decides which is the default; stable, so tiles keep theirs.
             variants.sort_by_key(|v| v.number());
             for v in variants {
                 let mark = if chosen.iter().any(|c| std::ptr::eq(*c, v)) { "*" } else { " " };

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::model::config::ModelConfig;
 use crate::model::generate::Sampling;
 use crate::model::weights::FolderWeights;
-use crate::step::Store;
+use crate::program::Store;
 use crate::train::learner::check_weights;
 use crate::train::sampler::{Sampler, encode_prompts};
 use clap::Args;

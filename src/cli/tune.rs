@@ -72,12 +72,12 @@ pub(super) fn run(args: &TuneArgs, device: &DeviceArgs) -> Result<()> {
     }
     println!(
         "\n{:<26} {:>11} {:>11} {:>5}  {:<26} {:>9} {:>9} {:>6}",
-        "pass", "reads below", "writes", "calls", "kernel", "time", "usual", "gain"
+        "pass", "reads below", "writes", "calls", "kernel", "time", "default", "gain"
     );
-    let (mut usual, mut tuned, mut half) = (0.0, 0.0, 0.0);
+    let (mut default, mut tuned, mut half) = (0.0, 0.0, 0.0);
     for f in &tuning.found {
         let calls = f.dispatches as f64;
-        usual += f.exact.usual_us * calls;
+        default += f.exact.default_us * calls;
         tuned += f.exact.us * calls;
         half += f.lossy.as_ref().unwrap_or(&f.exact).us * calls;
         row(&f.exact, f.dispatches);
@@ -86,8 +86,8 @@ pub(super) fn run(args: &TuneArgs, device: &DeviceArgs) -> Result<()> {
         }
     }
     println!(
-        "\nof these dispatches a step has {} with the usual kernels and {} with the tuned ones",
-        time(1e-6 * usual),
+        "\nof these dispatches a step has {} with the default kernels and {} with the tuned ones",
+        time(1e-6 * default),
         time(1e-6 * tuned)
     );
     if device.f16 && tuning.found.iter().any(|f| f.lossy.is_some()) {
@@ -117,8 +117,8 @@ fn row(c: &Choice, calls: usize) {
         calls,
         format!("{} {} {}", c.variant, c.idea, c.tile).trim_end().to_owned() + lossy,
         time(1e-6 * c.us),
-        time(1e-6 * c.usual_us),
-        c.usual_us / c.us
+        time(1e-6 * c.default_us),
+        c.default_us / c.us
     );
 }
 

@@ -3,7 +3,7 @@
 //! ```text
 //! files -> rows::read_preferences -> PreferenceRow -> tokenize::Tokenizer::examples -> Example
 //!                                                        (template::ChatTemplate)
-//!       -> check::check_examples -> DataReport;   pack::pack -> Stream (one micro-batch)
+//!       -> check::check_examples -> DataReport;   pack::pack -> PackedBatch (one micro-batch)
 //! ```
 //!
 //! Everything here runs on the CPU and knows nothing of graphs or devices. Whatever is wrong with

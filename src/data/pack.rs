@@ -56,7 +56,7 @@ pub enum TargetKind {
 
 /// One micro-batch. Every array has its full static length; the unused tail is inert.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stream {
+pub struct PackedBatch {
     /// The static sizes T, N and P.
     pub capacity: Capacity,
     /// `[T]` token ids; 0 in the unused tail.
@@ -132,10 +132,10 @@ pub fn shared_prefix(chosen: &[u32], rejected: &[u32]) -> usize {
 /// # Errors
 /// Every example that does not fit an empty stream, by its row (1-based); see [`check_lengths`],
 /// which knows the rows' files.
-pub fn pack(examples: &[&Example], capacity: Capacity) -> Result<Vec<Stream>> {
+pub fn pack(examples: &[&Example], capacity: Capacity) -> Result<Vec<PackedBatch>> {
     let (sizes, bins) = assign(examples, capacity)?;
     let fill = |bin: &Vec<usize>| {
-        let mut stream = Stream::empty(capacity);
+        let mut stream = PackedBatch::empty(capacity);
         for &i in bin {
             stream.push(examples[i], sizes[i]);
         }
@@ -198,7 +198,7 @@ impl Room {
 }
 
 /// One pair of a stream, or a single sequence: where its sequences stand in arrays `[2P]` and in
-/// [`Stream::seq_offset`].
+/// [`PackedBatch::seq_offset`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pair {
     /// Source row.
@@ -209,7 +209,7 @@ pub struct Pair {
     pub rejected: Option<usize>,
 }
 
-impl Stream {
+impl PackedBatch {
     /// Pair `p` of the stream.
     ///
     /// # Panics

@@ -32,7 +32,7 @@ fn random_examples(rng: &mut ChaCha8Rng, n: usize) -> Vec<Example> {
 
 /// Every sequence of a stream, rebuilt from the attention rule alone: the rows the last token of
 /// the sequence attends, in order.
-fn attended(stream: &Stream, query: usize) -> Vec<usize> {
+fn attended(stream: &PackedBatch, query: usize) -> Vec<usize> {
     let span = &stream.spans[4 * query..4 * query + 4];
     (0..stream.capacity.tokens as u32)
         .filter(|&j| (span[0] <= j && j < span[1]) || (span[2] <= j && j <= query as u32))
@@ -41,7 +41,7 @@ fn attended(stream: &Stream, query: usize) -> Vec<usize> {
 }
 
 /// The last row of each sequence of each pair, found by walking the pairs' footprints.
-fn last_rows(stream: &Stream, examples: &[Example]) -> Vec<(usize, Option<usize>)> {
+fn last_rows(stream: &PackedBatch, examples: &[Example]) -> Vec<(usize, Option<usize>)> {
     let mut at = 0;
     stream
         .rows
@@ -55,7 +55,7 @@ fn last_rows(stream: &Stream, examples: &[Example]) -> Vec<(usize, Option<usize>
         .collect()
 }
 
-fn check_sequence(stream: &Stream, last: usize, sequence: &Sequence) -> Vec<usize> {
+fn check_sequence(stream: &PackedBatch, last: usize, sequence: &Sequence) -> Vec<usize> {
     let rows = attended(stream, last);
     let tokens: Vec<u32> = rows.iter().map(|&i| stream.tokens[i]).collect();
     let positions: Vec<u32> = rows.iter().map(|&i| stream.position[i]).collect();
@@ -68,7 +68,7 @@ fn check_sequence(stream: &Stream, last: usize, sequence: &Sequence) -> Vec<usiz
     rows
 }
 
-fn check_targets(stream: &Stream, sequence: usize, rows: &[usize], plain: &Sequence) {
+fn check_targets(stream: &PackedBatch, sequence: usize, rows: &[usize], plain: &Sequence) {
     let range = stream.seq_offset[sequence] as usize..stream.seq_offset[sequence + 1] as usize;
     let found: Vec<(u32, u32)> = stream.seq_target[range]
         .iter()
@@ -83,7 +83,7 @@ fn check_targets(stream: &Stream, sequence: usize, rows: &[usize], plain: &Seque
     assert_eq!(found, wanted, "targets of sequence {sequence}");
 }
 
-fn check_nll(stream: &Stream, pair: usize, rows: &[usize], plain: &Sequence) {
+fn check_nll(stream: &PackedBatch, pair: usize, rows: &[usize], plain: &Sequence) {
     let mut found: Vec<(u32, u32, bool)> = (0..stream.used_targets)
         .filter(|&n| stream.nll[n] != TargetKind::None && stream.nll_pair[n] == pair as u32)
         .map(|n| (stream.target_row[n], stream.target_id[n], stream.nll[n] == TargetKind::Response))
@@ -96,7 +96,7 @@ fn check_nll(stream: &Stream, pair: usize, rows: &[usize], plain: &Sequence) {
     assert_eq!(found, wanted, "NLL targets of pair {pair}");
 }
 
-fn check_query_end(stream: &Stream) {
+fn check_query_end(stream: &PackedBatch) {
     let queries: Vec<BTreeSet<usize>> =
         (0..stream.capacity.tokens).map(|i| attended(stream, i).into_iter().collect()).collect();
     for j in 0..stream.capacity.tokens {
@@ -105,7 +105,7 @@ fn check_query_end(stream: &Stream) {
     }
 }
 
-fn check_tail(stream: &Stream) {
+fn check_tail(stream: &PackedBatch) {
     let (t, n) = (stream.used_tokens, stream.used_targets);
     for i in t..stream.capacity.tokens {
         assert_eq!(attended(stream, i), [i]);

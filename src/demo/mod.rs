@@ -14,8 +14,8 @@ use crate::model::config::ModelConfig;
 use crate::model::generate::Sampling;
 use crate::model::source::has_weights;
 use crate::model::weights::{FolderWeights, ParameterValues};
-use crate::page::report::{self, Report, Sample, write_report};
-use crate::step::Store;
+use crate::page::report::{self, ReportPage, Sample, write_report};
+use crate::program::Store;
 use crate::train::metrics::{METRICS, MetricsRecord, Split, read_metrics};
 use crate::train::recipe::Recipe;
 use crate::train::sampler::Sampler;
@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Instant;
 
-/// The recipe of both runs; the folders in it are replaced by those of [`Options`].
+/// The recipe of both runs; the folders in it are replaced by those of [`DemoOptions`].
 const RECIPE: &str = include_str!("../../models/nano/demo.toml");
 /// Name of [`RECIPE`] in messages.
 const RECIPE_NAME: &str = "models/nano/demo.toml";
@@ -50,7 +50,7 @@ const SPARE_TOKENS: usize = 4;
 
 /// What a demo starts from and where it goes.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub struct DemoOptions {
     /// Hugging Face folder of the model that both runs start from.
     pub model: PathBuf,
     /// Folder for both runs and the report; must not exist, except to resume.
@@ -93,7 +93,7 @@ pub struct Ends {
 
 /// What a demo leaves.
 #[derive(Debug)]
-pub struct Outcome {
+pub struct DemoOutcome {
     /// Path of the page.
     pub report: PathBuf,
     /// The held-out rows before and after: the control, then ORPO.
@@ -104,7 +104,7 @@ pub struct Outcome {
     pub seconds: f64,
 }
 
-impl Options {
+impl DemoOptions {
     /// Finds out, before anything is fetched or computed, whether the demo can start.
     ///
     /// # Errors
@@ -170,9 +170,13 @@ impl Options {
 /// ones correct held-out sentences and writes the report.
 ///
 /// # Errors
-/// See [`Options::check_start`], [`fetch_pairs`] and [`train`]. A stopped demo goes on from its last
+/// See [`DemoOptions::check_start`], [`fetch_pairs`] and [`train`]. A stopped demo goes on from its last
 /// checkpoint with `resume`.
-pub fn run(gpu: &Rc<Gpu>, options: &Options, on_event: &mut dyn FnMut(Event)) -> Result<Outcome> {
+pub fn run(
+    gpu: &Rc<Gpu>,
+    options: &DemoOptions,
+    on_event: &mut dyn FnMut(Event),
+) -> Result<DemoOutcome> {
     options.check_start()?;
     let pairs = fetch_pairs(&options.cache)?;
     on_event(Event::Note(format!(
@@ -190,10 +194,10 @@ pub fn run(gpu: &Rc<Gpu>, options: &Options, on_event: &mut dyn FnMut(Event)) ->
 /// As [`run`]; and rows in another layout.
 pub fn run_on(
     gpu: &Rc<Gpu>,
-    options: &Options,
+    options: &DemoOptions,
     pairs: &GrammarPairs,
     on_event: &mut dyn FnMut(Event),
-) -> Result<Outcome> {
+) -> Result<DemoOutcome> {
     let start = Instant::now();
     options.check_start()?;
     let heldout = spread(read_rows(&pairs.heldout)?, options.rows_per_rule());
@@ -218,16 +222,16 @@ pub fn run_on(
     let samples = correct(gpu, [&options.model, &orpo.model, &control.model], &shown)?;
     let seconds = start.elapsed().as_secs_f64();
     let ends = [control.ends()?, orpo.ends()?];
-    let report = Report {
+    let report = ReportPage {
         title: "oddgrad: ORPO beside imitation alone".into(),
-        runs: [orpo, control].map(|run| report::Run::new(run.name, &run.records)).into(),
+        runs: [orpo, control].map(|run| report::RunCurves::new(run.name, &run.records)).into(),
         metrics: orpo.recipe.loss.objective.metrics(),
         samples: samples.clone(),
         facts: facts(gpu, options, pairs, heldout.len(), orpo, control, seconds)?,
     };
     let path = options.output.join(REPORT);
     write_report(&path, &report)?;
-    Ok(Outcome { report: path, ends, samples, seconds })
+    Ok(DemoOutcome { report: path, ends, samples, seconds })
 }
 
 /// A run that came to its end.
@@ -276,7 +280,7 @@ impl Finished {
 
 fn facts(
     gpu: &Gpu,
-    options: &Options,
+    options: &DemoOptions,
     pairs: &GrammarPairs,
     heldout: usize,
     orpo: &Finished,
@@ -342,7 +346,7 @@ pub fn duration(seconds: f64) -> String {
 
 /// A held-out row in the layout of [`fetch_pairs`].
 #[derive(Debug, Clone)]
-struct Row {
+struct HeldOutRow {
     line: String,
     source: String,
     prompt: String,
@@ -350,7 +354,7 @@ struct Row {
     wrong: String,
 }
 
-fn read_rows(path: &Path) -> Result<Vec<Row>> {
+fn read_rows(path: &Path) -> Result<Vec<HeldOutRow>> {
     let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
     let mut rows = Vec::new();
     let mut problems = Vec::new();
@@ -370,10 +374,10 @@ fn read_rows(path: &Path) -> Result<Vec<Row>> {
     }
 }
 
-fn row(line: &str) -> Option<Row> {
+fn row(line: &str) -> Option<HeldOutRow> {
     let value: Value = serde_json::from_str(line).ok()?;
     let content = |side: &str| Some(value[side][0]["content"].as_str()?.to_owned());
-    Some(Row {
+    Some(HeldOutRow {
         line: line.to_owned(),
         source: value["source"].as_str()?.to_owned(),
         prompt: content("prompt")?,
@@ -383,12 +387,12 @@ fn row(line: &str) -> Option<Row> {
 }
 
 /// At most `per_rule` rows of every rule file, evenly spaced within it, rule file after rule file.
-fn spread(rows: Vec<Row>, per_rule: usize) -> Vec<Row> {
-    let mut by_rule: BTreeMap<String, Vec<Row>> = BTreeMap::new();
+fn spread(rows: Vec<HeldOutRow>, per_rule: usize) -> Vec<HeldOutRow> {
+    let mut by_rule: BTreeMap<String, Vec<HeldOutRow>> = BTreeMap::new();
     for row in rows {
         by_rule.entry(row.source.clone()).or_default().push(row);
     }
-    let even = |rows: Vec<Row>| -> Vec<Row> {
+    let even = |rows: Vec<HeldOutRow>| -> Vec<HeldOutRow> {
         let count = rows.len().min(per_rule);
         (0..count).map(|at| rows[at * rows.len() / count].clone()).collect()
     };
@@ -396,8 +400,8 @@ fn spread(rows: Vec<Row>, per_rule: usize) -> Vec<Row> {
 }
 
 /// `count` rows short enough for a table: one of every rule file, then a second one, and so on.
-fn pick(rows: &[Row], count: usize) -> Vec<&Row> {
-    let mut by_rule: BTreeMap<&str, Vec<&Row>> = BTreeMap::new();
+fn pick(rows: &[HeldOutRow], count: usize) -> Vec<&HeldOutRow> {
+    let mut by_rule: BTreeMap<&str, Vec<&HeldOutRow>> = BTreeMap::new();
     for row in rows {
         let longest = row.right.chars().count().max(row.wrong.chars().count());
         if longest <= SHOWN_CHARS {
@@ -413,7 +417,7 @@ fn pick(rows: &[Row], count: usize) -> Vec<&Row> {
 
 /// Writes the rows that both runs are evaluated on. Where they are already, they must be the same:
 /// a resumed demo with other settings would compare what cannot be compared.
-fn write_heldout(path: &Path, rows: &[Row]) -> Result<()> {
+fn write_heldout(path: &Path, rows: &[HeldOutRow]) -> Result<()> {
     let text: String = rows.iter().map(|row| format!("{}\n", row.line)).collect();
     if path.exists() {
         let found = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
@@ -434,7 +438,7 @@ fn write_heldout(path: &Path, rows: &[Row]) -> Result<()> {
 
 /// Greedy corrections by the base model, the ORPO model and the control: one program, in which the
 /// weights are exchanged.
-fn correct(gpu: &Rc<Gpu>, models: [&PathBuf; 3], rows: &[&Row]) -> Result<Vec<Sample>> {
+fn correct(gpu: &Rc<Gpu>, models: [&PathBuf; 3], rows: &[&HeldOutRow]) -> Result<Vec<Sample>> {
     if rows.is_empty() {
         return Ok(Vec::new());
     }
@@ -458,7 +462,7 @@ fn correct(gpu: &Rc<Gpu>, models: [&PathBuf; 3], rows: &[&Row]) -> Result<Vec<Sa
         texts.push(sampler.run(&greedy)?.into_iter());
     }
     let mut next = |model: usize| texts[model].next().expect("one text a prompt");
-    let sample = |row: &&Row| Sample {
+    let sample = |row: &&HeldOutRow| Sample {
         wrong: row.wrong.clone(),
         outputs: (0..3).map(&mut next).collect(),
         right: row.right.clone(),
@@ -470,10 +474,10 @@ fn correct(gpu: &Rc<Gpu>, models: [&PathBuf; 3], rows: &[&Row]) -> Result<Vec<Sa
 mod tests {
     use super::*;
 
-    fn rows(counts: &[(&str, usize)]) -> Vec<Row> {
+    fn rows(counts: &[(&str, usize)]) -> Vec<HeldOutRow> {
         let one = |source: &str, n: usize| {
             let text = format!("sentence {n} of {source}");
-            Row {
+            HeldOutRow {
                 line: format!("{source} {n}"),
                 source: source.into(),
                 prompt: text.clone(),
@@ -505,7 +509,7 @@ mod tests {
 
     #[test]
     fn demo_recipes_differ_in_lambda_and_folder_alone() {
-        let options = Options {
+        let options = DemoOptions {
             model: "m".into(),
             output: "o".into(),
             cache: "c".into(),
@@ -535,7 +539,7 @@ mod tests {
     #[test]
     fn demo_refuses_what_cannot_work_before_it_starts() {
         let folder = tempfile::tempdir().unwrap();
-        let mut options = Options {
+        let mut options = DemoOptions {
             model: folder.path().join("model"),
             output: folder.path().to_owned(),
             cache: folder.path().join("cache"),
@@ -544,7 +548,7 @@ mod tests {
             set: Vec::new(),
             command: String::new(),
         };
-        let error = |options: &Options| options.check_start().unwrap_err().to_string();
+        let error = |options: &DemoOptions| options.check_start().unwrap_err().to_string();
         assert!(error(&options).contains("exists already"));
         options.output = folder.path().join("new");
         assert!(error(&options).contains("no config.json"));

@@ -6,7 +6,7 @@
 //! size, V vocabulary, N rows that the head looks at.
 
 use crate::graph::{Graph, Init, Var};
-use crate::model::stream::{Attention, HeadRows, StreamInputs};
+use crate::model::stream::{Attention, BatchInputs, HeadRows};
 use crate::ops::embedding::embedding;
 use crate::ops::gather_rows::gather_rows;
 use crate::ops::layer_norm::layer_norm;
@@ -112,7 +112,7 @@ pub struct SelfAttention {
 
 impl SelfAttention {
     /// x `[T, D]` to `[T, D]`, in layer `layer`.
-    pub fn apply(&self, g: &mut Graph, s: &StreamInputs, layer: usize, x: Var) -> Var {
+    pub fn apply(&self, g: &mut Graph, s: &BatchInputs, layer: usize, x: Var) -> Var {
         let [mut q, mut k, v] = [&self.q, &self.k, &self.v].map(|l| l.apply(g, x));
         if let Some([of_q, of_k]) = &self.norms {
             (q, k) = (of_q.apply(g, q), of_k.apply(g, k));
@@ -135,10 +135,10 @@ pub struct Rope {
 
 impl Rope {
     /// Angles of base `theta` for heads of `head_dim`. No position reaches the smaller of
-    /// `max_positions` and [`StreamInputs::positions`].
+    /// `max_positions` and [`BatchInputs::positions`].
     pub fn new(
         g: &mut Graph,
-        s: &StreamInputs,
+        s: &BatchInputs,
         max_positions: usize,
         head_dim: usize,
         theta: f64,
@@ -202,12 +202,12 @@ impl Embedding {
     }
 
     /// The row of each token `[T, D]`.
-    pub fn of_tokens(&self, g: &mut Graph, s: &StreamInputs) -> Var {
+    pub fn of_tokens(&self, g: &mut Graph, s: &BatchInputs) -> Var {
         embedding(g, self.weight, s.tokens, s.index)
     }
 
     /// The row of each token's position `[T, D]`.
-    pub fn of_positions(&self, g: &mut Graph, s: &StreamInputs) -> Var {
+    pub fn of_positions(&self, g: &mut Graph, s: &BatchInputs) -> Var {
         let index = s.position_index(g);
         embedding(g, self.weight, s.position, index)
     }

@@ -17,7 +17,7 @@ use crate::graph::{Graph, Parameter};
 use crate::kernel::{Class, Target};
 use crate::model::families::{Decoder, FAMILIES, Outline, supported};
 use crate::model::keys::Keys;
-use crate::model::stream::{HeadRows, StreamInputs};
+use crate::model::stream::{BatchInputs, HeadRows};
 
 /// A model's shape: what its `config.json` says.
 #[derive(Debug, Clone)]
@@ -144,7 +144,7 @@ impl ModelConfig {
 /// What a forward pass over one token declares: its parameters, and the name of the head's.
 fn declared(decoder: &dyn Decoder) -> (Vec<Parameter>, String) {
     let mut g = Graph::new(&Target::baseline(Class::Software));
-    let stream = StreamInputs::declare(&mut g, 1);
+    let stream = BatchInputs::declare(&mut g, 1);
     let rows = HeadRows::declare(&mut g, 1, 1);
     let head = decoder.forward(&mut g, &stream, &rows).weight;
     (g.parameters().to_vec(), g.info(head).name.clone())

@@ -11,9 +11,9 @@ use crate::gpu::Gpu;
 use crate::graph::{Graph, Var};
 use crate::kernel::Target;
 use crate::model::config::ModelConfig;
-use crate::model::stream::{CachedToken, HeadRows, StreamInputs};
+use crate::model::stream::{BatchInputs, CachedToken, HeadRows};
 use crate::plan::{Plan, Reuse, padded, plan};
-use crate::step::{Options, Step, Store};
+use crate::program::{Program, ProgramOptions, Store};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::rc::Rc;
@@ -101,7 +101,7 @@ pub struct Room {
 /// A graph from tokens to the logits of some of them, over the cache.
 struct Forward {
     graph: Graph,
-    inputs: StreamInputs,
+    inputs: BatchInputs,
     head: HeadRows,
     logits: Var,
 }
@@ -110,7 +110,7 @@ impl Forward {
     /// `tokens` at a time, and the logits of one of them for each sequence; `g` is empty and trains
     /// nothing.
     fn new(mut g: Graph, config: &ModelConfig, room: Room, tokens: usize) -> Self {
-        let inputs = StreamInputs::cached(&mut g, tokens, room.sequences, room.length);
+        let inputs = BatchInputs::cached(&mut g, tokens, room.sequences, room.length);
         let head = HeadRows::declare(&mut g, room.sequences, tokens);
         let logits = config.decoder.forward(&mut g, &inputs, &head).logits(&mut g);
         g.output(logits);
@@ -144,33 +144,33 @@ pub fn plan_generator(target: &Target, config: &ModelConfig, room: Room) -> Resu
 }
 
 /// A [`Forward`] ready to run.
-struct Program {
-    step: Step,
-    inputs: StreamInputs,
+struct Decode {
+    program: Program,
+    inputs: BatchInputs,
     head: HeadRows,
     logits: Var,
 }
 
-impl Program {
+impl Decode {
     fn new(gpu: &Rc<Gpu>, store: &Store, forward: Forward) -> Result<Self> {
         let Forward { graph, inputs, head, logits } = forward;
         // The programs of a store never run at the same time, and results are read at once.
-        let options = Options { reuse: Reuse::Pool, ..Options::default() };
-        let step = Step::with_options(gpu, graph, store, options)?;
-        Ok(Self { step, inputs, head, logits })
+        let options = ProgramOptions { reuse: Reuse::Pool, ..ProgramOptions::default() };
+        let program = Program::with_options(gpu, graph, store, options)?;
+        Ok(Self { program, inputs, head, logits })
     }
 
     /// Puts `tokens` into the cache and returns the logits `[V]` behind each of `ends`, positions in
     /// `tokens`; with none of them nothing is read back.
     fn run(&self, tokens: &[CachedToken], ends: &[usize]) -> Result<Vec<f32>> {
-        self.inputs.write_cached(&self.step, tokens);
+        self.inputs.write_cached(&self.program, tokens);
         let mut rows: Vec<u32> = ends.iter().map(|&at| at as u32).collect();
-        rows.resize(self.step.graph().shape(self.head.rows)[0], 0);
-        self.head.write(&self.step, &rows);
-        self.step.run();
+        rows.resize(self.program.graph().shape(self.head.rows)[0], 0);
+        self.head.write(&self.program, &rows);
+        self.program.run();
         match ends {
             [] => Ok(Vec::new()),
-            _ => self.step.read(self.logits),
+            _ => self.program.read(self.logits),
         }
     }
 }
@@ -192,8 +192,8 @@ impl Sequence {
 
 /// Continues prompts with the parameters in a store.
 pub struct Generator {
-    prompt: Program,
-    step: Program,
+    prompt: Decode,
+    step: Decode,
     room: Room,
     vocab: usize,
     max_positions: usize,
@@ -207,7 +207,7 @@ impl Generator {
     pub fn new(gpu: &Rc<Gpu>, store: &Store, config: &ModelConfig, room: Room) -> Result<Self> {
         let program = |tokens| {
             let forward = Forward::new(store.inference_graph(), config, room, tokens);
-            Program::new(gpu, store, forward)
+            Decode::new(gpu, store, forward)
         };
         Ok(Self {
             prompt: program(PIECE)?,
@@ -334,7 +334,7 @@ fn choose(logits: &[f32], temperature: f32, rng: &mut ChaCha8Rng) -> Result<u32>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::pack::{Capacity, Stream};
+    use crate::data::pack::{Capacity, PackedBatch};
     use crate::model::weights::{FolderWeights, ParameterValues};
     use crate::ops::case::tests::gpu;
     use std::path::Path;
@@ -357,19 +357,19 @@ mod tests {
     fn whole(gpu: &Rc<Gpu>, config: &ModelConfig, store: &Store, ids: &[u32]) -> Vec<f32> {
         let n = ids.len();
         let mut g = Graph::new(gpu.target());
-        let inputs = StreamInputs::declare(&mut g, n);
+        let inputs = BatchInputs::declare(&mut g, n);
         let head = HeadRows::declare(&mut g, n, n);
         let logits = config.decoder.forward(&mut g, &inputs, &head).logits(&mut g);
         g.output(logits);
-        let step = Step::new(gpu, g, store).unwrap();
-        let mut stream = Stream::empty(Capacity { tokens: n, targets: 0, pairs: 0 });
+        let program = Program::new(gpu, g, store).unwrap();
+        let mut stream = PackedBatch::empty(Capacity { tokens: n, targets: 0, pairs: 0 });
         stream.tokens.copy_from_slice(ids);
         stream.position = (0..n as u32).collect();
         stream.spans = [0, 0, 0, n as u32].repeat(n);
-        inputs.write(&step, &stream);
-        head.write(&step, &stream.position);
-        step.run();
-        step.read(logits).unwrap()
+        inputs.write(&program, &stream);
+        head.write(&program, &stream.position);
+        program.run();
+        program.read(logits).unwrap()
     }
 
     /// Prompts of awkward lengths one behind the other in the pieces, then token by token to the

@@ -1,12 +1,12 @@
 //! What the decoder of every family reads besides its weights: the stream's inputs, the rows the
 //! head looks at, and attention over the stream or over a cache of keys and values.
 
-use crate::data::pack::Stream;
+use crate::data::pack::PackedBatch;
 use crate::graph::{DType, Graph, Var};
 use crate::ops::attention::{attention, causal_spans};
 use crate::ops::gather_index::GatherIndex;
 use crate::ops::store_rows::store_rows;
-use crate::step::Step;
+use crate::program::Program;
 use std::cell::{OnceCell, RefCell};
 
 /// How an attention layer attends.
@@ -19,7 +19,7 @@ pub struct Attention {
 }
 
 /// The inputs that describe a stream of T tokens.
-pub struct StreamInputs {
+pub struct BatchInputs {
     /// Token ids `[T]`.
     pub tokens: Var,
     /// Position of each token in its own sequence `[T]`.
@@ -55,7 +55,7 @@ pub struct CachedToken {
     pub start: u32,
 }
 
-impl StreamInputs {
+impl BatchInputs {
     /// Declares the inputs for streams of `tokens` tokens.
     pub fn declare(g: &mut Graph, tokens: usize) -> Self {
         Self {
@@ -105,17 +105,17 @@ impl StreamInputs {
     ///
     /// # Panics
     /// When the inputs are those of a cache.
-    pub fn write(&self, step: &Step, stream: &Stream) {
+    pub fn write(&self, program: &Program, stream: &PackedBatch) {
         assert!(self.cache.is_none(), "a stream is written to inputs without a cache");
-        step.write_u32(self.tokens, &stream.tokens);
-        step.write_u32(self.position, &stream.position);
-        step.write_u32(self.spans, &causal_spans(&stream.spans));
-        write_index(step, &self.index, &stream.tokens);
+        program.write_u32(self.tokens, &stream.tokens);
+        program.write_u32(self.position, &stream.position);
+        program.write_u32(self.spans, &causal_spans(&stream.spans));
+        write_index(program, &self.index, &stream.tokens);
         if let Some(index) = self.position_index.get() {
-            write_index(step, index, &stream.position);
+            write_index(program, index, &stream.position);
         }
         for (window, spans) in self.windows.borrow().iter() {
-            step.write_u32(*spans, &causal_spans(&windowed(stream, *window)));
+            program.write_u32(*spans, &causal_spans(&windowed(stream, *window)));
         }
     }
 
@@ -123,18 +123,18 @@ impl StreamInputs {
     ///
     /// # Panics
     /// When the inputs have no cache, or there are more tokens than fit.
-    pub fn write_cached(&self, step: &Step, tokens: &[CachedToken]) {
+    pub fn write_cached(&self, program: &Program, tokens: &[CachedToken]) {
         let cache = self.cache.as_ref().expect("inputs of a cache");
-        let places = step.graph().shape(self.tokens)[0];
+        let places = program.graph().shape(self.tokens)[0];
         assert!(tokens.len() <= places, "{} tokens, room for {places}", tokens.len());
         // What fills up the run is stored nowhere and attends to the first row.
         let filled = |value: &dyn Fn(&CachedToken) -> u32, rest: u32| -> Vec<u32> {
             let rest = std::iter::repeat_n(rest, places - tokens.len());
             tokens.iter().map(value).chain(rest).collect()
         };
-        step.write_u32(self.tokens, &filled(&|t| t.id, 0));
-        step.write_u32(self.position, &filled(&|t| t.position, 0));
-        step.write_u32(cache.rows, &filled(&|t| t.start + t.position, cache.capacity as u32));
+        program.write_u32(self.tokens, &filled(&|t| t.id, 0));
+        program.write_u32(self.position, &filled(&|t| t.position, 0));
+        program.write_u32(cache.rows, &filled(&|t| t.start + t.position, cache.capacity as u32));
         let spans = |window: u32| -> Vec<u32> {
             let own = |t: &CachedToken| {
                 let end = t.start + t.position + 1;
@@ -143,9 +143,9 @@ impl StreamInputs {
             let rest = std::iter::repeat_n([0, 0, 0, 1], places - tokens.len());
             tokens.iter().map(own).chain(rest).flatten().collect()
         };
-        step.write_u32(self.spans, &spans(u32::MAX));
+        program.write_u32(self.spans, &spans(u32::MAX));
         for &(window, var) in self.windows.borrow().iter() {
-            step.write_u32(var, &spans(window as u32));
+            program.write_u32(var, &spans(window as u32));
         }
     }
 
@@ -195,7 +195,7 @@ impl StreamInputs {
 /// than `window` before its own. Positions rise by one along the context and along the own range,
 /// so a window only moves the starts of both. The end of the queries of a key, which now is later
 /// than need be, stays right.
-fn windowed(stream: &Stream, window: usize) -> Vec<u32> {
+fn windowed(stream: &PackedBatch, window: usize) -> Vec<u32> {
     let mut spans = stream.spans.clone();
     for (i, span) in spans.chunks_exact_mut(4).enumerate() {
         let first = (stream.position[i] as usize + 1).saturating_sub(window) as u32;
@@ -209,15 +209,15 @@ fn windowed(stream: &Stream, window: usize) -> Vec<u32> {
 }
 
 /// Uploads the index of the gathered rows `ids`.
-fn write_index(step: &Step, index: &GatherIndex, ids: &[u32]) {
-    for (input, values) in index.values(step.graph(), ids) {
-        step.write_u32(input, &values);
+fn write_index(program: &Program, index: &GatherIndex, ids: &[u32]) {
+    for (input, values) in index.values(program.graph(), ids) {
+        program.write_u32(input, &values);
     }
 }
 
 /// The rows of the stream the head looks at.
 pub struct HeadRows {
-    /// Stream row of each `[N]`.
+    /// PackedBatch row of each `[N]`.
     pub rows: Var,
     /// Inverse index, for the gradient.
     pub index: GatherIndex,
@@ -231,9 +231,9 @@ impl HeadRows {
     }
 
     /// Uploads the rows.
-    pub fn write(&self, step: &Step, rows: &[u32]) {
-        step.write_u32(self.rows, rows);
-        write_index(step, &self.index, rows);
+    pub fn write(&self, program: &Program, rows: &[u32]) {
+        program.write_u32(self.rows, rows);
+        write_index(program, &self.index, rows);
     }
 }
 

@@ -10,7 +10,7 @@ use super::layout::{FileTensor, layout};
 use super::source::{WeightSource, open_folder};
 use crate::error::{Error, Problem, Result};
 use crate::graph::DType;
-use crate::step::Store;
+use crate::program::Store;
 
 /// Values with a shape, row-major.
 #[derive(Debug, Clone, PartialEq)]

@@ -118,8 +118,8 @@ static UPDATE: Pass = Pass {
     name: "update",
     variants: &[
         variant!("adamw/update_1_naive.wgsl", tile: [256, 1, 1]),
-        variant!("adamw/update_2_span.wgsl", tile: [256, 1, 1], suits: SOFTWARE),
-        variant!("adamw/update_3_strided_span.wgsl", tile: [1024, 1, 1], suits: &[]),
+        variant!("adamw/update_2_span.wgsl", tile: [256, 1, 1], default_on: SOFTWARE),
+        variant!("adamw/update_3_strided_span.wgsl", tile: [1024, 1, 1], default_on: &[]),
     ],
 };
 
@@ -201,7 +201,7 @@ mod tests {
     use crate::graph::DType;
     use crate::ops::case::tests::{forward, gpu};
     use crate::ops::grad_norm::grad_norm;
-    use crate::step::{Step, Store};
+    use crate::program::{Program, Store};
 
     #[test]
     fn adamw_forward() {
@@ -231,9 +231,9 @@ mod tests {
         let clip = g.constant("clip", &[2], &[1.0, 1.0]);
         let [p, grad, m, v] = ["p", "p.grad", "p.m", "p.v"].map(|name| g.state(name, &[n]));
         adamw(&mut g, p, grad, m, v, clip, hyper_var, false);
-        let step = Step::new(&gpu, g, &store).unwrap();
-        step.write(hyper_var, &hyper(0.5, BETA1, BETA2, EPS, 0.0, 1));
-        step.run();
+        let program = Program::new(&gpu, g, &store).unwrap();
+        program.write(hyper_var, &hyper(0.5, BETA1, BETA2, EPS, 0.0, 1));
+        program.run();
         // The first step moves by the learning rate, whatever the gradient.
         let p = store.read("p").unwrap().unwrap();
         assert!(
@@ -267,8 +267,8 @@ mod tests {
         for (i, [p, grad, m, v]) in states.into_iter().enumerate() {
             adamw(&mut g, p, grad, m, v, clip, hyper_var, i == 0);
         }
-        let step = Step::new(&gpu, g, &store).unwrap();
-        step.write(max_norm, &[1.0]);
+        let program = Program::new(&gpu, g, &store).unwrap();
+        program.write(max_norm, &[1.0]);
 
         let mut p: Vec<f64> = a.iter().chain(&b).map(|&x| f64::from(x)).collect();
         let (mut m, mut v) = (vec![0.0; 5], vec![0.0; 5]);
@@ -281,12 +281,12 @@ mod tests {
                 device.iter().enumerate().map(|(i, x)| x * (i + 1) as f32).collect();
             store.write("a.grad", &[3], &g32[..3]).unwrap();
             store.write("b.grad", &[2], &g32[3..]).unwrap();
-            step.write(hyper_var, &hyper(lr, BETA1, BETA2, EPS, WEIGHT_DECAY, t));
-            step.run();
+            program.write(hyper_var, &hyper(lr, BETA1, BETA2, EPS, WEIGHT_DECAY, t));
+            program.run();
 
             let norm = grads.iter().map(|x| x * x).sum::<f64>().sqrt();
             let factor = (1.0 / (norm + 1e-6)).min(1.0);
-            let got = step.read(clip).unwrap();
+            let got = program.read(clip).unwrap();
             assert!(
                 (f64::from(got[0]) / norm - 1.0).abs() < 1e-5,
                 "step {t}: norm {} for {norm}",
@@ -324,15 +324,15 @@ mod tests {
             let other = g.state("other.grad", &[2]);
             let clip = grad_norm(&mut g, &[grad, other], max_norm);
             adamw(&mut g, p, grad, m, v, clip, hyper_var, true);
-            let step = Step::new(&gpu, g, &store).unwrap();
+            let program = Program::new(&gpu, g, &store).unwrap();
             for (name, x) in [("p", 1.0), ("p.m", 0.5), ("p.v", 0.25), ("p.grad", 2.0)] {
                 store.write(name, &[4], &[x; 4]).unwrap();
             }
             // The bad element is in another parameter's gradient: the step is skipped as a whole.
             store.write("other.grad", &[2], &[0.0, bad]).unwrap();
-            step.write(max_norm, &[0.0]);
-            step.write(hyper_var, &hyper(0.1, BETA1, BETA2, EPS, 0.1, 1));
-            step.run();
+            program.write(max_norm, &[0.0]);
+            program.write(hyper_var, &hyper(0.1, BETA1, BETA2, EPS, 0.1, 1));
+            program.run();
             for (name, x) in [("p", 1.0), ("p.m", 0.5), ("p.v", 0.25), ("p.grad", 0.0)] {
                 assert_eq!(store.read(name).unwrap().unwrap(), [x; 4], "{name} after {bad}");
             }

@@ -181,9 +181,9 @@ static FORWARD: Pass = Pass {
     op: "attention",
     name: "forward",
     variants: &[
-        variant!("attention/forward_0_naive.wgsl", tile: [64, 1, 1], suits: &[]),
+        variant!("attention/forward_0_naive.wgsl", tile: [64, 1, 1], default_on: &[]),
         variant!("attention/forward_1_register_rows.wgsl", tile: [32, 1, 1]),
-        variant!("attention/forward_2_shared_blocks.wgsl", tile: [64, 1, 1], suits: HARDWARE),
+        variant!("attention/forward_2_shared_blocks.wgsl", tile: [64, 1, 1], default_on: HARDWARE),
     ],
 };
 
@@ -197,9 +197,9 @@ static DQ: Pass = Pass {
     op: "attention",
     name: "dq",
     variants: &[
-        variant!("attention/dq_0_naive.wgsl", tile: [64, 1, 1], suits: &[]),
+        variant!("attention/dq_0_naive.wgsl", tile: [64, 1, 1], default_on: &[]),
         variant!("attention/dq_1_register_rows.wgsl", tile: [32, 1, 1]),
-        variant!("attention/dq_2_shared_blocks.wgsl", tile: [64, 1, 1], suits: HARDWARE),
+        variant!("attention/dq_2_shared_blocks.wgsl", tile: [64, 1, 1], default_on: HARDWARE),
     ],
 };
 
@@ -207,9 +207,9 @@ static DK_DV: Pass = Pass {
     op: "attention",
     name: "dk_dv",
     variants: &[
-        variant!("attention/dk_dv_0_naive.wgsl", tile: [64, 1, 1], suits: &[]),
+        variant!("attention/dk_dv_0_naive.wgsl", tile: [64, 1, 1], default_on: &[]),
         variant!("attention/dk_dv_1_register_rows.wgsl", tile: [32, 1, 1]),
-        variant!("attention/dk_dv_2_shared_blocks.wgsl", tile: [64, 1, 1], suits: HARDWARE),
+        variant!("attention/dk_dv_2_shared_blocks.wgsl", tile: [64, 1, 1], default_on: HARDWARE),
     ],
 };
 
@@ -570,10 +570,10 @@ mod tests {
     #[test]
     fn attention_chooses_no_naive_kernel() {
         for class in [Class::Software, Class::Integrated, Class::Discrete] {
-            let usual = if class == Class::Software { 1 } else { 2 };
+            let default = if class == Class::Software { 1 } else { 2 };
             for pass in [&FORWARD, &DQ, &DK_DV] {
-                let chosen = pass.usual(&Target::baseline(class));
-                assert_eq!(chosen.number(), usual, "{} for {class:?}", pass.name);
+                let chosen = pass.default_variant(&Target::baseline(class));
+                assert_eq!(chosen.number(), default, "{} for {class:?}", pass.name);
             }
         }
     }

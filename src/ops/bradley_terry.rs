@@ -103,7 +103,7 @@ mod tests {
     use super::*;
     use crate::graph::DType;
     use crate::ops::case::tests::{forward, gpu, gradient};
-    use crate::step::{Step, Store};
+    use crate::program::{Program, Store};
 
     #[test]
     fn bradley_terry_forward() {
@@ -127,12 +127,12 @@ mod tests {
         let dx = g.grad(x).unwrap();
         g.output(loss);
         g.output(dx);
-        let step = Step::new(&gpu, g, &Store::new(&gpu)).unwrap();
-        step.write(x, &[z, 0.0]);
-        step.write(offset, &[0.0]);
-        step.write(pair_weight, &[weight]);
-        step.run();
-        let read = step.read_many(&[loss, dx]).unwrap();
+        let program = Program::new(&gpu, g, &Store::new(&gpu)).unwrap();
+        program.write(x, &[z, 0.0]);
+        program.write(offset, &[0.0]);
+        program.write(pair_weight, &[weight]);
+        program.run();
+        let read = program.read_many(&[loss, dx]).unwrap();
         [read[0][0], read[1][0], read[1][1]]
     }
 

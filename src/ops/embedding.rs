@@ -64,7 +64,7 @@ mod tests {
     use super::*;
     use crate::ops::case::tests::{forward, gpu, gradient};
     use crate::ops::gather_index::build_index;
-    use crate::step::{Step, Store};
+    use crate::program::{Program, Store};
 
     #[test]
     fn embedding_forward() {
@@ -88,16 +88,16 @@ mod tests {
         let dy = g.input("cotangent", &[3, 2], DType::F32);
         g.backward_from(&[(y, dy)]);
         let grad = g.output(g.grad(table).unwrap());
-        let step = Step::new(&gpu, g, &store).unwrap();
-        step.write(dy, &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+        let program = Program::new(&gpu, g, &store).unwrap();
+        program.write(dy, &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
         for batch in [[3, 1, 3], [0, 0, 0]] {
             let arrays = build_index(&batch, 3);
-            step.write_u32(ids, &batch);
-            step.write_u32(index.unique, &arrays.unique);
-            step.write_u32(index.offsets, &arrays.offsets);
-            step.write_u32(index.list, &arrays.list);
-            step.run();
+            program.write_u32(ids, &batch);
+            program.write_u32(index.unique, &arrays.unique);
+            program.write_u32(index.offsets, &arrays.offsets);
+            program.write_u32(index.list, &arrays.list);
+            program.run();
         }
-        assert_eq!(step.read(grad).unwrap(), [9.0, 12.0, 3.0, 4.0, 0.0, 0.0, 6.0, 8.0]);
+        assert_eq!(program.read(grad).unwrap(), [9.0, 12.0, 3.0, 4.0, 0.0, 0.0, 6.0, 8.0]);
     }
 }

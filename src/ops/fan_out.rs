@@ -4,7 +4,7 @@ use super::case::{Array, Data, OpCase, TestRng, normal};
 use crate::gpu::Gpu;
 use crate::graph::{DType, Graph, Var};
 use crate::kernel::Target;
-use crate::step::{Options, Step, Store};
+use crate::program::{Program, ProgramOptions, Store};
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
@@ -40,21 +40,21 @@ fn gradients(
     for grad in grads.iter().flatten() {
         g.output(*grad);
     }
-    let options = Options { poison: true, ..Options::default() };
-    let step = Step::with_options(gpu, g, &Store::new(gpu), options).unwrap();
+    let options = ProgramOptions { poison: true, ..ProgramOptions::default() };
+    let program = Program::with_options(gpu, g, &Store::new(gpu), options).unwrap();
     for (&var, a) in vars.iter().zip(inputs) {
         match &a.data {
             Data::Float { values, .. } => {
-                step.write(var, &values.iter().map(|&v| v as f32).collect::<Vec<_>>());
+                program.write(var, &values.iter().map(|&v| v as f32).collect::<Vec<_>>());
             }
-            Data::Index(values) => step.write_u32(var, values),
+            Data::Index(values) => program.write_u32(var, values),
         }
     }
     for ((_, seed), values) in seeds.iter().zip(values) {
-        step.write(*seed, values);
+        program.write(*seed, values);
     }
-    step.run();
-    grads.iter().map(|grad| grad.map(|grad| step.read(grad).unwrap())).collect()
+    program.run();
+    grads.iter().map(|grad| grad.map(|grad| program.read(grad).unwrap())).collect()
 }
 
 /// One target per variant number of the operation that the adapter can run. Of a file with several

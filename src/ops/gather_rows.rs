@@ -66,7 +66,7 @@ static BACKWARD: Pass = Pass {
     name: "backward",
     variants: &[
         variant!("gather_rows/backward_1_naive.wgsl", tile: [256, 1, 1]),
-        variant!("gather_rows/backward_2_quad_columns.wgsl", tile: [1024, 1, 1], suits: SOFTWARE),
+        variant!("gather_rows/backward_2_quad_columns.wgsl", tile: [1024, 1, 1], default_on: SOFTWARE),
     ],
 };
 
@@ -153,7 +153,7 @@ pub fn case() -> OpCase {
 mod tests {
     use super::*;
     use crate::ops::case::tests::{forward, gpu, gradient};
-    use crate::step::{Step, Store};
+    use crate::program::{Program, Store};
 
     #[test]
     fn gather_rows_forward() {
@@ -182,19 +182,19 @@ mod tests {
         g.backward_from(&seeds);
         let grad = g.grad(leaf).unwrap();
         g.output(grad);
-        let step = Step::new(&gpu, g, &Store::new(&gpu)).unwrap();
+        let program = Program::new(&gpu, g, &Store::new(&gpu)).unwrap();
         let ids = [2, 0, 2, 2];
         let arrays = build_index(&ids, 3);
-        step.write(leaf, &[0.0; 6]);
-        step.write_u32(rows, &ids);
-        step.write_u32(index.unique, &arrays.unique);
-        step.write_u32(index.offsets, &arrays.offsets);
-        step.write_u32(index.list, &arrays.list);
-        step.write(seeds[0].1, &[1.0, 10.0, 2.0, 20.0, 3.0, 30.0, 4.0, 40.0]);
-        step.write(seeds[1].1, &[1.0; 8]);
-        step.write(seeds[2].1, &[0.5; 6]);
-        step.run();
+        program.write(leaf, &[0.0; 6]);
+        program.write_u32(rows, &ids);
+        program.write_u32(index.unique, &arrays.unique);
+        program.write_u32(index.offsets, &arrays.offsets);
+        program.write_u32(index.list, &arrays.list);
+        program.write(seeds[0].1, &[1.0, 10.0, 2.0, 20.0, 3.0, 30.0, 4.0, 40.0]);
+        program.write(seeds[1].1, &[1.0; 8]);
+        program.write(seeds[2].1, &[0.5; 6]);
+        program.run();
         // Row 0: 2 + 1 + 0.5, row 1: 0.5, row 2: (1 + 3 + 4) + 3 + 0.5; twice, as x = 2 leaf.
-        assert_eq!(step.read(grad).unwrap(), [7.0, 43.0, 1.0, 1.0, 23.0, 167.0]);
+        assert_eq!(program.read(grad).unwrap(), [7.0, 43.0, 1.0, 1.0, 23.0, 167.0]);
     }
 }

@@ -85,7 +85,7 @@ mod tests {
     use super::{case, gelu};
     use crate::graph::{DType, Graph};
     use crate::ops::case::tests::{forward, gpu, gradient};
-    use crate::step::{Step, Store};
+    use crate::program::{Program, Store};
 
     #[test]
     fn gelu_forward() {
@@ -111,11 +111,11 @@ mod tests {
         g.backward_from(&[(y, seed)]);
         let dx = g.grad(x).expect("x wants a gradient");
         g.output(dx);
-        let step = Step::new(&gpu, g, &Store::new(&gpu)).unwrap();
-        step.write(x, &values);
-        step.write(seed, &vec![1.0; n]);
-        step.run();
-        let (y, dx) = (step.read(y).unwrap(), step.read(dx).unwrap());
+        let program = Program::new(&gpu, g, &Store::new(&gpu)).unwrap();
+        program.write(x, &values);
+        program.write(seed, &vec![1.0; n]);
+        program.run();
+        let (y, dx) = (program.read(y).unwrap(), program.read(dx).unwrap());
         for (i, &x) in values.iter().enumerate() {
             let near = |got: f32, want: f32| (got - want).abs() <= 1e-6 * want.abs().max(1.0);
             assert!(near(y[i], x.max(0.0)), "gelu({x}) = {}", y[i]);

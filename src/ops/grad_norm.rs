@@ -47,7 +47,7 @@ static PARTIAL: Pass = Pass {
     name: "partial",
     variants: &[
         variant!("grad_norm/partial_1_naive.wgsl", tile: [8, 1, 1]),
-        variant!("grad_norm/partial_2_workgroup_sum.wgsl", tile: [1, 1, 1], suits: HARDWARE),
+        variant!("grad_norm/partial_2_workgroup_sum.wgsl", tile: [1, 1, 1], default_on: HARDWARE),
     ],
 };
 
@@ -125,7 +125,7 @@ mod tests {
     use super::*;
     use crate::graph::DType;
     use crate::ops::case::tests::{forward, gpu};
-    use crate::step::{Step, Store};
+    use crate::program::{Program, Store};
 
     #[test]
     fn grad_norm_forward() {
@@ -140,15 +140,15 @@ mod tests {
         let max_norm = g.input("max_norm", &[1], DType::F32);
         let clip = grad_norm(&mut g, &grads, max_norm);
         g.output(clip);
-        let step = Step::new(&gpu, g, &Store::new(&gpu)).unwrap();
+        let program = Program::new(&gpu, g, &Store::new(&gpu)).unwrap();
         let run = |a: f32, most: f32| {
-            step.write(grads[0], &[a, 0.0]);
+            program.write(grads[0], &[a, 0.0]);
             let mut b = [0.0; 300];
             b[299] = 4.0;
-            step.write(grads[1], &b);
-            step.write(max_norm, &[most]);
-            step.run();
-            step.read(clip).unwrap()
+            program.write(grads[1], &b);
+            program.write(max_norm, &[most]);
+            program.run();
+            program.read(clip).unwrap()
         };
         assert_eq!(run(3.0, 10.0), [5.0, 1.0]);
         let got = run(3.0, 0.5);

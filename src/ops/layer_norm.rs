@@ -86,7 +86,7 @@ static FORWARD: Pass = Pass {
     name: "forward",
     variants: &[
         variant!("layer_norm/forward_1_naive.wgsl", tile: [64, 1, 1]),
-        variant!("layer_norm/forward_2_workgroup_row.wgsl", tile: [1, 1, 1], suits: HARDWARE),
+        variant!("layer_norm/forward_2_workgroup_row.wgsl", tile: [1, 1, 1], default_on: HARDWARE),
     ],
 };
 
@@ -95,7 +95,7 @@ static INPUT: Pass = Pass {
     name: "input",
     variants: &[
         variant!("layer_norm/input_1_naive.wgsl", tile: [64, 1, 1]),
-        variant!("layer_norm/input_2_workgroup_row.wgsl", tile: [1, 1, 1], suits: HARDWARE),
+        variant!("layer_norm/input_2_workgroup_row.wgsl", tile: [1, 1, 1], default_on: HARDWARE),
     ],
 };
 
@@ -156,7 +156,7 @@ mod tests {
     use crate::graph::{DType, Graph};
     use crate::ops::case::OpCase;
     use crate::ops::case::tests::{forward, gpu, gradient};
-    use crate::step::{Step, Store};
+    use crate::program::{Program, Store};
 
     #[test]
     fn layer_norm_forward() {
@@ -168,7 +168,7 @@ mod tests {
         gradient(&case());
     }
 
-    /// More than 65,535 groups of 64 rows, with the adapter's usual kernel only: one workgroup for
+    /// More than 65,535 groups of 64 rows, with the adapter's default kernel only: one workgroup for
     /// each of four million rows takes a software adapter too long.
     #[test]
     fn layer_norm_folds_its_grid() {
@@ -189,12 +189,12 @@ mod tests {
             let y = layer_norm(&mut g, x, weight, bias, 1e-5);
             g.backward_from(&[(y, seed)]);
             assert!(g.grad(weight).is_none() && g.grad(x).is_none());
-            let step = Step::new(&gpu, g, &store).unwrap();
-            step.write(seed, &vec![0.5; 2 * t]);
-            step.write(x, &vec![1.0; 2 * t]);
-            step.write(weight, &[1.0; 2]);
-            step.run();
-            step.run();
+            let program = Program::new(&gpu, g, &store).unwrap();
+            program.write(seed, &vec![0.5; 2 * t]);
+            program.write(x, &vec![1.0; 2 * t]);
+            program.write(weight, &[1.0; 2]);
+            program.run();
+            program.run();
             let grad = store.read("bias.grad").unwrap().expect("the step makes it");
             assert_eq!(grad, [t as f32; 2]);
         }

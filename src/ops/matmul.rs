@@ -190,7 +190,7 @@ const HALF: f64 = 2e-3;
 
 /// Rows x columns of out per workgroup and per invocation, and terms per step.
 macro_rules! tile {
-    ($m:literal x $n:literal, per: $per_m:literal x $per_n:literal, step: $step:literal) => {
+    ($m:literal x $n:literal, per: $per_m:literal x $per_n:literal, step: $program:literal) => {
         Tile {
             name: concat!($m, "x", $n),
             outputs: [$n, $m, 1],
@@ -199,7 +199,7 @@ macro_rules! tile {
                 ("TILE_N", U32($n)),
                 ("PER_M", U32($per_m)),
                 ("PER_N", U32($per_n)),
-                ("STEP", U32($step)),
+                ("STEP", U32($program)),
             ],
         }
     };
@@ -229,11 +229,11 @@ const NT_BF16_QUADS: Takes = Takes { quads: &[1, 4], ..NT_BF16 };
 
 const NT_12: Variant = variant!("matmul/nt_12_packed_naive.wgsl", tile: [8, 8, 1]);
 const NT_13: Variant =
-    variant!("matmul/nt_13_packed_tile.wgsl", tile: [64, 64, 1], suits: HARDWARE);
-const NT_14: Variant = variant!("matmul/nt_14_packed_subgroup.wgsl", tile: [32, 32, 1], suits: SOFTWARE, needs: SUBGROUPS);
+    variant!("matmul/nt_13_packed_tile.wgsl", tile: [64, 64, 1], default_on: HARDWARE);
+const NT_14: Variant = variant!("matmul/nt_14_packed_subgroup.wgsl", tile: [32, 32, 1], default_on: SOFTWARE, needs: SUBGROUPS);
 
 const NT_15: Variant =
-    variant!("matmul/nt_15_few_rows.wgsl", tile: [8, 1, 1], suits: &[]).taking(NT_FEW);
+    variant!("matmul/nt_15_few_rows.wgsl", tile: [8, 1, 1], default_on: &[]).taking(NT_FEW);
 
 /// Invocations that walk along k together, and outputs they share.
 const LANES: [Tile; 2] = [
@@ -242,19 +242,19 @@ const LANES: [Tile; 2] = [
 ];
 
 const NT_11: Variant =
-    variant!("matmul/nt_11_tile_table.wgsl", tile: [64, 64, 1], suits: &[]).taking(NT_QUADS);
+    variant!("matmul/nt_11_tile_table.wgsl", tile: [64, 64, 1], default_on: &[]).taking(NT_QUADS);
 
 static NT_VARIANTS: [Variant; 23] = [
     variant!("matmul/nt_1_naive.wgsl", tile: [8, 8, 1]),
-    variant!("matmul/nt_2_workgroup_tile.wgsl", tile: [16, 16, 1], suits: HARDWARE),
-    variant!("matmul/nt_3_register_tile.wgsl", tile: [64, 64, 1], suits: HARDWARE),
-    variant!("matmul/nt_4_invocation_tile.wgsl", tile: [64, 8, 1], suits: SOFTWARE),
-    variant!("matmul/nt_5_subgroup_tile.wgsl", tile: [64, 16, 1], suits: SOFTWARE, needs: SUBGROUPS),
-    variant!("matmul/nt_8_split_k.wgsl", tile: [16, 16, 1], suits: &[]),
-    variant!("matmul/nt_10_cooperative.wgsl", tile: [32, 32, 1], suits: &[], needs: COOPERATIVE, tolerance: HALF),
-    variant!("matmul/nt_6_subgroup_vec4.wgsl", tile: [32, 32, 1], suits: SOFTWARE, needs: SUBGROUPS).taking(NT_QUADS),
-    variant!("matmul/nt_7_vec4_tile.wgsl", tile: [64, 64, 1], suits: HARDWARE).taking(NT_QUADS),
-    variant!("matmul/nt_9_half_tile.wgsl", tile: [64, 64, 1], suits: &[], needs: F16, tolerance: HALF).taking(NT_QUADS),
+    variant!("matmul/nt_2_workgroup_tile.wgsl", tile: [16, 16, 1], default_on: HARDWARE),
+    variant!("matmul/nt_3_register_tile.wgsl", tile: [64, 64, 1], default_on: HARDWARE),
+    variant!("matmul/nt_4_invocation_tile.wgsl", tile: [64, 8, 1], default_on: SOFTWARE),
+    variant!("matmul/nt_5_subgroup_tile.wgsl", tile: [64, 16, 1], default_on: SOFTWARE, needs: SUBGROUPS),
+    variant!("matmul/nt_8_split_k.wgsl", tile: [16, 16, 1], default_on: &[]),
+    variant!("matmul/nt_10_cooperative.wgsl", tile: [32, 32, 1], default_on: &[], needs: COOPERATIVE, tolerance: HALF),
+    variant!("matmul/nt_6_subgroup_vec4.wgsl", tile: [32, 32, 1], default_on: SOFTWARE, needs: SUBGROUPS).taking(NT_QUADS),
+    variant!("matmul/nt_7_vec4_tile.wgsl", tile: [64, 64, 1], default_on: HARDWARE).taking(NT_QUADS),
+    variant!("matmul/nt_9_half_tile.wgsl", tile: [64, 64, 1], default_on: &[], needs: F16, tolerance: HALF).taking(NT_QUADS),
     NT_11.tiled(&TILES[0]),
     NT_11.tiled(&TILES[1]),
     NT_11.tiled(&TILES[2]),
@@ -266,26 +266,26 @@ static NT_VARIANTS: [Variant; 23] = [
     NT_13.tiled(&Tile::bf16([64, 64, 1])).taking(NT_BF16_QUADS),
     NT_14.tiled(&Tile::f16([32, 32, 1])).taking(NT_F16_QUADS),
     NT_14.tiled(&Tile::bf16([32, 32, 1])).taking(NT_BF16_QUADS),
-    Variant { suits: SOFTWARE, ..NT_15.tiled(&LANES[0]) },
-    Variant { suits: HARDWARE, ..NT_15.tiled(&LANES[1]) },
+    Variant { default_on: SOFTWARE, ..NT_15.tiled(&LANES[0]) },
+    Variant { default_on: HARDWARE, ..NT_15.tiled(&LANES[1]) },
 ];
 
 static NT: Pass = Pass { op: "matmul", name: "nt", variants: &NT_VARIANTS };
 
 const NN_11: Variant =
-    variant!("matmul/nn_11_tile_table.wgsl", tile: [64, 64, 1], suits: &[]).taking(QUADS);
+    variant!("matmul/nn_11_tile_table.wgsl", tile: [64, 64, 1], default_on: &[]).taking(QUADS);
 
 static NN_VARIANTS: [Variant; 15] = [
     variant!("matmul/nn_1_naive.wgsl", tile: [8, 8, 1]),
-    variant!("matmul/nn_2_workgroup_tile.wgsl", tile: [16, 16, 1], suits: HARDWARE),
-    variant!("matmul/nn_3_register_tile.wgsl", tile: [64, 64, 1], suits: HARDWARE),
-    variant!("matmul/nn_4_invocation_tile.wgsl", tile: [64, 8, 1], suits: SOFTWARE),
-    variant!("matmul/nn_5_subgroup_tile.wgsl", tile: [64, 16, 1], suits: SOFTWARE, needs: SUBGROUPS),
-    variant!("matmul/nn_8_split_k.wgsl", tile: [16, 16, 1], suits: &[]),
-    variant!("matmul/nn_10_cooperative.wgsl", tile: [32, 32, 1], suits: &[], needs: COOPERATIVE, tolerance: HALF),
-    variant!("matmul/nn_6_subgroup_vec4.wgsl", tile: [64, 16, 1], suits: SOFTWARE, needs: SUBGROUPS).taking(QUADS),
-    variant!("matmul/nn_7_vec4_tile.wgsl", tile: [64, 64, 1], suits: HARDWARE).taking(QUADS),
-    variant!("matmul/nn_9_half_tile.wgsl", tile: [64, 64, 1], suits: &[], needs: F16, tolerance: HALF).taking(QUADS),
+    variant!("matmul/nn_2_workgroup_tile.wgsl", tile: [16, 16, 1], default_on: HARDWARE),
+    variant!("matmul/nn_3_register_tile.wgsl", tile: [64, 64, 1], default_on: HARDWARE),
+    variant!("matmul/nn_4_invocation_tile.wgsl", tile: [64, 8, 1], default_on: SOFTWARE),
+    variant!("matmul/nn_5_subgroup_tile.wgsl", tile: [64, 16, 1], default_on: SOFTWARE, needs: SUBGROUPS),
+    variant!("matmul/nn_8_split_k.wgsl", tile: [16, 16, 1], default_on: &[]),
+    variant!("matmul/nn_10_cooperative.wgsl", tile: [32, 32, 1], default_on: &[], needs: COOPERATIVE, tolerance: HALF),
+    variant!("matmul/nn_6_subgroup_vec4.wgsl", tile: [64, 16, 1], default_on: SOFTWARE, needs: SUBGROUPS).taking(QUADS),
+    variant!("matmul/nn_7_vec4_tile.wgsl", tile: [64, 64, 1], default_on: HARDWARE).taking(QUADS),
+    variant!("matmul/nn_9_half_tile.wgsl", tile: [64, 64, 1], default_on: &[], needs: F16, tolerance: HALF).taking(QUADS),
     NN_11.tiled(&TILES[0]),
     NN_11.tiled(&TILES[1]),
     NN_11.tiled(&TILES[2]),
@@ -296,19 +296,19 @@ static NN_VARIANTS: [Variant; 15] = [
 static NN: Pass = Pass { op: "matmul", name: "nn", variants: &NN_VARIANTS };
 
 const TN_11: Variant =
-    variant!("matmul/tn_11_tile_table.wgsl", tile: [64, 64, 1], suits: &[]).taking(QUADS);
+    variant!("matmul/tn_11_tile_table.wgsl", tile: [64, 64, 1], default_on: &[]).taking(QUADS);
 
 static TN_VARIANTS: [Variant; 15] = [
     variant!("matmul/tn_1_naive.wgsl", tile: [8, 8, 1]),
-    variant!("matmul/tn_2_workgroup_tile.wgsl", tile: [16, 16, 1], suits: HARDWARE),
-    variant!("matmul/tn_3_register_tile.wgsl", tile: [64, 64, 1], suits: HARDWARE),
-    variant!("matmul/tn_4_invocation_tile.wgsl", tile: [64, 8, 1], suits: SOFTWARE),
-    variant!("matmul/tn_5_subgroup_tile.wgsl", tile: [64, 16, 1], suits: SOFTWARE, needs: SUBGROUPS),
-    variant!("matmul/tn_8_split_k.wgsl", tile: [16, 16, 1], suits: &[]),
-    variant!("matmul/tn_10_cooperative.wgsl", tile: [32, 32, 1], suits: &[], needs: COOPERATIVE, tolerance: HALF),
-    variant!("matmul/tn_6_subgroup_vec4.wgsl", tile: [64, 16, 1], suits: SOFTWARE, needs: SUBGROUPS).taking(QUADS),
-    variant!("matmul/tn_7_vec4_tile.wgsl", tile: [64, 64, 1], suits: HARDWARE).taking(QUADS),
-    variant!("matmul/tn_9_half_tile.wgsl", tile: [64, 64, 1], suits: &[], needs: F16, tolerance: HALF).taking(QUADS),
+    variant!("matmul/tn_2_workgroup_tile.wgsl", tile: [16, 16, 1], default_on: HARDWARE),
+    variant!("matmul/tn_3_register_tile.wgsl", tile: [64, 64, 1], default_on: HARDWARE),
+    variant!("matmul/tn_4_invocation_tile.wgsl", tile: [64, 8, 1], default_on: SOFTWARE),
+    variant!("matmul/tn_5_subgroup_tile.wgsl", tile: [64, 16, 1], default_on: SOFTWARE, needs: SUBGROUPS),
+    variant!("matmul/tn_8_split_k.wgsl", tile: [16, 16, 1], default_on: &[]),
+    variant!("matmul/tn_10_cooperative.wgsl", tile: [32, 32, 1], default_on: &[], needs: COOPERATIVE, tolerance: HALF),
+    variant!("matmul/tn_6_subgroup_vec4.wgsl", tile: [64, 16, 1], default_on: SOFTWARE, needs: SUBGROUPS).taking(QUADS),
+    variant!("matmul/tn_7_vec4_tile.wgsl", tile: [64, 64, 1], default_on: HARDWARE).taking(QUADS),
+    variant!("matmul/tn_9_half_tile.wgsl", tile: [64, 64, 1], default_on: &[], needs: F16, tolerance: HALF).taking(QUADS),
     TN_11.tiled(&TILES[0]),
     TN_11.tiled(&TILES[1]),
     TN_11.tiled(&TILES[2]),
@@ -323,7 +323,7 @@ static BIAS_BACKWARD: Pass = Pass {
     name: "bias_backward",
     variants: &[
         variant!("matmul/bias_backward_1_naive.wgsl", tile: [64, 1, 1]),
-        variant!("matmul/bias_backward_2_workgroup.wgsl", tile: [16, 1, 1], suits: HARDWARE),
+        variant!("matmul/bias_backward_2_workgroup.wgsl", tile: [16, 1, 1], default_on: HARDWARE),
     ],
 };
 

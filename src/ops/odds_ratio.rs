@@ -138,7 +138,7 @@ mod tests {
     use super::*;
     use crate::graph::DType;
     use crate::ops::case::tests::{forward, gpu, gradient};
-    use crate::step::{Step, Store};
+    use crate::program::{Program, Store};
 
     #[test]
     fn odds_ratio_forward() {
@@ -169,11 +169,11 @@ mod tests {
         for v in [out.loss, out.table, dl] {
             g.output(v);
         }
-        let step = Step::new(&gpu, g, &Store::new(&gpu)).unwrap();
-        step.write(l_var, l.as_flattened());
-        step.write(weight_var, weight);
-        step.run();
-        let mut read = step.read_many(&[out.loss, out.table, dl]).unwrap();
+        let program = Program::new(&gpu, g, &Store::new(&gpu)).unwrap();
+        program.write(l_var, l.as_flattened());
+        program.write(weight_var, weight);
+        program.run();
+        let mut read = program.read_many(&[out.loss, out.table, dl]).unwrap();
         let dl = read.remove(2);
         Run { loss: read[0][0], table: read.remove(1), dl }
     }

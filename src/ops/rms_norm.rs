@@ -85,11 +85,11 @@ static FORWARD: Pass = Pass {
     name: "forward",
     variants: &[
         variant!("rms_norm/forward_1_naive.wgsl", tile: [64, 1, 1]),
-        variant!("rms_norm/forward_2_workgroup_row.wgsl", tile: [1, 1, 1], suits: HARDWARE),
+        variant!("rms_norm/forward_2_workgroup_row.wgsl", tile: [1, 1, 1], default_on: HARDWARE),
         variant!(
             "rms_norm/forward_3_subgroup_row.wgsl",
             tile: [1, 1, 1],
-            suits: HARDWARE,
+            default_on: HARDWARE,
             needs: SUBGROUPS
         ),
     ],
@@ -100,11 +100,11 @@ static INPUT: Pass = Pass {
     name: "input",
     variants: &[
         variant!("rms_norm/input_1_naive.wgsl", tile: [64, 1, 1]),
-        variant!("rms_norm/input_2_workgroup_row.wgsl", tile: [1, 1, 1], suits: HARDWARE),
+        variant!("rms_norm/input_2_workgroup_row.wgsl", tile: [1, 1, 1], default_on: HARDWARE),
         variant!(
             "rms_norm/input_3_subgroup_row.wgsl",
             tile: [1, 1, 1],
-            suits: HARDWARE,
+            default_on: HARDWARE,
             needs: SUBGROUPS
         ),
     ],
@@ -172,7 +172,7 @@ mod tests {
         gradient(&super::case());
     }
 
-    /// More than 65,535 groups of 64 rows, with the adapter's usual kernel only: one workgroup for
+    /// More than 65,535 groups of 64 rows, with the adapter's default kernel only: one workgroup for
     /// each of four million rows takes a software adapter too long.
     #[test]
     fn rms_norm_folds_its_grid() {

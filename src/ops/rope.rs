@@ -161,7 +161,7 @@ pub fn case() -> OpCase {
 mod tests {
     use super::*;
     use crate::ops::case::tests::{forward, gpu, gradient};
-    use crate::step::{Step, Store};
+    use crate::program::{Program, Store};
 
     #[test]
     fn rope_forward() {
@@ -200,11 +200,11 @@ mod tests {
         let table = g.constant("table", &[4, 1, 2], &rope_table(4, 2, 10_000.0));
         let y = rope(&mut g, x, position, table, 2);
         g.output(y);
-        let step = Step::new(&gpu, g, &Store::new(&gpu)).unwrap();
-        step.write(x, &[1.0, 2.0, 1.0, 2.0]);
-        step.write_u32(position, &[3, u32::MAX]);
-        step.run();
-        let y = step.read(y).unwrap();
+        let program = Program::new(&gpu, g, &Store::new(&gpu)).unwrap();
+        program.write(x, &[1.0, 2.0, 1.0, 2.0]);
+        program.write_u32(position, &[3, u32::MAX]);
+        program.run();
+        let y = program.read(y).unwrap();
         assert_eq!(y[..2], y[2..]);
     }
 }

@@ -47,7 +47,7 @@ static FORWARD: Pass = Pass {
     name: "forward",
     variants: &[
         variant!("segment_mean/forward_1_naive.wgsl", tile: [64, 1, 1]),
-        variant!("segment_mean/forward_2_workgroup_segment.wgsl", tile: [1, 1, 1], suits: HARDWARE),
+        variant!("segment_mean/forward_2_workgroup_segment.wgsl", tile: [1, 1, 1], default_on: HARDWARE),
     ],
 };
 

@@ -2,7 +2,7 @@
 //!
 //! Subgroups, f16 and cooperative matrices have miscompiled on shipping drivers, and a wrong kernel
 //! trains on without a word. So each such kernel that would be used runs once on a small awkward
-//! shape against the operation's f64 reference; one that fails is left out, and the next that suits
+//! shape against the operation's f64 reference; one that fails is left out, and the next default
 //! takes its place. Kernels without special needs are what the others fall back to.
 
 use crate::error::Result;
@@ -122,7 +122,7 @@ mod tests {
             tile,
             tile_name: "",
             constants: &[],
-            suits: ANY,
+            default_on: ANY,
             takes: Takes::WORDS,
             tolerance: 0.0,
         }
@@ -142,11 +142,11 @@ mod tests {
         assert!(fault_of(&gpu, &case, pass, &pass.variants[0]).unwrap().is_none());
         let fault = fault_of(&gpu, &case, pass, &pass.variants[1]).unwrap().unwrap();
         assert!(fault.to_string().contains("instead of"), "{fault}");
-        // Once it is demoted, the other is the usual kernel.
+        // Once it is demoted, the other is the default kernel.
         let mut target = gpu.target().clone();
-        assert_eq!(pass.usual(&target).number(), 2);
+        assert_eq!(pass.default_variant(&target).number(), 2);
         target.demoted.insert("scale/forward_2_wrong.wgsl");
-        assert_eq!(pass.usual(&target).number(), 1);
+        assert_eq!(pass.default_variant(&target).number(), 1);
     }
 
     #[test]

@@ -92,7 +92,7 @@ mod tests {
     use crate::graph::{DType, Graph};
     use crate::ops::case::OpCase;
     use crate::ops::case::tests::{forward, gpu, gradient};
-    use crate::step::{Step, Store};
+    use crate::program::{Program, Store};
 
     #[test]
     fn silu_mul_forward() {
@@ -143,13 +143,13 @@ mod tests {
         let d_gate = g.grad(gate).expect("gate wants a gradient");
         assert!(g.grad(up).is_none());
         g.output(d_gate);
-        let step = Step::new(&gpu, g, &Store::new(&gpu)).unwrap();
-        step.write(gate, &gates);
-        step.write(up, &[1.0; 7]);
-        step.write(seed, &[1.0; 7]);
-        step.run();
-        let y = step.read(y).unwrap();
-        let d = step.read(d_gate).unwrap();
+        let program = Program::new(&gpu, g, &Store::new(&gpu)).unwrap();
+        program.write(gate, &gates);
+        program.write(up, &[1.0; 7]);
+        program.write(seed, &[1.0; 7]);
+        program.run();
+        let y = program.read(y).unwrap();
+        let d = program.read(d_gate).unwrap();
         for (i, &z) in gates.iter().enumerate() {
             let (want, slope) =
                 if z == 0.0 { (0.0, 0.5) } else { (z.max(0.0), f32::from(z > 0.0)) };

@@ -51,12 +51,12 @@ static FORWARD: Pass = Pass {
     name: "forward",
     variants: &[
         variant!("softmax/forward_1_naive.wgsl", tile: [64, 1, 1]),
-        variant!("softmax/forward_2_workgroup_row.wgsl", tile: [1, 1, 1], suits: HARDWARE),
-        variant!("softmax/forward_3_online.wgsl", tile: [1, 1, 1], suits: &[]),
+        variant!("softmax/forward_2_workgroup_row.wgsl", tile: [1, 1, 1], default_on: HARDWARE),
+        variant!("softmax/forward_3_online.wgsl", tile: [1, 1, 1], default_on: &[]),
         variant!(
             "softmax/forward_4_subgroup_row.wgsl",
             tile: [1, 1, 1],
-            suits: HARDWARE,
+            default_on: HARDWARE,
             needs: SUBGROUPS
         ),
     ],
@@ -67,11 +67,11 @@ static BACKWARD: Pass = Pass {
     name: "backward",
     variants: &[
         variant!("softmax/backward_1_naive.wgsl", tile: [64, 1, 1]),
-        variant!("softmax/backward_2_workgroup_row.wgsl", tile: [1, 1, 1], suits: HARDWARE),
+        variant!("softmax/backward_2_workgroup_row.wgsl", tile: [1, 1, 1], default_on: HARDWARE),
         variant!(
             "softmax/backward_3_subgroup_row.wgsl",
             tile: [1, 1, 1],
-            suits: HARDWARE,
+            default_on: HARDWARE,
             needs: SUBGROUPS
         ),
     ],
@@ -126,7 +126,7 @@ mod tests {
         gradient(&case());
     }
 
-    /// More than 65,535 groups of 64 rows, with the adapter's usual kernel only: one workgroup for
+    /// More than 65,535 groups of 64 rows, with the adapter's default kernel only: one workgroup for
     /// each of four million rows takes a software adapter too long.
     #[test]
     fn softmax_folds_its_grid() {

@@ -114,11 +114,11 @@ static UPDATE: Pass = Pass {
     name: "update",
     variants: &[
         variant!("token_logp/update_1_naive.wgsl", tile: [8, 1, 1]),
-        variant!("token_logp/update_2_workgroup_row.wgsl", tile: [1, 1, 1], suits: HARDWARE),
+        variant!("token_logp/update_2_workgroup_row.wgsl", tile: [1, 1, 1], default_on: HARDWARE),
         variant!(
             "token_logp/update_3_subgroup_row.wgsl",
             tile: [1, 1, 1],
-            suits: HARDWARE,
+            default_on: HARDWARE,
             needs: SUBGROUPS
         ),
     ],
@@ -135,7 +135,7 @@ static BACKWARD_LOGITS: Pass = Pass {
     name: "backward_logits",
     variants: &[
         variant!("token_logp/backward_logits_1_naive.wgsl", tile: [256, 1, 1]),
-        variant!("token_logp/backward_logits_2_span.wgsl", tile: [64, 8, 1], suits: SOFTWARE),
+        variant!("token_logp/backward_logits_2_span.wgsl", tile: [64, 8, 1], default_on: SOFTWARE),
     ],
 };
 
@@ -197,7 +197,7 @@ mod tests {
     use super::*;
     use crate::graph::DType;
     use crate::ops::case::tests::{forward, gpu, gradient};
-    use crate::step::{Step, Store};
+    use crate::program::{Program, Store};
 
     #[test]
     fn token_logp_forward() {
@@ -244,16 +244,16 @@ mod tests {
             g.output(logp);
             g.backward(logp);
             let grad = g.output(g.grad(hidden).unwrap());
-            let step = Step::new(&gpu, g, &Store::new(&gpu)).unwrap();
+            let program = Program::new(&gpu, g, &Store::new(&gpu)).unwrap();
             let mut w = vec![0.0; v];
             w[0] = 20.0;
-            step.write(weight, &w);
-            step.write(hidden, &[1.0]);
-            step.write_u32(targets, &[0]);
-            step.run();
+            program.write(weight, &w);
+            program.write(hidden, &[1.0]);
+            program.write_u32(targets, &[0]);
+            program.run();
             let others = 300.0 * (-20.0f64).exp();
             let want = [-others.ln_1p(), 20.0 * others / (1.0 + others)];
-            let got = [step.read(logp).unwrap()[0], step.read(grad).unwrap()[0]];
+            let got = [program.read(logp).unwrap()[0], program.read(grad).unwrap()[0]];
             for (got, want) in got.into_iter().zip(want) {
                 assert!((f64::from(got) / want - 1.0).abs() < 1e-5, "{got} instead of {want}");
             }
@@ -274,13 +274,13 @@ mod tests {
         let logp = token_logp(&mut g, hidden, weight, targets);
         let seed = g.input("cotangent", &[n], DType::F32);
         g.backward_from(&[(logp, seed)]);
-        let step = Step::new(&gpu, g, &store).unwrap();
-        step.write(hidden, &[0.5, -1.0, 2.0, 0.25, -0.75, 1.5]);
-        step.write(seed, &[1.0, -2.0, 0.0]);
-        step.write_u32(targets, &[0, 299, 128]);
-        step.run();
+        let program = Program::new(&gpu, g, &store).unwrap();
+        program.write(hidden, &[0.5, -1.0, 2.0, 0.25, -0.75, 1.5]);
+        program.write(seed, &[1.0, -2.0, 0.0]);
+        program.write_u32(targets, &[0, 299, 128]);
+        program.run();
         let once = store.read("head.grad").unwrap().unwrap();
-        step.run();
+        program.run();
         let twice = store.read("head.grad").unwrap().unwrap();
         assert!(once.iter().any(|&x| x.abs() > 0.1));
         assert!(

@@ -11,7 +11,7 @@ use crate::graph::{DType, Graph, Var};
 use crate::kernel::{Pass, Target, Variant};
 use crate::ops::case::{Array, Data, OpCase, TestRng, normal};
 use crate::plan::Reuse;
-use crate::step::{Options, POISON, Step, Store};
+use crate::program::{POISON, Program, ProgramOptions, Store};
 use std::fmt;
 use std::rc::Rc;
 
@@ -97,11 +97,11 @@ pub struct Trial<'a> {
 
 enum Wanted {
     Outputs(Vec<Vec<f64>>),
-    Slopes { cotangents: Vec<Vec<f32>>, samples: Vec<Sample> },
+    Derivatives { cotangents: Vec<Vec<f32>>, samples: Vec<GradientSample> },
 }
 
 /// Derivatives with respect to some elements of one input.
-pub struct Sample {
+pub struct GradientSample {
     /// Position in the inputs.
     pub input: usize,
     /// Positions of the elements in it, row-major.
@@ -111,13 +111,13 @@ pub struct Sample {
 }
 
 /// What the derivative of an operation must be at one shape.
-pub struct Slopes {
+pub struct Derivatives {
     /// The point it is taken at.
     pub inputs: Vec<Array>,
     /// The gradient of each output that is handed to the operation.
     pub cotangents: Vec<Vec<f32>>,
     /// The derivative with respect to some elements of each input.
-    pub samples: Vec<Sample>,
+    pub samples: Vec<GradientSample>,
 }
 
 struct Built {
@@ -128,7 +128,8 @@ struct Built {
     cotangents: Vec<Var>,
 }
 
-const POISONED: Options = Options { reuse: Reuse::None, poison: true, checks: Checks::Off };
+const POISONED: ProgramOptions =
+    ProgramOptions { reuse: Reuse::None, poison: true, checks: Checks::Off };
 
 /// Factor on the tolerance of a planted kernel: the tolerance was set on the inputs of the tests, and
 /// new random inputs may round a little worse. Mistakes are larger by far.
@@ -154,8 +155,8 @@ impl<'a> Trial<'a> {
     /// # Panics
     /// When the operation has no derivative.
     pub fn gradient(case: &'a OpCase, shape: &'a [usize], seed: u64) -> Self {
-        let Slopes { inputs, cotangents, samples } = slopes(case, shape, seed);
-        Self { case, shape, inputs, wanted: Wanted::Slopes { cotangents, samples } }
+        let Derivatives { inputs, cotangents, samples } = derivatives(case, shape, seed);
+        Self { case, shape, inputs, wanted: Wanted::Derivatives { cotangents, samples } }
     }
 
     fn build(&self, target: &Target) -> Built {
@@ -171,7 +172,7 @@ impl<'a> Trial<'a> {
                     built.outputs.push((out, graph.info(out).name.clone()));
                 }
             }
-            Wanted::Slopes { samples, .. } => {
+            Wanted::Derivatives { samples, .. } => {
                 let seeds = cotangents(graph, &results);
                 graph.backward_from(&seeds);
                 built.cotangents = seeds.into_iter().map(|(_, seed)| seed).collect();
@@ -241,24 +242,24 @@ impl<'a> Trial<'a> {
         // Kernels that round to 16 bits may be further off than the case allows.
         let lossy = graph.calls().iter().fold(0.0, |most: f64, c| most.max(c.variant.tolerance));
         let tolerance = slack * self.case.tolerance.max(lossy);
-        let step = Step::with_options(gpu, graph, &Store::new(gpu), options)?;
+        let program = Program::with_options(gpu, graph, &Store::new(gpu), options)?;
         let run = || {
-            upload(&step, vars.iter().copied().zip(&self.inputs));
-            if let Wanted::Slopes { cotangents: values, .. } = &self.wanted {
-                cotangents.iter().zip(values).for_each(|(&var, c)| step.write(var, c));
+            upload(&program, vars.iter().copied().zip(&self.inputs));
+            if let Wanted::Derivatives { cotangents: values, .. } = &self.wanted {
+                cotangents.iter().zip(values).for_each(|(&var, c)| program.write(var, c));
             }
-            step.run();
+            program.run();
         };
         run();
         // One by one: two inputs may have one variable as their gradient.
-        let read = || outputs.iter().map(|(var, _)| step.read(*var)).collect::<Result<Vec<_>>>();
+        let read = || outputs.iter().map(|(var, _)| program.read(*var)).collect::<Result<Vec<_>>>();
         let got = read()?;
         for (i, (_, name)) in outputs.iter().enumerate() {
             if let Some(kind) = self.compare(i, &got[i], tolerance) {
                 return Ok(Some(self.fault(name, kind)));
             }
         }
-        let broken = step.broken_guards()?;
+        let broken = program.broken_guards()?;
         if !broken.is_empty() {
             return Ok(Some(self.fault("", Kind::Beyond(broken))));
         }
@@ -288,8 +289,8 @@ impl<'a> Trial<'a> {
                 assert_eq!(got.len(), want.len(), "{}: elements of an output", self.case.op);
                 first_difference(got.iter().copied().enumerate(), want, tolerance)
             }
-            Wanted::Slopes { samples, .. } => {
-                let Sample { at, values, .. } = &samples[which];
+            Wanted::Derivatives { samples, .. } => {
+                let GradientSample { at, values, .. } = &samples[which];
                 let got_there = at.iter().map(|&i| (i, got[i]));
                 let allowed = GRADIENT_TOLERANCE * tolerance;
                 first_difference(got_there, values, allowed).or_else(|| {
@@ -305,7 +306,7 @@ impl<'a> Trial<'a> {
 ///
 /// # Panics
 /// When the operation has no derivative.
-pub fn slopes(case: &OpCase, shape: &[usize], seed: u64) -> Slopes {
+pub fn derivatives(case: &OpCase, shape: &[usize], seed: u64) -> Derivatives {
     assert!(case.differentiable, "{} has no derivative", case.op);
     let rng = &mut rng(shape, seed);
     let inputs = (case.inputs)(shape, rng);
@@ -343,9 +344,9 @@ pub fn slopes(case: &OpCase, shape: &[usize], seed: u64) -> Slopes {
                 / (12.0 * h)
         };
         let values = at.iter().map(slope).collect();
-        samples.push(Sample { input, at, values });
+        samples.push(GradientSample { input, at, values });
     }
-    Slopes { inputs, cotangents, samples }
+    Derivatives { inputs, cotangents, samples }
 }
 
 /// The first element that is further from `want` than a part `allowed` of the largest.
@@ -390,13 +391,13 @@ pub fn declare(graph: &mut Graph, inputs: &[Array]) -> Vec<Var> {
 }
 
 /// Writes the arrays to their variables.
-pub(crate) fn upload<'a>(step: &Step, inputs: impl IntoIterator<Item = (Var, &'a Array)>) {
+pub(crate) fn upload<'a>(program: &Program, inputs: impl IntoIterator<Item = (Var, &'a Array)>) {
     for (var, a) in inputs {
         match &a.data {
             Data::Float { values, .. } => {
-                step.write(var, &values.iter().map(|&v| v as f32).collect::<Vec<_>>());
+                program.write(var, &values.iter().map(|&v| v as f32).collect::<Vec<_>>());
             }
-            Data::Index(values) => step.write_u32(var, values),
+            Data::Index(values) => program.write_u32(var, values),
         }
     }
 }

@@ -16,11 +16,11 @@ use crate::train::objectives::{self, Better, Metric};
 
 /// Everything the page shows.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Report {
+pub struct ReportPage {
     /// The page's headline.
     pub title: String,
     /// The run the page is about (solid lines), then those it is compared with (dashed lines).
-    pub runs: Vec<Run>,
+    pub runs: Vec<RunCurves>,
     /// The objective's figures; the page shows those that the runs have.
     pub metrics: &'static [Metric],
     /// Corrections before and after training.
@@ -32,7 +32,7 @@ pub struct Report {
 
 /// The records of one training run, with TRL's keys, as `metrics.jsonl` holds them.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Run {
+pub struct RunCurves {
     /// What the run is called on the page.
     pub name: String,
     /// Training records: `step`, `loss`, `tokens_per_second` and more.
@@ -41,7 +41,7 @@ pub struct Run {
     pub eval: Vec<BTreeMap<String, f64>>,
 }
 
-impl Run {
+impl RunCurves {
     /// A run from the records of its `metrics.jsonl`.
     pub fn new(name: &str, records: &[MetricsRecord]) -> Self {
         let mut run = Self { name: name.to_owned(), ..Self::default() };
@@ -75,7 +75,7 @@ pub struct Sample {
 ///
 /// # Errors
 /// When the folder or the file cannot be written.
-pub fn write_report(path: &Path, report: &Report) -> Result<()> {
+pub fn write_report(path: &Path, report: &ReportPage) -> Result<()> {
     write_atomically(path, page(report).as_bytes())
 }
 
@@ -120,17 +120,17 @@ fn series(records: &[BTreeMap<String, f64>], key: &str) -> Vec<(f64, f64)> {
 }
 
 /// A metric on the held-out rows.
-fn heldout(run: &Run, metric: &Metric) -> Vec<(f64, f64)> {
+fn heldout(run: &RunCurves, metric: &Metric) -> Vec<(f64, f64)> {
     series(&run.eval, &format!("eval_{}", metric.key))
 }
 
 /// First and last value of a metric on the held-out rows.
-fn ends(run: &Run, metric: &Metric) -> Option<(f64, f64)> {
+fn ends(run: &RunCurves, metric: &Metric) -> Option<(f64, f64)> {
     let points = heldout(run, metric);
     Some((points.first()?.1, points.last()?.1))
 }
 
-fn page(report: &Report) -> String {
+fn page(report: &ReportPage) -> String {
     let mut html = lead(report);
     html.push_str(&tiles(report));
     html.push_str(&charts(report));
@@ -141,7 +141,7 @@ fn page(report: &Report) -> String {
 }
 
 /// What the first chart's figures say, in one sentence per run.
-fn lead(report: &Report) -> String {
+fn lead(report: &ReportPage) -> String {
     let moved = |(first, last): (f64, f64)| match last - first {
         change if change > 0.0005 => "rose",
         change if change < -0.0005 => "fell",
@@ -167,7 +167,7 @@ fn lead(report: &Report) -> String {
     html
 }
 
-fn tiles(report: &Report) -> String {
+fn tiles(report: &ReportPage) -> String {
     let Some((main, others)) = report.runs.split_first() else { return String::new() };
     let mut html = String::new();
     let of_interest = |m: &&Metric| m.label.is_some() && m.chart.is_some();
@@ -204,8 +204,8 @@ fn tiles(report: &Report) -> String {
 
 /// Lines of one quantity, one per run: the first run solid, the others dashed.
 fn lines(
-    runs: &[Run],
-    of: impl Fn(&Run) -> Vec<(f64, f64)>,
+    runs: &[RunCurves],
+    of: impl Fn(&RunCurves) -> Vec<(f64, f64)>,
     label: &str,
     hue: Option<Hue>,
 ) -> Vec<Line> {
@@ -229,7 +229,7 @@ fn lines(
 }
 
 /// The chart of the metrics that belong together. Of several each has a colour of its own.
-fn metric_chart(runs: &[Run], title: &str, metrics: &[&Metric]) -> Chart {
+fn metric_chart(runs: &[RunCurves], title: &str, metrics: &[&Metric]) -> Chart {
     let mut drawn = Vec::new();
     for (at, metric) in metrics.iter().enumerate() {
         let (label, hue) = match metrics.len() {
@@ -255,9 +255,9 @@ fn metric_chart(runs: &[Run], title: &str, metrics: &[&Metric]) -> Chart {
     }
 }
 
-fn charts(report: &Report) -> String {
+fn charts(report: &ReportPage) -> String {
     let runs = &report.runs;
-    let trained = |key: &'static str| move |run: &Run| series(&run.train, key);
+    let trained = |key: &'static str| move |run: &RunCurves| series(&run.train, key);
     let groups = groups(report.metrics);
     let mut all: Vec<Chart> =
         groups.iter().map(|(title, metrics)| metric_chart(runs, title, metrics)).collect();
@@ -314,7 +314,7 @@ fn figure(chart: &Chart, wide: bool) -> String {
     )
 }
 
-fn samples(report: &Report) -> String {
+fn samples(report: &ReportPage) -> String {
     let samples = &report.samples;
     if samples.is_empty() {
         return String::new();
@@ -369,7 +369,7 @@ fn output_cell(column: &str, output: &str, sample: &Sample) -> String {
     format!("<td data-label=\"{column}\"><div>{text}{tag}</div></td>")
 }
 
-fn figures(report: &Report) -> String {
+fn figures(report: &ReportPage) -> String {
     let runs = &report.runs;
     let mut rows = String::new();
     for metric in report.metrics {
@@ -386,7 +386,7 @@ fn figures(report: &Report) -> String {
         }
         rows.push_str("</tr>\n");
     }
-    let speed = |run: &Run| {
+    let speed = |run: &RunCurves| {
         let mut rates: Vec<f64> =
             series(&run.train, "tokens_per_second").iter().map(|p| p.1).collect();
         rates.sort_by(f64::total_cmp);

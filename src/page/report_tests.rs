@@ -6,7 +6,7 @@ fn record(pairs: &[(&str, f64)]) -> BTreeMap<String, f64> {
 }
 
 /// A made-up run of 300 steps: noise that repeats, and curves of a plausible shape.
-fn run(name: &str, ends: (f64, f64, f64), speed: f64) -> Run {
+fn run(name: &str, ends: (f64, f64, f64), speed: f64) -> RunCurves {
     let noise = |i: u32| (f64::from(i * 7919 % 101) / 101.0 - 0.5) * 0.3;
     let towards = |from: f64, to: f64, at: f64| to + (from - to) * (-at * 3.0).exp();
     let train = (0..300)
@@ -34,10 +34,10 @@ fn run(name: &str, ends: (f64, f64, f64), speed: f64) -> Run {
             ])
         })
         .collect();
-    Run { name: name.into(), train, eval }
+    RunCurves { name: name.into(), train, eval }
 }
 
-fn report() -> Report {
+fn report() -> ReportPage {
     let sample = |wrong: &str, base: &str, orpo: &str, control: &str, right: &str| Sample {
         wrong: wrong.into(),
         outputs: [base, orpo, control].map(String::from).into(),
@@ -83,7 +83,7 @@ fn report() -> Report {
         ("Date", "2026-11-23"),
         ("Recipe", "objective = \"orpo\"\nlambda = 0.25\n\n[optim]\nlearning_rate = 1e-3\n"),
     ];
-    Report {
+    ReportPage {
         title: "Learning to prefer the right sentence".into(),
         runs: vec![
             run("ORPO", (-1.1, -1.5, 0.5), 1400.0),
@@ -144,7 +144,7 @@ fn report_escapes_names_and_facts() {
 
 #[test]
 fn report_copes_with_little() {
-    let html = page(&Report::default());
+    let html = page(&ReportPage::default());
     assert!(html.contains("No records") && html.ends_with("</html>\n"));
 
     // One run, one evaluation, values that are not numbers, steps out of order.
@@ -152,10 +152,14 @@ fn report_copes_with_little() {
     let late = record(&[("step", 3.0), ("loss", 1.0)]);
     let early = record(&[("step", 1.0), ("loss", 2.0)]);
     let eval = record(&[("step", 1.0), ("eval_nll_loss", 2.5)]);
-    let run =
-        Run { name: "lm".into(), train: vec![nan.clone(), late, early], eval: vec![eval, nan] };
+    let run = RunCurves {
+        name: "lm".into(),
+        train: vec![nan.clone(), late, early],
+        eval: vec![eval, nan],
+    };
     let metrics = Loss::default().objective.metrics();
-    let report = Report { title: "t".into(), runs: vec![run], metrics, ..Report::default() };
+    let report =
+        ReportPage { title: "t".into(), runs: vec![run], metrics, ..ReportPage::default() };
     let html = page(&report);
     assert_eq!(html.matches("<figure").count(), 2);
     assert!(html.contains("<b>2.000 \u{2192} 1.000</b>"), "{html}");

@@ -40,7 +40,7 @@ pub struct TrainState {
     pub batch_in_epoch: u64,
     /// Seed of the run.
     pub seed: u64,
-    /// Stream tokens processed so far.
+    /// PackedBatch tokens processed so far.
     pub num_tokens: u64,
     /// Hash of the current pass's row order, so that changed data is noticed.
     pub row_order_hash: String,

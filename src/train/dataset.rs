@@ -3,7 +3,7 @@
 use crate::data::check::{DataReport, check_examples};
 use crate::data::example::Example;
 use crate::data::length::check_lengths;
-use crate::data::pack::{Capacity, PackStats, Stream, pack};
+use crate::data::pack::{Capacity, PackStats, PackedBatch, pack};
 use crate::data::rows::{ReadOptions, Source, Split, Texts, read_preferences, read_usable_texts};
 use crate::data::tokenize::{Counts, Examples, TokenizeOptions, Tokenizer};
 use crate::error::{Error, Problem, Result, shown};
@@ -138,7 +138,7 @@ impl Dataset {
     ///
     /// # Errors
     /// When one does not fit `capacity`; [`Dataset::check_fit`] finds that beforehand.
-    pub fn pack(&self, indices: &[usize], capacity: Capacity) -> Result<Vec<Stream>> {
+    pub fn pack(&self, indices: &[usize], capacity: Capacity) -> Result<Vec<PackedBatch>> {
         let picked: Vec<&Example> = indices.iter().map(|&i| &self.examples[i]).collect();
         pack(&picked, capacity)
     }

@@ -1,7 +1,7 @@
 //! A model on a device with its three programs over the same parameters: `micro` (forward,
 //! backward, accumulate), `eval` (forward) and `update` (clip, AdamW).
 
-use crate::data::pack::{Capacity, Stream};
+use crate::data::pack::{Capacity, PackedBatch};
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, available_memory};
 use crate::graph::{DType, GRAD, Graph, Parameter, Var};
@@ -13,7 +13,7 @@ use crate::model::weights::{ParameterValues, Tensor};
 use crate::ops::adamw::{HYPER, adamw, hyper};
 use crate::ops::grad_norm::grad_norm;
 use crate::plan::{Plan, Pool, Reuse, plan};
-use crate::step::{Options, Step, Store};
+use crate::program::{Program, ProgramOptions, Store};
 use crate::train::objectives::{Coefficients, Objective, Results};
 use crate::train::program::{MicroProgram, TrainedSet, micro_graph, train_all};
 use crate::train::recipe::OptimSettings;
@@ -23,7 +23,7 @@ use std::rc::Rc;
 pub use crate::ops::adamw::{FIRST_MOMENT, SECOND_MOMENT};
 
 struct Update {
-    step: Step,
+    program: Program,
     hyper: Var,
     max_norm: Var,
     norm: Var,
@@ -220,17 +220,17 @@ impl Learner {
     ) -> Result<Self> {
         let store = Store::new(gpu);
         weights.each(&mut |name, shape, values| store.write(name, shape, values))?;
-        let of_step = Options { reuse: options.reuse, ..Options::default() };
+        let shared = ProgramOptions { reuse: options.reuse, ..ProgramOptions::default() };
         let program = |trained| -> Result<MicroProgram> {
             let (graph, inputs) = micro_graph(gpu.target(), config, capacity, objective, trained);
-            Ok(MicroProgram { step: Step::with_options(gpu, graph, &store, of_step)?, inputs })
+            Ok(MicroProgram { program: Program::with_options(gpu, graph, &store, shared)?, inputs })
         };
         let micro = program(Some(&options.trained))?;
         let eval = program(None)?;
-        let trained = trained_of(micro.step.graph());
+        let trained = trained_of(micro.program.graph());
         let (graph, [hyper, max_norm, norm]) = update_graph(gpu.target(), &trained);
-        let step = Step::with_options(gpu, graph, &store, of_step)?;
-        let update = Update { step, hyper, max_norm, norm };
+        let program = Program::with_options(gpu, graph, &store, shared)?;
+        let update = Update { program, hyper, max_norm, norm };
         Ok(Self {
             config: config.clone(),
             gpu: gpu.clone(),
@@ -248,7 +248,7 @@ impl Learner {
     ///
     /// # Errors
     /// When the device is lost.
-    pub fn accumulate(&self, stream: &Stream, coefficients: &Coefficients) -> Result<Results> {
+    pub fn accumulate(&self, stream: &PackedBatch, coefficients: &Coefficients) -> Result<Results> {
         self.micro.run(stream, coefficients, false)
     }
 
@@ -258,7 +258,7 @@ impl Learner {
     /// When the device is lost.
     pub fn accumulate_in_detail(
         &self,
-        stream: &Stream,
+        stream: &PackedBatch,
         coefficients: &Coefficients,
     ) -> Result<Results> {
         self.micro.run(stream, coefficients, true)
@@ -270,9 +270,9 @@ impl Learner {
     /// When the device is lost, or `each` fails.
     pub fn accumulate_all(
         &self,
-        streams: &[Stream],
+        streams: &[PackedBatch],
         coefficients: &[Coefficients],
-        each: impl FnMut(&Stream, Results) -> Result<()>,
+        each: impl FnMut(&PackedBatch, Results) -> Result<()>,
     ) -> Result<()> {
         self.micro.run_all(streams, coefficients, each)
     }
@@ -281,7 +281,7 @@ impl Learner {
     ///
     /// # Errors
     /// When the device is lost.
-    pub fn evaluate(&self, stream: &Stream, coefficients: &Coefficients) -> Result<Results> {
+    pub fn evaluate(&self, stream: &PackedBatch, coefficients: &Coefficients) -> Result<Results> {
         self.eval.run(stream, coefficients, false)
     }
 
@@ -291,9 +291,9 @@ impl Learner {
     /// When the device is lost, or `each` fails.
     pub fn evaluate_all(
         &self,
-        streams: &[Stream],
+        streams: &[PackedBatch],
         coefficients: &[Coefficients],
-        each: impl FnMut(&Stream, Results) -> Result<()>,
+        each: impl FnMut(&PackedBatch, Results) -> Result<()>,
     ) -> Result<()> {
         self.eval.run_all(streams, coefficients, each)
     }
@@ -307,21 +307,21 @@ impl Learner {
         let o = &self.optim;
         self.steps += 1;
         let u = &self.update;
-        u.step.write(
+        u.program.write(
             u.hyper,
             &hyper(learning_rate, o.beta1, o.beta2, o.eps, o.weight_decay, self.steps),
         );
-        u.step.write(u.max_norm, &[o.max_grad_norm as f32]);
-        u.step.run();
-        Ok(u.step.read(u.norm)?[0])
+        u.program.write(u.max_norm, &[o.max_grad_norm as f32]);
+        u.program.run();
+        Ok(u.program.read(u.norm)?[0])
     }
 
     /// A hash of the kernels that forward, backward and update run, in their order: runs with one
     /// hash on one device give the same bits.
     pub fn kernels_hash(&self) -> String {
         let mut hasher = blake3::Hasher::new();
-        for step in [&self.micro.step, &self.update.step] {
-            for call in step.graph().calls() {
+        for program in [&self.micro.program, &self.update.program] {
+            for call in program.graph().calls() {
                 for part in call.variant.identity() {
                     hasher.update(part.as_bytes());
                 }
@@ -350,14 +350,14 @@ impl Learner {
         &self.store
     }
 
-    /// The step program of forward and backward, for listings and benchmarks.
-    pub fn micro_step(&self) -> &Step {
-        &self.micro.step
+    /// The program of forward and backward, for listings and benchmarks.
+    pub fn micro_program(&self) -> &Program {
+        &self.micro.program
     }
 
-    /// The step program of clip and AdamW, for listings and benchmarks.
-    pub fn update_step(&self) -> &Step {
-        &self.update.step
+    /// The program of clip and AdamW, for listings and benchmarks.
+    pub fn update_program(&self) -> &Program {
+        &self.update.program
     }
 
     /// The parameters that train.

@@ -1,14 +1,14 @@
 //! One stream through the model and an objective: the graph, what it is given and what comes back.
 
-use crate::data::pack::{Capacity, Stream};
+use crate::data::pack::{Capacity, PackedBatch};
 use crate::error::Result;
 use crate::graph::{DType, Graph, Var};
 use crate::kernel::Target;
 use crate::model::config::ModelConfig;
-use crate::model::stream::{HeadRows, StreamInputs};
+use crate::model::stream::{BatchInputs, HeadRows};
 use crate::ops::token_logp::token_logp;
 use crate::plan::READS_IN_FLIGHT;
-use crate::step::{Fetch, Step};
+use crate::program::{Fetch, Program};
 use crate::train::objectives::{Coefficients, LOGP, LOSS, Objective, Results, Scored, Terms};
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -43,7 +43,7 @@ pub fn micro_graph(
 
 /// Where a stream goes into the graph of [`micro_graph`], and what comes out.
 pub struct MicroInputs {
-    stream: StreamInputs,
+    stream: BatchInputs,
     head: HeadRows,
     target_id: Var,
     scored: Scored,
@@ -58,7 +58,7 @@ impl MicroInputs {
         objective: &dyn Objective,
     ) -> Self {
         let Capacity { tokens, targets, pairs } = capacity;
-        let stream = StreamInputs::declare(g, tokens);
+        let stream = BatchInputs::declare(g, tokens);
         let head = HeadRows::declare(g, targets, tokens);
         let target_id = g.input("target id", &[targets], DType::U32);
         let owner = g.input("owner", &[targets, 2], DType::U32);
@@ -76,15 +76,15 @@ impl MicroInputs {
     }
 
     /// Uploads a stream and the objective's coefficients for it.
-    fn write(&self, step: &Step, stream: &Stream, coefficients: &Coefficients) {
-        self.stream.write(step, stream);
-        self.head.write(step, &stream.target_row);
-        step.write_u32(self.target_id, &stream.target_id);
-        step.write_u32(self.scored.owner, &stream.owner);
-        step.write_u32(self.scored.seq_offset, &stream.seq_offset);
-        step.write_u32(self.scored.seq_target, &stream.seq_target);
+    fn write(&self, program: &Program, stream: &PackedBatch, coefficients: &Coefficients) {
+        self.stream.write(program, stream);
+        self.head.write(program, &stream.target_row);
+        program.write_u32(self.target_id, &stream.target_id);
+        program.write_u32(self.scored.owner, &stream.owner);
+        program.write_u32(self.scored.seq_offset, &stream.seq_offset);
+        program.write_u32(self.scored.seq_target, &stream.seq_target);
         for (name, input) in &self.terms.inputs {
-            step.write(*input, &coefficients[name]);
+            program.write(*input, &coefficients[name]);
         }
     }
 }
@@ -99,7 +99,7 @@ fn outputs<'a>(
 
 /// The graph made real.
 pub(super) struct MicroProgram {
-    pub step: Step,
+    pub program: Program,
     pub inputs: MicroInputs,
 }
 
@@ -109,21 +109,26 @@ impl MicroProgram {
         self.inputs.scored.capacity
     }
 
-    fn start(&self, stream: &Stream, coefficients: &Coefficients, read: &[(&str, Var)]) -> Fetch {
-        self.inputs.write(&self.step, stream, coefficients);
-        self.step.run();
-        self.step.fetch(&read.iter().map(|(_, var)| *var).collect::<Vec<_>>())
+    fn start(
+        &self,
+        stream: &PackedBatch,
+        coefficients: &Coefficients,
+        read: &[(&str, Var)],
+    ) -> Fetch {
+        self.inputs.write(&self.program, stream, coefficients);
+        self.program.run();
+        self.program.fetch(&read.iter().map(|(_, var)| *var).collect::<Vec<_>>())
     }
 
     fn finish(&self, fetch: Fetch, read: &[(&'static str, Var)]) -> Result<Results> {
-        let values = self.step.collect(fetch)?;
+        let values = self.program.collect(fetch)?;
         Ok(Results::new(read.iter().map(|(name, _)| *name).zip(values)))
     }
 
     /// Runs one stream; with `details` reads also what only `verify` looks at.
     pub fn run(
         &self,
-        stream: &Stream,
+        stream: &PackedBatch,
         coefficients: &Coefficients,
         details: bool,
     ) -> Result<Results> {
@@ -138,9 +143,9 @@ impl MicroProgram {
     /// Runs all streams, several in flight at a time, and calls `each` with every result in order.
     pub fn run_all(
         &self,
-        streams: &[Stream],
+        streams: &[PackedBatch],
         coefficients: &[Coefficients],
-        mut each: impl FnMut(&Stream, Results) -> Result<()>,
+        mut each: impl FnMut(&PackedBatch, Results) -> Result<()>,
     ) -> Result<()> {
         let read: Vec<_> = outputs(&self.inputs.scored, &self.inputs.terms).collect();
         let mut started = VecDeque::new();

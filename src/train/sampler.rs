@@ -6,7 +6,7 @@ use crate::error::{Error, Problem, Result};
 use crate::gpu::Gpu;
 use crate::model::config::ModelConfig;
 use crate::model::generate::{Generator, Room, Sampling, check_prompts};
-use crate::step::Store;
+use crate::program::Store;
 use crate::train::recipe::SampleSettings;
 use std::rc::Rc;
 

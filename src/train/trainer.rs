@@ -1,6 +1,6 @@
 //! The training loop.
 
-use crate::data::pack::{Capacity, PackStats, Stream};
+use crate::data::pack::{Capacity, PackStats, PackedBatch};
 use crate::error::{Error, Problem, Result};
 use crate::gpu::Gpu;
 use crate::model::folder::save_model_folder;
@@ -71,7 +71,7 @@ pub const MODEL: &str = "model";
 
 /// Evaluation streams with the coefficients that make their sum the loss of the whole set.
 struct Heldout {
-    streams: Vec<Stream>,
+    streams: Vec<PackedBatch>,
     coefficients: Vec<Coefficients>,
 }
 
@@ -367,7 +367,7 @@ impl Training<'_> {
         self.state.epoch as f64 + self.state.batch_in_epoch as f64 / self.per_epoch() as f64
     }
 
-    fn check_finite(&self, stream: &Stream, results: &Results) -> Result<()> {
+    fn check_finite(&self, stream: &PackedBatch, results: &Results) -> Result<()> {
         if results.loss().is_finite() {
             return Ok(());
         }

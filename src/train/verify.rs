@@ -9,16 +9,16 @@
 //!   micro-batch) and the model it started from in `../../<model>`.
 
 use crate::data::example::{Example, Sequence};
-use crate::data::pack::{Capacity, Stream, footprint, pack};
+use crate::data::pack::{Capacity, PackedBatch, footprint, pack};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::graph::{GRAD, Graph};
 use crate::model::config::ModelConfig;
 use crate::model::layout::layout;
 use crate::model::source::{Tensor64, read_safetensors_f64};
-use crate::model::stream::{HeadRows, StreamInputs};
+use crate::model::stream::{BatchInputs, HeadRows};
 use crate::model::weights::FolderWeights;
-use crate::step::Step;
+use crate::program::Program;
 use crate::train::learner::Learner;
 use crate::train::objectives::{self, LOGP, Loss};
 use crate::train::recipe::OptimSettings;
@@ -261,24 +261,24 @@ impl ModelReference {
 
         let longest = singles.iter().map(|e| e.chosen.ids.len()).max().unwrap_or(1);
         let mut g = Graph::new(gpu.target());
-        let inputs = StreamInputs::declare(&mut g, longest);
+        let inputs = BatchInputs::declare(&mut g, longest);
         let rows = HeadRows::declare(&mut g, longest, longest);
         let logits = config.decoder.forward(&mut g, &inputs, &rows).logits(&mut g);
         g.output(logits);
-        let step = Step::new(gpu, g, learner.store())?;
+        let program = Program::new(gpu, g, learner.store())?;
         let micro = learner.micro_capacity();
         let (mut of_logits, mut of_logp) = (Largest::default(), Largest::default());
         for single in &singles {
             let one = Capacity { tokens: longest, targets: longest, pairs: 1 };
             let stream = &pack(&[single], one)?[0];
-            inputs.write(&step, stream);
-            rows.write(&step, &(0..longest as u32).collect::<Vec<_>>());
-            step.run();
-            let got = step.read(logits)?;
+            inputs.write(&program, stream);
+            rows.write(&program, &(0..longest as u32).collect::<Vec<_>>());
+            program.run();
+            let got = program.read(logits)?;
             let used = single.chosen.ids.len() * vocab;
             of_logits.add(&got[..used], &want_logits[single.row * width * vocab..]);
 
-            let stream: &Stream = &pack(&[single], micro)?[0];
+            let stream: &PackedBatch = &pack(&[single], micro)?[0];
             let coefficients = self.loss.objective.coefficients(&[stream], 1).remove(0);
             let results = learner.evaluate(stream, &coefficients)?;
             let logp = results.get(LOGP);

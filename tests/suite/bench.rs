@@ -31,7 +31,7 @@ fn judged(source: String, checks: Checks) -> Verdict {
         tile: [256, 1, 1],
         tile_name: "",
         constants: &[],
-        suits: ANY,
+        default_on: ANY,
         takes: Takes::WORDS,
         tolerance: 0.0,
     }));

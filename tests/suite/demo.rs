@@ -4,7 +4,7 @@ use crate::engine::small_config;
 use crate::gpu;
 use oddgrad::data::bpe::{CHAT_TOKENS, CHATML, train_bpe};
 use oddgrad::demo::pairs::GrammarPairs;
-use oddgrad::demo::{CONTROL, Event, HELDOUT, ORPO, Options, Outcome, run_on};
+use oddgrad::demo::{CONTROL, DemoOptions, DemoOutcome, Event, HELDOUT, ORPO, run_on};
 use oddgrad::model::config::ModelConfig;
 use oddgrad::model::folder::save_model_folder;
 use oddgrad::model::weights::init_weights;
@@ -65,7 +65,7 @@ fn prepare(folder: &Path) -> (PathBuf, GrammarPairs) {
     (model, pairs)
 }
 
-fn options(folder: &Path, model: &Path, resume: bool) -> Options {
+fn options(folder: &Path, model: &Path, resume: bool) -> DemoOptions {
     let set = [
         "train.max_steps=4",
         "train.eval_every=2",
@@ -74,7 +74,7 @@ fn options(folder: &Path, model: &Path, resume: bool) -> Options {
         "batch.stream_tokens=384",
         "optim.learning_rate=1e-2",
     ];
-    Options {
+    DemoOptions {
         model: model.to_owned(),
         output: folder.join("demo"),
         cache: folder.to_owned(),
@@ -89,7 +89,7 @@ fn evals(records: &[MetricsRecord]) -> Vec<&MetricsRecord> {
     records.iter().filter(|r| r.split == Split::Eval).collect()
 }
 
-fn records(outcome: &Outcome, run: &str) -> Vec<MetricsRecord> {
+fn records(outcome: &DemoOutcome, run: &str) -> Vec<MetricsRecord> {
     read_metrics(&outcome.report.with_file_name(run).join("metrics.jsonl")).unwrap()
 }
 

@@ -16,7 +16,7 @@ use oddgrad::ops::matmul::linear;
 use oddgrad::ops::scale::scale;
 use oddgrad::ops::silu_mul::silu_mul;
 use oddgrad::plan::{Reuse, plan};
-use oddgrad::step::{Options, Step, Store};
+use oddgrad::program::{Program, ProgramOptions, Store};
 use oddgrad::train::learner::{Learner, memory_plan};
 use oddgrad::train::objectives::Loss;
 use oddgrad::train::program::{micro_graph, train_all};
@@ -64,18 +64,18 @@ fn fan_out_reference(x: &[f64], w: &[f64]) -> Vec<f64> {
 fn derivative_is_right_with_fan_out_and_coefficients() {
     let gpu = gpu();
     let (graph, [x, w, dy, _], grads) = fan_out(gpu.target());
-    let step = Step::new(&gpu, graph, &Store::new(&gpu)).unwrap();
+    let program = Program::new(&gpu, graph, &Store::new(&gpu)).unwrap();
     let (xs, ws, cs) = (values(12, 0.1), values(16, 0.9), values(12, 2.0));
-    step.write(x, &xs);
-    step.write(w, &ws);
-    step.write(dy, &cs);
-    step.run();
+    program.write(x, &xs);
+    program.write(w, &ws);
+    program.write(dy, &cs);
+    program.run();
     let wide = |v: &[f32]| v.iter().map(|&a| f64::from(a)).collect::<Vec<f64>>();
     let objective = |x: &[f64], w: &[f64]| -> f64 {
         fan_out_reference(x, w).iter().zip(&cs).map(|(y, &c)| y * f64::from(c)).sum()
     };
     for (which, grad) in grads.iter().enumerate() {
-        let got = step.read(*grad).unwrap();
+        let got = program.read(*grad).unwrap();
         for (i, &g) in got.iter().enumerate() {
             let at = |h: f64| {
                 let (mut x, mut w) = (wide(&xs), wide(&ws));
@@ -97,14 +97,14 @@ fn sharing_memory_and_replaying_change_no_bit() {
     let mut results = Vec::new();
     for reuse in [Reuse::Slots, Reuse::None] {
         let (graph, [x, w, dy, y], grads) = fan_out(gpu.target());
-        let options = Options { reuse, poison: true, checks: Checks::On };
-        let step = Step::with_options(&gpu, graph, &Store::new(&gpu), options).unwrap();
-        step.write(x, &values(12, 0.1));
-        step.write(w, &values(16, 0.9));
-        step.write(dy, &values(12, 2.0));
+        let options = ProgramOptions { reuse, poison: true, checks: Checks::On };
+        let program = Program::with_options(&gpu, graph, &Store::new(&gpu), options).unwrap();
+        program.write(x, &values(12, 0.1));
+        program.write(w, &values(16, 0.9));
+        program.write(dy, &values(12, 2.0));
         for _ in 0..2 {
-            step.run();
-            let all = step.read_many(&[y, grads[0], grads[1]]).unwrap();
+            program.run();
+            let all = program.read_many(&[y, grads[0], grads[1]]).unwrap();
             results.push(all.concat().iter().map(|v| v.to_bits()).collect::<Vec<_>>());
         }
     }
@@ -115,16 +115,16 @@ fn sharing_memory_and_replaying_change_no_bit() {
 fn run_checked_names_the_call_that_made_the_first_nan() {
     let gpu = gpu();
     let (graph, [x, w, dy, _], _) = fan_out(gpu.target());
-    let step = Step::new(&gpu, graph, &Store::new(&gpu)).unwrap();
+    let program = Program::new(&gpu, graph, &Store::new(&gpu)).unwrap();
     let mut xs = values(12, 0.1);
     xs[5] = f32::INFINITY;
-    step.write(x, &xs);
-    step.write(w, &values(16, 0.9));
-    step.write(dy, &values(12, 2.0));
-    let error = step.run_checked().unwrap_err().to_string();
+    program.write(x, &xs);
+    program.write(w, &values(16, 0.9));
+    program.write(dy, &values(12, 2.0));
+    let error = program.run_checked().unwrap_err().to_string();
     assert!(error.contains("matmul.nt"), "{error}");
-    step.write(x, &values(12, 0.1));
-    step.run_checked().unwrap();
+    program.write(x, &values(12, 0.1));
+    program.run_checked().unwrap();
 }
 
 #[test]

@@ -11,9 +11,9 @@ use oddgrad::model::folder::save_model_folder;
 use oddgrad::model::layout::layout;
 use oddgrad::model::save::{Unwritten, write_safetensors, write_weights};
 use oddgrad::model::source::{SafetensorsFile, Tensor64, WeightSource, read_safetensors_f64};
-use oddgrad::model::stream::{HeadRows, StreamInputs};
+use oddgrad::model::stream::{BatchInputs, HeadRows};
 use oddgrad::model::weights::{FolderWeights, ParameterValues, Tensor, collect, init_weights};
-use oddgrad::step::{Step, Store};
+use oddgrad::program::{Program, Store};
 use oddgrad::train::learner::{FIRST_MOMENT, Learner, LearnerOptions, SECOND_MOMENT, memory_plan};
 use oddgrad::train::objectives::Loss;
 use oddgrad::train::program::{TrainedSet, train_all};
@@ -170,18 +170,18 @@ fn weights_stream_to_the_device() {
 /// The logits of a few tokens, from parameters as `store` holds them.
 fn logits(gpu: &Rc<Gpu>, store: &Store, config: &ModelConfig) -> Vec<f32> {
     let mut g = store.inference_graph();
-    let inputs = StreamInputs::declare(&mut g, 8);
+    let inputs = BatchInputs::declare(&mut g, 8);
     let head = HeadRows::declare(&mut g, 8, 8);
     let logits = config.decoder.forward(&mut g, &inputs, &head).logits(&mut g);
     g.output(logits);
-    let step = Step::new(gpu, g, store).unwrap();
+    let program = Program::new(gpu, g, store).unwrap();
     let ids = vec![7, 300, 12, 450, 9, 33, 101, 8];
     let example = Example { row: 0, chosen: Sequence { ids, response_start: 1 }, rejected: None };
     let capacity = Capacity { tokens: 8, targets: 8, pairs: 1 };
-    inputs.write(&step, &pack(&[&example], capacity).unwrap()[0]);
-    head.write(&step, &[0, 1, 2, 3, 4, 5, 6, 7]);
-    step.run();
-    step.read(logits).unwrap()
+    inputs.write(&program, &pack(&[&example], capacity).unwrap()[0]);
+    head.write(&program, &[0, 1, 2, 3, 4, 5, 6, 7]);
+    program.run();
+    program.read(logits).unwrap()
 }
 
 #[test]

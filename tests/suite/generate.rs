@@ -7,7 +7,7 @@ use oddgrad::data::tokenize::Tokenizer;
 use oddgrad::model::config::ModelConfig;
 use oddgrad::model::generate::{Generator, Room, Sampling};
 use oddgrad::model::weights::{FolderWeights, ParameterValues};
-use oddgrad::step::Store;
+use oddgrad::program::Store;
 use serde_json::Value;
 use std::path::Path;
 

@@ -3,7 +3,7 @@
 use oddgrad::gpu::{Gpu, list_adapters};
 use oddgrad::graph::{DType, Graph};
 use oddgrad::ops::rms_norm::rms_norm;
-use oddgrad::step::{Step, Store};
+use oddgrad::program::{Program, Store};
 use oddgrad::wgpu;
 use std::rc::Rc;
 
@@ -27,14 +27,14 @@ fn library_computes_on_a_device_of_the_callers() {
     let weight = g.constant("weight", &[2], &[1.0, 10.0]);
     let y = rms_norm(&mut g, x, weight, 0.0);
     g.output(y);
-    let step = Step::new(&gpu, g, &Store::new(&gpu)).unwrap();
-    step.write(x, &[3.0, 3.0, -1.0, 7.0]);
-    step.run();
-    for (got, want) in step.read(y).unwrap().iter().zip([1.0, 10.0, -0.2, 14.0]) {
+    let program = Program::new(&gpu, g, &Store::new(&gpu)).unwrap();
+    program.write(x, &[3.0, 3.0, -1.0, 7.0]);
+    program.run();
+    for (got, want) in program.read(y).unwrap().iter().zip([1.0, 10.0, -0.2, 14.0]) {
         assert!((got - want).abs() < 1e-5, "{got} instead of {want}");
     }
     // The device is still the caller's.
-    drop((step, gpu));
+    drop((program, gpu));
     let _more = device.create_buffer(&wgpu::BufferDescriptor {
         label: None,
         size: 4,

@@ -15,7 +15,7 @@ use oddgrad::graph::{DType, Graph, Role, Var};
 use oddgrad::kernel::{Class, Needs, Target, Variant};
 use oddgrad::ops;
 use oddgrad::ops::case::{Array, Data, OpCase};
-use oddgrad::ops::trial::{GRADIENT_TOLERANCE, Slopes, declare, pinnings, rng, slopes};
+use oddgrad::ops::trial::{Derivatives, GRADIENT_TOLERANCE, declare, derivatives, pinnings, rng};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -210,7 +210,7 @@ impl Export {
     /// The operation is applied twice to the same inputs, so that its gradient kernels first write
     /// and then add: twice the gradient must come out.
     fn gradient(&mut self, case: &OpCase, shape: &[usize], target: &Target) {
-        let Slopes { inputs, cotangents, samples } = slopes(case, shape, 0);
+        let Derivatives { inputs, cotangents, samples } = derivatives(case, shape, 0);
         let at: Vec<usize> = inputs.iter().map(|a| self.array(a)).collect();
         let seeds_at: Vec<usize> = cotangents.iter().map(|c| self.floats(c)).collect();
         let truth: Vec<_> =

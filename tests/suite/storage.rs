@@ -8,7 +8,7 @@ use oddgrad::ops::gelu::gelu;
 use oddgrad::ops::matmul::linear;
 use oddgrad::ops::scale::scale;
 use oddgrad::plan::{Pool, Reuse, plan};
-use oddgrad::step::{Options, Step, Store};
+use oddgrad::program::{Program, ProgramOptions, Store};
 
 fn values(n: usize) -> Vec<f32> {
     (0..n).map(|i| (0.7 * i as f32).sin()).collect()
@@ -41,7 +41,7 @@ fn two_programs_agree_on_how_state_is_stored() {
     let x = g.input("x", &[1, 4], DType::F32);
     let w = g.state_typed("w", &[4, 4], DType::BF16);
     linear(&mut g, x, w, None);
-    let _ = Step::new(&gpu, g, &store);
+    let _ = Program::new(&gpu, g, &store);
 }
 
 /// A narrow weight is the same numbers as what it decodes to: products differ in the last bits only,
@@ -64,10 +64,10 @@ fn a_narrow_weight_is_decoded_without_loss() {
             let w = g.state_typed("w", &[n, k], as_stored);
             let y = linear(&mut g, x, w, None);
             g.output(y);
-            let step = Step::new(&gpu, g, &store).unwrap();
-            step.write(x, &values(3 * k));
-            step.run();
-            step.read(y).unwrap()
+            let program = Program::new(&gpu, g, &store).unwrap();
+            program.write(x, &values(3 * k));
+            program.run();
+            program.read(y).unwrap()
         };
         for (narrow, wide) in run(dtype).into_iter().zip(run(DType::F32)) {
             assert!((narrow - wide).abs() < 1e-5, "{dtype}: {narrow} instead of {wide}");
@@ -127,25 +127,25 @@ fn programs_of_one_store_share_a_pool_of_slots() {
 
     let before = gpu.buffer_bytes();
     let store = Store::new(&gpu);
-    let options = Options { reuse: Reuse::Pool, ..Options::default() };
-    let steps: Vec<(Step, Var, Vec<Var>)> = programs
+    let options = ProgramOptions { reuse: Reuse::Pool, ..ProgramOptions::default() };
+    let steps: Vec<(Program, Var, Vec<Var>)> = programs
         .iter()
         .map(|sizes| {
             let (g, x, outs) = build(sizes);
-            (Step::with_options(&gpu, g, &store, options).unwrap(), x, outs)
+            (Program::with_options(&gpu, g, &store, options).unwrap(), x, outs)
         })
         .collect();
     let staging: u64 = steps.iter().map(|(s, ..)| s.staging_bytes()).sum();
     let inputs: u64 = plans.iter().map(|p| p.inputs).sum();
     let planned = pool.sizes().iter().sum::<u64>() + inputs;
     assert_eq!(gpu.buffer_bytes() - before - staging, planned);
-    for (step, x, _) in &steps {
-        step.write(*x, &vec![1.0; step.graph().info(*x).len()]);
+    for (program, x, _) in &steps {
+        program.write(*x, &vec![1.0; program.graph().info(*x).len()]);
     }
     for round in 0..2 {
-        for ((step, _, outs), sizes) in steps.iter().zip(&programs) {
-            step.run();
-            for (out, &n) in step.read_many(outs).unwrap().iter().zip(*sizes) {
+        for ((program, _, outs), sizes) in steps.iter().zip(&programs) {
+            program.run();
+            for (out, &n) in program.read_many(outs).unwrap().iter().zip(*sizes) {
                 assert_eq!(*out, vec![n as f32; n], "round {round}");
             }
         }

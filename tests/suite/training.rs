@@ -3,7 +3,7 @@
 use crate::engine::small_config;
 use crate::{golden, gpu};
 use oddgrad::data::example::{Example, Sequence};
-use oddgrad::data::pack::{Capacity, NONE, Stream, TargetKind, pack};
+use oddgrad::data::pack::{Capacity, NONE, PackedBatch, TargetKind, pack};
 use oddgrad::error::Error;
 use oddgrad::gpu::{AdapterChoice, Gpu};
 use oddgrad::graph::GRAD;
@@ -37,8 +37,8 @@ fn pairs(n: usize) -> Vec<Example> {
 }
 
 /// The layout other tools use: every sequence by itself, in rows padded to the longest.
-fn padded(examples: &[Example], capacity: Capacity) -> Stream {
-    let mut s = Stream::empty(capacity);
+fn padded(examples: &[Example], capacity: Capacity) -> PackedBatch {
+    let mut s = PackedBatch::empty(capacity);
     let width = examples
         .iter()
         .map(|e| e.chosen.ids.len().max(e.rejected.as_ref().unwrap().ids.len()))
@@ -82,7 +82,7 @@ fn padded(examples: &[Example], capacity: Capacity) -> Stream {
 }
 
 /// Loss and every gradient of the streams of one optimizer step.
-fn loss_and_gradients(streams: &[Stream], loss: &Loss) -> (f64, BTreeMap<String, Vec<f32>>) {
+fn loss_and_gradients(streams: &[PackedBatch], loss: &Loss) -> (f64, BTreeMap<String, Vec<f32>>) {
     let config = small_config();
     let learner = Learner::new(
         &gpu(),
@@ -123,7 +123,7 @@ fn orpo() -> Loss {
     Loss::new(Orpo { lambda: 1.0, ..Orpo::default() })
 }
 
-fn all(examples: &[Example], capacity: Capacity) -> Vec<Stream> {
+fn all(examples: &[Example], capacity: Capacity) -> Vec<PackedBatch> {
     pack(&examples.iter().collect::<Vec<_>>(), capacity).unwrap()
 }
 
@@ -311,9 +311,9 @@ fn resuming_with_other_kernels_says_so() {
     run(&recipe, false).unwrap();
     for number in [1, 2] {
         let mut choice = AdapterChoice::default();
-        let usual = gpu().target().clone();
+        let default = gpu().target().clone();
         let pass = oddgrad::ops::passes().into_iter().find(|p| p.full_name() == "adamw.update");
-        let told = pass.unwrap().usual(&usual).number() != number;
+        let told = pass.unwrap().default_variant(&default).number() != number;
         choice.kernels.insert("adamw".into(), number.into());
         let mut notes = Vec::new();
         let mut keep = |event: TrainEvent| {

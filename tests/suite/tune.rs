@@ -67,7 +67,7 @@ fn tune_writes_what_the_trainer_uses_until_driver_or_kernel_change() {
     assert!(kernels.iter().all(|k| k == "update_2_span.wgsl"), "{kernels:?}");
     assert!(text.contains("note: --f16 changes nothing"), "{text}");
 
-    // Tuned to what is not the usual kernel, so that the next two would show it.
+    // Tuned to what is not the default kernel, so that the next two would show it.
     let other = if untuned[0].contains("_1_") { 2 } else { 1 };
     for (from, to) in [("driver = \"", "driver = \"old "), ("kernels = \"", "kernels = \"0")] {
         std::fs::write(&file, set(other).replace(from, to)).unwrap();

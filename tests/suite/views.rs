@@ -9,7 +9,7 @@ use oddgrad::ops::matmul::linear;
 use oddgrad::ops::scale::scale;
 use oddgrad::ops::silu_mul::silu_mul;
 use oddgrad::plan::{Reuse, plan};
-use oddgrad::step::{Options, Step, Store};
+use oddgrad::program::{Program, ProgramOptions, Store};
 
 const D: usize = 64;
 
@@ -65,9 +65,9 @@ fn values(n: usize, phase: f64) -> Vec<f32> {
     (0..n).map(|i| (0.3 * (i as f64 * 1.7 + phase).sin()) as f32).collect()
 }
 
-fn upload(step: &Step, net: [Var; 3]) {
+fn upload(program: &Program, net: [Var; 3]) {
     for (var, phase) in net.into_iter().zip([0.1, 0.9, 2.0]) {
-        step.write(var, &values(step.graph().info(var).len(), phase));
+        program.write(var, &values(program.graph().info(var).len(), phase));
     }
 }
 
@@ -83,18 +83,18 @@ fn views_are_differentiated_like_what_they_show() {
         let net = net(gpu.target(), parameter);
         let store = Store::new(&gpu);
         store.write("w", &[D, D], &values(D * D, 0.9)).unwrap();
-        let step = Step::new(&gpu, net.graph, &store).unwrap();
-        step.write(net.x, &values(4 * D, 0.1));
-        step.write(net.dy, &values(64, 2.0));
+        let program = Program::new(&gpu, net.graph, &store).unwrap();
+        program.write(net.x, &values(4 * D, 0.1));
+        program.write(net.dy, &values(64, 2.0));
         if !parameter {
-            step.write(net.w, &values(D * D, 0.9));
+            program.write(net.w, &values(D * D, 0.9));
         }
-        step.run();
-        for (y, want) in step.read(net.y).unwrap().iter().zip(reference(&xs, &ws)) {
+        program.run();
+        for (y, want) in program.read(net.y).unwrap().iter().zip(reference(&xs, &ws)) {
             assert!((f64::from(*y) - want).abs() < 1e-5, "{y} instead of {want}");
         }
         for (which, grad) in net.grads.into_iter().enumerate() {
-            let got = step.read(grad).unwrap();
+            let got = program.read(grad).unwrap();
             for i in (0..got.len()).step_by(if which == 0 { 3 } else { 61 }) {
                 let at = |h: f64| {
                     let (mut x, mut w) = (xs.clone(), ws.clone());
@@ -108,9 +108,9 @@ fn views_are_differentiated_like_what_they_show() {
         }
         if parameter {
             // A second run adds to the parameter's gradient, through its slice too.
-            let once = step.read(net.grads[1]).unwrap();
-            step.run();
-            let twice = step.read(net.grads[1]).unwrap();
+            let once = program.read(net.grads[1]).unwrap();
+            program.run();
+            let twice = program.read(net.grads[1]).unwrap();
             assert!(once.iter().zip(twice).all(|(a, b)| (2.0 * a - b).abs() < 1e-5));
         }
     }
@@ -122,19 +122,19 @@ fn views_change_no_bit_when_memory_is_shared_and_calls_are_replayed() {
     let mut results = Vec::new();
     for reuse in [Reuse::Slots, Reuse::None] {
         let net = net(gpu.target(), false);
-        let options = Options { reuse, poison: true, checks: Checks::On };
-        let step = Step::with_options(&gpu, net.graph, &Store::new(&gpu), options).unwrap();
-        upload(&step, [net.x, net.w, net.dy]);
-        step.run();
+        let options = ProgramOptions { reuse, poison: true, checks: Checks::On };
+        let program = Program::with_options(&gpu, net.graph, &Store::new(&gpu), options).unwrap();
+        upload(&program, [net.x, net.w, net.dy]);
+        program.run();
         let bits = |values: Vec<Vec<f32>>| -> Vec<u32> {
             values.concat().iter().map(|v| v.to_bits()).collect()
         };
         let outputs = [net.y, net.grads[0], net.grads[1]];
-        results.push(bits(step.read_many(&outputs).unwrap()));
-        step.run_checked().unwrap();
-        results.push(bits(step.read_many(&outputs).unwrap()));
+        results.push(bits(program.read_many(&outputs).unwrap()));
+        program.run_checked().unwrap();
+        results.push(bits(program.read_many(&outputs).unwrap()));
         if reuse == Reuse::None {
-            assert!(step.broken_guards().unwrap().is_empty());
+            assert!(program.broken_guards().unwrap().is_empty());
         }
     }
     assert!(results.windows(2).all(|w| w[0] == w[1]));
@@ -154,22 +154,22 @@ fn a_replayed_call_writes_to_its_slice_alone() {
     let variant = net.graph.calls()[at].variant;
     let store = Store::new(&gpu);
     store.write("w", &[D, D], &values(D * D, 0.9)).unwrap();
-    let step = Step::new(&gpu, net.graph, &store).unwrap();
-    step.write(net.x, &values(4 * D, 0.1));
-    step.write(net.dy, &values(64, 2.0));
-    step.run();
-    let replay = step.replay(&[at], variant, Checks::On).unwrap();
-    let before = step.read(grad).unwrap();
-    let written = step.written(&replay).unwrap();
+    let program = Program::new(&gpu, net.graph, &store).unwrap();
+    program.write(net.x, &values(4 * D, 0.1));
+    program.write(net.dy, &values(64, 2.0));
+    program.run();
+    let replay = program.replay(&[at], variant, Checks::On).unwrap();
+    let before = program.read(grad).unwrap();
+    let written = program.written(&replay).unwrap();
     assert_eq!(written[0], before[16 * D..48 * D].iter().map(|v| v.to_bits()).collect::<Vec<_>>());
-    step.poison_writes(&replay);
+    program.poison_writes(&replay);
     // A run sends the upload off; it would add to the gradient, so a read does that here.
-    let poisoned = step.read(grad).unwrap();
+    let poisoned = program.read(grad).unwrap();
     assert_eq!(poisoned[..16 * D], before[..16 * D]);
     assert_eq!(poisoned[48 * D..], before[48 * D..]);
     assert!(poisoned[16 * D..48 * D].iter().all(|v| v.is_nan()));
-    step.restore(&replay, &written);
-    assert_eq!(step.read(grad).unwrap(), before);
+    program.restore(&replay, &written);
+    assert_eq!(program.read(grad).unwrap(), before);
 }
 
 #[test]
@@ -204,10 +204,10 @@ fn u32_constants_reach_the_kernel_as_they_are() {
     let index = oddgrad::ops::gather_index::GatherIndex::inputs(&mut g, "rows", 4, 3);
     let y = oddgrad::ops::gather_rows::gather_rows(&mut g, x, rows, index);
     g.output(y);
-    let step = Step::new(&gpu, g, &Store::new(&gpu)).unwrap();
-    step.write(x, &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
-    step.run();
-    assert_eq!(step.read(y).unwrap(), [5.0, 6.0, 1.0, 2.0, 5.0, 6.0, 3.0, 4.0]);
+    let program = Program::new(&gpu, g, &Store::new(&gpu)).unwrap();
+    program.write(x, &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+    program.run();
+    assert_eq!(program.read(y).unwrap(), [5.0, 6.0, 1.0, 2.0, 5.0, 6.0, 3.0, 4.0]);
 }
 
 #[test]

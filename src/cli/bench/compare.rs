@@ -1,7 +1,7 @@
 //! `oddgrad bench compare`
 
 use crate::bench::compare::compare;
-use crate::bench::report::Report;
+use crate::bench::report::BenchReport;
 use crate::error::{Error, Result};
 use clap::Args;
 use std::path::PathBuf;
@@ -30,7 +30,7 @@ pub(super) fn percent(text: &str) -> std::result::Result<f64, String> {
 }
 
 pub(super) fn run(args: &CompareArgs) -> Result<()> {
-    let (before, after) = (Report::load(&args.before)?, Report::load(&args.after)?);
+    let (before, after) = (BenchReport::load(&args.before)?, BenchReport::load(&args.after)?);
     let comparison = compare(&before, &after, args.any_adapter)?;
     println!("before    {}", before.device());
     println!("after     {}", after.device());

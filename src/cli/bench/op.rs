@@ -7,7 +7,7 @@ use crate::bench::block;
 use crate::bench::child::{ask, asked, end_with_parent, supervise};
 use crate::bench::comparison::{Block, BlockRequest, Limits};
 use crate::bench::op::{Own, Request, bench_op, find_case, find_passes};
-use crate::bench::report::{Report, between_markers};
+use crate::bench::report::{BenchReport, between_markers};
 use crate::bench::{chart, facts, shapes};
 use crate::error::{Error, Problem, Result};
 use crate::files::{check_creatable, write_atomically};
@@ -214,13 +214,13 @@ fn check_outputs(args: &OpArgs, op: &str) -> Result<()> {
     Err(Error::input("nowhere to write the results", problems))
 }
 
-fn write(args: &OpArgs, op: &str, report: &Report) -> Result<()> {
-    let save = |path: &Option<PathBuf>, text: fn(&Report) -> String| match path {
+fn write(args: &OpArgs, op: &str, report: &BenchReport) -> Result<()> {
+    let save = |path: &Option<PathBuf>, text: fn(&BenchReport) -> String| match path {
         Some(path) => write_atomically(path, text(report).as_bytes()),
         None => Ok(()),
     };
-    save(&args.json, Report::json)?;
-    save(&args.md, Report::markdown)?;
+    save(&args.json, BenchReport::json)?;
+    save(&args.md, BenchReport::markdown)?;
     save(&args.svg, chart::bars)?;
     if args.readme {
         let path = readme_of(op);

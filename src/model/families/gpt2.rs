@@ -11,7 +11,7 @@ use super::{Decoder, Outline, Place};
 use crate::graph::{Graph, Init};
 use crate::model::blocks::{Embedding, Head, LayerNorm, Linear, Mlp, SelfAttention, head_rows};
 use crate::model::keys::Keys;
-use crate::model::stream::{HeadRows, StreamInputs};
+use crate::model::stream::{BatchInputs, HeadRows};
 use crate::ops::add::add;
 use crate::ops::gelu::gelu;
 
@@ -57,7 +57,7 @@ impl Decoder for Gpt2 {
         self.outline
     }
 
-    fn forward(&self, g: &mut Graph, s: &StreamInputs, rows: &HeadRows) -> Head {
+    fn forward(&self, g: &mut Graph, s: &BatchInputs, rows: &HeadRows) -> Head {
         let Self { outline: c, inner: f, eps, std, .. } = *self;
         let d = c.hidden_size;
         let (init, residual) = (Init::Normal(std), Init::residual(std, c.layers));

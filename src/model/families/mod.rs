@@ -27,7 +27,7 @@ use std::sync::Arc;
 use crate::graph::Graph;
 use crate::model::blocks::Head;
 use crate::model::keys::Keys;
-use crate::model::stream::{HeadRows, StreamInputs};
+use crate::model::stream::{BatchInputs, HeadRows};
 
 type Read = fn(&mut Keys) -> Arc<dyn Decoder>;
 
@@ -67,7 +67,7 @@ pub trait Decoder: Debug + Send + Sync {
 
     /// Appends the forward pass over a stream of T tokens, as far as the head's input at `rows`;
     /// declares the parameters on its way.
-    fn forward(&self, g: &mut Graph, s: &StreamInputs, rows: &HeadRows) -> Head;
+    fn forward(&self, g: &mut Graph, s: &BatchInputs, rows: &HeadRows) -> Head;
 
     /// Where the family's files hold a parameter.
     fn place(&self, parameter: &str) -> Place {

@@ -8,7 +8,7 @@ use super::{Decoder, Outline};
 use crate::graph::Graph;
 use crate::model::blocks::{Head, Linear, RmsNorm, head_rows};
 use crate::model::keys::Keys;
-use crate::model::stream::{HeadRows, StreamInputs};
+use crate::model::stream::{BatchInputs, HeadRows};
 use crate::ops::add::add;
 
 #[derive(Debug)]
@@ -29,7 +29,7 @@ impl Decoder for Qwen3 {
         self.sizes.outline()
     }
 
-    fn forward(&self, g: &mut Graph, s: &StreamInputs, rows: &HeadRows) -> Head {
+    fn forward(&self, g: &mut Graph, s: &BatchInputs, rows: &HeadRows) -> Head {
         let c = &self.sizes;
         let rope = c.rope(g, s);
         let mut x = c.embedding(g).of_tokens(g, s);

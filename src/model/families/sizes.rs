@@ -7,7 +7,7 @@ use super::Outline;
 use crate::graph::{Graph, Init, Var};
 use crate::model::blocks::{Embedding, GatedMlp, Linear, RmsNorm, Rope, SelfAttention};
 use crate::model::keys::Keys;
-use crate::model::stream::StreamInputs;
+use crate::model::stream::BatchInputs;
 
 /// Sizes of a decoder with rotary positions, RMS norms and a gated feed-forward.
 #[derive(Debug)]
@@ -130,7 +130,7 @@ impl Sizes {
     }
 
     /// The angles of all layers.
-    pub fn rope(&self, g: &mut Graph, s: &StreamInputs) -> Rope {
+    pub fn rope(&self, g: &mut Graph, s: &BatchInputs) -> Rope {
         Rope::new(g, s, self.max_positions, self.head_dim, self.theta)
     }
 

@@ -4,7 +4,7 @@
 //! product (`ops/nll.rs`) for every scope and reduction.
 
 use super::{LOGP, Results, Scored, spelling};
-use crate::data::pack::{Stream, TargetKind};
+use crate::data::pack::{PackedBatch, TargetKind};
 use crate::graph::{DType, Graph, Var};
 use crate::ops::nll::nll;
 use crate::train::metrics::Sums;
@@ -87,12 +87,12 @@ impl Likelihood {
     }
 
     /// [`NLL_WEIGHT`] for streams that form one mean, divided by `parts`.
-    pub fn weights(&self, streams: &[&Stream], parts: usize) -> Vec<Vec<f32>> {
+    pub fn weights(&self, streams: &[&PackedBatch], parts: usize) -> Vec<Vec<f32>> {
         let parts = parts as f64;
         let counted: usize =
             streams.iter().map(|s| s.nll.iter().filter(|&&kind| self.counts(kind)).count()).sum();
         let sequences: usize = streams.iter().map(|s| s.rows.len()).sum();
-        let of_stream = |s: &&Stream| {
+        let of_stream = |s: &&PackedBatch| {
             let mut length = vec![0usize; s.capacity.pairs];
             for (&kind, &pair) in s.nll.iter().zip(&s.nll_pair) {
                 if self.counts(kind) {
@@ -116,7 +116,7 @@ impl Likelihood {
 
     /// Adds a stream's NLL: the negative sum of scored log-probabilities over the number of scored
     /// tokens, or, for the mean of sequences, the sum of sequence means over sequences.
-    pub fn measure(&self, stream: &Stream, results: &Results, sums: &mut Sums) {
+    pub fn measure(&self, stream: &PackedBatch, results: &Results, sums: &mut Sums) {
         let mut of_pair = vec![(0.0f64, 0.0f64); stream.rows.len()];
         for ((&kind, &pair), &logp) in
             stream.nll.iter().zip(&stream.nll_pair).zip(results.get(LOGP))

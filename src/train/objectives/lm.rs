@@ -4,7 +4,7 @@
 
 use super::sft::Sft;
 use super::{Coefficients, Metric, Objective, Results, RowKind, Scored, Terms};
-use crate::data::pack::Stream;
+use crate::data::pack::PackedBatch;
 use crate::graph::Graph;
 use crate::train::metrics::Sums;
 use crate::train::settings::Settings;
@@ -35,11 +35,11 @@ impl Objective for Lm {
         self.0.declare(g, scored)
     }
 
-    fn coefficients(&self, streams: &[&Stream], parts: usize) -> Vec<Coefficients> {
+    fn coefficients(&self, streams: &[&PackedBatch], parts: usize) -> Vec<Coefficients> {
         self.0.coefficients(streams, parts)
     }
 
-    fn measure(&self, stream: &Stream, results: &Results, sums: &mut Sums) {
+    fn measure(&self, stream: &PackedBatch, results: &Results, sums: &mut Sums) {
         self.0.measure(stream, results, sums);
     }
 

@@ -29,7 +29,7 @@ pub mod preference;
 pub mod sft;
 pub mod simpo;
 
-use crate::data::pack::{Capacity, Stream};
+use crate::data::pack::{Capacity, PackedBatch};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Var};
 use crate::ops::segment_mean::segment_mean;
@@ -69,10 +69,10 @@ pub trait Objective: fmt::Debug + Send + Sync {
 
     /// What goes into the inputs of [`Objective::declare`] for streams that form one mean, divided
     /// by `parts`: the loss of all streams is their sum.
-    fn coefficients(&self, streams: &[&Stream], parts: usize) -> Vec<Coefficients>;
+    fn coefficients(&self, streams: &[&PackedBatch], parts: usize) -> Vec<Coefficients>;
 
     /// Adds what one stream gave to the sums of an optimizer step or an evaluation.
-    fn measure(&self, stream: &Stream, results: &Results, sums: &mut Sums);
+    fn measure(&self, stream: &PackedBatch, results: &Results, sums: &mut Sums);
 
     /// The figures of summed streams by TRL's names, `loss` first. They do not depend on how the
     /// rows were split into streams.
@@ -84,7 +84,7 @@ pub trait Objective: fmt::Debug + Send + Sync {
     /// Numbers of one stream that reference files hold too, for `verify`.
     fn compared(
         &self,
-        _stream: &Stream,
+        _stream: &PackedBatch,
         _coefficients: &Coefficients,
         _results: &Results,
     ) -> Vec<Compared> {
@@ -119,7 +119,7 @@ pub struct Scored {
 
 impl Scored {
     /// Mean log-probability of every sequence's response `[2P]`: those of pair p at the places that
-    /// [`Stream::pair`] names, 0 for a side that is not there.
+    /// [`PackedBatch::pair`] names, 0 for a side that is not there.
     pub fn mean(&self, g: &mut Graph) -> Var {
         segment_mean(g, self.logp, self.seq_offset, self.seq_target, self.owner)
     }
@@ -260,7 +260,7 @@ impl Loss {
     }
 
     /// What goes into the objective's inputs for all streams of one optimizer step.
-    pub fn coefficients(&self, streams: &[Stream]) -> Vec<Coefficients> {
+    pub fn coefficients(&self, streams: &[PackedBatch]) -> Vec<Coefficients> {
         match self.accumulation {
             Accumulation::Exact => self.of_one_mean(streams, 1),
             Accumulation::Trl => {
@@ -272,7 +272,7 @@ impl Loss {
 
     /// What goes into the objective's inputs for streams that form one mean, divided by `parts`:
     /// an evaluation, one of the micro-batches whose means are averaged.
-    pub fn of_one_mean(&self, streams: &[Stream], parts: usize) -> Vec<Coefficients> {
+    pub fn of_one_mean(&self, streams: &[PackedBatch], parts: usize) -> Vec<Coefficients> {
         self.objective.coefficients(&streams.iter().collect::<Vec<_>>(), parts)
     }
 

@@ -10,7 +10,7 @@
 use super::likelihood::{Likelihood, NLL_WEIGHT};
 use super::preference::{self, MEAN_LOGP};
 use super::{Coefficients, Compared, LOGP, Metric, Objective, Results, RowKind, Scored, Terms};
-use crate::data::pack::Stream;
+use crate::data::pack::PackedBatch;
 use crate::graph::{DType, Graph};
 use crate::ops::add::add;
 use crate::ops::odds_ratio::odds_ratio;
@@ -72,7 +72,7 @@ impl Objective for Orpo {
         }
     }
 
-    fn coefficients(&self, streams: &[&Stream], parts: usize) -> Vec<Coefficients> {
+    fn coefficients(&self, streams: &[&PackedBatch], parts: usize) -> Vec<Coefficients> {
         let of_targets = self.likelihood.weights(streams, parts).into_iter();
         of_targets
             .zip(preference::pair_weights(streams, self.lambda, parts))
@@ -80,7 +80,7 @@ impl Objective for Orpo {
             .collect()
     }
 
-    fn measure(&self, stream: &Stream, results: &Results, sums: &mut Sums) {
+    fn measure(&self, stream: &PackedBatch, results: &Results, sums: &mut Sums) {
         self.likelihood.measure(stream, results, sums);
         preference::measure(stream, results, sums);
     }
@@ -100,7 +100,7 @@ impl Objective for Orpo {
 
     fn compared(
         &self,
-        stream: &Stream,
+        stream: &PackedBatch,
         coefficients: &Coefficients,
         results: &Results,
     ) -> Vec<Compared> {

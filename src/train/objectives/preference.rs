@@ -1,7 +1,7 @@
 //! Figures of a chosen and a rejected answer, whether or not they are trained on.
 
 use super::{Better, Metric, Results, Scored, Unit};
-use crate::data::pack::Stream;
+use crate::data::pack::PackedBatch;
 use crate::graph::{Graph, Var};
 use crate::ops::odds_ratio::log_odds;
 use crate::train::metrics::Sums;
@@ -24,10 +24,10 @@ pub fn declare(g: &mut Graph, scored: &Scored) -> (&'static str, Var) {
 
 /// The weight of every pair `[P]` in a mean over the pairs of these streams, times `factor` and
 /// divided by `parts`; 0 where a pair has one side only.
-pub fn pair_weights(streams: &[&Stream], factor: f64, parts: usize) -> Vec<Vec<f32>> {
+pub fn pair_weights(streams: &[&PackedBatch], factor: f64, parts: usize) -> Vec<Vec<f32>> {
     let pairs = streams.iter().flat_map(|s| s.pairs()).filter(|p| p.rejected.is_some()).count();
     let weight = (factor / (pairs.max(1) as f64 * parts as f64)) as f32;
-    let of_stream = |s: &&Stream| {
+    let of_stream = |s: &&PackedBatch| {
         let mut weights = vec![0.0; s.capacity.pairs];
         for (p, pair) in s.pairs().enumerate() {
             weights[p] = if pair.rejected.is_some() { weight } else { 0.0 };
@@ -38,7 +38,7 @@ pub fn pair_weights(streams: &[&Stream], factor: f64, parts: usize) -> Vec<Vec<f
 }
 
 /// Adds a stream's answers by their mean log-probabilities.
-pub fn measure(stream: &Stream, results: &Results, sums: &mut Sums) {
+pub fn measure(stream: &PackedBatch, results: &Results, sums: &mut Sums) {
     let mean = results.get(MEAN_LOGP);
     for pair in stream.pairs() {
         let chosen = f64::from(mean[pair.chosen]);

@@ -8,7 +8,7 @@
 
 use super::likelihood::{Likelihood, NLL_WEIGHT};
 use super::{Coefficients, Metric, Objective, Results, RowKind, Scored, Terms, preference};
-use crate::data::pack::Stream;
+use crate::data::pack::PackedBatch;
 use crate::graph::Graph;
 use crate::train::metrics::Sums;
 use crate::train::settings::Settings;
@@ -56,12 +56,12 @@ impl Objective for Sft {
         Terms { loss, inputs: vec![nll_weight], results, details: Vec::new() }
     }
 
-    fn coefficients(&self, streams: &[&Stream], parts: usize) -> Vec<Coefficients> {
+    fn coefficients(&self, streams: &[&PackedBatch], parts: usize) -> Vec<Coefficients> {
         let weights = self.likelihood.weights(streams, parts).into_iter();
         weights.map(|nll| Coefficients::from([(NLL_WEIGHT, nll)])).collect()
     }
 
-    fn measure(&self, stream: &Stream, results: &Results, sums: &mut Sums) {
+    fn measure(&self, stream: &PackedBatch, results: &Results, sums: &mut Sums) {
         self.likelihood.measure(stream, results, sums);
         preference::measure(stream, results, sums);
     }

@@ -9,7 +9,7 @@
 
 use super::preference::{self, MEAN_LOGP};
 use super::{Better, Coefficients, Metric, Objective, Results, RowKind, Scored, Terms, Unit};
-use crate::data::pack::Stream;
+use crate::data::pack::PackedBatch;
 use crate::graph::{DType, Graph};
 use crate::ops::bradley_terry::{bradley_terry, preference_loss};
 use crate::train::metrics::Sums;
@@ -73,7 +73,7 @@ impl Objective for SimPo {
         }
     }
 
-    fn coefficients(&self, streams: &[&Stream], parts: usize) -> Vec<Coefficients> {
+    fn coefficients(&self, streams: &[&PackedBatch], parts: usize) -> Vec<Coefficients> {
         let weights = preference::pair_weights(streams, 1.0, parts).into_iter();
         weights
             .map(|weight| {
@@ -83,7 +83,7 @@ impl Objective for SimPo {
             .collect()
     }
 
-    fn measure(&self, stream: &Stream, results: &Results, sums: &mut Sums) {
+    fn measure(&self, stream: &PackedBatch, results: &Results, sums: &mut Sums) {
         preference::measure(stream, results, sums);
         let mean = results.get(MEAN_LOGP);
         for pair in stream.pairs() {

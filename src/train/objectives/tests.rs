@@ -29,13 +29,13 @@ fn golden() -> Vec<Example> {
     ]
 }
 
-fn streams(examples: &[Example], tokens: usize) -> Vec<Stream> {
+fn streams(examples: &[Example], tokens: usize) -> Vec<PackedBatch> {
     let capacity = Capacity { tokens, targets: 20, pairs: 3 };
     pack(&examples.iter().collect::<Vec<_>>(), capacity).unwrap()
 }
 
 /// What a model gives that predicts token id i with log-probability `logp[i]`.
-fn results(stream: &Stream, logp: &[f32]) -> Results {
+fn results(stream: &PackedBatch, logp: &[f32]) -> Results {
     let logp: Vec<f32> = stream.target_id.iter().map(|&id| logp[id as usize]).collect();
     let mean = |sequence: usize| {
         let response = stream.response(sequence);
@@ -47,7 +47,7 @@ fn results(stream: &Stream, logp: &[f32]) -> Results {
 }
 
 /// ORPO's loss in f64, made of the coefficients as the graph makes it.
-fn minimised(streams: &[Stream], loss: &Loss) -> f64 {
+fn minimised(streams: &[PackedBatch], loss: &Loss) -> f64 {
     let mut total = 0.0;
     for (s, coefficients) in streams.iter().zip(loss.coefficients(streams)) {
         let results = results(s, &GOLDEN);
@@ -65,7 +65,7 @@ fn minimised(streams: &[Stream], loss: &Loss) -> f64 {
 
 fn figures(
     objective: &dyn Objective,
-    streams: &[Stream],
+    streams: &[PackedBatch],
     logp: &[f32],
 ) -> Vec<(&'static str, f64)> {
     let mut sums = Sums::default();

@@ -1,7 +1,7 @@
 //! Single calls of a step run on their own, with another kernel if wanted: what a benchmark of
 //! kernels times. The buffers are the step's, so all kernels work on the same memory.
 
-use super::{Dispatch, POISON, Step};
+use super::{Dispatch, POISON, Program};
 use crate::error::Result;
 use crate::gpu::{Checks, Stopwatch};
 use crate::graph::Var;
@@ -30,7 +30,7 @@ pub struct Time {
 /// Dispatches encoded into one submission at most.
 const MOST_AT_ONCE: usize = 4096;
 
-impl Step {
+impl Program {
     /// The calls at the positions `calls` of the graph, with `variant` instead of the kernel
     /// chosen there. Pipelines are made afresh.
     ///
@@ -124,7 +124,7 @@ impl Step {
         replay.writes.iter().map(|&var| self.read_now(var)).collect()
     }
 
-    /// Puts `bits` back where [`Step::written`] read them.
+    /// Puts `bits` back where [`Program::written`] read them.
     pub fn restore(&self, replay: &Replay, bits: &[Vec<u32>]) {
         for (&var, bits) in replay.writes.iter().zip(bits) {
             let (buffer, offset) = (&self.held(var).buffer, self.offset(var));

@@ -1,6 +1,6 @@
 //! A planned graph made real: buffers, bind groups and a flat list of dispatches to replay.
 //!
-//! Everything is created in [`Step::new`]; [`Step::write`], [`Step::run`] and [`Step::read`]
+//! Everything is created in [`Program::new`]; [`Program::write`], [`Program::run`] and [`Program::read`]
 //! create nothing ([`Gpu::created`] proves it in a test).
 
 #[cfg(feature = "cli")]
@@ -194,7 +194,7 @@ fn storage() -> wgpu::BufferUsages {
 
 /// How a step is made.
 #[derive(Debug, Clone, Copy)]
-pub struct Options {
+pub struct ProgramOptions {
     /// Share memory between temporaries.
     pub reuse: Reuse,
     /// Fill temporaries with NaN before the first run and put guard zones behind every buffer, so
@@ -204,7 +204,7 @@ pub struct Options {
     pub checks: Checks,
 }
 
-impl Default for Options {
+impl Default for ProgramOptions {
     fn default() -> Self {
         Self { reuse: Reuse::Slots, poison: false, checks: Checks::Off }
     }
@@ -225,7 +225,7 @@ struct Dispatch {
 }
 
 /// A graph ready to run.
-pub struct Step {
+pub struct Program {
     gpu: Rc<Gpu>,
     graph: Graph,
     plan: Plan,
@@ -233,19 +233,19 @@ pub struct Step {
     dispatches: Vec<Dispatch>,
     staging: Vec<HashMap<Var, Held>>,
     next_read: Cell<usize>,
-    options: Options,
+    options: ProgramOptions,
 }
 
-impl Step {
+impl Program {
     /// Makes buffers, pipelines and bind groups for `graph`; state comes from `store`.
     ///
     /// # Errors
     /// When memory or the adapter's limits do not suffice.
     pub fn new(gpu: &Rc<Gpu>, graph: Graph, store: &Store) -> Result<Self> {
-        Self::with_options(gpu, graph, store, Options::default())
+        Self::with_options(gpu, graph, store, ProgramOptions::default())
     }
 
-    /// As [`Step::new`] with other [`Options`].
+    /// As [`Program::new`] with other [`ProgramOptions`].
     ///
     /// # Errors
     /// When memory or the adapter's limits do not suffice.
@@ -256,7 +256,7 @@ impl Step {
         gpu: &Rc<Gpu>,
         graph: Graph,
         store: &Store,
-        options: Options,
+        options: ProgramOptions,
     ) -> Result<Self> {
         graph.check_limits()?;
         let plan = plan(&graph, options.reuse);
@@ -293,7 +293,7 @@ impl Step {
             }
             buffers.push(held);
         }
-        let mut step = Self {
+        let mut program = Self {
             gpu: gpu.clone(),
             graph,
             plan,
@@ -304,11 +304,12 @@ impl Step {
             options,
         };
         if options.poison {
-            step.poison();
+            program.poison();
         }
-        step.dispatches = step.graph.calls().iter().map(|call| step.dispatch(call)).collect();
+        program.dispatches =
+            program.graph.calls().iter().map(|call| program.dispatch(call)).collect();
         gpu.check_complaints()?;
-        Ok(step)
+        Ok(program)
     }
 
     fn dispatch(&self, call: &crate::graph::Call) -> Dispatch {
@@ -413,7 +414,7 @@ impl Step {
         self.gpu.write(&self.held(var).buffer, bytes);
     }
 
-    /// Submits every dispatch in order. Returns at once; [`Step::read`] waits.
+    /// Submits every dispatch in order. Returns at once; [`Program::read`] waits.
     pub fn run(&self) {
         for chunk in self.dispatches.chunks(PER_SUBMISSION) {
             self.submit(chunk);
@@ -513,7 +514,7 @@ impl Step {
         Fetch { set, vars: vars.to_vec(), submission, maps }
     }
 
-    /// Waits for a [`Step::fetch`] and returns the values, one list per variable.
+    /// Waits for a [`Program::fetch`] and returns the values, one list per variable.
     ///
     /// # Errors
     /// When the device is lost.
@@ -568,7 +569,7 @@ impl Step {
         }
     }
 
-    /// Names variables whose guard zone was written (only with [`Options::poison`] and without
+    /// Names variables whose guard zone was written (only with [`ProgramOptions::poison`] and without
     /// slot sharing).
     ///
     /// # Errors
