@@ -24,19 +24,17 @@ fn square(g: &mut Graph, x: Var) -> Var {
     let n = g.info(x).len();
     let shape = g.shape(x).to_vec();
     let product = move |g: &mut Graph, factor: f32, b: Var, out: Sink| {
-        let constants =
-            [("N", n.into()), ("FACTOR", factor.into()), ("ACCUMULATE", out.accumulate.into())];
+        let constants = [("N", n.into()), ("FACTOR", factor.into()), out.constant()];
         g.call(&PRODUCT, &constants, &[x, b], &[out.var], [n, 1, 1]);
     };
     let y = g.temp("square", &shape);
     product(g, 1.0, x, Sink { var: y, accumulate: false });
-    let backward = move |g: &mut Graph, grads: &[Option<Var>]| {
-        let dy = grads[0].expect("one output");
+    let backward = move |g: &mut Graph, dy: Var| {
         if let Some(dx) = g.grad_into(x) {
             product(g, 2.0, dy, dx);
         }
     };
-    g.record("square", &[x], &[y], Some(Box::new(backward)));
+    g.record("square", &[x], y, backward);
     y
 }
 

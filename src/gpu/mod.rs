@@ -34,7 +34,7 @@ pub struct Gpu {
     pub(crate) queue: wgpu::Queue,
     info: wgpu::AdapterInfo,
     target: Target,
-    pipelines: Mutex<HashMap<String, pipeline::Compiled>>,
+    pipelines: Mutex<HashMap<pipeline::Key, Compiled>>,
     bytes: AtomicU64,
     created: AtomicU64,
     /// What was said once already.

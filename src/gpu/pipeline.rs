@@ -11,8 +11,11 @@ pub struct Compiled {
     pub layout: wgpu::BindGroupLayout,
 }
 
+/// What pipelines are kept by: WGSL text, constants, checks.
+pub(super) type Key = (&'static str, String, Checks);
+
 /// Whether the driver's bounds and loop checks stay in the shader.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Checks {
     /// Our own kernels: tested, so they run without.
     Off,
@@ -26,9 +29,8 @@ impl Gpu {
     pub(crate) fn pipeline(&self, call: &Call, checks: Checks) -> Compiled {
         let constants = call.variant.constants.iter().chain(&call.constants);
         let constants: Vec<_> = constants.map(|(n, v)| format!("{n}={v}")).collect();
-        // Two kernels outside the tables may have one path; their texts are elsewhere.
-        let text = call.variant.source.as_ptr();
-        let key = format!("{} {text:p} {} {checks:?}", call.variant.path, constants.join(" "));
+        // By the text, not the path: two kernels outside the tables may have one path.
+        let key = (call.variant.source, constants.join(" "), checks);
         let mut cache = self.pipelines.lock().unwrap_or_else(|e| e.into_inner());
         cache.entry(key).or_insert_with(|| self.compile(call, checks)).clone()
     }

@@ -19,12 +19,11 @@ pub fn add(g: &mut Graph, a: Var, b: Var) -> Var {
     let n = g.info(a).len();
     let y = g.temp("sum", &shape);
     g.call(&FORWARD, &[("N", n.into())], &[a, b], &[y], [n, 1, 1]);
-    let backward = move |g: &mut Graph, d: &[Option<Var>]| {
-        let dy = d[0].expect("one output");
+    let backward = move |g: &mut Graph, dy: Var| {
         g.grad_pass(a, dy);
         g.grad_pass(b, dy);
     };
-    g.record("add", &[a, b], &[y], Some(Box::new(backward)));
+    g.record("add", &[a, b], y, backward);
     y
 }
 

@@ -50,13 +50,12 @@ use crate::variant;
 pub fn attention(g: &mut Graph, q: Var, k: Var, v: Var, spans: Var, head_dim: usize) -> Var {
     let dims = Dims::of(g, q, k, v, spans, head_dim);
     let (o, lse) = forward(g, dims, q, k, v, spans);
-    let backward = move |g: &mut Graph, d: &[Option<Var>]| {
+    let backward = move |g: &mut Graph, d_o: Var| {
         assert_eq!(
             g.shape(spans)[0],
             dims.queries + dims.keys,
             "attention: the gradient needs the rows of the keys in spans"
         );
-        let d_o = d[0].expect("one output");
         let stats = g.temp("attention stats", &[dims.queries, dims.heads, 2]);
         let [queries, _, heads, _, head_dim] = dims.constants();
         let rows = dims.queries * dims.heads;
@@ -76,7 +75,7 @@ pub fn attention(g: &mut Graph, q: Var, k: Var, v: Var, spans: Var, head_dim: us
             dk_dv(g, dims, &reads, sink_k, sink_v);
         }
     };
-    g.record("attention", &[q, k, v], &[o], Some(Box::new(backward)));
+    g.record("attention", &[q, k, v], o, backward);
     o
 }
 
@@ -103,7 +102,7 @@ fn forward(g: &mut Graph, dims: Dims, q: Var, k: Var, v: Var, spans: Var) -> (Va
 fn dq(g: &mut Graph, dims: Dims, reads: &[Var], sink: Sink) {
     let mut constants = dims.constants().to_vec();
     constants.push(("HEADS", dims.heads_together().into()));
-    constants.push(("ACCUMULATE", sink.accumulate.into()));
+    constants.push(sink.constant());
     let extent = [dims.queries, dims.heads / dims.heads_together(), 1];
     g.call(&DQ, &constants, reads, &[sink.var], extent);
 }

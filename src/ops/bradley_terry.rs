@@ -29,13 +29,12 @@ pub fn bradley_terry(g: &mut Graph, x: Var, offset: Var, pair_weight: Var, beta:
     let slope = g.temp("preference slope", &[2 * pairs]);
     let constants = [("P", pairs.into()), ("BETA", beta.into())];
     g.call(&FORWARD, &constants, &[x, offset, pair_weight], &[loss, slope], [1, 1, 1]);
-    let backward = move |g: &mut Graph, d: &[Option<Var>]| {
-        let dloss = d[0].expect("one output");
+    let backward = move |g: &mut Graph, dloss: Var| {
         let Some(sink) = g.grad_into(x) else { return };
-        let constants = [("S", (2 * pairs).into()), ("ACCUMULATE", sink.accumulate.into())];
+        let constants = [("S", (2 * pairs).into()), sink.constant()];
         g.call(&BACKWARD, &constants, &[slope, dloss], &[sink.var], [2 * pairs, 1, 1]);
     };
-    g.record("bradley_terry", &[x], &[loss], Some(Box::new(backward)));
+    g.record("bradley_terry", &[x], loss, backward);
     loss
 }
 

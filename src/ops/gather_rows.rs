@@ -32,8 +32,7 @@ pub fn gather_rows(g: &mut Graph, x: Var, rows: Var, index: GatherIndex) -> Var 
     let y = g.temp("rows", &[n, d]);
     let constants = [("R", r.into()), ("N", n.into()), ("D", d.into())];
     g.call(&FORWARD, &constants, &[x, rows], &[y], [n * d, 1, 1]);
-    let backward = move |g: &mut Graph, dys: &[Option<Var>]| {
-        let dy = dys[0].expect("one output");
+    let backward = move |g: &mut Graph, dy: Var| {
         let Some(sink) = g.grad_into(x) else { return };
         if !sink.accumulate {
             g.call(&FILL, &[("N", (r * d).into())], &[], &[sink.var], [r * d, 1, 1]);
@@ -43,7 +42,7 @@ pub fn gather_rows(g: &mut Graph, x: Var, rows: Var, index: GatherIndex) -> Var 
         let reads = [index.unique, index.offsets, index.list, dy];
         g.call(&BACKWARD, &constants, &reads, &[sink.var], [slots * d, 1, 1]);
     };
-    g.record("gather_rows", &[x], &[y], Some(Box::new(backward)));
+    g.record("gather_rows", &[x], y, backward);
     y
 }
 

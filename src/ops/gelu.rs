@@ -25,14 +25,13 @@ pub fn gelu(g: &mut Graph, x: Var) -> Var {
     let n = g.info(x).len();
     let y = g.temp("gelu", &shape);
     g.call(&FORWARD, &[("N", n.into())], &[x], &[y], [n, 1, 1]);
-    let backward = move |g: &mut Graph, grads: &[Option<Var>]| {
-        let dy = grads[0].expect("one output");
+    let backward = move |g: &mut Graph, dy: Var| {
         if let Some(dx) = g.grad_into(x) {
-            let constants = [("N", n.into()), ("ACCUMULATE", dx.accumulate.into())];
+            let constants = [("N", n.into()), dx.constant()];
             g.call(&BACKWARD, &constants, &[x, dy], &[dx.var], [n, 1, 1]);
         }
     };
-    g.record("gelu", &[x], &[y], Some(Box::new(backward)));
+    g.record("gelu", &[x], y, backward);
     y
 }
 

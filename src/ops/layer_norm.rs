@@ -39,10 +39,9 @@ pub fn layer_norm(g: &mut Graph, x: Var, weight: Var, bias: Var, eps: f32) -> Va
     let size = [("T", t.into()), ("D", d.into())];
     let constants = [size[0], size[1], ("EPS", eps.into())];
     g.call(&FORWARD, &constants, &[x, weight, bias], &[y, mean, inverse_deviation], [t, 1, 1]);
-    let backward = move |g: &mut Graph, grads: &[Option<Var>]| {
-        let dy = grads[0].expect("one output");
+    let backward = move |g: &mut Graph, dy: Var| {
         if let Some(dx) = g.grad_into(x) {
-            let constants = [size[0], size[1], ("ACCUMULATE", dx.accumulate.into())];
+            let constants = [size[0], size[1], dx.constant()];
             let reads = [x, weight, mean, inverse_deviation, dy];
             g.call(&INPUT, &constants, &reads, &[dx.var], [t, 1, 1]);
         }
@@ -77,7 +76,7 @@ pub fn layer_norm(g: &mut Graph, x: Var, weight: Var, bias: Var, eps: f32) -> Va
             }
         }
     };
-    g.record("layer_norm", &[x, weight, bias], &[y], Some(Box::new(backward)));
+    g.record("layer_norm", &[x, weight, bias], y, backward);
     y
 }
 

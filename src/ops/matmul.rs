@@ -76,7 +76,7 @@ pub fn product(g: &mut Graph, p: Product, a: Var, b: Var, bias: Option<Var>, out
         assert_eq!(g.shape(bias), [n], "matmul: bias does not fit {p:?}");
     }
     let dims = dims(g, p);
-    let mut constants = vec![("ACCUMULATE", out.accumulate.into())];
+    let mut constants = vec![out.constant()];
     let mut reads = vec![a, b, dims];
     if form == Form::Nt {
         constants.push(("BIAS", bias.is_some().into()));
@@ -123,8 +123,7 @@ pub fn linear(g: &mut Graph, x: Var, weight: Var, bias: Option<Var>) -> Var {
         bias,
         Sink { var: y, accumulate: false },
     );
-    let backward = move |g: &mut Graph, d: &[Option<Var>]| {
-        let dy = d[0].expect("one output");
+    let backward = move |g: &mut Graph, dy: Var| {
         if let Some(dx) = g.grad_into(x) {
             product(g, Product::whole(Form::Nn, m, k, n), dy, weight, None, dx);
         }
@@ -132,13 +131,12 @@ pub fn linear(g: &mut Graph, x: Var, weight: Var, bias: Option<Var>) -> Var {
             product(g, Product::whole(Form::Tn, n, k, m), dy, x, None, dw);
         }
         if let Some(db) = bias.and_then(|b| g.grad_into(b)) {
-            let constants =
-                [("M", m.into()), ("N", n.into()), ("ACCUMULATE", db.accumulate.into())];
+            let constants = [("M", m.into()), ("N", n.into()), db.constant()];
             g.call(&BIAS_BACKWARD, &constants, &[dy], &[db.var], [n, 1, 1]);
         }
     };
     let inputs: Vec<Var> = [x, weight].into_iter().chain(bias).collect();
-    g.record("linear", &inputs, &[y], Some(Box::new(backward)));
+    g.record("linear", &inputs, y, backward);
     y
 }
 
@@ -154,8 +152,7 @@ pub fn matmul(g: &mut Graph, a: Var, b: Var) -> Var {
     assert_eq!(k, inner, "matmul: a {:?} against b {:?}", g.shape(a), g.shape(b));
     let c = g.temp("product", &[m, n]);
     product(g, Product::whole(Form::Nn, m, n, k), a, b, None, Sink { var: c, accumulate: false });
-    let backward = move |g: &mut Graph, d: &[Option<Var>]| {
-        let dc = d[0].expect("one output");
+    let backward = move |g: &mut Graph, dc: Var| {
         if let Some(da) = g.grad_into(a) {
             product(g, Product::whole(Form::Nt, m, k, n), dc, b, None, da);
         }
@@ -163,7 +160,7 @@ pub fn matmul(g: &mut Graph, a: Var, b: Var) -> Var {
             product(g, Product::whole(Form::Tn, k, n, m), a, dc, None, db);
         }
     };
-    g.record("matmul", &[a, b], &[c], Some(Box::new(backward)));
+    g.record("matmul", &[a, b], c, backward);
     c
 }
 

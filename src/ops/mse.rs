@@ -20,13 +20,12 @@ pub fn mse(g: &mut Graph, prediction: Var, target: Var) -> Var {
     let n = g.info(prediction).len();
     let y = g.temp("mse", &[1]);
     g.call(&FORWARD, &[("N", n.into())], &[prediction, target], &[y], [1, 1, 1]);
-    let backward = move |g: &mut Graph, d: &[Option<Var>]| {
-        let dy = d[0].expect("one output");
+    let backward = move |g: &mut Graph, dy: Var| {
         let Some(sink) = g.grad_into(prediction) else { return };
-        let constants = [("N", n.into()), ("ACCUMULATE", sink.accumulate.into())];
+        let constants = [("N", n.into()), sink.constant()];
         g.call(&BACKWARD, &constants, &[prediction, target, dy], &[sink.var], [n, 1, 1]);
     };
-    g.record("mse", &[prediction], &[y], Some(Box::new(backward)));
+    g.record("mse", &[prediction], y, backward);
     y
 }
 

@@ -20,13 +20,12 @@ pub fn nll(g: &mut Graph, logp: Var, weight: Var) -> Var {
     assert_eq!(g.shape(weight), [n], "nll: weight");
     let y = g.temp("nll", &[1]);
     g.call(&FORWARD, &[("N", n.into())], &[logp, weight], &[y], [1, 1, 1]);
-    let backward = move |g: &mut Graph, d: &[Option<Var>]| {
-        let dy = d[0].expect("one output");
+    let backward = move |g: &mut Graph, dy: Var| {
         let Some(sink) = g.grad_into(logp) else { return };
-        let constants = [("N", n.into()), ("ACCUMULATE", sink.accumulate.into())];
+        let constants = [("N", n.into()), sink.constant()];
         g.call(&BACKWARD, &constants, &[weight, dy], &[sink.var], [n, 1, 1]);
     };
-    g.record("nll", &[logp], &[y], Some(Box::new(backward)));
+    g.record("nll", &[logp], y, backward);
     y
 }
 

@@ -55,13 +55,12 @@ pub fn odds_ratio(g: &mut Graph, l: Var, pair_weight: Var) -> OddsRatio {
     let slope = g.temp("odds slope", &[2 * pairs]);
     let constants = [("P", pairs.into()), ("Q_FLOOR", (Q_FLOOR as f32).into())];
     g.call(&FORWARD, &constants, &[l, pair_weight], &[loss, table, slope], [1, 1, 1]);
-    let backward = move |g: &mut Graph, d: &[Option<Var>]| {
-        let dloss = d[0].expect("one output");
+    let backward = move |g: &mut Graph, dloss: Var| {
         let Some(sink) = g.grad_into(l) else { return };
-        let constants = [("S", (2 * pairs).into()), ("ACCUMULATE", sink.accumulate.into())];
+        let constants = [("S", (2 * pairs).into()), sink.constant()];
         g.call(&BACKWARD, &constants, &[slope, dloss], &[sink.var], [2 * pairs, 1, 1]);
     };
-    g.record("odds_ratio", &[l], &[loss], Some(Box::new(backward)));
+    g.record("odds_ratio", &[l], loss, backward);
     OddsRatio { loss, table }
 }
 

@@ -21,14 +21,13 @@ pub fn relu(g: &mut Graph, x: Var) -> Var {
     let n = g.info(x).len();
     let y = g.temp("relu", &shape);
     g.call(&FORWARD, &[("N", n.into())], &[x], &[y], [n, 1, 1]);
-    let backward = move |g: &mut Graph, grads: &[Option<Var>]| {
-        let dy = grads[0].expect("one output");
+    let backward = move |g: &mut Graph, dy: Var| {
         if let Some(dx) = g.grad_into(x) {
-            let constants = [("N", n.into()), ("ACCUMULATE", dx.accumulate.into())];
+            let constants = [("N", n.into()), dx.constant()];
             g.call(&BACKWARD, &constants, &[y, dy], &[dx.var], [n, 1, 1]);
         }
     };
-    g.record("relu", &[x], &[y], Some(Box::new(backward)));
+    g.record("relu", &[x], y, backward);
     y
 }
 

@@ -36,15 +36,14 @@ pub fn rms_norm(g: &mut Graph, x: Var, weight: Var, eps: f32) -> Var {
     let size = [("T", t.into()), ("D", d.into())];
     let constants = [size[0], size[1], ("EPS", eps.into())];
     g.call(&FORWARD, &constants, &[x, weight], &[y, inverse_rms], [t, 1, 1]);
-    let backward = move |g: &mut Graph, grads: &[Option<Var>]| {
-        let dy = grads[0].expect("one output");
+    let backward = move |g: &mut Graph, dy: Var| {
         if let Some(dx) = g.grad_into(x) {
-            let constants = [size[0], size[1], ("ACCUMULATE", dx.accumulate.into())];
+            let constants = [size[0], size[1], dx.constant()];
             g.call(&INPUT, &constants, &[x, weight, inverse_rms, dy], &[dx.var], [t, 1, 1]);
         }
         if let Some(dw) = g.grad_into(weight) {
             let part = block_sink(g, dw, t, d);
-            let accumulate = ("ACCUMULATE", part.accumulate.into());
+            let accumulate = part.constant();
             let constants = [size[0], size[1], ("ROWS", ROWS.into()), accumulate];
             g.call(
                 &WEIGHT,
@@ -56,7 +55,7 @@ pub fn rms_norm(g: &mut Graph, x: Var, weight: Var, eps: f32) -> Var {
             add_blocks(g, part, dw, t, d);
         }
     };
-    g.record("rms_norm", &[x, weight], &[y], Some(Box::new(backward)));
+    g.record("rms_norm", &[x, weight], y, backward);
     y
 }
 
@@ -73,7 +72,7 @@ pub(crate) fn block_sink(g: &mut Graph, total: Sink, t: usize, d: usize) -> Sink
 pub(crate) fn add_blocks(g: &mut Graph, part: Sink, total: Sink, t: usize, d: usize) {
     if part.var != total.var {
         let size = [("BLOCKS", t.div_ceil(ROWS).into()), ("D", d.into())];
-        let constants = [size[0], size[1], ("ACCUMULATE", total.accumulate.into())];
+        let constants = [size[0], size[1], total.constant()];
         g.call(&BLOCKS, &constants, &[part.var], &[total.var], [d, 1, 1]);
     }
 }

@@ -53,19 +53,18 @@ pub fn rope(g: &mut Graph, x: Var, position: Var, table: Var, head_dim: usize) -
             ("HALF", half.into()),
             ("POSITIONS", positions.into()),
             ("SIGN", sign.into()),
-            ("ACCUMULATE", to.accumulate.into()),
+            to.constant(),
         ];
         g.call(&ROTATE, &constants, &[x, position, table], &[to.var], [t * width / 2, 1, 1]);
     };
     let y = g.temp("rope", &[t, width]);
     rotate(g, x, 1.0, Sink { var: y, accumulate: false });
-    let backward = move |g: &mut Graph, grads: &[Option<Var>]| {
-        let dy = grads[0].expect("one output");
+    let backward = move |g: &mut Graph, dy: Var| {
         if let Some(dx) = g.grad_into(x) {
             rotate(g, dy, -1.0, dx);
         }
     };
-    g.record("rope", &[x], &[y], Some(Box::new(backward)));
+    g.record("rope", &[x], y, backward);
     y
 }
 

@@ -20,19 +20,17 @@ pub fn scale(g: &mut Graph, x: Var, factor: f32) -> Var {
     let shape = g.shape(x).to_vec();
     let n = g.info(x).len();
     let apply = move |g: &mut Graph, from: Var, to: Sink| {
-        let constants =
-            [("N", n.into()), ("FACTOR", factor.into()), ("ACCUMULATE", to.accumulate.into())];
+        let constants = [("N", n.into()), ("FACTOR", factor.into()), to.constant()];
         g.call(&FORWARD, &constants, &[from], &[to.var], [n, 1, 1]);
     };
     let y = g.temp("scale", &shape);
     apply(g, x, Sink { var: y, accumulate: false });
-    let backward = move |g: &mut Graph, grads: &[Option<Var>]| {
-        let dy = grads[0].expect("one output");
+    let backward = move |g: &mut Graph, dy: Var| {
         if let Some(dx) = g.grad_into(x) {
             apply(g, dy, dx);
         }
     };
-    g.record("scale", &[x], &[y], Some(Box::new(backward)));
+    g.record("scale", &[x], y, backward);
     y
 }
 

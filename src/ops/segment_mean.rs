@@ -32,13 +32,12 @@ pub fn segment_mean(g: &mut Graph, x: Var, seq_offset: Var, seq_target: Var, own
     let y = g.temp("segment mean", &[s]);
     let constants = [("S", s.into()), ("N", n.into()), ("CAP", cap.into())];
     g.call(&FORWARD, &constants, &[x, seq_offset, seq_target], &[y], [s, 1, 1]);
-    let backward = move |g: &mut Graph, d: &[Option<Var>]| {
-        let dy = d[0].expect("one output");
+    let backward = move |g: &mut Graph, dy: Var| {
         let Some(sink) = g.grad_into(x) else { return };
-        let constants = [("S", s.into()), ("N", n.into()), ("ACCUMULATE", sink.accumulate.into())];
+        let constants = [("S", s.into()), ("N", n.into()), sink.constant()];
         g.call(&BACKWARD, &constants, &[dy, seq_offset, owner], &[sink.var], [n, 1, 1]);
     };
-    g.record("segment_mean", &[x], &[y], Some(Box::new(backward)));
+    g.record("segment_mean", &[x], y, backward);
     y
 }
 

@@ -30,8 +30,7 @@ pub fn silu_mul(g: &mut Graph, gate: Var, up: Var) -> Var {
     let n = g.info(gate).len();
     let y = g.temp("silu_mul", &shape);
     g.call(&FORWARD, &[("N", n.into())], &[gate, up], &[y], [n, 1, 1]);
-    let backward = move |g: &mut Graph, grads: &[Option<Var>]| {
-        let dy = grads[0].expect("one output");
+    let backward = move |g: &mut Graph, dy: Var| {
         // Only one may want a gradient; the kernel writes both, so the other is thrown away.
         let discard = |g: &mut Graph| Sink { var: g.temp("discarded", &shape), accumulate: false };
         let d_gate = g.grad_into(gate).unwrap_or_else(|| discard(g));
@@ -43,7 +42,7 @@ pub fn silu_mul(g: &mut Graph, gate: Var, up: Var) -> Var {
         ];
         g.call(&BACKWARD, &constants, &[gate, up, dy], &[d_gate.var, d_up.var], [n, 1, 1]);
     };
-    g.record("silu_mul", &[gate, up], &[y], Some(Box::new(backward)));
+    g.record("silu_mul", &[gate, up], y, backward);
     y
 }
 

@@ -33,14 +33,13 @@ pub fn softmax(g: &mut Graph, x: Var) -> Var {
     let y = g.temp("softmax", &[r, c]);
     let size = [("R", r.into()), ("C", c.into())];
     g.call(&FORWARD, &size, &[x], &[y], [r, 1, 1]);
-    let backward = move |g: &mut Graph, grads: &[Option<Var>]| {
-        let dy = grads[0].expect("one output");
+    let backward = move |g: &mut Graph, dy: Var| {
         if let Some(dx) = g.grad_into(x) {
-            let constants = [size[0], size[1], ("ACCUMULATE", dx.accumulate.into())];
+            let constants = [size[0], size[1], dx.constant()];
             g.call(&BACKWARD, &constants, &[y, dy], &[dx.var], [r, 1, 1]);
         }
     };
-    g.record("softmax", &[x], &[y], Some(Box::new(backward)));
+    g.record("softmax", &[x], y, backward);
     y
 }
 

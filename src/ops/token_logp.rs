@@ -59,8 +59,7 @@ pub fn token_logp(g: &mut Graph, hidden: Var, weight: Var, targets: Var) -> Var 
     }
     let logp = g.temp("logp", &[n]);
     g.call(&FINISH, &[("N", n.into())], &[state], &[logp], [n, 1, 1]);
-    let backward = move |g: &mut Graph, dy: &[Option<Var>]| {
-        let dlogp = dy[0].expect("one output");
+    let backward = move |g: &mut Graph, dlogp: Var| {
         let (mut dh, dw) = (g.grad_into(hidden), g.grad_into(weight));
         for chunk in &chunks {
             let &Chunk { start, size, start_var } = chunk;
@@ -81,7 +80,7 @@ pub fn token_logp(g: &mut Graph, hidden: Var, weight: Var, targets: Var) -> Var 
             }
         }
     };
-    g.record("token_logp", &[hidden, weight], &[logp], Some(Box::new(backward)));
+    g.record("token_logp", &[hidden, weight], logp, backward);
     logp
 }
 

@@ -127,16 +127,6 @@ fn run_checked_names_the_call_that_made_the_first_nan() {
     program.run_checked().unwrap();
 }
 
-#[test]
-#[should_panic(expected = "adamw")]
-fn differentiating_what_has_no_derivative_names_the_operation() {
-    let mut g = Graph::new(&Target::baseline(Class::Software));
-    let x = g.input_with_grad("x", &[1]);
-    let y = g.temp("y", &[1]);
-    g.record("adamw", &[x], &[y], None);
-    g.backward(y);
-}
-
 /// A small decoder for tests: 2 layers, 64 wide.
 pub fn small_config() -> ModelConfig {
     ModelConfig::load(&crate::golden("llama_tied")).unwrap()

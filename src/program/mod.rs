@@ -3,194 +3,28 @@
 //! Everything is created in [`Program::new`]; [`Program::write`], [`Program::run`] and [`Program::read`]
 //! create nothing ([`Gpu::created`] proves it in a test).
 
+mod debug;
 #[cfg(feature = "cli")]
 mod replay;
+mod store;
 
+use debug::GUARD_BYTES;
+pub use debug::POISON;
 #[cfg(feature = "cli")]
 pub use replay::{Replay, Time};
+pub use store::Store;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::gpu::{Checks, Compiled, Gpu, Mapping};
-use crate::graph::{DType, Graph, Role, Var};
-use crate::plan::{Plan, Pool, READS_IN_FLIGHT, Reuse, padded, plan};
-use std::cell::{Cell, RefCell};
+use crate::graph::{Call, DType, Graph, Role, Var};
+use crate::plan::{Plan, READS_IN_FLIGHT, Reuse, padded, plan};
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::rc::Rc;
+use store::{Held, storage};
 
 /// Dispatches per submission: few enough for watchdogs, many enough to hide the cost of one.
 const PER_SUBMISSION: usize = 48;
-/// Bytes behind each buffer that no kernel may write, when guards are on.
-const GUARD_BYTES: u64 = 256;
-/// What poisoned outputs hold: a NaN with a recognisable payload.
-pub const POISON: u32 = 0x7fc0_dead;
-
-/// What the guard zone of a variable holds: each buffer gets its own pattern. Arithmetic keeps the
-/// payload of a NaN, so with one pattern for all, a kernel that reads beyond one buffer and writes
-/// beyond another would write what is there already.
-fn guard(var: usize) -> u32 {
-    0x7fc1_0000 + (var % 0x1_0000) as u32
-}
-
-/// A device buffer that is counted while it lives.
-struct Held {
-    buffer: wgpu::Buffer,
-    gpu: Rc<Gpu>,
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.gpu.release(self.buffer.size());
-    }
-}
-
-/// A state variable's buffer, and what is in it.
-#[derive(Clone)]
-struct State {
-    held: Rc<Held>,
-    shape: Vec<usize>,
-    dtype: DType,
-}
-
-/// State buffers (parameters, gradients, moments) shared by name between programs, and the slots
-/// that they take turns with.
-pub struct Store {
-    gpu: Rc<Gpu>,
-    buffers: RefCell<HashMap<String, State>>,
-    pool: RefCell<(Pool, Vec<Rc<Held>>)>,
-    /// Bytes written since the last submission; each waits in a staging buffer.
-    staged: Cell<u64>,
-}
-
-/// Bytes of writes that may wait for a submission: a model that is streamed to the device must
-/// not stand in staging buffers once more.
-const STAGED_BYTES: u64 = 32 << 20;
-
-impl Store {
-    /// An empty store on `gpu`.
-    pub fn new(gpu: &Rc<Gpu>) -> Self {
-        Self {
-            gpu: gpu.clone(),
-            buffers: RefCell::default(),
-            pool: RefCell::default(),
-            staged: Cell::new(0),
-        }
-    }
-
-    fn get(&self, name: &str, shape: &[usize], dtype: DType, extra: u64) -> Result<Rc<Held>> {
-        if let Some(state) = self.buffers.borrow().get(name) {
-            let known = (state.shape.as_slice(), state.dtype);
-            assert_eq!(known, (shape, dtype), "state {name} is something else in another program");
-            return Ok(state.held.clone());
-        }
-        let bytes = padded(dtype.bytes(shape.iter().product())) + extra;
-        // wgpu zero-fills new buffers: gradients and moments start at zero.
-        let held = Rc::new(Held {
-            buffer: self.gpu.buffer(name, bytes, storage())?,
-            gpu: self.gpu.clone(),
-        });
-        let state = State { held: held.clone(), shape: shape.to_vec(), dtype };
-        self.buffers.borrow_mut().insert(name.to_owned(), state);
-        Ok(held)
-    }
-
-    /// Buffers for the slots of a program from the pool, which grows where it is too small.
-    fn slots(&self, bytes: &[u64]) -> Result<Vec<Rc<Held>>> {
-        let (pool, buffers) = &mut *self.pool.borrow_mut();
-        let places = pool.assign(bytes);
-        for (i, &bytes) in pool.sizes().iter().enumerate().skip(buffers.len()) {
-            let buffer = self.gpu.buffer(&format!("temporaries {i}"), bytes, storage())?;
-            buffers.push(Rc::new(Held { buffer, gpu: self.gpu.clone() }));
-        }
-        Ok(places.into_iter().map(|place| buffers[place].clone()).collect())
-    }
-
-    /// An empty graph that trains nothing and reads parameters in the types they have here: for
-    /// generation and evaluation.
-    pub fn inference_graph(&self) -> Graph {
-        let states = self.buffers.borrow();
-        let stored: HashMap<String, DType> =
-            states.iter().map(|(name, state)| (name.clone(), state.dtype)).collect();
-        let mut g = Graph::new(self.gpu.target());
-        g.train_only(|_| false);
-        g.store_as(move |name| stored.get(name).copied().unwrap_or(DType::F32));
-        g
-    }
-
-    /// How a state variable is stored; None if no program or write has created it.
-    pub fn dtype(&self, name: &str) -> Option<DType> {
-        self.buffers.borrow().get(name).map(|state| state.dtype)
-    }
-
-    /// Writes a state variable in the type it is stored in, creating it if it is new. `bytes` are
-    /// its elements, row-major and little-endian, as a safetensors file has them.
-    ///
-    /// # Errors
-    /// When the buffer does not fit the adapter, or the device is lost.
-    ///
-    /// # Panics
-    /// When `bytes` does not fill `shape`, or the state has another shape or type already.
-    pub fn write_bytes(
-        &self,
-        name: &str,
-        shape: &[usize],
-        dtype: DType,
-        bytes: &[u8],
-    ) -> Result<()> {
-        let needed = dtype.bytes(shape.iter().product());
-        assert_eq!(needed, bytes.len() as u64, "bytes of state {name}");
-        let held = self.get(name, shape, dtype, 0)?;
-        self.gpu.write(&held.buffer, bytes);
-        self.staged.set(self.staged.get() + needed);
-        if self.staged.get() > STAGED_BYTES {
-            self.staged.set(0);
-            self.gpu.queue.submit([]);
-            self.gpu.wait()?;
-        }
-        Ok(())
-    }
-
-    /// Writes values of a state variable, creating it with `shape` as 32-bit floats if it is new.
-    /// One that is stored in a narrower type gets the nearest values.
-    ///
-    /// # Errors
-    /// When the buffer does not fit the adapter.
-    ///
-    /// # Panics
-    /// When `values` does not fill `shape`.
-    pub fn write(&self, name: &str, shape: &[usize], values: &[f32]) -> Result<()> {
-        assert_eq!(shape.iter().product::<usize>(), values.len(), "state {name}");
-        match self.dtype(name).unwrap_or(DType::F32) {
-            DType::F32 => self.write_bytes(name, shape, DType::F32, bytemuck::cast_slice(values)),
-            dtype => self.write_bytes(name, shape, dtype, &dtype.encode(values)),
-        }
-    }
-
-    /// Reads a state variable as 32-bit floats, whatever type it is stored in; None if no program
-    /// or write has created it.
-    ///
-    /// # Errors
-    /// When the device is lost.
-    pub fn read(&self, name: &str) -> Result<Option<Vec<f32>>> {
-        let Some(state) = self.buffers.borrow().get(name).cloned() else {
-            return Ok(None);
-        };
-        let bytes = state.dtype.bytes(state.shape.iter().product());
-        let mut data = self.gpu.read_buffer(&state.held.buffer, 0, padded(bytes))?;
-        data.truncate(bytes as usize);
-        Ok(Some(state.dtype.decode(&data)))
-    }
-
-    /// Names of all state variables, sorted.
-    pub fn names(&self) -> Vec<String> {
-        let mut names: Vec<_> = self.buffers.borrow().keys().cloned().collect();
-        names.sort();
-        names
-    }
-}
-
-fn storage() -> wgpu::BufferUsages {
-    wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST
-}
 
 /// How a step is made.
 #[derive(Debug, Clone, Copy)]
@@ -312,11 +146,11 @@ impl Program {
         Ok(program)
     }
 
-    fn dispatch(&self, call: &crate::graph::Call) -> Dispatch {
+    fn dispatch(&self, call: &Call) -> Dispatch {
         self.bind(call, self.gpu.pipeline(call, self.options.checks))
     }
 
-    fn bind(&self, call: &crate::graph::Call, compiled: Compiled) -> Dispatch {
+    fn bind(&self, call: &Call, compiled: Compiled) -> Dispatch {
         let entries: Vec<_> = call
             .reads
             .iter()
@@ -438,61 +272,6 @@ impl Program {
         encoder.finish()
     }
 
-    /// Seconds the CPU needs to encode one run, without submitting it: what replaying costs on an
-    /// adapter whose work the CPU does not do itself.
-    pub fn encoding_seconds(&self) -> f64 {
-        let start = std::time::Instant::now();
-        for chunk in self.dispatches.chunks(PER_SUBMISSION) {
-            drop(self.encode(chunk));
-        }
-        start.elapsed().as_secs_f64()
-    }
-
-    /// Runs one call at a time and scans what each wrote; names the first call whose result holds
-    /// a NaN or an infinity. Slow: for finding out, not for training.
-    ///
-    /// # Errors
-    /// [`Error::NonFinite`] with the call's listing line, or a lost device.
-    pub fn run_checked(&self) -> Result<()> {
-        for (i, (call, dispatch)) in self.graph.calls().iter().zip(&self.dispatches).enumerate() {
-            self.submit(std::slice::from_ref(dispatch));
-            for &var in &call.writes {
-                let info = self.graph.info(var);
-                let data = self.read_now(var)?;
-                // By bits: compilers may assume that NaN does not exist.
-                let bad = data.iter().position(|b| b & 0x7f80_0000 == 0x7f80_0000);
-                if let (Some(at), DType::F32) = (bad, info.dtype) {
-                    let listing = self.graph.listing();
-                    let line = listing.lines().nth(i).unwrap_or_default();
-                    return Err(Error::NonFinite(format!(
-                        "element {at} of {} is {} after call\n{line}",
-                        info.name,
-                        f32::from_bits(data[at])
-                    )));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Runs one call at a time and waits for each: wall-clock seconds per call, for the step
-    /// benchmark.
-    ///
-    /// # Errors
-    /// When the device is lost.
-    pub fn run_timed(&self) -> Result<Vec<f64>> {
-        self.gpu.wait()?;
-        self.dispatches
-            .iter()
-            .map(|d| {
-                let start = std::time::Instant::now();
-                self.submit(std::slice::from_ref(d));
-                self.gpu.wait()?;
-                Ok(start.elapsed().as_secs_f64())
-            })
-            .collect()
-    }
-
     /// Starts reading outputs of the last run without waiting: they are copied into one of
     /// [`READS_IN_FLIGHT`] sets of staging buffers, and the next run may be submitted meanwhile.
     ///
@@ -554,43 +333,5 @@ impl Program {
         self.staging[set]
             .get(&var)
             .unwrap_or_else(|| panic!("{} is not marked as an output", self.graph.info(var).name))
-    }
-
-    fn poison(&self) {
-        for (i, info) in self.graph.vars().iter().enumerate() {
-            let Some(held) = &self.buffers[i] else { continue };
-            let words = (held.buffer.size() / 4) as usize;
-            let inside = (padded(info.bytes()) / 4) as usize;
-            let from = if matches!(info.role, Role::Temp) { 0 } else { inside };
-            let mut pattern = vec![POISON; inside - from];
-            pattern.resize(words - from, guard(i));
-            let offset = 4 * from as u64;
-            self.gpu.queue.write_buffer(&held.buffer, offset, bytemuck::cast_slice(&pattern));
-        }
-    }
-
-    /// Names variables whose guard zone was written (only with [`ProgramOptions::poison`] and without
-    /// slot sharing).
-    ///
-    /// # Errors
-    /// When the device is lost.
-    pub fn broken_guards(&self) -> Result<Vec<String>> {
-        assert!(
-            self.options.poison && self.options.reuse == Reuse::None,
-            "guards need poison and no sharing"
-        );
-        let mut broken = Vec::new();
-        for (i, info) in self.graph.vars().iter().enumerate() {
-            let Some(held) = &self.buffers[i] else { continue };
-            let data: Vec<u32> = bytemuck::pod_collect_to_vec(&self.gpu.read_buffer(
-                &held.buffer,
-                0,
-                held.buffer.size(),
-            )?);
-            if data[(padded(info.bytes()) / 4) as usize..].iter().any(|&w| w != guard(i)) {
-                broken.push(info.name.clone());
-            }
-        }
-        Ok(broken)
     }
 }
