@@ -15,7 +15,9 @@ use crate::ops::grad_norm::grad_norm;
 use crate::plan::{Plan, Pool, Reuse, plan};
 use crate::program::{Program, ProgramOptions, Store};
 use crate::train::objectives::{Coefficients, Objective, Results};
-use crate::train::program::{MicroProgram, TrainedSet, micro_graph, train_all};
+use crate::train::program::{
+    MicroProgram, TrainedSet, micro_graph, train_all, train_none, training_graph,
+};
 use crate::train::recipe::OptimSettings;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -152,8 +154,9 @@ pub fn memory_plan(
 ) -> Result<MemoryPlan> {
     let state = state_bytes(config, trained);
     check_memory(target, state)?;
-    let (micro, _) = micro_graph(target, config, capacity, objective, Some(trained));
-    let (eval, _) = micro_graph(target, config, capacity, objective, None);
+    let built =
+        |trained| micro_graph(training_graph(target, trained), config, capacity, objective).0;
+    let (micro, eval) = (built(trained), built(&train_none()));
     let (update, _) = update_graph(target, &trained_of(&micro));
     for graph in [&micro, &eval, &update] {
         graph.check_limits()?;
@@ -221,12 +224,12 @@ impl Learner {
         let store = Store::new(gpu);
         weights.each(&mut |name, shape, values| store.write(name, shape, values))?;
         let shared = ProgramOptions { reuse: options.reuse, ..ProgramOptions::default() };
-        let program = |trained| -> Result<MicroProgram> {
-            let (graph, inputs) = micro_graph(gpu.target(), config, capacity, objective, trained);
+        let program = |graph| -> Result<MicroProgram> {
+            let (graph, inputs) = micro_graph(graph, config, capacity, objective);
             Ok(MicroProgram { program: Program::with_options(gpu, graph, &store, shared)?, inputs })
         };
-        let micro = program(Some(&options.trained))?;
-        let eval = program(None)?;
+        let micro = program(training_graph(gpu.target(), &options.trained))?;
+        let eval = program(store.inference_graph())?;
         let trained = trained_of(micro.program.graph());
         let (graph, [hyper, max_norm, norm]) = update_graph(gpu.target(), &trained);
         let program = Program::with_options(gpu, graph, &store, shared)?;

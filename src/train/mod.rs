@@ -2,6 +2,7 @@
 
 pub mod checkpoint;
 pub mod dataset;
+pub mod evaluator;
 pub mod learner;
 pub mod metrics;
 pub mod objectives;

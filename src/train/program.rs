@@ -21,21 +21,28 @@ pub fn train_all() -> TrainedSet {
     Rc::new(|_| true)
 }
 
-/// Builds the forward pass for streams of `capacity`, and with a trained set the backward pass
-/// for its parameters.
+/// A trained set of none.
+pub fn train_none() -> TrainedSet {
+    Rc::new(|_| false)
+}
+
+/// A graph whose trained set is `trained`.
+pub fn training_graph(target: &Target, trained: &TrainedSet) -> Graph {
+    let (mut g, trained) = (Graph::new(target), trained.clone());
+    g.train_only(move |name| trained(name));
+    g
+}
+
+/// Builds the forward pass for streams of `capacity` into an empty graph, and the backward pass if
+/// its trained set holds a parameter of the model ([`training_graph`]).
 pub fn micro_graph(
-    target: &Target,
+    mut g: Graph,
     config: &ModelConfig,
     capacity: Capacity,
     objective: &dyn Objective,
-    trained: Option<&TrainedSet>,
 ) -> (Graph, MicroInputs) {
-    let mut g = Graph::new(target);
-    if let Some(trained) = trained.cloned() {
-        g.train_only(move |name| trained(name));
-    }
     let inputs = MicroInputs::declare(&mut g, config, capacity, objective);
-    if trained.is_some() {
+    if g.parameters().iter().any(|p| p.trained) {
         g.backward(inputs.terms.loss);
     }
     (g, inputs)
