@@ -277,7 +277,7 @@ impl Learner {
         coefficients: &[Coefficients],
         each: impl FnMut(&PackedBatch, Results) -> Result<()>,
     ) -> Result<()> {
-        self.micro.run_all(streams, coefficients, each)
+        self.micro.run_all(streams.iter().zip(coefficients), each)
     }
 
     /// Loss and log-probabilities of a stream, without gradients.
@@ -288,17 +288,17 @@ impl Learner {
         self.eval.run(stream, coefficients, false)
     }
 
-    /// Forward only, of many streams; `each` gets every result in order.
+    /// Forward only, of many streams, which may be packed while others are computed; `each` gets
+    /// every result in order.
     ///
     /// # Errors
     /// When the device is lost, or `each` fails.
     pub fn evaluate_all(
         &self,
-        streams: &[PackedBatch],
-        coefficients: &[Coefficients],
+        streams: impl IntoIterator<Item = (PackedBatch, Coefficients)>,
         each: impl FnMut(&PackedBatch, Results) -> Result<()>,
     ) -> Result<()> {
-        self.eval.run_all(streams, coefficients, each)
+        self.eval.run_all(streams, each)
     }
 
     /// Clips, steps AdamW and zeroes the gradients. Returns the norm before clipping. A norm that
