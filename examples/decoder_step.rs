@@ -7,9 +7,6 @@ use oddgrad::ops::{matmul::linear, nll::nll, rms_norm::rms_norm, rope, silu_mul:
 use oddgrad::{DType, Gpu, Graph, Init, Program, Result, Store, ops::token_logp::token_logp};
 use std::rc::Rc;
 
-/// Matrices begin small.
-const MATRIX: Init = Init::Normal(0.2);
-
 fn main() -> Result<()> {
     let gpu = Rc::new(Gpu::open(&Default::default())?);
     let mut g = Graph::new(gpu.target());
@@ -19,19 +16,15 @@ fn main() -> Result<()> {
     let index = GatherIndex::inputs(&mut g, "tokens", t, t);
     let mean = g.constant("1 / T", &[t], &vec![1.0 / t as f32; t]);
     let position = g.constant_u32("position", &[t], &(0..t as u32).collect::<Vec<_>>());
-    // One causal sequence: a query sees keys 0 to itself.
-    let spans = g.constant_u32(
-        "spans",
-        &[2 * t, 4],
-        &attention::causal_spans(&[0, 0, 0, t as u32].repeat(t)),
-    );
+    let causal = attention::causal_spans(&[0, 0, 0, t as u32].repeat(t)); // a query sees keys 0 to itself
+    let spans = g.constant_u32("spans", &[2 * t, 4], &causal);
     let angles = rope::rope_table(t, head_dim, 10_000.0);
     let angles = g.constant("angles", &[t, head_dim / 2, 2], &angles);
-
-    let table = g.parameter("embedding", &[v, d], MATRIX);
-    let [wq, wk, wv, wo] = ["q", "k", "v", "o"].map(|name| g.parameter(name, &[d, d], MATRIX));
-    let [wgate, wup] = ["gate", "up"].map(|name| g.parameter(name, &[f, d], MATRIX));
-    let wdown = g.parameter("down", &[d, f], MATRIX);
+    let small = Init::Normal(0.2);
+    let table = g.parameter("embedding", &[v, d], small);
+    let [wq, wk, wv, wo] = ["q", "k", "v", "o"].map(|name| g.parameter(name, &[d, d], small));
+    let [wgate, wup] = ["gate", "up"].map(|name| g.parameter(name, &[f, d], small));
+    let wdown = g.parameter("down", &[d, f], small);
     let norms = ["norm 1", "norm 2", "norm 3"].map(|name| g.parameter(name, &[d], Init::Ones));
 
     let mut x = embedding(&mut g, table, tokens, index);
@@ -41,6 +34,7 @@ fn main() -> Result<()> {
     let h = attention::attention(&mut g, q, k, v, spans, head_dim);
     let h = linear(&mut g, h, wo, None);
     x = add(&mut g, x, h);
+
     let h = rms_norm(&mut g, x, norms[1], 1e-6);
     let [gate, up] = [wgate, wup].map(|weight| linear(&mut g, h, weight, None));
     let h = silu_mul(&mut g, gate, up);
@@ -56,10 +50,7 @@ fn main() -> Result<()> {
     let store = Store::new(&gpu);
     let mut rng = fastrand::Rng::with_seed(1);
     for p in g.parameters() {
-        let value = |_| match p.init {
-            Init::Normal(std) => 3.0 * std as f32 * (rng.f32() - 0.5),
-            _ => 1.0,
-        };
+        let value = |_| if p.init == small { 0.6 * (rng.f32() - 0.5) } else { 1.0 };
         store.write(&p.name, &p.shape, &(0..p.len()).map(value).collect::<Vec<_>>())?;
     }
     let program = Program::new(&gpu, g, &store)?;

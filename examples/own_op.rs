@@ -12,7 +12,7 @@ use std::rc::Rc;
 
 static PASSES: &[&Pass] = &[&PRODUCT];
 
-/// The kernels of the operation's only pass; a faster one would be a second entry.
+/// The kernels of the only pass; a faster one would be a second entry.
 static PRODUCT: Pass = Pass {
     op: "square",
     name: "product",
