@@ -6,7 +6,7 @@ use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
 
-/// Stack of [`on_own_stack`] in bytes. Pages that nobody touches cost nothing.
+/// Stack of [`on_own_stack`] in bytes. Pages that are never touched cost nothing.
 const STACK: usize = 128 << 20;
 
 thread_local! {

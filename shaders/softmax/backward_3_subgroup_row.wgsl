@@ -37,7 +37,7 @@ fn main(
     let subgroup_sum = subgroupAdd(sum);
     sums[lane] = select(0.0, subgroup_sum, index == 0u);
     workgroupBarrier();
-    // Every subgroup adds up all of them, so nobody waits for a result a second time.
+    // Every subgroup adds up all of them, so no second barrier is needed.
     sum = 0.0;
     for (var i = index; i < 64u; i += size) {
         sum += sums[i];

@@ -46,7 +46,7 @@ fn main(
     lanes[lane] = vec2<f32>(subgroup_largest, select(0.0, subgroup_sum, index == 0u));
     workgroupBarrier();
 
-    // Every subgroup adds up all of them, so nobody waits for a result a second time.
+    // Every subgroup adds up all of them, so no second barrier is needed.
     largest = subgroup_largest;
     for (var i = index; i < 64u; i += size) {
         largest = max(largest, lanes[i].x);

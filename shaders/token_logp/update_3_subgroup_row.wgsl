@@ -46,7 +46,7 @@ fn main(
     largest = subgroupMax(largest);
     maxima[lane] = largest;
     workgroupBarrier();
-    // Every subgroup looks at all of them, so nobody waits for a result a second time.
+    // Every subgroup looks at all of them, so no second barrier is needed.
     for (var i = index; i < 256u; i += size) {
         largest = max(largest, maxima[i]);
     }

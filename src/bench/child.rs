@@ -80,7 +80,7 @@ fn watch(mut child: Child, silence: Duration, progress: &mut dyn FnMut(&str)) ->
     let stderr = child.stderr.take().expect("it is piped");
     let (sender, lines) = channel();
     std::thread::spawn(move || {
-        // Ends with the child, or when nobody listens any more.
+        // Ends with the child, or when no one reads them any more.
         for line in BufReader::new(stderr).lines().map_while(std::result::Result::ok) {
             if sender.send(line).is_err() {
                 return;

@@ -550,7 +550,7 @@ fn files_of_other_tools_load_or_say_what_to_do() {
             "{name}"
         );
     }
-    // Python's NaN, in a column that nobody reads and in one that is read.
+    // Python's NaN, in a column that is not read and in one that is.
     let nan =
         r#"{"s": [NaN, -Infinity, Infinity], "prompt": "NaN", "chosen": "b", "rejected": "c"}"#;
     for (name, text) in [("nan.jsonl", nan.to_owned()), ("nan.json", format!("[\n{nan}]"))] {
