@@ -62,11 +62,13 @@ pub struct Takes {
     pub stored: &'static [(usize, DType)],
     /// A binding that may have at most so many rows.
     pub few: Option<(usize, usize)>,
+    /// A binding whose rows must have at least so many elements.
+    pub long: Option<(usize, usize)>,
 }
 
 impl Takes {
     /// Rows of any length, stored in 32-bit words.
-    pub const WORDS: Self = Self { quads: &[], stored: &[], few: None };
+    pub const WORDS: Self = Self { quads: &[], stored: &[], few: None, long: None };
 
     /// True if the kernel can take a call with these variables.
     pub fn fits(&self, operands: &[Operand]) -> bool {
@@ -74,7 +76,11 @@ impl Takes {
         operands.iter().enumerate().all(|(i, operand)| {
             let quads = !self.quads.contains(&i) || operand.row.is_multiple_of(4);
             let few = self.few.is_none_or(|(at, most)| at != i || operand.rows <= most);
-            quads && few && stored(i).map_or(operand.dtype.is_word(), |t| operand.dtype == t)
+            let long = self.long.is_none_or(|(at, least)| at != i || operand.row >= least);
+            quads
+                && few
+                && long
+                && stored(i).map_or(operand.dtype.is_word(), |t| operand.dtype == t)
         })
     }
 
@@ -83,6 +89,7 @@ impl Takes {
         self.stored == other.stored
             && self.quads.iter().all(|q| other.quads.contains(q))
             && (self.few.is_none() || self.few == other.few)
+            && (self.long.is_none() || self.long == other.long)
     }
 }
 
@@ -148,12 +155,5 @@ impl Pass {
         let fits = |v: &&Variant| v.takes.fits(operands);
         let default = self.variants.iter().rfind(|v| v.is_default(target) && fits(v));
         default.or_else(|| self.variants.iter().find(fits))
-    }
-
-    /// The variant for a kind of adapter and rows of multiples of four 32-bit words.
-    pub fn default_variant(&self, target: &Target) -> &'static Variant {
-        let words = |v: &&Variant| v.takes.stored.is_empty();
-        let default = self.variants.iter().rfind(|v| v.is_default(target) && words(v));
-        default.unwrap_or(&self.variants[0])
     }
 }

@@ -61,7 +61,7 @@ fn choose_prefers_the_pinned_then_the_tuned_then_the_usual_kernel() {
     let size = call.size;
     let mut target = Target::baseline(Class::Software);
     let default = of(&target, &call);
-    assert_eq!(default, pass.default_variant(&target).number());
+    assert_eq!(default, pass.default_for(&target, &[]).unwrap().number());
     let other = pass.variants.iter().map(Variant::number).find(|&n| n != default).unwrap();
     target.tuned = Arc::new(Tuned::from([(("adamw.update".to_owned(), size), other.into())]));
     assert_eq!(of(&target, &call), other);
@@ -82,9 +82,9 @@ fn usual_skips_what_is_demoted_and_what_loses_digits() {
         [variant("a/p_1_x.wgsl", 0.0), variant("a/p_2_y.wgsl", 0.0), variant("a/p_3_z.wgsl", 1e-3)];
     let pass = Pass { op: "a", name: "p", variants: &VARIANTS };
     let mut target = Target::baseline(Class::Discrete);
-    assert_eq!(pass.default_variant(&target).number(), 2);
+    assert_eq!(pass.default_for(&target, &[]).unwrap().number(), 2);
     target.demoted.insert("a/p_2_y.wgsl");
-    assert_eq!(pass.default_variant(&target).number(), 1);
+    assert_eq!(pass.default_for(&target, &[]).unwrap().number(), 1);
     target.pinned.insert("a.p".into(), 3.into());
     assert_eq!(pass.choose(&target, &facts(1, 1)).unwrap().number(), 3);
 }
@@ -159,7 +159,6 @@ fn a_row_of_the_table_says_which_calls_it_takes() {
     assert_eq!(number(&target, DType::BF16, 8), None);
     let used: Vec<_> = pass.in_use(&target).iter().map(|v| v.number()).collect();
     assert_eq!(used, [1, 2, 3]);
-    assert_eq!(pass.default_variant(&target).number(), 2);
     // A pinned or tuned kernel that cannot take a call leaves it to the one that can.
     target.pinned.insert("a".into(), 2.into());
     assert_eq!(number(&target, DType::F32, 6), Some(1));
@@ -167,4 +166,21 @@ fn a_row_of_the_table_says_which_calls_it_takes() {
     let tuned = [(("a.p".into(), facts(1, 1).size), 2.into())];
     target.tuned = Arc::new(Tuned::from(tuned));
     assert_eq!(number(&target, DType::F16, 8), Some(3));
+}
+
+#[test]
+fn a_kernel_for_long_rows_leaves_others_to_the_rest() {
+    const LONG: Takes = Takes { long: Some((0, 65)), ..Takes::WORDS };
+    static VARIANTS: [Variant; 2] = [
+        Variant { path: "a/p_1_x.wgsl", ..NOTHING },
+        Variant { path: "a/p_2_y.wgsl", takes: LONG, ..NOTHING },
+    ];
+    let pass = Pass { op: "a", name: "p", variants: &VARIANTS };
+    let target = Target::baseline(Class::Discrete);
+    for (row, wanted) in [(64, 1), (65, 2)] {
+        let operand = Operand { dtype: DType::F32, row, rows: 3 };
+        assert_eq!(pass.default_for(&target, &[operand]).unwrap().number(), wanted);
+    }
+    let used: Vec<_> = pass.in_use(&target).iter().map(|v| v.number()).collect();
+    assert_eq!(used, [1, 2]);
 }

@@ -31,7 +31,7 @@
 //! al., "FlashAttention" (2022), section 3 and appendix B for the gradients.
 
 use crate::graph::{DType, Graph, Sink, Var};
-use crate::kernel::{Const, HARDWARE, Pass};
+use crate::kernel::{Const, HARDWARE, Pass, SOFTWARE, Takes};
 use crate::ops::case::{Array, BenchFacts, OpCase, TestRng, product};
 use crate::variant;
 
@@ -60,7 +60,7 @@ pub fn attention(g: &mut Graph, q: Var, k: Var, v: Var, spans: Var, head_dim: us
         let [queries, _, heads, _, head_dim] = dims.constants();
         let rows = dims.queries * dims.heads;
         g.call(&DELTA, &[queries, heads, head_dim], &[o, d_o, lse], &[stats], [rows, 1, 1]);
-        let reads = [q, k, v, spans, d_o, stats];
+        let reads = [dims.by_head(g, q), k, v, spans, d_o, stats];
         if let Some(sink) = g.grad_into(q) {
             dq(g, dims, &reads, sink);
         }
@@ -95,6 +95,7 @@ fn forward(g: &mut Graph, dims: Dims, q: Var, k: Var, v: Var, spans: Var) -> (Va
     let mut constants = dims.constants().to_vec();
     constants.push(("HEADS", dims.heads_together().into()));
     let extent = [dims.queries, dims.heads / dims.heads_together(), 1];
+    let q = dims.by_head(g, q);
     g.call(&FORWARD, &constants, &[q, k, v, spans], &[o, lse], extent);
     (o, lse)
 }
@@ -166,6 +167,11 @@ impl Dims {
         ]
     }
 
+    /// A view of q with a row for each head, by whose length kernels are chosen.
+    fn by_head(&self, g: &mut Graph, q: Var) -> Var {
+        g.view(q, &[self.queries * self.heads, self.head_dim])
+    }
+
     /// How many query heads of a group are computed together, because they share the loaded
     /// keys: a divisor of the group, at most 4 (variant 2 has 64 invocations for each), and no
     /// more than registers hold (`shaders/attention/README.md` has the figures).
@@ -176,6 +182,14 @@ impl Dims {
     }
 }
 
+/// Heads of so many elements that register_rows takes long to compile on software adapters: q is
+/// bound as `[TQ * H, head_dim]`.
+const WIDE: Takes = Takes { long: Some((0, 65)), ..Takes::WORDS };
+
+/// As [`WIDE`], for gradients: up to 128 elements register_rows is so much faster that a few steps
+/// make up for its compilation.
+const WIDEST: Takes = Takes { long: Some((0, 129)), ..Takes::WORDS };
+
 static FORWARD: Pass = Pass {
     op: "attention",
     name: "forward",
@@ -183,6 +197,8 @@ static FORWARD: Pass = Pass {
         variant!("attention/forward_0_naive.wgsl", tile: [64, 1, 1], default_on: &[]),
         variant!("attention/forward_1_register_rows.wgsl", tile: [32, 1, 1]),
         variant!("attention/forward_2_shared_blocks.wgsl", tile: [64, 1, 1], default_on: HARDWARE),
+        variant!("attention/forward_3_memory_rows.wgsl", tile: [64, 1, 1], default_on: SOFTWARE)
+            .taking(WIDE),
     ],
 };
 
@@ -199,6 +215,8 @@ static DQ: Pass = Pass {
         variant!("attention/dq_0_naive.wgsl", tile: [64, 1, 1], default_on: &[]),
         variant!("attention/dq_1_register_rows.wgsl", tile: [32, 1, 1]),
         variant!("attention/dq_2_shared_blocks.wgsl", tile: [64, 1, 1], default_on: HARDWARE),
+        variant!("attention/dq_3_memory_rows.wgsl", tile: [64, 1, 1], default_on: SOFTWARE)
+            .taking(WIDEST),
     ],
 };
 
@@ -209,6 +227,8 @@ static DK_DV: Pass = Pass {
         variant!("attention/dk_dv_0_naive.wgsl", tile: [64, 1, 1], default_on: &[]),
         variant!("attention/dk_dv_1_register_rows.wgsl", tile: [32, 1, 1]),
         variant!("attention/dk_dv_2_shared_blocks.wgsl", tile: [64, 1, 1], default_on: HARDWARE),
+        variant!("attention/dk_dv_3_memory_rows.wgsl", tile: [64, 1, 1], default_on: SOFTWARE)
+            .taking(WIDEST),
     ],
 };
 
@@ -395,6 +415,9 @@ pub fn case() -> OpCase {
             &[1, 2, 1, 16, CACHED],
             &[130, 4, 2, 32, CACHED],
             &[97, 3, 1, 20, CACHED],
+            // Wide heads, which kernels of their own take.
+            &[40, 2, 2, 66, CACHED],
+            &[67, 2, 1, 130, OVERLAPPING],
         ],
         large: &[],
         inputs,
@@ -427,198 +450,5 @@ pub fn case() -> OpCase {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::kernel::{Class, Target, Variant};
-    use crate::ops::case::tests::{forward, gradient};
-    use crate::plan::{Reuse, plan};
-    use std::collections::BTreeSet;
-
-    #[test]
-    fn attention_forward() {
-        forward(&case());
-    }
-
-    #[test]
-    fn attention_gradient() {
-        gradient(&case());
-    }
-
-    /// The causal triangle of documents of 2 and 3 tokens, a pair, and a range met twice.
-    #[test]
-    fn attention_counts_the_pairs_it_attends_to() {
-        let count = |push: &dyn Fn(&mut Vec<[u32; 4]>)| {
-            let mut spans = Vec::new();
-            push(&mut spans);
-            pairs(&causal_spans(spans.as_flattened())[..4 * spans.len()])
-        };
-        let documents = |spans: &mut Vec<[u32; 4]>| {
-            push_document(spans, 2);
-            push_document(spans, 3);
-        };
-        assert_eq!(count(&documents), 3 + 6);
-        assert_eq!(count(&|spans| push_pair(spans, 3, [2, 1])), 6 + (4 + 5) + 4);
-        // Queries 2 and 3 have the context 0..2 and their own range from 1.
-        assert_eq!(count(&|spans| push_overlapping(spans, 4)), (1 + 2) + (3 + 4));
-        let by_reference = |kind: usize| -> u64 {
-            let shape = [131, 1, 1, 8, kind];
-            let (spans, queries) = (spans_of(&shape), queries_of(&shape));
-            let all = (0..queries).flat_map(|i| (0..131).map(move |j| (i, j)));
-            let counted = pairs(&spans[..4 * queries]);
-            assert_eq!(counted, all.filter(|&(i, j)| attends(&spans, i, j)).count() as u64);
-            counted
-        };
-        assert!(by_reference(CAUSAL) < 131 * 132 / 2);
-        for kind in [PAIRS, PADDED, NO_PREFIX, OVERLAPPING, CACHED] {
-            by_reference(kind);
-        }
-    }
-
-    #[test]
-    fn attention_logsumexp() {
-        forward(&OpCase {
-            build: |g, s, v| {
-                let dims = Dims::of(g, v[0], v[1], v[2], v[3], s[3]);
-                let (o, lse) = super::forward(g, dims, v[0], v[1], v[2], v[3]);
-                vec![o, lse]
-            },
-            reference: |s, i| reference_with_lse(s, i[0].f(), i[1].f(), i[2].f(), i[3].u()),
-            ..case()
-        });
-    }
-
-    /// Scores near 240, whose exponentials single precision cannot hold. What is left of their
-    /// differences after rounding sets the tolerance.
-    #[test]
-    fn attention_large_scores() {
-        let large = OpCase {
-            shapes: &[&[70, 2, 1, 16, PAIRS]],
-            inputs: |shape, rng| {
-                let shift = |a: Array| {
-                    let values = a.f().iter().map(|x| x + 8.0).collect();
-                    Array::float(a.name, &a.shape, values)
-                };
-                let mut all = inputs(shape, rng);
-                let v = all.remove(2);
-                let k = shift(all.remove(1));
-                let q = shift(all.remove(0));
-                vec![q, k, v, all.remove(0)]
-            },
-            tolerance: 1e-4,
-            ..case()
-        };
-        forward(&large);
-        gradient(&large);
-    }
-
-    /// Two calls on the same inputs: the second contribution is added to the first.
-    #[test]
-    fn attention_gradient_accumulates() {
-        gradient(&OpCase {
-            shapes: &[&[45, 4, 2, 16, PAIRS]],
-            build: |g, s, v| {
-                let first = attention(g, v[0], v[1], v[2], v[3], s[3]);
-                vec![first, attention(g, v[0], v[2], v[1], v[3], s[3])]
-            },
-            reference: |s, i| {
-                let [q, k, v] = [0, 1, 2].map(|n| i[n].f());
-                let first = reference_with_lse(s, q, k, v, i[3].u()).remove(0);
-                vec![first, reference_with_lse(s, q, v, k, i[3].u()).remove(0)]
-            },
-            ..case()
-        });
-    }
-
-    /// One variable as k and v, and one as all three.
-    #[test]
-    fn attention_gradient_of_shared_inputs() {
-        let shapes: &[&[usize]] = &[&[45, 2, 2, 16, PAIRS]];
-        gradient(&OpCase {
-            shapes,
-            inputs: |s, rng| {
-                let mut all = inputs(s, rng);
-                all.remove(2);
-                all
-            },
-            build: |g, s, v| vec![attention(g, v[0], v[1], v[1], v[2], s[3])],
-            reference: |s, i| {
-                let mut both = reference_with_lse(s, i[0].f(), i[1].f(), i[1].f(), i[2].u());
-                both.truncate(1);
-                both
-            },
-            ..case()
-        });
-        gradient(&OpCase {
-            shapes,
-            inputs: |s, rng| {
-                let mut all = inputs(s, rng);
-                all.drain(1..3);
-                all
-            },
-            build: |g, s, v| vec![attention(g, v[0], v[0], v[0], v[1], s[3])],
-            reference: |s, i| {
-                let mut both = reference_with_lse(s, i[0].f(), i[0].f(), i[0].f(), i[1].u());
-                both.truncate(1);
-                both
-            },
-            ..case()
-        });
-    }
-
-    /// The variant for reading stands first in the tables and must not be taken for that.
-    #[test]
-    fn attention_chooses_no_naive_kernel() {
-        for class in [Class::Software, Class::Integrated, Class::Discrete] {
-            let default = if class == Class::Software { 1 } else { 2 };
-            for pass in [&FORWARD, &DQ, &DK_DV] {
-                let chosen = pass.default_variant(&Target::baseline(class));
-                assert_eq!(chosen.number(), default, "{} for {class:?}", pass.name);
-            }
-        }
-    }
-
-    /// Every variant recomputes the scores, so nothing grows with the square of T.
-    #[test]
-    fn attention_memory_is_linear_in_tokens() {
-        let numbers: BTreeSet<u32> =
-            PASSES.iter().flat_map(|p| p.variants.iter().map(Variant::number)).collect();
-        for &number in &numbers {
-            let memory = |tokens: usize| {
-                let mut target = Target::baseline(Class::Discrete);
-                target.pinned.insert("attention".into(), number.into());
-                let mut g = Graph::new(&target);
-                let q = g.input_with_grad("q", &[tokens, 9 * 64]);
-                let k = g.input_with_grad("k", &[tokens, 3 * 64]);
-                let v = g.input_with_grad("v", &[tokens, 3 * 64]);
-                let spans = g.input("spans", &[2 * tokens, 4], DType::U32);
-                let o = attention(&mut g, q, k, v, spans, 64);
-                let d_o = g.input("cotangent", &[tokens, 9 * 64], DType::F32);
-                g.backward_from(&[(o, d_o)]);
-                let plan = plan(&g, Reuse::Slots);
-                assert!(plan.temporaries() > 0);
-                (plan.temporaries(), plan.total())
-            };
-            let (short, long) = (memory(256), memory(8192));
-            assert_eq!((32 * short.0, 32 * short.1), long, "variant {number}");
-        }
-    }
-
-    /// A gradient is right, and nothing else is computed, when only one input wants one.
-    #[test]
-    fn attention_gradient_of_one_input() {
-        fn only(which: usize, s: &[usize], rng: &mut TestRng) -> Vec<Array> {
-            let fix = |(n, a): (usize, Array)| {
-                if n == which || n == 3 {
-                    a
-                } else {
-                    Array::fixed(a.name, &a.shape, a.f().to_vec())
-                }
-            };
-            inputs(s, rng).into_iter().enumerate().map(fix).collect()
-        }
-        let shapes: &[&[usize]] = &[&[45, 4, 2, 16, PAIRS]];
-        gradient(&OpCase { shapes, inputs: |s, rng| only(0, s, rng), ..case() });
-        gradient(&OpCase { shapes, inputs: |s, rng| only(1, s, rng), ..case() });
-        gradient(&OpCase { shapes, inputs: |s, rng| only(2, s, rng), ..case() });
-    }
-}
+#[path = "attention_tests.rs"]
+mod tests;

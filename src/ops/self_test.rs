@@ -144,9 +144,9 @@ mod tests {
         assert!(fault.to_string().contains("instead of"), "{fault}");
         // Once it is demoted, the other is the default kernel.
         let mut target = gpu.target().clone();
-        assert_eq!(pass.default_variant(&target).number(), 2);
+        assert_eq!(pass.default_for(&target, &[]).unwrap().number(), 2);
         target.demoted.insert("scale/forward_2_wrong.wgsl");
-        assert_eq!(pass.default_variant(&target).number(), 1);
+        assert_eq!(pass.default_for(&target, &[]).unwrap().number(), 1);
     }
 
     #[test]

@@ -313,7 +313,7 @@ fn resuming_with_other_kernels_says_so() {
         let mut choice = AdapterChoice::default();
         let default = gpu().target().clone();
         let pass = oddgrad::ops::passes().into_iter().find(|p| p.full_name() == "adamw.update");
-        let told = pass.unwrap().default_variant(&default).number() != number;
+        let told = pass.unwrap().default_for(&default, &[]).unwrap().number() != number;
         choice.kernels.insert("adamw".into(), number.into());
         let mut notes = Vec::new();
         let mut keep = |event: TrainEvent| {
