@@ -1,6 +1,8 @@
-// matmul, bias_backward: db[n] (+)= sum_m dy[m, n]; one invocation per column, rows in order.
+// matmul, bias_backward: db[n] (+)= sum_m dy[m, n]; one invocation per column, rows in order. One
+// addition for 4 bytes: bound by memory.
 // Grid: ceil(N / 64) groups.
 // Needs: nothing beyond WebGPU's default limits.
+// Called by linear in src/ops/matmul.rs; test matmul_gradient.
 
 const M: u32 = 1u; // rows of dy
 const N: u32 = 1u; // columns of dy

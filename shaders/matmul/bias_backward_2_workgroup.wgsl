@@ -1,7 +1,9 @@
 // matmul, bias_backward: db[n] (+)= sum_m dy[m, n]. A workgroup sums 16 columns: each of its 16 rows
-// of invocations takes every 16th row of dy, then a tree adds the 16 partial sums in fixed order.
+// of invocations takes every 16th row of dy, then a tree adds the 16 partial sums in fixed order. As
+// many bytes as variant 1, from 16 times as many invocations.
 // Grid: ceil(N / 16) groups.
 // Needs: nothing beyond WebGPU's default limits (1,024 bytes of workgroup memory).
+// Called by linear in src/ops/matmul.rs; test matmul_gradient.
 
 const M: u32 = 1u; // rows of dy
 const N: u32 = 1u; // columns of dy

@@ -1,10 +1,12 @@
 // matmul, nt: out[m, n] (+)= sum_k a[m, k] * b[b_start + n, k] (+ bias[n]).
 // Variant 7 with its tile as constants: a workgroup computes TILE_M x TILE_N outputs and an invocation
 // PER_M x PER_N of them. An invocation's columns are quadruples that lie ACROSS apart, so that
-// neighbours read and write neighbouring ones.
+// neighbours read and write neighbouring ones. Per product 1 / PER_M + 1 / PER_N elements are read from
+// workgroup memory and 4 / TILE_M + 4 / TILE_N bytes from storage.
 // A block of 4 x 4 is turned in registers on its way, because the tiles hold rows of one k.
 // Grid: x = ceil(N / TILE_N), y = ceil(M / TILE_M).
 // Needs: K and N multiples of 4 (at most 16,384 bytes of workgroup memory).
+// Called by product in src/ops/matmul.rs; tests matmul_forward, matmul_gradient, matmul_windows.
 
 const BIAS: bool = false; // add bias; without one any variable may be bound in its place
 const ACCUMULATE: bool = false; // add to out instead of overwriting it

@@ -1,8 +1,10 @@
 // matmul, nt: out[m, n] (+)= sum_k a[m, k] * b[b_start + n, k] (+ bias[n]).
 // Variant 1 with b stored in 16 bits an element, two to a word; computes in f32 as all do. A row of odd
-// length begins in the middle of a word.
+// length begins in the middle of a word, and every product loads a word and uses half of it: 8 bytes
+// per product, as variant 1.
 // Grid: x = ceil(N / 8), y = ceil(M / 8).
 // Needs: nothing beyond WebGPU's default limits.
+// Called by product in src/ops/matmul.rs; test matmul_forward.
 
 const BIAS: bool = false; // add bias; without one any variable may be bound in its place
 const ACCUMULATE: bool = false; // add to out instead of overwriting it

@@ -1,8 +1,9 @@
 // matmul, nt: out[m, n] (+)= sum_k a[m, k] * b[b_start + n, k] (+ bias[n]).
-// Variant 11 with b stored in 16 bits an element: half the bytes are read, and they become f32 on
-// their way into workgroup memory.
+// Variant 11 with b stored in 16 bits an element: half the bytes of b are read, and they become f32 on
+// their way into workgroup memory. With 64 x 64 outputs 0.094 bytes per product instead of 0.125.
 // Grid: x = ceil(N / TILE_N), y = ceil(M / TILE_M).
 // Needs: K and N multiples of 4 (at most 16,384 bytes of workgroup memory).
+// Called by product in src/ops/matmul.rs; test matmul_forward.
 
 const BIAS: bool = false; // add bias; without one any variable may be bound in its place
 const ACCUMULATE: bool = false; // add to out instead of overwriting it

@@ -1,7 +1,9 @@
 // matmul, nt: out[m, n] (+)= sum_k a[m, k] * b[b_start + n, k] (+ bias[n]).
-// Variant 6 with b stored in 16 bits an element: a load brings four elements of b in two words.
+// Variant 6 with b stored in 16 bits an element: a load brings four elements of b in two words. 8
+// quadruples of a and 4 of b for 512 products: 0.313 bytes per product instead of 0.375.
 // Grid: x = ceil(N / 32), y = ceil(M / 32).
 // Needs: subgroups; K and N multiples of 4.
+// Called by product in src/ops/matmul.rs; test matmul_forward.
 
 const BIAS: bool = false; // add bias; without one any variable may be bound in its place
 const ACCUMULATE: bool = false; // add to out instead of overwriting it

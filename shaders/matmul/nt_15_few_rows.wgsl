@@ -1,10 +1,12 @@
 // matmul, nt: out[m, n] (+)= sum_k a[m, k] * b[b_start + n, k] (+ bias[n]).
 // For one or two rows of a, as when a model writes a token at a time: every element of b is used once
-// a row, so there is nothing to share but a, and what counts is that b is read once and in order. The
-// lanes of a workgroup walk along k together, each with every LANES-th quadruple of COLUMNS rows of b;
-// their sums meet in workgroup memory and are added in the order of the lanes.
+// a row, so there is nothing to share but a, and what counts is that b is read in order: 4 bytes of it per
+// product, 0.5 operations a byte, so memory is the bound. The lanes of a workgroup walk along k together,
+// each with every LANES-th quadruple of COLUMNS rows of b; their sums meet in workgroup memory and are
+// added in the order of the lanes.
 // Grid: x = ceil(N / COLUMNS), y = M.
 // Needs: K a multiple of 4; LANES * COLUMNS * 4 bytes of workgroup memory.
+// Called by product in src/ops/matmul.rs; tests matmul_forward, matmul_gradient, matmul_windows.
 
 const BIAS: bool = false; // add bias; without one any variable may be bound in its place
 const ACCUMULATE: bool = false; // add to out instead of overwriting it

@@ -1,9 +1,11 @@
 // matmul, nt: out[m, n] (+)= sum_k a[m, k] * b[b_start + n, k] (+ bias[n]).
 // Variant 7 with the tiles in workgroup memory as 16-bit floats and steps of k twice as long: half
-// the workgroup memory traffic and half the barriers. Products and sums are single precision; what
-// is lost is the rounding of a and b to 11 bits, and values beyond 65504 become infinite.
+// the workgroup memory traffic (24 bytes for 32 products) and half the barriers. Products and sums are
+// single precision; what is lost is the rounding of a and b to 11 bits, and values beyond 65504 become
+// infinite.
 // Grid: x = ceil(N / 64), y = ceil(M / 64).
 // Needs: f16; K and N multiples of 4 (8,704 bytes of workgroup memory).
+// Called by product in src/ops/matmul.rs; tests matmul_forward, matmul_gradient, matmul_windows.
 
 enable f16;
 

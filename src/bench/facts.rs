@@ -1,7 +1,7 @@
 //! What a kernel's text says about it: workgroup memory, bindings, constants.
 
 use crate::error::{Error, Result};
-use crate::kernel::Pass;
+use crate::kernel::{Pass, Variant};
 use naga::AddressSpace;
 use std::path::Path;
 
@@ -107,9 +107,13 @@ pub fn check_contract(path: &str, source: &str, pass: &Pass) -> Result<()> {
     ))
 }
 
-/// Constants that every variant declares: those the operation sets, and no tile sizes of one.
+/// Constants that every variant declares and leaves to the operation: no tile sizes of one, and
+/// nothing that tells the passes of a file apart.
 fn shared_constants(pass: &Pass) -> Vec<&'static str> {
-    let in_all = |name: &&str| pass.variants.iter().all(|v| constants(v.source).contains(name));
+    let left = |v: &Variant, name: &str| {
+        constants(v.source).contains(&name) && v.constants.iter().all(|(own, _)| *own != name)
+    };
+    let in_all = |name: &&str| pass.variants.iter().all(|v| left(v, name));
     constants(pass.variants[0].source).into_iter().filter(in_all).collect()
 }
 
@@ -117,22 +121,24 @@ fn shared_constants(pass: &Pass) -> Vec<&'static str> {
 /// bindings.
 pub fn contract(pass: &Pass) -> String {
     let first = &pass.variants[0];
-    let end = first.source.lines().position(|l| l.starts_with("@compute")).unwrap_or(0);
+    // Of a file that serves several passes, as it is for this one.
+    let source = first.text();
+    let end = source.lines().position(|l| l.starts_with("@compute")).unwrap_or(0);
     // Helpers of the variant between the bindings and the entry point are its own.
-    let last_binding = first.source.lines().position(|l| l.starts_with("@group"));
-    let bindings = first.source.lines().filter(|l| l.starts_with("@group")).count();
+    let last_binding = source.lines().position(|l| l.starts_with("@group"));
+    let bindings = source.lines().filter(|l| l.starts_with("@group")).count();
     let shown = last_binding.map_or(end, |at| (at + bindings).min(end));
     let number = first.number();
     let mut text =
         format!("// {}.{}, as variant {number} has it ({})\n", pass.op, pass.name, first.path);
-    for line in first.source.lines().take(shown) {
+    for line in source.lines().take(shown) {
         text.push_str(line);
         text.push('\n');
     }
     let [x, y, z] = first.tile;
     text.push_str(&format!(
         "\n\
-         // BlockOf point: @compute fn main.\n\
+         // Entry point: @compute fn main.\n\
          // The engine rewrites these lines: {}.\n\
          // The grid is the outputs along x, y, z over the tile, rounded up. Variant {number} has the tile\n\
          // {x}x{y}x{z}; give yours with --tile. A long one-dimensional grid is folded: use\n\

@@ -16,10 +16,11 @@ pub use target::{ANY, Class, Cooperative, HARDWARE, Needs, SOFTWARE, Target};
 use std::borrow::Cow;
 
 /// One numbered WGSL file, or one tile of it. All variants of a pass have the same bindings and the
-/// same meaning.
+/// same meaning. A file may serve several passes that differ in its constants.
 #[derive(Debug)]
 pub struct Variant {
-    /// Path below `shaders/`, `softmax/forward_1_naive.wgsl`: pass, number, idea.
+    /// Path below `shaders/`, `softmax/forward_1_naive.wgsl`: pass, number, idea. Of a file that serves
+    /// several passes, `matmul/nn_tn_7_vec4_tile.wgsl`: what they are together, number, idea.
     pub path: &'static str,
     /// The file's text.
     pub source: &'static str,
@@ -29,7 +30,7 @@ pub struct Variant {
     pub tile: [u32; 3],
     /// What tells it from other entries of the same file, `128x64`; empty where there is but one.
     pub tile_name: &'static str,
-    /// Values of the file's constants that make this tile.
+    /// Values of the file's constants that make this tile and this pass.
     pub constants: &'static [(&'static str, Const)],
     /// Adapter classes for which this is the default. Of several the last in the table wins.
     pub default_on: &'static [Class],
@@ -102,6 +103,11 @@ impl Variant {
         Self { tile: tile.outputs, tile_name: tile.name, constants: tile.constants, ..self }
     }
 
+    /// The same file with these values of its constants: what tells the passes it serves apart.
+    pub const fn with(self, constants: &'static [(&'static str, Const)]) -> Self {
+        Self { constants, ..self }
+    }
+
     /// The same kernel for calls with such variables only.
     pub const fn taking(self, takes: Takes) -> Self {
         Self { takes, ..self }
@@ -123,7 +129,7 @@ impl Variant {
         format!("{} {}", self.path, self.tile_name).trim_end().to_owned()
     }
 
-    /// The file's text with the constants of its tile and those of a call.
+    /// The file's text with its own constants and those of a call.
     ///
     /// # Errors
     /// Names the first constant that the file does not declare.
@@ -131,7 +137,7 @@ impl Variant {
         specialise(self.source, &[self.constants, constants].concat())
     }
 
-    /// The file's text with the constants of its tile.
+    /// The file's text with its own constants.
     ///
     /// # Panics
     /// When the file does not declare one of them.

@@ -44,7 +44,8 @@ pub struct Target {
     pub pinned: BTreeMap<String, VariantId>,
     /// What `oddgrad tune` found on this adapter.
     pub tuned: Arc<Tuned>,
-    /// Paths of kernels that gave wrong results here; all tiles of such a file are left out.
+    /// Paths of kernels that gave wrong results here; such a file is left out with all its tiles and in
+    /// all its passes.
     pub demoted: BTreeSet<&'static str>,
 }
 

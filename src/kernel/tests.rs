@@ -94,6 +94,8 @@ fn number_and_idea_come_from_the_file_name() {
     let v = Variant { path: "matmul/nt_3_register_tile.wgsl", ..NOTHING };
     assert_eq!((v.number(), v.idea()), (3, "register_tile"));
     assert_eq!(v.name(), "3 register_tile");
+    let shared = Variant { path: "matmul/nn_tn_7_vec4_tile.wgsl", ..NOTHING };
+    assert_eq!((shared.number(), shared.idea()), (7, "vec4_tile"));
 }
 
 #[test]

@@ -9,8 +9,8 @@
 //! with what each one reached.
 
 use crate::graph::{DType, Graph, Sink, Var};
-use crate::kernel::Const::U32;
-use crate::kernel::{Cooperative, HARDWARE, Needs, Pass, SOFTWARE, Takes, Tile, Variant};
+use crate::kernel::Const::{Bool, U32};
+use crate::kernel::{Const, Cooperative, HARDWARE, Needs, Pass, SOFTWARE, Takes, Tile, Variant};
 use crate::ops::case::{Array, BenchFacts, Decoder, OpCase, largest_of_pairs};
 use crate::variant;
 
@@ -45,10 +45,10 @@ pub struct Product {
     pub out_start: usize,
 }
 
-/// Appends one product and nothing to the tape. A bias goes with [`Form::Nt`] only.
+/// Appends one product and nothing to the tape.
 ///
 /// # Panics
-/// When a shape does not fit, or a bias comes with another form.
+/// When a shape does not fit.
 #[track_caller]
 pub fn product(g: &mut Graph, p: Product, a: Var, b: Var, bias: Option<Var>, out: Sink) {
     let Product { form, m, n, k, b_start, out_start } = p;
@@ -72,17 +72,12 @@ pub fn product(g: &mut Graph, p: Product, a: Var, b: Var, bias: Option<Var>, out
         g.shape(out.var)
     );
     if let Some(bias) = bias {
-        assert!(form == Form::Nt, "matmul: a bias goes with Nt, not {p:?}");
         assert_eq!(g.shape(bias), [n], "matmul: bias does not fit {p:?}");
     }
     let dims = dims(g, p);
-    let mut constants = vec![out.constant()];
-    let mut reads = vec![a, b, dims];
-    if form == Form::Nt {
-        constants.push(("BIAS", bias.is_some().into()));
-        // Bindings are fixed per pass, so without a bias a stands in and is not read as one.
-        reads.push(bias.unwrap_or(a));
-    }
+    let constants = [out.constant(), ("BIAS", bias.is_some().into())];
+    // Bindings are fixed per pass, so without a bias dims stands in and is not read as one.
+    let reads = [a, b, dims, bias.unwrap_or(dims)];
     let pass = match form {
         Form::Nt => &NT,
         Form::Nn => &NN,
@@ -185,9 +180,10 @@ const COOPERATIVE: Needs =
 /// part of the largest.
 const HALF: f64 = 2e-3;
 
-/// Rows x columns of out per workgroup and per invocation, and terms per step.
+/// Rows x columns of out per workgroup and per invocation, terms per step, and how a is stored in a
+/// file that serves two forms.
 macro_rules! tile {
-    ($m:literal x $n:literal, per: $per_m:literal x $per_n:literal, step: $program:literal) => {
+    ($m:literal x $n:literal, $per_m:literal x $per_n:literal, $step:literal $(, $a:literal)?) => {
         Tile {
             name: concat!($m, "x", $n),
             outputs: [$n, $m, 1],
@@ -196,7 +192,8 @@ macro_rules! tile {
                 ("TILE_N", U32($n)),
                 ("PER_M", U32($per_m)),
                 ("PER_N", U32($per_n)),
-                ("STEP", U32($program)),
+                ("STEP", U32($step)),
+                $(("A_TRANSPOSED", Bool($a)),)?
             ],
         }
     };
@@ -204,17 +201,20 @@ macro_rules! tile {
 
 /// The tiles of variant 11. Steps of 16 terms would take 16,896 bytes of workgroup memory at
 /// 128 x 128, more than every adapter has.
-const TILES: [Tile; 5] = [
-    tile!(64 x 64, per: 8 x 4, step: 16),
-    tile!(128 x 64, per: 8 x 8, step: 16),
-    tile!(128 x 128, per: 8 x 8, step: 8),
-    tile!(64 x 32, per: 8 x 4, step: 16),
-    tile!(32 x 32, per: 4 x 4, step: 16),
-];
+macro_rules! tiles {
+    ($($a:literal)?) => {
+        [
+            tile!(64 x 64, 8 x 4, 16 $(, $a)?),
+            tile!(128 x 64, 8 x 8, 16 $(, $a)?),
+            tile!(128 x 128, 8 x 8, 8 $(, $a)?),
+            tile!(64 x 32, 8 x 4, 16 $(, $a)?),
+            tile!(32 x 32, 4 x 4, 16 $(, $a)?),
+        ]
+    };
+}
 
 /// Rows of b and of out are walked in vectors of four; in `nt` b's rows are those of k.
-const NT_QUADS: Takes = Takes { quads: &[1, 4], ..Takes::WORDS };
-const QUADS: Takes = Takes { quads: &[1, 3], ..Takes::WORDS };
+const QUADS: Takes = Takes { quads: &[1, 4], ..Takes::WORDS };
 /// One or two rows of a.
 const NT_FEW: Takes = Takes { quads: &[1], few: Some((0, 2)), ..Takes::WORDS };
 
@@ -239,81 +239,75 @@ const LANES: [Tile; 2] = [
 ];
 
 const NT_11: Variant =
-    variant!("matmul/nt_11_tile_table.wgsl", tile: [64, 64, 1], default_on: &[]).taking(NT_QUADS);
+    variant!("matmul/nt_11_tile_table.wgsl", tile: [64, 64, 1], default_on: &[]).taking(QUADS);
+const NN_TN_11: Variant =
+    variant!("matmul/nn_tn_11_tile_table.wgsl", tile: [64, 64, 1], default_on: &[]).taking(QUADS);
 
-static NT_VARIANTS: [Variant; 23] = [
-    variant!("matmul/nt_1_naive.wgsl", tile: [8, 8, 1]),
-    variant!("matmul/nt_2_workgroup_tile.wgsl", tile: [16, 16, 1], default_on: HARDWARE),
-    variant!("matmul/nt_3_register_tile.wgsl", tile: [64, 64, 1], default_on: HARDWARE),
-    variant!("matmul/nt_4_invocation_tile.wgsl", tile: [64, 8, 1], default_on: SOFTWARE),
-    variant!("matmul/nt_5_subgroup_tile.wgsl", tile: [64, 16, 1], default_on: SOFTWARE, needs: SUBGROUPS),
-    variant!("matmul/nt_8_split_k.wgsl", tile: [16, 16, 1], default_on: &[]),
-    variant!("matmul/nt_10_cooperative.wgsl", tile: [32, 32, 1], default_on: &[], needs: COOPERATIVE, tolerance: HALF),
-    variant!("matmul/nt_6_subgroup_vec4.wgsl", tile: [32, 32, 1], default_on: SOFTWARE, needs: SUBGROUPS).taking(NT_QUADS),
-    variant!("matmul/nt_7_vec4_tile.wgsl", tile: [64, 64, 1], default_on: HARDWARE).taking(NT_QUADS),
-    variant!("matmul/nt_9_half_tile.wgsl", tile: [64, 64, 1], default_on: &[], needs: F16, tolerance: HALF).taking(NT_QUADS),
-    NT_11.tiled(&TILES[0]),
-    NT_11.tiled(&TILES[1]),
-    NT_11.tiled(&TILES[2]),
-    NT_11.tiled(&TILES[3]),
-    NT_11.tiled(&TILES[4]),
-    NT_12.tiled(&Tile::f16([8, 8, 1])).taking(NT_F16),
-    NT_12.tiled(&Tile::bf16([8, 8, 1])).taking(NT_BF16),
-    NT_13.tiled(&Tile::f16([64, 64, 1])).taking(NT_F16_QUADS),
-    NT_13.tiled(&Tile::bf16([64, 64, 1])).taking(NT_BF16_QUADS),
-    NT_14.tiled(&Tile::f16([32, 32, 1])).taking(NT_F16_QUADS),
-    NT_14.tiled(&Tile::bf16([32, 32, 1])).taking(NT_BF16_QUADS),
-    Variant { default_on: SOFTWARE, ..NT_15.tiled(&LANES[0]) },
-    Variant { default_on: HARDWARE, ..NT_15.tiled(&LANES[1]) },
-];
+/// Which factor a form stores transposed, for the files that serve all three.
+type Transposed = &'static [(&'static str, Const)];
+const NT_FORM: Transposed = &[("A_TRANSPOSED", Bool(false)), ("B_TRANSPOSED", Bool(true))];
+const NN_FORM: Transposed = &[("A_TRANSPOSED", Bool(false)), ("B_TRANSPOSED", Bool(false))];
+const TN_FORM: Transposed = &[("A_TRANSPOSED", Bool(true)), ("B_TRANSPOSED", Bool(false))];
 
-static NT: Pass = Pass { op: "matmul", name: "nt", variants: &NT_VARIANTS };
+/// The table of a form: the kernels that serve all three, then others.
+macro_rules! table {
+    ($form:ident; $($other:expr,)*) => {
+        &[
+            variant!("matmul/product_1_naive.wgsl", tile: [8, 8, 1]).with($form),
+            variant!("matmul/product_2_workgroup_tile.wgsl", tile: [16, 16, 1], default_on: HARDWARE).with($form),
+            variant!("matmul/product_3_register_tile.wgsl", tile: [64, 64, 1], default_on: HARDWARE).with($form),
+            variant!("matmul/product_4_invocation_tile.wgsl", tile: [64, 8, 1], default_on: SOFTWARE).with($form),
+            variant!("matmul/product_5_subgroup_tile.wgsl", tile: [64, 16, 1], default_on: SOFTWARE, needs: SUBGROUPS).with($form),
+            variant!("matmul/product_8_split_k.wgsl", tile: [16, 16, 1], default_on: &[]).with($form),
+            variant!("matmul/product_10_cooperative.wgsl", tile: [32, 32, 1], default_on: &[], needs: COOPERATIVE, tolerance: HALF).with($form),
+            $($other,)*
+        ]
+    };
+}
 
-const NN_11: Variant =
-    variant!("matmul/nn_11_tile_table.wgsl", tile: [64, 64, 1], default_on: &[]).taking(QUADS);
+/// The table of `nn` and `tn`, which share more files.
+macro_rules! nn_tn_table {
+    ($form:ident, $a:literal) => {
+        table![
+            $form;
+            variant!("matmul/nn_tn_6_subgroup_vec4.wgsl", tile: [64, 16, 1], default_on: SOFTWARE, needs: SUBGROUPS).taking(QUADS).with(&[("A_TRANSPOSED", Bool($a))]),
+            variant!("matmul/nn_tn_7_vec4_tile.wgsl", tile: [64, 64, 1], default_on: HARDWARE).taking(QUADS).with(&[("A_TRANSPOSED", Bool($a))]),
+            variant!("matmul/nn_tn_9_half_tile.wgsl", tile: [64, 64, 1], default_on: &[], needs: F16, tolerance: HALF).taking(QUADS).with(&[("A_TRANSPOSED", Bool($a))]),
+            NN_TN_11.tiled(&tiles!($a)[0]),
+            NN_TN_11.tiled(&tiles!($a)[1]),
+            NN_TN_11.tiled(&tiles!($a)[2]),
+            NN_TN_11.tiled(&tiles!($a)[3]),
+            NN_TN_11.tiled(&tiles!($a)[4]),
+        ]
+    };
+}
 
-static NN_VARIANTS: [Variant; 15] = [
-    variant!("matmul/nn_1_naive.wgsl", tile: [8, 8, 1]),
-    variant!("matmul/nn_2_workgroup_tile.wgsl", tile: [16, 16, 1], default_on: HARDWARE),
-    variant!("matmul/nn_3_register_tile.wgsl", tile: [64, 64, 1], default_on: HARDWARE),
-    variant!("matmul/nn_4_invocation_tile.wgsl", tile: [64, 8, 1], default_on: SOFTWARE),
-    variant!("matmul/nn_5_subgroup_tile.wgsl", tile: [64, 16, 1], default_on: SOFTWARE, needs: SUBGROUPS),
-    variant!("matmul/nn_8_split_k.wgsl", tile: [16, 16, 1], default_on: &[]),
-    variant!("matmul/nn_10_cooperative.wgsl", tile: [32, 32, 1], default_on: &[], needs: COOPERATIVE, tolerance: HALF),
-    variant!("matmul/nn_6_subgroup_vec4.wgsl", tile: [64, 16, 1], default_on: SOFTWARE, needs: SUBGROUPS).taking(QUADS),
-    variant!("matmul/nn_7_vec4_tile.wgsl", tile: [64, 64, 1], default_on: HARDWARE).taking(QUADS),
-    variant!("matmul/nn_9_half_tile.wgsl", tile: [64, 64, 1], default_on: &[], needs: F16, tolerance: HALF).taking(QUADS),
-    NN_11.tiled(&TILES[0]),
-    NN_11.tiled(&TILES[1]),
-    NN_11.tiled(&TILES[2]),
-    NN_11.tiled(&TILES[3]),
-    NN_11.tiled(&TILES[4]),
-];
+static NT: Pass = Pass {
+    op: "matmul",
+    name: "nt",
+    variants: table![
+        NT_FORM;
+        variant!("matmul/nt_6_subgroup_vec4.wgsl", tile: [32, 32, 1], default_on: SOFTWARE, needs: SUBGROUPS).taking(QUADS),
+        variant!("matmul/nt_7_vec4_tile.wgsl", tile: [64, 64, 1], default_on: HARDWARE).taking(QUADS),
+        variant!("matmul/nt_9_half_tile.wgsl", tile: [64, 64, 1], default_on: &[], needs: F16, tolerance: HALF).taking(QUADS),
+        NT_11.tiled(&tiles!()[0]),
+        NT_11.tiled(&tiles!()[1]),
+        NT_11.tiled(&tiles!()[2]),
+        NT_11.tiled(&tiles!()[3]),
+        NT_11.tiled(&tiles!()[4]),
+        NT_12.tiled(&Tile::f16([8, 8, 1])).taking(NT_F16),
+        NT_12.tiled(&Tile::bf16([8, 8, 1])).taking(NT_BF16),
+        NT_13.tiled(&Tile::f16([64, 64, 1])).taking(NT_F16_QUADS),
+        NT_13.tiled(&Tile::bf16([64, 64, 1])).taking(NT_BF16_QUADS),
+        NT_14.tiled(&Tile::f16([32, 32, 1])).taking(NT_F16_QUADS),
+        NT_14.tiled(&Tile::bf16([32, 32, 1])).taking(NT_BF16_QUADS),
+        Variant { default_on: SOFTWARE, ..NT_15.tiled(&LANES[0]) },
+        Variant { default_on: HARDWARE, ..NT_15.tiled(&LANES[1]) },
+    ],
+};
 
-static NN: Pass = Pass { op: "matmul", name: "nn", variants: &NN_VARIANTS };
-
-const TN_11: Variant =
-    variant!("matmul/tn_11_tile_table.wgsl", tile: [64, 64, 1], default_on: &[]).taking(QUADS);
-
-static TN_VARIANTS: [Variant; 15] = [
-    variant!("matmul/tn_1_naive.wgsl", tile: [8, 8, 1]),
-    variant!("matmul/tn_2_workgroup_tile.wgsl", tile: [16, 16, 1], default_on: HARDWARE),
-    variant!("matmul/tn_3_register_tile.wgsl", tile: [64, 64, 1], default_on: HARDWARE),
-    variant!("matmul/tn_4_invocation_tile.wgsl", tile: [64, 8, 1], default_on: SOFTWARE),
-    variant!("matmul/tn_5_subgroup_tile.wgsl", tile: [64, 16, 1], default_on: SOFTWARE, needs: SUBGROUPS),
-    variant!("matmul/tn_8_split_k.wgsl", tile: [16, 16, 1], default_on: &[]),
-    variant!("matmul/tn_10_cooperative.wgsl", tile: [32, 32, 1], default_on: &[], needs: COOPERATIVE, tolerance: HALF),
-    variant!("matmul/tn_6_subgroup_vec4.wgsl", tile: [64, 16, 1], default_on: SOFTWARE, needs: SUBGROUPS).taking(QUADS),
-    variant!("matmul/tn_7_vec4_tile.wgsl", tile: [64, 64, 1], default_on: HARDWARE).taking(QUADS),
-    variant!("matmul/tn_9_half_tile.wgsl", tile: [64, 64, 1], default_on: &[], needs: F16, tolerance: HALF).taking(QUADS),
-    TN_11.tiled(&TILES[0]),
-    TN_11.tiled(&TILES[1]),
-    TN_11.tiled(&TILES[2]),
-    TN_11.tiled(&TILES[3]),
-    TN_11.tiled(&TILES[4]),
-];
-
-static TN: Pass = Pass { op: "matmul", name: "tn", variants: &TN_VARIANTS };
+static NN: Pass = Pass { op: "matmul", name: "nn", variants: nn_tn_table!(NN_FORM, false) };
+static TN: Pass = Pass { op: "matmul", name: "tn", variants: nn_tn_table!(TN_FORM, true) };
 
 static BIAS_BACKWARD: Pass = Pass {
     op: "matmul",
@@ -357,13 +351,18 @@ fn reference(shape: &[usize], inputs: &[Array]) -> Vec<Vec<f64>> {
     }
     let mut y = multiply([m, n, k], |i, l| a[i * k + l], |j, l| b[j * k + l]);
     if let Some(bias) = inputs.get(2) {
-        for row in y.chunks_exact_mut(n) {
-            for (y, b) in row.iter_mut().zip(bias.f()) {
-                *y += b;
-            }
-        }
+        add_to_rows(&mut y, bias.f());
     }
     vec![y]
+}
+
+/// Adds a bias`[n]` to every row.
+fn add_to_rows(y: &mut [f64], bias: &[f64]) {
+    for row in y.chunks_exact_mut(bias.len()) {
+        for (y, b) in row.iter_mut().zip(bias) {
+            *y += b;
+        }
+    }
 }
 
 /// Rows of a product: a grid of 65,535 workgroups of variant 1, which covers 8 rows each.
@@ -480,105 +479,5 @@ pub fn case() -> OpCase {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ops::case::TestRng;
-    use crate::ops::case::tests::{forward, gradient};
-
-    #[test]
-    fn matmul_forward() {
-        forward(&case());
-    }
-
-    #[test]
-    fn matmul_gradient() {
-        gradient(&case());
-    }
-
-    const FORMS: [Form; 3] = [Form::Nt, Form::Nn, Form::Tn];
-
-    /// Rows that b and out are taller than their windows, behind them.
-    const BEHIND: usize = 3;
-
-    /// Added to the form's number where the product is added to what is there.
-    const ADD: usize = 10;
-
-    /// Shapes are `[form, m, n, k, b_start, out_start]`. The windows lie inside taller
-    /// variables whose other rows are NaN (b) or must stay as they are (out).
-    fn windows() -> OpCase {
-        OpCase {
-            shapes: &[
-                &[ADD, 1, 1, 1, 1, 1],
-                &[0, 17, 5, 12, 7, 3],
-                &[ADD, 65, 33, 20, 2, 5],
-                &[ADD, 65, 68, 36, 2, 5],
-                &[ADD + 1, 1, 1, 1, 1, 1],
-                &[1, 17, 5, 12, 7, 3],
-                &[ADD + 1, 65, 33, 20, 2, 5],
-                &[ADD + 1, 16, 32, 64, 64, 32],
-                &[ADD + 1, 65, 68, 35, 2, 5],
-                &[ADD + 2, 1, 1, 1, 1, 1],
-                &[2, 17, 5, 12, 7, 3],
-                &[ADD + 2, 65, 33, 20, 2, 5],
-                &[ADD + 2, 16, 32, 64, 64, 32],
-                &[ADD + 2, 66, 68, 35, 2, 5],
-            ],
-            inputs: window_inputs,
-            build: |g, s, v| {
-                let out = g.temp("out", g.shape(v[2]).to_owned().as_slice());
-                g.accumulate(v[2], Sink { var: out, accumulate: false });
-                let p = Product {
-                    form: FORMS[s[0] % ADD],
-                    m: s[1],
-                    n: s[2],
-                    k: s[3],
-                    b_start: s[4],
-                    out_start: s[5],
-                };
-                product(g, p, v[0], v[1], None, Sink { var: out, accumulate: s[0] >= ADD });
-                vec![out]
-            },
-            reference: window_reference,
-            differentiable: false,
-            ..case()
-        }
-    }
-
-    fn window_inputs(s: &[usize], rng: &mut TestRng) -> Vec<Array> {
-        let (m, n, k, b_start, out_start) = (s[1], s[2], s[3], s[4], s[5]);
-        let (a, rows, columns) = match FORMS[s[0] % ADD] {
-            Form::Nt => ([m, k], n, k),
-            Form::Nn => ([m, k], k, n),
-            Form::Tn => ([k, m], k, n),
-        };
-        let tall = [b_start + rows + BEHIND, columns];
-        let mut b = Array::normal("b", &tall, rng).f().to_vec();
-        b[..b_start * columns].fill(f64::NAN);
-        b[(b_start + rows) * columns..].fill(f64::NAN);
-        vec![
-            Array::normal("a", &a, rng),
-            Array::fixed("b", &tall, b),
-            Array::normal("present", &[out_start + m + BEHIND, n], rng),
-        ]
-    }
-
-    fn window_reference(s: &[usize], inputs: &[Array]) -> Vec<Vec<f64>> {
-        let (m, n, k, start) = (s[1], s[2], s[3], s[4]);
-        let (a, b) = (inputs[0].f(), inputs[1].f());
-        let product = match FORMS[s[0] % ADD] {
-            Form::Nt => multiply([m, n, k], |i, l| a[i * k + l], |j, l| b[(start + j) * k + l]),
-            Form::Nn => multiply([m, n, k], |i, l| a[i * k + l], |j, l| b[(start + l) * n + j]),
-            Form::Tn => multiply([m, n, k], |i, l| a[l * m + i], |j, l| b[(start + l) * n + j]),
-        };
-        let mut out = inputs[2].f().to_vec();
-        for (o, p) in out[s[5] * n..].iter_mut().zip(product) {
-            *o = if s[0] >= ADD { *o + p } else { p };
-        }
-        vec![out]
-    }
-
-    #[test]
-    fn matmul_windows() {
-        forward(&windows());
-    }
-}
+#[path = "matmul_tests.rs"]
+mod tests;

@@ -92,8 +92,13 @@ pub fn check_pins(
                 "there is no such operation or pass; `oddgrad doctor --kernels` lists them".into(),
             );
         } else if numbered().next().is_none() {
-            let mut list: Vec<_> = there.iter().flat_map(|p| p.variants).map(|v| v.path).collect();
-            list.dedup();
+            let mut list = Vec::new();
+            for path in there.iter().flat_map(|p| p.variants).map(|v| v.path) {
+                // Tiles and passes share files.
+                if !list.contains(&path) {
+                    list.push(path);
+                }
+            }
             problem(format!("no variant has that number; there are: {}", list.join(", ")));
         } else if chosen.is_empty() {
             let tiles: BTreeSet<_> = numbered().map(|v| v.tile_name).collect();

@@ -136,6 +136,7 @@ impl Export {
                 let constants = call.variant.constants.iter().chain(&call.constants);
                 let constants: Vec<_> = constants.map(|(n, v)| format!("{n}={v}")).collect();
                 json!({
+                    "pass": call.full_name(),
                     "module": self.module(call.variant, source, &constants.join(" ")),
                     "grid": call.grid,
                     "reads": call.reads.iter().map(|v| v.index()).collect::<Vec<_>>(),
@@ -291,14 +292,15 @@ fn cases_reach_every_kernel_and_every_specialised_kernel_translates() {
         for call in run["calls"].as_array().unwrap() {
             let module = call["module"].as_u64().unwrap() as usize;
             let of = |key: &str| modules[module][key].as_str().unwrap();
-            reached.insert((of("path"), of("tile")));
+            reached.insert((call["pass"].as_str().unwrap(), of("path"), of("tile")));
         }
     }
-    let unreached: Vec<_> = ops::passes()
-        .iter()
-        .flat_map(|p| p.variants)
-        .map(|v| (v.path, v.tile_name))
-        .filter(|kernel| !reached.contains(kernel))
-        .collect();
+    let mut unreached = Vec::new();
+    for pass in ops::passes() {
+        let name = pass.full_name();
+        let missed = |v: &&Variant| !reached.contains(&(name.as_str(), v.path, v.tile_name));
+        unreached
+            .extend(pass.variants.iter().filter(missed).map(|v| format!("{name} {}", v.label())));
+    }
     assert!(unreached.is_empty(), "no case runs {unreached:?}");
 }

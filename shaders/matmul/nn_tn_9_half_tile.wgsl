@@ -1,12 +1,17 @@
-// matmul, tn: out[m, n] (+)= sum_k a[k, m] * b[b_start + k, n].
+// matmul; nn and tn: out[m, n] (+)= sum_k A[m, k] * b[b_start + k, n] (+ bias[n]). a is A, but in tn
+// a is A transposed.
 // Variant 7 with the tiles in workgroup memory as 16-bit floats and steps of k twice as long: half
-// the workgroup memory traffic and half the barriers. Products and sums are single precision; what
-// is lost is the rounding of a and b to 11 bits, and values beyond 65504 become infinite.
+// the workgroup memory traffic (24 bytes for 32 products) and half the barriers. Products and sums are
+// single precision; what is lost is the rounding of a and b to 11 bits, and values beyond 65504 become
+// infinite.
 // Grid: x = ceil(N / 64), y = ceil(M / 64).
 // Needs: f16; N a multiple of 4 (8,704 bytes of workgroup memory).
+// Called by product in src/ops/matmul.rs; tests matmul_forward, matmul_gradient, matmul_windows.
 
 enable f16;
 
+const A_TRANSPOSED: bool = false; // a is [K, M]: tn
+const BIAS: bool = false; // add bias; without one any variable may be bound in its place
 const ACCUMULATE: bool = false; // add to out instead of overwriting it
 
 struct Dims {
@@ -17,10 +22,11 @@ struct Dims {
     out_start: u32, // first row of out that is written
 }
 
-@group(0) @binding(0) var<storage, read> a: array<f32>; // [K, M]
+@group(0) @binding(0) var<storage, read> a: array<f32>; // [M, K] or [K, M]
 @group(0) @binding(1) var<storage, read> b: array<vec4<f32>>; // [>= b_start + K, N / 4]
 @group(0) @binding(2) var<storage, read> dims: Dims;
-@group(0) @binding(3) var<storage, read_write> out: array<vec4<f32>>; // [>= out_start + M, N / 4]
+@group(0) @binding(3) var<storage, read> bias: array<vec4<f32>>; // [N / 4]
+@group(0) @binding(4) var<storage, read_write> out: array<vec4<f32>>; // [>= out_start + M, N / 4]
 
 const SIDE: u32 = 64u; // outputs per workgroup, each way
 const STEP: u32 = 32u; // terms per step
@@ -28,6 +34,11 @@ const PITCH: u32 = 17u; // quadruples of a tile's row: one more than it has, aga
 
 var<workgroup> tile_a: array<vec4<f16>, 544>; // [32 k, 64 m / 4], rows PITCH apart
 var<workgroup> tile_b: array<vec4<f16>, 544>; // [32 k, 64 n / 4], rows PITCH apart
+
+// Where A[m, k] lies in a.
+fn at_a(d: Dims, m: u32, k: u32) -> u32 {
+    return select(m * d.k + k, k * d.m + m, A_TRANSPOSED);
+}
 
 @compute @workgroup_size(128)
 fn main(
@@ -43,19 +54,24 @@ fn main(
     var c: array<vec4<f32>, 8>;
     for (var k0 = 0u; k0 < d.k; k0 += STEP) {
         for (var e = lane; e < STEP * 16u; e += 128u) {
-            let k = e / 16u;
-            let side = e % 16u;
+            // Term and quadruple of rows, in the order of storage.
+            let k = select(e % STEP, e / 16u, A_TRANSPOSED);
+            let side = select(e / STEP, e % 16u, A_TRANSPOSED);
             let ka = min(k0 + k, d.k - 1u);
             let i = m0 + side * 4u;
             let x = vec4(
-                a[ka * d.m + min(i, d.m - 1u)],
-                a[ka * d.m + min(i + 1u, d.m - 1u)],
-                a[ka * d.m + min(i + 2u, d.m - 1u)],
-                a[ka * d.m + min(i + 3u, d.m - 1u)],
+                a[at_a(d, min(i, d.m - 1u), ka)],
+                a[at_a(d, min(i + 1u, d.m - 1u), ka)],
+                a[at_a(d, min(i + 2u, d.m - 1u), ka)],
+                a[at_a(d, min(i + 3u, d.m - 1u), ka)],
             );
             tile_a[k * PITCH + side] = vec4<f16>(select(vec4(0.0), x, k0 + k < d.k));
-            let y = b[(d.b_start + ka) * quads + min(n0 / 4u + side, quads - 1u)];
-            tile_b[k * PITCH + side] = vec4<f16>(y);
+        }
+        for (var e = lane; e < STEP * 16u; e += 128u) {
+            let k = e / 16u;
+            let side = e % 16u;
+            let row = d.b_start + min(k0 + k, d.k - 1u);
+            tile_b[k * PITCH + side] = vec4<f16>(b[row * quads + min(n0 / 4u + side, quads - 1u)]);
         }
         workgroupBarrier();
         for (var k = 0u; k < STEP; k += 1u) {
@@ -74,6 +90,9 @@ fn main(
         let n = n0 + column0;
         if m < d.m && n < d.n {
             var sum = c[i];
+            if BIAS {
+                sum += bias[n / 4u];
+            }
             let at = ((d.out_start + m) * d.n + n) / 4u;
             if ACCUMULATE {
                 sum += out[at];

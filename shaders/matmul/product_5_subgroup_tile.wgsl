@@ -1,11 +1,16 @@
-// matmul, tn: out[m, n] (+)= sum_k a[k, m] * b[b_start + k, n].
+// matmul; nt, nn and tn: out[m, n] (+)= sum_k A[m, k] * B[k, n] (+ bias[n]). a is A and b is B, but in nt
+// b is B transposed, and in tn a is A transposed.
 // The tile of variant 4 with twice the rows, for software adapters with subgroups: all lanes need
 // the same 16 elements of a, so a lane loads four of them and broadcasts hand them around: 12 loads
-// for 128 products, where variant 4 makes 16 for 64. A subgroup has at least four lanes, so the
-// broadcasts come from the first four.
+// for 128 products (0.375 bytes per product), where variant 4 makes 16 for 64. A subgroup has at least
+// four lanes, so the broadcasts come from the first four.
 // Grid: x = ceil(N / 64), y = ceil(M / 16).
 // Needs: subgroups.
+// Called by product in src/ops/matmul.rs; tests matmul_forward, matmul_gradient, matmul_windows.
 
+const A_TRANSPOSED: bool = false; // a is [K, M]: tn
+const B_TRANSPOSED: bool = false; // b is [N, K]: nt
+const BIAS: bool = false; // add bias; without one any variable may be bound in its place
 const ACCUMULATE: bool = false; // add to out instead of overwriting it
 
 struct Dims {
@@ -16,13 +21,24 @@ struct Dims {
     out_start: u32, // first row of out that is written
 }
 
-@group(0) @binding(0) var<storage, read> a: array<f32>; // [K, M]
-@group(0) @binding(1) var<storage, read> b: array<f32>; // [>= b_start + K, N]
+@group(0) @binding(0) var<storage, read> a: array<f32>; // [M, K] or [K, M]
+@group(0) @binding(1) var<storage, read> b: array<f32>; // [>= b_start + K, N] or [>= b_start + N, K]
 @group(0) @binding(2) var<storage, read> dims: Dims;
-@group(0) @binding(3) var<storage, read_write> out: array<f32>; // [>= out_start + M, N]
+@group(0) @binding(3) var<storage, read> bias: array<f32>; // [N]
+@group(0) @binding(4) var<storage, read_write> out: array<f32>; // [>= out_start + M, N]
 
 const ROWS: u32 = 16u; // outputs per invocation
 const COLUMNS: u32 = 8u;
+
+// Where A[m, k] lies in a.
+fn at_a(d: Dims, m: u32, k: u32) -> u32 {
+    return select(m * d.k + k, k * d.m + m, A_TRANSPOSED);
+}
+
+// Where B[k, n] lies in b.
+fn at_b(d: Dims, k: u32, n: u32) -> u32 {
+    return select((d.b_start + k) * d.n + n, (d.b_start + n) * d.k + k, B_TRANSPOSED);
+}
 
 @compute @workgroup_size(8)
 fn main(
@@ -34,18 +50,21 @@ fn main(
     let sub = index % 4u;
     let m0 = group.y * ROWS;
     let n0 = (group.x * 8u + lane) * COLUMNS;
-    let ia0 = min(m0 + sub, d.m - 1u);
-    let ia1 = min(m0 + 4u + sub, d.m - 1u);
-    let ia2 = min(m0 + 8u + sub, d.m - 1u);
-    let ia3 = min(m0 + 12u + sub, d.m - 1u);
+    let ia0 = at_a(d, min(m0 + sub, d.m - 1u), 0u);
+    let ia1 = at_a(d, min(m0 + 4u + sub, d.m - 1u), 0u);
+    let ia2 = at_a(d, min(m0 + 8u + sub, d.m - 1u), 0u);
+    let ia3 = at_a(d, min(m0 + 12u + sub, d.m - 1u), 0u);
     var ib: array<u32, COLUMNS>;
     for (var j = 0u; j < COLUMNS; j += 1u) {
-        ib[j] = d.b_start * d.n + min(n0 + j, d.n - 1u);
+        ib[j] = at_b(d, 0u, min(n0 + j, d.n - 1u));
     }
+    // From one term to the next.
+    let step_a = select(1u, d.m, A_TRANSPOSED);
+    let step_b = select(d.n, 1u, B_TRANSPOSED);
     var c: array<array<vec4<f32>, 2>, ROWS>;
     for (var k = 0u; k < d.k; k += 1u) {
-        let ka = k * d.m;
-        let kb = k * d.n;
+        let ka = k * step_a;
+        let kb = k * step_b;
         let b0 = vec4(b[ib[0] + kb], b[ib[1] + kb], b[ib[2] + kb], b[ib[3] + kb]);
         let b1 = vec4(b[ib[4] + kb], b[ib[5] + kb], b[ib[6] + kb], b[ib[7] + kb]);
         let x0 = a[ia0 + ka];
@@ -84,6 +103,9 @@ fn store(d: Dims, m: u32, n: u32, value: f32) {
         return;
     }
     var sum = value;
+    if BIAS {
+        sum += bias[n];
+    }
     let at = (d.out_start + m) * d.n + n;
     if ACCUMULATE {
         sum += out[at];

@@ -1,10 +1,15 @@
-// matmul, nn: out[m, n] (+)= sum_k a[m, k] * b[b_start + k, n].
-// Variant 3 with four-element loads of b and stores, and four-element accesses of workgroup memory.
-// Rows of a may have any length, so its elements are loaded one by one: neighbouring invocations
-// read neighbouring ones, and each keeps four rows of one k.
+// matmul; nn and tn: out[m, n] (+)= sum_k A[m, k] * b[b_start + k, n] (+ bias[n]). a is A, but in tn
+// a is A transposed.
+// Variant 3 with four-element loads of b and stores, and four-element accesses of workgroup memory:
+// 3 reads of it for 32 products instead of 12, for 0.125 bytes from storage per product as before.
+// Rows of a may have any length, so its elements are loaded one by one: neighbouring invocations read
+// neighbouring ones in nn and every fourth in tn, and each keeps four rows of one k.
 // Grid: x = ceil(N / 64), y = ceil(M / 64).
 // Needs: N a multiple of 4 (8,704 bytes of workgroup memory).
+// Called by product in src/ops/matmul.rs; tests matmul_forward, matmul_gradient, matmul_windows.
 
+const A_TRANSPOSED: bool = false; // a is [K, M]: tn
+const BIAS: bool = false; // add bias; without one any variable may be bound in its place
 const ACCUMULATE: bool = false; // add to out instead of overwriting it
 
 struct Dims {
@@ -15,10 +20,11 @@ struct Dims {
     out_start: u32, // first row of out that is written
 }
 
-@group(0) @binding(0) var<storage, read> a: array<f32>; // [M, K]
+@group(0) @binding(0) var<storage, read> a: array<f32>; // [M, K] or [K, M]
 @group(0) @binding(1) var<storage, read> b: array<vec4<f32>>; // [>= b_start + K, N / 4]
 @group(0) @binding(2) var<storage, read> dims: Dims;
-@group(0) @binding(3) var<storage, read_write> out: array<vec4<f32>>; // [>= out_start + M, N / 4]
+@group(0) @binding(3) var<storage, read> bias: array<vec4<f32>>; // [N / 4]
+@group(0) @binding(4) var<storage, read_write> out: array<vec4<f32>>; // [>= out_start + M, N / 4]
 
 const SIDE: u32 = 64u; // outputs per workgroup, each way
 const STEP: u32 = 16u; // terms per step
@@ -26,6 +32,11 @@ const PITCH: u32 = 17u; // quadruples of a tile's row: one more than it has, aga
 
 var<workgroup> tile_a: array<vec4<f32>, 272>; // [16 k, 64 m / 4], rows PITCH apart
 var<workgroup> tile_b: array<vec4<f32>, 272>; // [16 k, 64 n / 4], rows PITCH apart
+
+// Where A[m, k] lies in a.
+fn at_a(d: Dims, m: u32, k: u32) -> u32 {
+    return select(m * d.k + k, k * d.m + m, A_TRANSPOSED);
+}
 
 @compute @workgroup_size(128)
 fn main(
@@ -41,15 +52,16 @@ fn main(
     var c: array<vec4<f32>, 8>;
     for (var k0 = 0u; k0 < d.k; k0 += STEP) {
         for (var e = lane; e < STEP * 16u; e += 128u) {
-            let k = e % STEP;
-            let side = e / STEP;
+            // Term and quadruple of rows, in the order of storage.
+            let k = select(e % STEP, e / 16u, A_TRANSPOSED);
+            let side = select(e / STEP, e % 16u, A_TRANSPOSED);
             let ka = min(k0 + k, d.k - 1u);
             let i = m0 + side * 4u;
             let x = vec4(
-                a[min(i, d.m - 1u) * d.k + ka],
-                a[min(i + 1u, d.m - 1u) * d.k + ka],
-                a[min(i + 2u, d.m - 1u) * d.k + ka],
-                a[min(i + 3u, d.m - 1u) * d.k + ka],
+                a[at_a(d, min(i, d.m - 1u), ka)],
+                a[at_a(d, min(i + 1u, d.m - 1u), ka)],
+                a[at_a(d, min(i + 2u, d.m - 1u), ka)],
+                a[at_a(d, min(i + 3u, d.m - 1u), ka)],
             );
             tile_a[k * PITCH + side] = select(vec4(0.0), x, k0 + k < d.k);
         }
@@ -76,6 +88,9 @@ fn main(
         let n = n0 + column0;
         if m < d.m && n < d.n {
             var sum = c[i];
+            if BIAS {
+                sum += bias[n / 4u];
+            }
             let at = ((d.out_start + m) * d.n + n) / 4u;
             if ACCUMULATE {
                 sum += out[at];
