@@ -132,8 +132,8 @@ fn main(
     // get zeros from one empty tile.
     let steps = (max(queries.y, queries.x) - queries.x) * group_heads;
     for (var t = 0u; t < max(steps, 1u); t += ROWS) {
-        var query: array<u32, ROWS>;
-        var row: array<u32, ROWS>; // where its q begins
+        var query = array<u32, ROWS>();
+        var row = array<u32, ROWS>(); // where its q begins
         var p = array<array<f32, ROWS>, KEYS>(); // first the scores
         var ds = array<array<f32, ROWS>, KEYS>(); // first dp
         for (var r = 0u; r < ROWS; r++) {
@@ -142,8 +142,8 @@ fn main(
             row[r] = (query[r] * H + group.y * group_heads + n % group_heads) * HEAD_DIM;
         }
         for (var c = 0u; c < quads; c++) {
-            var x: array<vec4<f32>, ROWS>;
-            var y: array<vec4<f32>, ROWS>;
+            var x = array<vec4<f32>, ROWS>();
+            var y = array<vec4<f32>, ROWS>();
             for (var r = 0u; r < ROWS; r++) {
                 x[r] = quad_q(row[r], c);
                 if WANT_DK {
@@ -175,8 +175,8 @@ fn main(
             }
         }
         for (var c = 0u; c < quads; c++) {
-            var x: array<vec4<f32>, ROWS>;
-            var y: array<vec4<f32>, ROWS>;
+            var x = array<vec4<f32>, ROWS>();
+            var y = array<vec4<f32>, ROWS>();
             for (var r = 0u; r < ROWS; r++) {
                 x[r] = quad_q(row[r], c);
                 y[r] = quad_d_o(row[r], c);

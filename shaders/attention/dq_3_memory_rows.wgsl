@@ -126,7 +126,7 @@ fn main(
     let in_ctx = max(ctx.y, ctx.x) - ctx.x;
     let keys = in_ctx + max(own.y, own.x) - own.x;
     for (var t = 0u; t < keys; t += KEYS) {
-        var key: array<u32, KEYS>;
+        var key = array<u32, KEYS>();
         var ds = array<array<f32, ROWS>, KEYS>(); // first the scores
         var dp = array<array<f32, ROWS>, KEYS>();
         for (var b = 0u; b < KEYS; b++) {
@@ -134,8 +134,8 @@ fn main(
             key[b] = select(n - in_ctx + own.x, n + ctx.x, n < in_ctx) * HKV * HEAD_DIM + kv;
         }
         for (var c = 0u; c < quads; c++) {
-            var x: array<vec4<f32>, KEYS>;
-            var y: array<vec4<f32>, KEYS>;
+            var x = array<vec4<f32>, KEYS>();
+            var y = array<vec4<f32>, KEYS>();
             for (var b = 0u; b < KEYS; b++) {
                 x[b] = quad_k(key[b], c);
                 y[b] = quad_v(key[b], c);
@@ -164,7 +164,7 @@ fn main(
             }
         }
         for (var c = 0u; c < quads; c++) {
-            var x: array<vec4<f32>, KEYS>;
+            var x = array<vec4<f32>, KEYS>();
             for (var b = 0u; b < KEYS; b++) {
                 x[b] = quad_k(key[b], c);
             }

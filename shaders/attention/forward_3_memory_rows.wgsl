@@ -120,14 +120,14 @@ fn main(
     let in_ctx = max(ctx.y, ctx.x) - ctx.x;
     let keys = in_ctx + max(own.y, own.x) - own.x;
     for (var t = 0u; t < keys; t += KEYS) {
-        var key: array<u32, KEYS>;
+        var key = array<u32, KEYS>();
         var p = array<array<f32, ROWS>, KEYS>(); // first the scores
         for (var b = 0u; b < KEYS; b++) {
             let n = min(t + b, keys - 1u);
             key[b] = select(n - in_ctx + own.x, n + ctx.x, n < in_ctx) * HKV * HEAD_DIM + kv;
         }
         for (var c = 0u; c < quads; c++) {
-            var y: array<vec4<f32>, KEYS>;
+            var y = array<vec4<f32>, KEYS>();
             for (var b = 0u; b < KEYS; b++) {
                 y[b] = quad_k(key[b], c);
             }
@@ -138,7 +138,7 @@ fn main(
                 }
             }
         }
-        var scale: array<f32, ROWS>;
+        var scale = array<f32, ROWS>();
         for (var r = 0u; r < ROWS; r++) {
             let s = span[r / HEADS];
             var top = highest[r];
@@ -163,7 +163,7 @@ fn main(
             highest[r] = top;
         }
         for (var c = 0u; c < quads; c++) {
-            var y: array<vec4<f32>, KEYS>;
+            var y = array<vec4<f32>, KEYS>();
             for (var b = 0u; b < KEYS; b++) {
                 y[b] = quad_v(key[b], c);
             }
