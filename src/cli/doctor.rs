@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{cooperative_matrices, list_adapters};
 use crate::kernel::Cooperative;
 use crate::model::config::ModelConfig;
+use crate::model::weights::FolderWeights;
 use clap::Args;
 use std::path::{Path, PathBuf};
 
@@ -39,6 +40,13 @@ fn look_at(folder: &Path) -> Result<()> {
     let named = |id: u32| format!("{id} {:?}", tokenizer.token(id).unwrap_or_default());
     let one = |id: Option<u32>| id.map_or_else(|| "none".to_owned(), named);
     println!("{}", folder.display());
+    match FolderWeights::open(folder, &config) {
+        Ok(weights) => {
+            let mib = weights.stored_bytes() as f64 / 1048576.0;
+            println!("  weights           {} parameters, {mib:.1} MiB", config.parameter_count());
+        }
+        Err(error) => println!("  weights           cannot be used: {error}"),
+    }
     println!("  vocabulary        {} tokens", tokenizer.vocab_size());
     println!("  embedding         {} rows", config.vocab_size);
     println!("  begin of sequence {}", one(tokenizer.bos()));

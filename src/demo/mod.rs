@@ -12,7 +12,7 @@ use crate::files::{check_creatable, write_atomically};
 use crate::gpu::Gpu;
 use crate::model::config::ModelConfig;
 use crate::model::generate::Sampling;
-use crate::model::source::has_weights;
+use crate::model::weight_files::check_weights_there;
 use crate::model::weights::{FolderWeights, ParameterValues};
 use crate::page::report::{self, ReportPage, Sample, write_report};
 use crate::program::Store;
@@ -125,13 +125,7 @@ impl DemoOptions {
                  folder, or name a Hugging Face folder with --model.",
             ));
         }
-        if !has_weights(&self.model) {
-            return Err(Error::file(
-                &self.model,
-                "has no model.safetensors, and the demo starts from a trained model. Name one with \
-                 --model.",
-            ));
-        }
+        check_weights_there(&self.model)?;
         self.recipe(ORPO, Path::new(""), Path::new("")).map(|_| ())
     }
 

@@ -11,4 +11,5 @@ pub mod layout;
 pub mod save;
 pub mod source;
 pub mod stream;
+pub mod weight_files;
 pub mod weights;

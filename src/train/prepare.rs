@@ -13,12 +13,12 @@ use crate::files::check_creatable;
 use crate::model::config::ModelConfig;
 use crate::model::folder::PARTIAL;
 use crate::model::generate::Room;
-use crate::model::source::has_weights;
+use crate::model::weight_files::check_weights_absent;
 use crate::model::weights::FolderWeights;
 use crate::train::checkpoint::{self, Moments, TrainState};
 use crate::train::dataset::Dataset;
 use crate::train::metrics::METRICS;
-use crate::train::recipe::{self, Recipe};
+use crate::train::recipe::{self, InitialWeights, Recipe};
 use crate::train::sampler;
 
 /// Name of the resolved recipe in a run's folder.
@@ -42,7 +42,7 @@ pub struct Prepared<'a> {
     pub(super) train: Dataset,
     pub(super) report: DataReport,
     pub(super) heldout: Option<(Dataset, DataReport)>,
-    /// None where the folder has none: they are drawn from the seed.
+    /// None where they are drawn from the seed.
     pub(super) weights: Option<FolderWeights>,
     pub(super) state: TrainState,
     /// The optimizer's moments of a resumed run.
@@ -67,6 +67,10 @@ pub fn prepare(recipe: &Recipe, resume: bool) -> Result<Prepared<'_>> {
     check_creatable(&recipe.output)?;
     let config = ModelConfig::load(&recipe.model)?;
     notes.extend(config.notes.iter().cloned());
+    let initial = match &latest {
+        None => initial_weights(recipe, &config, &mut notes)?,
+        Some(_) => None,
+    };
     let tokenizer = Tokenizer::from_folder(&recipe.model)?;
     let room = sampler::room(&tokenizer, &config, &recipe.sample)?;
     let capacity = capacity(recipe);
@@ -84,7 +88,7 @@ pub fn prepare(recipe: &Recipe, resume: bool) -> Result<Prepared<'_>> {
         paths => Some(load(paths, Split::Validation)?),
     };
     let Start { weights, state, moments } =
-        starting_point(recipe, &config, &train, tokenizer.is_dated(), latest, &mut notes)?;
+        starting_point(recipe, &train, tokenizer.is_dated(), latest, initial)?;
     Ok(Prepared {
         recipe,
         config,
@@ -109,14 +113,34 @@ struct Start {
     moments: Option<Moments>,
 }
 
-/// The checkpoint in `latest`, or the recipe's model.
-fn starting_point(
+/// The weights that the recipe starts from; None if they are to be drawn.
+///
+/// # Errors
+/// A folder without weights that can be used, unless random ones were asked for; and then one with
+/// weights.
+fn initial_weights(
     recipe: &Recipe,
     config: &ModelConfig,
+    notes: &mut Vec<String>,
+) -> Result<Option<FolderWeights>> {
+    let Recipe { model, init, seed, .. } = recipe;
+    match init {
+        InitialWeights::Random => {
+            check_weights_absent(model)?;
+            notes.push(format!("the weights are drawn at random from seed {seed}"));
+            Ok(None)
+        }
+        InitialWeights::Pretrained => FolderWeights::open(model, config).map(Some),
+    }
+}
+
+/// The checkpoint in `latest`, or the recipe's own start with the `initial` weights.
+fn starting_point(
+    recipe: &Recipe,
     train: &Dataset,
     dated: bool,
     latest: Option<PathBuf>,
-    notes: &mut Vec<String>,
+    initial: Option<FolderWeights>,
 ) -> Result<Start> {
     let fresh = TrainState {
         step: 0,
@@ -135,18 +159,7 @@ fn starting_point(
             let (weights, moments) = (Some(found.weights), Some(found.moments));
             Start { weights, state: found.state, moments }
         }
-        None if has_weights(&recipe.model) => {
-            let weights = Some(FolderWeights::open(&recipe.model, config)?);
-            Start { weights, state: fresh, moments: None }
-        }
-        None => {
-            notes.push(format!(
-                "{} has no weights: they are drawn at random from seed {}",
-                recipe.model.display(),
-                recipe.seed
-            ));
-            Start { weights: None, state: fresh, moments: None }
-        }
+        None => Start { weights: initial, state: fresh, moments: None },
     })
 }
 

@@ -2,7 +2,9 @@
 //!
 //! ```toml
 //! objective = "orpo"            # orpo | sft | lm | simpo
-//! model = "models/nano"         # Hugging Face folder; without weights in it, made from `seed`
+//! model = "models/nano"         # Hugging Face folder
+//! init = "pretrained"           # pretrained: from the folder's weights | random: drawn from `seed`,
+//!                               # for a folder without weights
 //! output = "runs/first"
 //! seed = 0
 //!
@@ -67,6 +69,16 @@ use super::objectives::Loss;
 use super::schedule::Schedule;
 use super::settings::{NOT_NEGATIVE, POSITIVE, Settings, single};
 use crate::error::{Error, Problem, Result};
+
+/// What a run starts from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum InitialWeights {
+    /// The weights in the model's folder.
+    Pretrained,
+    /// Values drawn from the seed; the folder must hold no weights.
+    Random,
+}
 
 /// Rows and how they become tokens.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -200,6 +212,8 @@ pub struct SampleSettings {
 pub struct Recipe {
     /// Hugging Face folder of the model.
     pub model: PathBuf,
+    /// What the run starts from.
+    pub init: InitialWeights,
     /// Folder of the run; must not exist yet, except to resume.
     pub output: PathBuf,
     /// Seed of the row order and of fresh weights.
@@ -221,9 +235,13 @@ pub struct Recipe {
 impl Serialize for Recipe {
     /// The objective's name stands first, its settings are the section `[loss]`.
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        let mut table = serializer.serialize_struct("Recipe", 10)?;
+        let mut table = serializer.serialize_struct("Recipe", 11)?;
         table.serialize_field("objective", self.loss.objective.name())?;
         table.serialize_field("model", &self.model)?;
+        // The default is left out: fingerprints of runs that never heard of the key stay.
+        if self.init != InitialWeights::Pretrained {
+            table.serialize_field("init", &self.init)?;
+        }
         table.serialize_field("output", &self.output)?;
         table.serialize_field("seed", &self.seed)?;
         table.serialize_field("data", &self.data)?;
@@ -307,6 +325,8 @@ fn read(s: &mut Settings) -> Recipe {
     };
     let model = path("model", "a Hugging Face model folder");
     let output = path("output", "a folder for the run that does not exist yet");
+    let init = s.choice("init", &[InitialWeights::Pretrained, InitialWeights::Random]);
+    let init = init.unwrap_or(InitialWeights::Pretrained);
     let seed = s.whole("seed", 0, u64::MAX).unwrap_or(0);
     let data = read_data(s);
     let loss = Loss::read(s);
@@ -327,7 +347,7 @@ fn read(s: &mut Settings) -> Recipe {
             "is set, but sample.prompts is empty; add a prompt or set it to 0",
         );
     }
-    Recipe { model, output, seed, data, loss, optim, batch, train, sample }
+    Recipe { model, init, output, seed, data, loss, optim, batch, train, sample }
 }
 
 fn read_data(s: &mut Settings) -> DataSettings {

@@ -73,6 +73,14 @@ impl Place {
         copy_folder(&golden("llama_tied"), &self.path(name));
     }
 
+    /// A copy of the model without weights.
+    fn shape(&self, name: &str) {
+        for file in ["config.json", "tokenizer.json", "tokenizer_config.json"] {
+            let bytes = std::fs::read(golden("llama_tied").join(file)).unwrap();
+            self.write(&format!("{name}/{file}"), bytes);
+        }
+    }
+
     /// Changes a JSON file by `change`.
     fn edit(&self, name: &str, change: impl FnOnce(&mut serde_json::Value)) {
         let text = std::fs::read_to_string(self.path(name)).unwrap();
@@ -223,21 +231,21 @@ fn models_that_cannot_be_used() {
         p.model(name);
         p.write(&format!("{name}/model.safetensors"), bytes);
     }
-    for name in [
-        "gone",
-        "shape",
-        "layers",
-        "vocab",
-        "wide",
-        "deep",
-        "no_tokenizer",
-        "bad_tokenizer",
-        "opt",
-        "torn",
-    ] {
+    for name in ["shape", "layers", "no_tokenizer", "bad_tokenizer", "opt", "torn"] {
         p.model(name);
     }
-    std::fs::remove_file(p.path("gone/model.safetensors")).unwrap();
+    for (name, file) in [
+        ("gone", ""),
+        ("shards", "model.safetensors.index.json"),
+        ("adapter", "adapter_config.json"),
+        ("bin", "pytorch_model.bin"),
+        ("gguf", "model-q4.gguf"),
+    ] {
+        p.shape(name);
+        if !file.is_empty() {
+            p.write(&format!("{name}/{file}"), r#"{"weight_map": {"a": "b.safetensors"}}"#);
+        }
+    }
     p.edit("shape/config.json", |c| c["intermediate_size"] = 100.into());
     p.edit("layers/config.json", |c| c["num_hidden_layers"] = 3.into());
     for (name, key, value) in [
@@ -245,8 +253,8 @@ fn models_that_cannot_be_used() {
         ("wide", "hidden_size", 1 << 24),
         ("deep", "hidden_size", 1 << 16),
     ] {
+        p.shape(name);
         p.edit(&format!("{name}/config.json"), |c| c[key] = value.into());
-        std::fs::remove_file(p.path(name).join("model.safetensors")).unwrap();
     }
     p.edit("deep/config.json", |c| {
         c["intermediate_size"] = (1 << 16).into();
@@ -263,6 +271,10 @@ fn models_that_cannot_be_used() {
         ("foreign", &["foreign/model.safetensors", "not a safetensors file"]),
         ("empty", &["empty/model.safetensors: is empty"]),
         ("pickle", &["is a PyTorch checkpoint", "save_pretrained"]),
+        ("shards", &["shards/b.safetensors: is missing", "shards/model.safetensors.index.json"]),
+        ("adapter", &["adapter/adapter_config.json: belongs to an adapter", "merge_and_unload"]),
+        ("bin", &["bin/pytorch_model.bin: is a PyTorch checkpoint", "save_pretrained"]),
+        ("gguf", &["gguf/model-q4.gguf: is made for llama.cpp"]),
         (
             "not_finite",
             &[
@@ -277,7 +289,10 @@ fn models_that_cannot_be_used() {
             ],
         ),
         ("layers", &["model.layers.2.self_attn.q_proj.weight: is missing"]),
-        ("vocab", &["the tokenizer has 512 tokens, the model's embedding 300 rows"]),
+        (
+            "vocab --set init=random",
+            &["the tokenizer has 512 tokens, the model's embedding 300 rows"],
+        ),
         ("wide", &["wide/config.json: hidden_size: asks for a width of 16777216"]),
         ("no_tokenizer", &["no_tokenizer: has no tokenizer.json", "oddgrad tokenizer"]),
         ("bad_tokenizer", &["bad_tokenizer/tokenizer.json: is not a tokenizer"]),
@@ -288,11 +303,28 @@ fn models_that_cannot_be_used() {
     }
     // 30 tebibytes: refused from the configuration alone, wherever free memory is known.
     if cfg!(target_os = "linux") {
-        for args in ["train r.toml --set model=deep", "plan r.toml --set model=deep"] {
+        for args in
+            ["train r.toml --set init=random --set model=deep", "plan r.toml --set model=deep"]
+        {
             p.refused(args, &["GiB of memory", "smaller model"]);
         }
     }
-    p.refused("generate gone --prompt x", &["gone: has neither model.safetensors nor"]);
+    let no_weights = &["gone: holds no file of weights", "init = \"random\""];
+    for args in [
+        "generate gone --prompt x",
+        "train r.toml --set model=gone",
+        "demo --output new --model gone",
+    ] {
+        p.refused(args, no_weights);
+    }
+    p.refused(
+        "train r.toml --set init=random",
+        &["model/model.safetensors: is there", "Remove the key"],
+    );
+    let random = p.run("train r.toml --set model=gone --set init=random --set output=new");
+    assert_eq!(random.code, Some(0), "{}", random.err);
+    assert!(random.err.contains("drawn at random from seed 0"), "{}", random.err);
+    assert_eq!(p.run("plan r.toml --set model=gone").code, Some(0));
     p.refused("generate nowhere --prompt x", &["nowhere: is not a model folder"]);
     p.refused(
         "generate model --prompt x --max-tokens 9999999999",
@@ -489,8 +521,7 @@ fn adapters_that_are_not_there() {
 #[test]
 fn runs_too_large_for_the_adapter() {
     let p = Place::new();
-    p.model("vocab");
-    std::fs::remove_file(p.path("vocab/model.safetensors")).unwrap();
+    p.shape("vocab");
     p.edit("vocab/config.json", |c| {
         c["vocab_size"] = (1 << 24).into();
         c["hidden_size"] = 256.into();
