@@ -8,6 +8,7 @@ pub mod generate;
 mod init;
 pub mod keys;
 pub mod layout;
+pub mod limits;
 pub mod save;
 pub mod source;
 pub mod stream;

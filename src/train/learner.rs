@@ -9,6 +9,7 @@ use crate::kernel::Class;
 use crate::kernel::Target;
 use crate::model::config::ModelConfig;
 use crate::model::generate::{GeneratorPlan, Room, plan_generator};
+use crate::model::limits::{check_parameters, check_tokens, widest};
 use crate::model::weights::{ParameterValues, Tensor};
 use crate::ops::adamw::{HYPER, adamw, hyper};
 use crate::ops::grad_norm::grad_norm;
@@ -152,6 +153,8 @@ pub fn memory_plan(
 ) -> Result<MemoryPlan> {
     let state = state_bytes(config, trained);
     check_memory(target, state)?;
+    check_parameters(target, config)?;
+    check_tokens(target, capacity.tokens, widest(config), "a stream")?;
     let (micro, _) = micro_graph(target, config, capacity, objective, Some(trained));
     let (eval, _) = micro_graph(target, config, capacity, objective, None);
     let (update, _) = update_graph(target, &trained_of(&micro));

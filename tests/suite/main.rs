@@ -8,6 +8,7 @@ mod families;
 mod generate;
 mod golden;
 mod library;
+mod numbers;
 mod portability;
 mod shaders;
 mod storage;
