@@ -2,7 +2,9 @@
 
 pub mod checkpoint;
 pub mod dataset;
+mod describe;
 pub mod learner;
+pub mod lock;
 pub mod metrics;
 pub mod objectives;
 pub mod prepare;
