@@ -558,7 +558,7 @@ mod tests {
         assert!(error(&options).contains("no config.json"));
         std::fs::create_dir(&options.model).unwrap();
         std::fs::write(options.model.join("config.json"), "{}").unwrap();
-        assert!(error(&options).contains("no model.safetensors"));
+        assert!(error(&options).contains("holds no file of weights"));
         std::fs::write(options.model.join("model.safetensors"), "").unwrap();
         options.check_start().unwrap();
         options.set = vec!["optim.lerning_rate=1".into()];

@@ -42,6 +42,15 @@ impl RunLock {
         Ok(lock)
     }
 
+    /// Finds out whether another run is at work in a folder that may be anybody's; leaves nothing
+    /// there.
+    ///
+    /// # Errors
+    /// As [`RunLock::take`].
+    pub fn check_free(folder: &Path) -> Result<()> {
+        if folder.join(LOCK).is_file() { Self::take(folder).map(drop) } else { Ok(()) }
+    }
+
     /// Whether the folder's file system knows locks at all.
     pub fn is_held(&self) -> bool {
         self.held
@@ -89,7 +98,9 @@ mod tests {
         if cfg!(unix) {
             assert!(refused.contains(&format!("process {}", std::process::id())), "{refused}");
         }
+        assert!(RunLock::check_free(dir.path()).is_err());
         drop(lock);
+        RunLock::check_free(dir.path()).unwrap();
         assert_eq!(std::fs::read(dir.path().join(LOCK)).unwrap(), b"");
         // What a killed process left says nothing.
         std::fs::write(dir.path().join(LOCK), "4294967295").unwrap();

@@ -228,6 +228,8 @@ fn look_into_folder(recipe: &Recipe, resume: bool, notes: &mut Vec<String>) -> R
         return Ok(Folder::default());
     }
     if !resume {
+        // "Remove it" is no advice while another run is in it.
+        RunLock::check_free(output)?;
         return Err(Error::file(
             output,
             "exists already. Choose another `output`, remove it, or go on from its last checkpoint with --resume.",

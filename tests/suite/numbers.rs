@@ -111,7 +111,7 @@ fn no_number_in_a_config_panics() {
         let mut paths = Vec::new();
         numbers_of(&whole, "", &mut paths);
         assert!(paths.len() > 8, "{paths:?}");
-        for round in 0..80 {
+        for round in 0..300 {
             let mut config = whole.clone();
             // One key by itself, or several whose product counts.
             let mut changed = Vec::new();
@@ -120,7 +120,11 @@ fn no_number_in_a_config_panics() {
                     0 => &paths[round % paths.len()],
                     _ => rng.choice(&paths).unwrap(),
                 };
-                let value: Value = serde_json::from_str(&number(&mut rng)).unwrap();
+                let mut value: Value = serde_json::from_str(&number(&mut rng)).unwrap();
+                // Thousands of layers are planned, and take seconds.
+                if path.contains("layer") && value.as_u64().is_some_and(|n| n > 64 && n < 5000) {
+                    value = 64.into();
+                }
                 *config.pointer_mut(path).unwrap() = value;
                 changed.push(path.rsplit('/').next().unwrap().to_owned());
             }
