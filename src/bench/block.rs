@@ -6,9 +6,10 @@
 //! times the first), and the blocks of all comparisons in turns, the interval holds most of what
 //! differs between runs.
 
+use crate::bench::candidate::{candidates, find_case, find_passes};
 use crate::bench::clock::Clock;
 use crate::bench::comparison::{Block, BlockRequest, time_block};
-use crate::bench::op::{Request, candidates, find_case, find_passes};
+use crate::bench::op::Request;
 use crate::bench::report::dims;
 use crate::bench::workload::Workload;
 use crate::error::{Error, Result};

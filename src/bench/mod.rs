@@ -11,6 +11,7 @@
 //! - [`mod@tune`]: the fastest kernel for each dispatch of that step; [`tuned`]: the file it is kept in
 
 pub mod block;
+pub mod candidate;
 pub mod ceiling;
 pub mod chart;
 pub mod child;

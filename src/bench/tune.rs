@@ -19,11 +19,11 @@
 //! and the awkward shapes what it does at edges: a poisoned result, guard zones, the same bits
 //! twice. The default kernel needs none of it, because it runs anyway.
 
+use crate::bench::candidate::find_case;
 use crate::bench::ceiling::measure;
 use crate::bench::clock::Clock;
 use crate::bench::comparison::{Limits, compare_kernels};
 use crate::bench::gate::same_as_first;
-use crate::bench::op::find_case;
 use crate::bench::stats::Summary;
 use crate::bench::step::Loaded;
 use crate::bench::tuned::{Choice, Factors, texts_hash};

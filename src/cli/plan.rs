@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::model::config::ModelConfig;
 use crate::train::learner::memory_plan;
 use crate::train::prepare::capacity;
-use crate::train::program::{micro_graph, train_all};
+use crate::train::program::{micro_graph, train_all, training_graph};
 use crate::train::{recipe, sampler};
 use clap::Args;
 use std::path::PathBuf;
@@ -48,8 +48,8 @@ pub(super) fn run(args: &PlanArgs, device: &DeviceArgs) -> Result<()> {
     outln!("keys and values of the prompts   {}", mib(plan.cache()));
     outln!("total                            {}", mib(plan.total()));
     if args.listing {
-        let trained = Some(&train_all());
-        let (graph, _) = micro_graph(gpu.target(), &config, capacity, objective, trained);
+        let graph = training_graph(gpu.target(), &train_all());
+        let (graph, _) = micro_graph(graph, &config, capacity, objective);
         out!("\n{}", graph.listing());
     }
     Ok(())

@@ -133,15 +133,17 @@ pub fn shared_prefix(chosen: &[u32], rejected: &[u32]) -> usize {
 /// Every example that does not fit an empty stream, by its row (1-based); see [`check_lengths`],
 /// which knows the rows' files.
 pub fn pack(examples: &[&Example], capacity: Capacity) -> Result<Vec<PackedBatch>> {
-    let (sizes, bins) = assign(examples, capacity)?;
-    let fill = |bin: &Vec<usize>| {
-        let mut stream = PackedBatch::empty(capacity);
-        for &i in bin {
-            stream.push(examples[i], sizes[i]);
-        }
-        stream
-    };
-    Ok(bins.iter().map(fill).collect())
+    let shares = share_out(examples, capacity)?;
+    let fill = |share: &Vec<usize>| PackedBatch::of(share.iter().map(|&i| examples[i]), capacity);
+    Ok(shares.iter().map(fill).collect())
+}
+
+/// The examples of each stream that [`pack`] would make, by their places in `examples`.
+///
+/// # Errors
+/// As [`pack`].
+pub fn share_out(examples: &[&Example], capacity: Capacity) -> Result<Vec<Vec<usize>>> {
+    assign(examples, capacity).map(|(_, bins)| bins)
 }
 
 /// What each example takes up, and which of them share a stream.
@@ -250,6 +252,16 @@ impl PackedBatch {
             used_tokens: 0,
             used_targets: 0,
         }
+    }
+
+    /// A stream of these examples.
+    ///
+    /// # Panics
+    /// When they do not fit `capacity`; [`share_out`] finds out which do.
+    pub fn of<'a>(examples: impl Iterator<Item = &'a Example>, capacity: Capacity) -> Self {
+        let mut stream = Self::empty(capacity);
+        examples.for_each(|example| stream.push(example, footprint(example)));
+        stream
     }
 
     /// Appends one example; the caller has made sure that it fits.

@@ -25,10 +25,13 @@ impl Sink {
     }
 }
 
+/// Appends the derivative of an operation, given the gradient of its output.
+type Backward = dyn Fn(&mut Graph, Var);
+
 /// An operation on the tape.
 pub(super) struct Record {
     output: Var,
-    backward: Box<dyn Fn(&mut Graph, Var)>,
+    backward: Box<Backward>,
 }
 
 /// Suffix of a parameter's gradient state.

@@ -4,7 +4,7 @@ use crate::data::check::{DataReport, check_examples};
 use crate::data::example::Example;
 use crate::data::form::Form;
 use crate::data::length::check_lengths;
-use crate::data::pack::{Capacity, PackStats, PackedBatch, pack};
+use crate::data::pack::{Capacity, PackStats, PackedBatch, pack, share_out};
 use crate::data::rows::{
     ReadOptions, Source, Split, Text, Texts, read_preferences, read_usable_texts,
 };
@@ -153,6 +153,19 @@ impl Dataset {
     pub fn pack(&self, indices: &[usize], capacity: Capacity) -> Result<Vec<PackedBatch>> {
         let picked: Vec<&Example> = indices.iter().map(|&i| &self.examples[i]).collect();
         pack(&picked, capacity)
+    }
+
+    /// The examples of each stream that packing all of them makes, by their indices.
+    ///
+    /// # Errors
+    /// As [`Dataset::pack`].
+    pub fn share_out(&self, capacity: Capacity) -> Result<Vec<Vec<usize>>> {
+        share_out(&self.examples.iter().collect::<Vec<_>>(), capacity)
+    }
+
+    /// The stream of one share of [`Dataset::share_out`].
+    pub fn stream(&self, share: &[usize], capacity: Capacity) -> PackedBatch {
+        PackedBatch::of(share.iter().map(|&i| &self.examples[i]), capacity)
     }
 
     /// What packing an epoch in this order saves against padded concatenation. Nothing is packed.

@@ -16,7 +16,9 @@ use crate::ops::grad_norm::grad_norm;
 use crate::plan::{Plan, Pool, Reuse, plan};
 use crate::program::{Program, ProgramOptions, Store};
 use crate::train::objectives::{Coefficients, Objective, Results};
-use crate::train::program::{MicroProgram, TrainedSet, micro_graph, train_all};
+use crate::train::program::{
+    MicroProgram, TrainedSet, micro_graph, train_all, train_none, training_graph,
+};
 use crate::train::recipe::OptimSettings;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -155,8 +157,9 @@ pub fn memory_plan(
     check_memory(target, state)?;
     check_parameters(target, config)?;
     check_tokens(target, capacity.tokens, widest(config), "a stream")?;
-    let (micro, _) = micro_graph(target, config, capacity, objective, Some(trained));
-    let (eval, _) = micro_graph(target, config, capacity, objective, None);
+    let built =
+        |trained| micro_graph(training_graph(target, trained), config, capacity, objective).0;
+    let (micro, eval) = (built(trained), built(&train_none()));
     let (update, _) = update_graph(target, &trained_of(&micro));
     for graph in [&micro, &eval, &update] {
         graph.check_limits()?;
@@ -224,12 +227,12 @@ impl Learner {
         let store = Store::new(gpu);
         weights.each(&mut |name, shape, values| store.write(name, shape, values))?;
         let shared = ProgramOptions { reuse: options.reuse, ..ProgramOptions::default() };
-        let program = |trained| -> Result<MicroProgram> {
-            let (graph, inputs) = micro_graph(gpu.target(), config, capacity, objective, trained);
+        let program = |graph| -> Result<MicroProgram> {
+            let (graph, inputs) = micro_graph(graph, config, capacity, objective);
             Ok(MicroProgram { program: Program::with_options(gpu, graph, &store, shared)?, inputs })
         };
-        let micro = program(Some(&options.trained))?;
-        let eval = program(None)?;
+        let micro = program(training_graph(gpu.target(), &options.trained))?;
+        let eval = program(store.inference_graph())?;
         let trained = trained_of(micro.program.graph());
         let (graph, [hyper, max_norm, norm]) = update_graph(gpu.target(), &trained);
         let program = Program::with_options(gpu, graph, &store, shared)?;
@@ -277,7 +280,7 @@ impl Learner {
         coefficients: &[Coefficients],
         each: impl FnMut(&PackedBatch, Results) -> Result<()>,
     ) -> Result<()> {
-        self.micro.run_all(streams, coefficients, each)
+        self.micro.run_all(streams.iter().zip(coefficients), each)
     }
 
     /// Loss and log-probabilities of a stream, without gradients.
@@ -288,17 +291,17 @@ impl Learner {
         self.eval.run(stream, coefficients, false)
     }
 
-    /// Forward only, of many streams; `each` gets every result in order.
+    /// Forward only, of many streams, which may be packed while others are computed; `each` gets
+    /// every result in order.
     ///
     /// # Errors
     /// When the device is lost, or `each` fails.
     pub fn evaluate_all(
         &self,
-        streams: &[PackedBatch],
-        coefficients: &[Coefficients],
+        streams: impl IntoIterator<Item = (PackedBatch, Coefficients)>,
         each: impl FnMut(&PackedBatch, Results) -> Result<()>,
     ) -> Result<()> {
-        self.eval.run_all(streams, coefficients, each)
+        self.eval.run_all(streams, each)
     }
 
     /// Clips, steps AdamW and zeroes the gradients. Returns the norm before clipping. A norm that

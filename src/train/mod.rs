@@ -3,6 +3,7 @@
 pub mod checkpoint;
 pub mod dataset;
 mod describe;
+pub mod evaluator;
 pub mod learner;
 pub mod lock;
 pub mod metrics;

@@ -10,6 +10,7 @@ use crate::ops::token_logp::token_logp;
 use crate::plan::READS_IN_FLIGHT;
 use crate::program::{Fetch, Program};
 use crate::train::objectives::{Coefficients, LOGP, LOSS, Objective, Results, Scored, Terms};
+use std::borrow::Borrow;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
@@ -21,21 +22,28 @@ pub fn train_all() -> TrainedSet {
     Rc::new(|_| true)
 }
 
-/// Builds the forward pass for streams of `capacity`, and with a trained set the backward pass
-/// for its parameters.
+/// A trained set of none.
+pub fn train_none() -> TrainedSet {
+    Rc::new(|_| false)
+}
+
+/// A graph whose trained set is `trained`.
+pub fn training_graph(target: &Target, trained: &TrainedSet) -> Graph {
+    let (mut g, trained) = (Graph::new(target), trained.clone());
+    g.train_only(move |name| trained(name));
+    g
+}
+
+/// Builds the forward pass for streams of `capacity` into an empty graph, and the backward pass if
+/// its trained set holds a parameter of the model ([`training_graph`]).
 pub fn micro_graph(
-    target: &Target,
+    mut g: Graph,
     config: &ModelConfig,
     capacity: Capacity,
     objective: &dyn Objective,
-    trained: Option<&TrainedSet>,
 ) -> (Graph, MicroInputs) {
-    let mut g = Graph::new(target);
-    if let Some(trained) = trained.cloned() {
-        g.train_only(move |name| trained(name));
-    }
     let inputs = MicroInputs::declare(&mut g, config, capacity, objective);
-    if trained.is_some() {
+    if g.parameters().iter().any(|p| p.trained) {
         g.backward(inputs.terms.loss);
     }
     (g, inputs)
@@ -141,21 +149,24 @@ impl MicroProgram {
     }
 
     /// Runs all streams, several in flight at a time, and calls `each` with every result in order.
-    pub fn run_all(
+    pub fn run_all<S: Borrow<PackedBatch>, C: Borrow<Coefficients>>(
         &self,
-        streams: &[PackedBatch],
-        coefficients: &[Coefficients],
+        streams: impl IntoIterator<Item = (S, C)>,
         mut each: impl FnMut(&PackedBatch, Results) -> Result<()>,
     ) -> Result<()> {
         let read: Vec<_> = outputs(&self.inputs.scored, &self.inputs.terms).collect();
-        let mut started = VecDeque::new();
-        for (stream, coefficients) in streams.iter().zip(coefficients) {
+        let mut started: VecDeque<(S, Fetch)> = VecDeque::new();
+        let mut finish = |(stream, fetch): (S, Fetch)| {
+            let results = self.finish(fetch, &read)?;
+            each(stream.borrow(), results)
+        };
+        for (stream, coefficients) in streams {
             if started.len() == READS_IN_FLIGHT {
-                let (stream, fetch) = started.pop_front().expect("some are in flight");
-                each(stream, self.finish(fetch, &read)?)?;
+                finish(started.pop_front().expect("some are in flight"))?;
             }
-            started.push_back((stream, self.start(stream, coefficients, &read)));
+            let fetch = self.start(stream.borrow(), coefficients.borrow(), &read);
+            started.push_back((stream, fetch));
         }
-        started.into_iter().try_for_each(|(stream, fetch)| each(stream, self.finish(fetch, &read)?))
+        started.into_iter().try_for_each(finish)
     }
 }

@@ -16,7 +16,7 @@ use crate::train::lock::RunLock;
 use crate::train::metrics::{
     METRICS, MetricsRecord, MetricsWriter, Split, Sums, read_metrics, truncate_after_step,
 };
-use crate::train::objectives::{Accumulation, Coefficients, LOGP, Metric, Results};
+use crate::train::objectives::{Accumulation, LOGP, Metric, Results};
 use crate::train::prepare::{Prepared, RECIPE, prepare};
 use crate::train::program::train_all;
 use crate::train::recipe::Recipe;
@@ -76,10 +76,11 @@ pub struct TrainOutcome {
 /// Name of the trained model's folder in a run's folder.
 pub const MODEL: &str = "model";
 
-/// Evaluation streams with the coefficients that make their sum the loss of the whole set.
+/// The held-out rows and which of them share a stream. Streams are packed as they are evaluated:
+/// all at once they would take many times the memory of the rows.
 struct Heldout {
-    streams: Vec<PackedBatch>,
-    coefficients: Vec<Coefficients>,
+    rows: Dataset,
+    shares: Vec<Vec<usize>>,
 }
 
 struct Training<'a> {
@@ -138,14 +139,11 @@ pub fn run(
     for note in prepared.notes {
         on_event(TrainEvent::Note(note));
     }
-    let heldout = match &prepared.heldout {
-        None => None,
-        Some((eval, _)) => {
-            let streams = eval.pack(&(0..eval.examples.len()).collect::<Vec<_>>(), capacity)?;
-            let coefficients = recipe.loss.of_one_mean(&streams, 1);
-            Some(Heldout { streams, coefficients })
-        }
+    let held_out = |(rows, _): (Dataset, _)| {
+        let shares = rows.share_out(capacity)?;
+        Ok(Heldout { rows, shares })
     };
+    let heldout = prepared.heldout.map(held_out).transpose()?;
     let sample = &recipe.sample;
     let sampler = match sample.every {
         0 => None,
@@ -451,6 +449,12 @@ impl Training<'_> {
         let objective = &*self.recipe.loss.objective;
         let mut sums = Sums::default();
         let mut tokens = 0;
+        // The figures are sums over rows, whatever a stream's own loss is weighted by.
+        let streams = heldout.shares.iter().map(|share| {
+            let stream = heldout.rows.stream(share, self.capacity);
+            let coefficients = objective.coefficients(&[&stream], 1).remove(0);
+            (stream, coefficients)
+        });
         let each = |stream: &PackedBatch, results: Results| {
             if self.is_stopped() {
                 return Err(Error::Stopped(String::new()));
@@ -459,7 +463,7 @@ impl Training<'_> {
             tokens += stream.used_tokens;
             Ok(())
         };
-        match self.learner.evaluate_all(&heldout.streams, &heldout.coefficients, each) {
+        match self.learner.evaluate_all(streams, each) {
             Err(Error::Stopped(_)) => return Ok(None),
             done => done?,
         }

@@ -12,13 +12,14 @@ use crate::data::example::{Example, Sequence};
 use crate::data::pack::{Capacity, PackedBatch, footprint, pack};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
-use crate::graph::{GRAD, Graph};
+use crate::graph::GRAD;
 use crate::model::config::ModelConfig;
 use crate::model::layout::layout;
 use crate::model::source::{Tensor64, read_safetensors_f64};
 use crate::model::stream::{BatchInputs, HeadRows};
 use crate::model::weights::FolderWeights;
 use crate::program::Program;
+use crate::train::evaluator::Evaluator;
 use crate::train::learner::Learner;
 use crate::train::objectives::{self, LOGP, Loss};
 use crate::train::recipe::OptimSettings;
@@ -212,8 +213,6 @@ impl ModelReference {
                 .ok_or_else(|| Error::file(golden_path, format!("has no float64.{key}[{row}]")))?;
             absolute(&format!("pair {row} {what}"), value, want);
         }
-        out.extend(self.compare_logits(gpu, &learner)?);
-
         let (gradients_path, expected) = (&self.gradients_path, &self.gradients);
         for tensor in layout(config) {
             let name = &tensor.name;
@@ -236,12 +235,16 @@ impl ModelReference {
                 measure: "relative L2",
             });
         }
+        drop(learner);
+        let at = out.len() - layout(config).len();
+        out.splice(at..at, self.compare_logits(gpu, capacity)?);
         Ok(out)
     }
 
-    /// Logits and token log-probs of every token, each sequence by itself.
-    fn compare_logits(&self, gpu: &Rc<Gpu>, learner: &Learner) -> Result<Vec<Comparison>> {
-        let Self { config, examples, tensors_path: path, .. } = self;
+    /// Logits and token log-probs of every token, each sequence by itself, with 16-bit weights as
+    /// the folder stores them.
+    fn compare_logits(&self, gpu: &Rc<Gpu>, capacity: Capacity) -> Result<Vec<Comparison>> {
+        let Self { config, weights, examples, tensors_path: path, .. } = self;
         let tensor = |name: &str| {
             let found = self.tensors.get(name);
             found.ok_or_else(|| Error::file(path, format!("has no tensor {name}")))
@@ -260,13 +263,14 @@ impl ModelReference {
         }
 
         let longest = singles.iter().map(|e| e.chosen.ids.len()).max().unwrap_or(1);
-        let mut g = Graph::new(gpu.target());
+        let objective = &*self.loss.objective;
+        let evaluator = Evaluator::new(gpu, config, weights, capacity, objective)?;
+        let mut g = evaluator.store().inference_graph();
         let inputs = BatchInputs::declare(&mut g, longest);
         let rows = HeadRows::declare(&mut g, longest, longest);
         let logits = config.decoder.forward(&mut g, &inputs, &rows).logits(&mut g);
         g.output(logits);
-        let program = Program::new(gpu, g, learner.store())?;
-        let micro = learner.micro_capacity();
+        let program = Program::new(gpu, g, evaluator.store())?;
         let (mut of_logits, mut of_logp) = (Largest::default(), Largest::default());
         for single in &singles {
             let one = Capacity { tokens: longest, targets: longest, pairs: 1 };
@@ -278,9 +282,9 @@ impl ModelReference {
             let used = single.chosen.ids.len() * vocab;
             of_logits.add(&got[..used], &want_logits[single.row * width * vocab..]);
 
-            let stream: &PackedBatch = &pack(&[single], micro)?[0];
-            let coefficients = self.loss.objective.coefficients(&[stream], 1).remove(0);
-            let results = learner.evaluate(stream, &coefficients)?;
+            let stream: &PackedBatch = &pack(&[single], capacity)?[0];
+            let coefficients = objective.coefficients(&[stream], 1).remove(0);
+            let results = evaluator.evaluate(stream, &coefficients)?;
             let logp = results.get(LOGP);
             let used = single.chosen.ids.len() - 1;
             of_logp.add(&logp[..used], &want_logp[single.row * (width - 1)..]);

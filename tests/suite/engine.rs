@@ -19,7 +19,7 @@ use oddgrad::plan::{Reuse, plan};
 use oddgrad::program::{Program, ProgramOptions, Store};
 use oddgrad::train::learner::{Learner, memory_plan};
 use oddgrad::train::objectives::Loss;
-use oddgrad::train::program::{micro_graph, train_all};
+use oddgrad::train::program::{micro_graph, train_all, training_graph};
 use oddgrad::train::recipe::OptimSettings;
 use std::rc::Rc;
 
@@ -210,8 +210,8 @@ fn no_buffer_of_rows_by_vocabulary_or_tokens_by_tokens() {
     let config = small_config();
     let capacity = Capacity { tokens: 320, targets: 320, pairs: 16 };
     let (target, loss) = (Target::baseline(Class::Software), Loss::default());
-    let trained = Some(&train_all());
-    let (g, _) = micro_graph(&target, &config, capacity, &*loss.objective, trained);
+    let g = training_graph(&target, &train_all());
+    let (g, _) = micro_graph(g, &config, capacity, &*loss.objective);
     let vocab = config.vocab_size;
     for call in g.calls() {
         for &v in call.writes.iter().chain(&call.reads) {

@@ -14,8 +14,9 @@ use oddgrad::model::source::{SafetensorsFile, Tensor64, WeightSource, read_safet
 use oddgrad::model::stream::{BatchInputs, HeadRows};
 use oddgrad::model::weights::{FolderWeights, ParameterValues, Tensor, collect, init_weights};
 use oddgrad::program::{Program, Store};
+use oddgrad::train::evaluator::Evaluator;
 use oddgrad::train::learner::{FIRST_MOMENT, Learner, LearnerOptions, SECOND_MOMENT, memory_plan};
-use oddgrad::train::objectives::Loss;
+use oddgrad::train::objectives::{LOGP, Loss};
 use oddgrad::train::program::{TrainedSet, train_all};
 use oddgrad::train::recipe::OptimSettings;
 use std::collections::{BTreeMap, BTreeSet};
@@ -224,8 +225,30 @@ fn weights_of_16_bits_are_evaluated_as_they_are_stored() {
             // The values are the same; only the order of a kernel's sums may differ.
             assert!(off <= 1e-5, "{family} {dtype}: {off:e}");
             assert!(a.iter().any(|v| v.abs() > 0.1));
+            drop((narrow, wide));
+            scored_alike(&gpu, &config, &weights, family);
         }
     }
+}
+
+/// An evaluation of weights as a folder stores them gives what one of the widened weights gives.
+fn scored_alike(gpu: &Rc<Gpu>, config: &ModelConfig, weights: &FolderWeights, family: &str) {
+    let capacity = Capacity { tokens: 128, targets: 128, pairs: 4 };
+    let examples = pairs();
+    let stream = pack(&examples.iter().collect::<Vec<_>>(), capacity).unwrap().remove(0);
+    let loss = Loss::default();
+    let (objective, optim) = (&*loss.objective, OptimSettings::default());
+    let coefficients = objective.coefficients(&[&stream], 1).remove(0);
+    let evaluator = Evaluator::new(gpu, config, weights, capacity, objective).unwrap();
+    let narrow = evaluator.evaluate(&stream, &coefficients).unwrap();
+    assert_ne!(evaluator.store().dtype(config.head()), Some(DType::F32));
+    let learner = Learner::new(gpu, config, weights, capacity, objective, &optim).unwrap();
+    let wide = learner.evaluate(&stream, &coefficients).unwrap();
+    let off = (narrow.loss() - wide.loss()).abs();
+    assert!(off <= 1e-5 && wide.loss() > 1.0, "{family}: {off:e}");
+    let pairs = narrow.get(LOGP).iter().zip(wide.get(LOGP));
+    let off = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(off <= 2e-5, "{family}: {off:e}");
 }
 
 fn pairs() -> Vec<Example> {
