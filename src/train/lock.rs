@@ -1,6 +1,6 @@
 //! One run at a time in a folder.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read, Write};
 use std::path::Path;
 
@@ -17,7 +17,63 @@ pub struct RunLock {
     held: bool,
 }
 
+/// What became of a folder while it was locked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// It is there.
+    There,
+    /// It was gone, and is there again, empty.
+    Remade,
+}
+
 impl RunLock {
+    /// Makes and locks the folder of a new run. It must not have appeared since it was looked for.
+    ///
+    /// # Errors
+    /// When it is there by now or cannot be made; as [`RunLock::take`].
+    pub fn make(folder: &Path) -> Result<Self> {
+        if let Some(parent) = folder.parent().filter(|p| !p.as_os_str().is_empty()) {
+            fs::create_dir_all(parent).map_err(|e| Error::io("create", parent, e))?;
+        }
+        match fs::create_dir(folder) {
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => Err(Error::file(
+                folder,
+                "was made meanwhile, by another run as it seems. Choose another `output`.",
+            )),
+            Err(e) => Err(Error::io("create", folder, e)),
+            Ok(()) => Self::take(folder),
+        }
+    }
+
+    /// Finds out whether `folder` is still the one that was locked. One that was moved or removed
+    /// is made and locked again; so is one that lost its lock alone.
+    ///
+    /// # Errors
+    /// When another run has made the folder its own; as [`RunLock::make`].
+    pub fn keep(&mut self, folder: &Path) -> Result<Kept> {
+        let there = match fs::metadata(folder.join(LOCK)) {
+            Ok(there) => there,
+            Err(_) if folder.exists() => {
+                *self = Self::take(folder)?;
+                return Ok(Kept::There);
+            }
+            Err(_) => {
+                *self = Self::make(folder)?;
+                return Ok(Kept::Remade);
+            }
+        };
+        let held = self.file.metadata().map_err(|e| Error::io("read", folder.join(LOCK), e))?;
+        if same_file(&held, &there) {
+            return Ok(Kept::There);
+        }
+        // It says which run, if that is still at work.
+        Self::take(folder)?;
+        Err(Error::file(
+            folder,
+            "was removed while the run was in it, and made anew by another run. Nothing is written into that.",
+        ))
+    }
+
     /// Locks an existing folder.
     ///
     /// # Errors
@@ -71,6 +127,18 @@ impl Drop for RunLock {
     }
 }
 
+#[cfg(unix)]
+fn same_file(a: &Metadata, b: &Metadata) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    (a.dev(), a.ino()) == (b.dev(), b.ino())
+}
+
+/// Elsewhere a file that is open cannot make room for another of its name.
+#[cfg(not(unix))]
+fn same_file(_: &Metadata, _: &Metadata) -> bool {
+    true
+}
+
 fn taken(folder: &Path, file: &mut File) -> Error {
     let mut process = String::new();
     // Where a lock keeps readers out too, the process stays unknown.
@@ -106,5 +174,26 @@ mod tests {
         std::fs::write(dir.path().join(LOCK), "4294967295").unwrap();
         assert!(RunLock::take(dir.path()).unwrap().is_held());
         assert!(RunLock::take(&dir.path().join("absent")).is_err());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_folder_that_is_moved_or_taken_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let [run, moved] = ["deep/run", "moved"].map(|name| dir.path().join(name));
+        let mut lock = RunLock::make(&run).unwrap();
+        assert!(RunLock::make(&run).unwrap_err().to_string().contains("was made meanwhile"));
+        assert_eq!(lock.keep(&run).unwrap(), Kept::There);
+        fs::remove_file(run.join(LOCK)).unwrap();
+        assert_eq!(lock.keep(&run).unwrap(), Kept::There);
+        assert!(RunLock::take(&run).is_err(), "it is locked again");
+        fs::rename(&run, &moved).unwrap();
+        assert_eq!(lock.keep(&run).unwrap(), Kept::Remade);
+        assert!(RunLock::take(&run).is_err(), "the new one is locked");
+        fs::remove_dir_all(&run).unwrap();
+        let other = RunLock::make(&run).unwrap();
+        assert!(lock.keep(&run).unwrap_err().to_string().contains("is at work"));
+        drop(other);
+        assert!(lock.keep(&run).unwrap_err().to_string().contains("made anew by another run"));
     }
 }

@@ -12,7 +12,7 @@ use crate::train::checkpoint::{self, TrainState};
 use crate::train::dataset::Dataset;
 use crate::train::describe::describe;
 use crate::train::learner::{Learner, memory_plan};
-use crate::train::lock::RunLock;
+use crate::train::lock::{Kept, RunLock};
 use crate::train::metrics::{
     METRICS, MetricsRecord, MetricsWriter, Split, Sums, read_metrics, truncate_after_step,
 };
@@ -21,7 +21,6 @@ use crate::train::prepare::{Prepared, RECIPE, prepare};
 use crate::train::program::train_all;
 use crate::train::recipe::Recipe;
 use crate::train::sampler::Sampler;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -98,8 +97,7 @@ struct Training<'a> {
     /// The step of the newest checkpoint; 0 is the start, which needs none.
     saved: u64,
     saved_at: Instant,
-    /// Held for its effect.
-    _lock: RunLock,
+    lock: RunLock,
     on_event: &'a mut dyn FnMut(TrainEvent),
 }
 
@@ -158,7 +156,7 @@ pub fn run(
     };
     let lock = match prepared.lock {
         Some(lock) => lock,
-        None => make_folder(&recipe.output)?,
+        None => RunLock::make(&recipe.output)?,
     };
     let metrics = open_output(recipe, prepared.state.step, &prepared.damaged, on_event)?;
     let mut state = prepared.state;
@@ -187,7 +185,7 @@ pub fn run(
         saved: state.step,
         saved_at: Instant::now(),
         state,
-        _lock: lock,
+        lock,
         on_event,
     }
     .run_to_end()
@@ -207,21 +205,6 @@ fn load(prepared: &mut Prepared, gpu: &Rc<Gpu>) -> Result<Learner> {
         learner.restore(state.step, moments)?;
     }
     Ok(learner)
-}
-
-/// Makes the folder of a new run. It must not have appeared since it was looked for.
-fn make_folder(output: &Path) -> Result<RunLock> {
-    if let Some(parent) = output.parent().filter(|p| !p.as_os_str().is_empty()) {
-        std::fs::create_dir_all(parent).map_err(|e| Error::io("create", parent, e))?;
-    }
-    match std::fs::create_dir(output) {
-        Err(e) if e.kind() == ErrorKind::AlreadyExists => Err(Error::file(
-            output,
-            "was made meanwhile, by another run as it seems. Choose another `output`.",
-        )),
-        Err(e) => Err(Error::io("create", output, e)),
-        Ok(()) => RunLock::take(output),
-    }
 }
 
 /// Makes the output folder ready for a run from `step` on.
@@ -310,8 +293,23 @@ impl Training<'_> {
         Ok(TrainOutcome { model, steps: self.state.step, eval: last_eval })
     }
 
+    /// Finds out whether the output folder is still this run's, before something is written into
+    /// it. One that is gone is made again: better there than nowhere.
+    fn keep_folder(&mut self) -> Result<()> {
+        let output = &self.recipe.output;
+        if self.lock.keep(output)? == Kept::Remade {
+            self.metrics = open_output(self.recipe, self.state.step, &[], self.on_event)?;
+            (self.on_event)(TrainEvent::Note(format!(
+                "{} was moved or removed while the run was in it, and is made again",
+                output.display()
+            )));
+        }
+        Ok(())
+    }
+
     /// Writes the model that was trained, whatever lies in its place.
     fn save_model(&mut self) -> Result<PathBuf> {
+        self.keep_folder()?;
         let model = self.recipe.output.join(MODEL);
         let read = |name: &str| self.learner.read(name);
         let (source, form) = (Some(self.recipe.model.as_path()), Some(self.form));
@@ -491,6 +489,7 @@ impl Training<'_> {
     }
 
     fn save(&mut self) -> Result<()> {
+        self.keep_folder()?;
         let (output, source) = (&self.recipe.output, Some(self.recipe.model.as_path()));
         let folder = checkpoint::write(
             output,

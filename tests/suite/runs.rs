@@ -118,6 +118,39 @@ fn two_runs_do_not_share_a_folder() {
     assert_eq!(third.wait().unwrap().code(), Some(130));
 }
 
+/// A folder that goes away under a run: made again, unless another run is in it by now.
+#[cfg(unix)]
+#[test]
+fn a_run_notices_when_its_folder_is_no_longer_its_own() {
+    let p = Place::new();
+    let train = "train r.toml --set train.max_steps=1000000 --set train.save_every=0";
+    let mut moved = started(&p, train, "run", 3);
+    std::fs::rename(p.path("run"), p.path("elsewhere")).unwrap();
+    signal(&moved, "INT");
+    assert_eq!(moved.wait().unwrap().code(), Some(130));
+    let names: Vec<_> = contents(&p.path("run")).into_keys().collect();
+    for name in ["recipe.toml", "metrics.jsonl"] {
+        assert!(names.contains(&p.path("run").join(name)), "{names:?}");
+    }
+    assert!(names.iter().any(|n| n.ends_with("state.json")), "{names:?}");
+
+    std::fs::remove_dir_all(p.path("run")).unwrap();
+    let mut first = started(&p, train, "run", 3);
+    std::fs::remove_dir_all(p.path("run")).unwrap();
+    let mut second = started(&p, train, "run", 3);
+    signal(&first, "INT");
+    assert_eq!(first.wait().unwrap().code(), Some(1));
+    signal(&second, "INT");
+    assert_eq!(second.wait().unwrap().code(), Some(130));
+    let checkpoints = checkpoint_count(&p.path("run"));
+    assert_eq!(checkpoints, 1, "the second run's alone");
+}
+
+fn checkpoint_count(run: &Path) -> usize {
+    let names = std::fs::read_dir(run).unwrap().map(|e| e.unwrap().file_name());
+    names.filter(|name| name.to_string_lossy().starts_with("checkpoint-")).count()
+}
+
 #[test]
 fn the_model_of_a_finished_run_is_the_one_that_was_trained() {
     let p = Place::new();
