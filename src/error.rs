@@ -115,6 +115,9 @@ pub enum Error {
     /// A loss or gradient became NaN or infinite.
     #[error("{0}")]
     NonFinite(String),
+    /// A run did what it was asked to and stopped before its end; says how it goes on.
+    #[error("{0}")]
+    Stopped(String),
     /// A comparison with reference values failed.
     #[error("{0}")]
     Mismatch(String),

@@ -1,22 +1,23 @@
 //! Files written whole or not at all, and read only if they are files and of a size that makes sense.
 
 use std::fs::File;
-#[cfg(feature = "cli")]
-use std::io::Write;
-use std::io::{ErrorKind, Read};
+use std::io::{ErrorKind, Read, Write};
 use std::path::Path;
 
 use crate::error::{Error, Result};
 
+/// How the name of a file begins that [`write_atomically`] has not finished.
+pub(crate) const TEMPORARY: &str = ".tmp";
+
 /// Writes `bytes` to `path`: a reader, or a run that is stopped half-way, sees the old file or the
 /// new one, never a part.
-#[cfg(feature = "cli")]
 pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     let folder = match path.parent() {
         Some(folder) if folder != Path::new("") => folder,
         _ => Path::new("."),
     };
     let mut builder = tempfile::Builder::new();
+    builder.prefix(TEMPORARY);
     // Temporary files are private to their owner; this one becomes an ordinary file, for whom the
     // user's own mask decides.
     #[cfg(unix)]

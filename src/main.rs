@@ -4,13 +4,7 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     silence_device_select();
-    match oddgrad::cli::run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    oddgrad::cli::run()
 }
 
 /// On Linux, Mesa puts a layer in front of Vulkan that asks the screen which GPU it uses, and

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes models/nano from nothing: the text, the tokenizer, the weights. Run where they are to be
-# made anew: an existing tokenizer or run is never overwritten, the scripts say what to remove.
+# made anew: an existing tokenizer, run or model.safetensors is never overwritten, the commands say
+# what to remove.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 export ODDGRAD_CACHE=${ODDGRAD_CACHE:-.cache}

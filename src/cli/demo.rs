@@ -2,12 +2,14 @@
 
 use super::DeviceArgs;
 use super::display::Display;
+use super::interrupt::stop_on_signal;
 use crate::demo::{self, DemoOptions, DemoOutcome, Ends, Event};
 use crate::error::Result;
 use crate::page::report::Sample;
 use crate::train::trainer;
 use clap::Args;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Arguments of `oddgrad demo`.
 #[derive(Args)]
@@ -47,17 +49,20 @@ pub(super) fn run(args: &DemoArgs, device: &DeviceArgs) -> Result<()> {
             .chain(std::env::args().skip(1))
             .collect::<Vec<_>>()
             .join(" "),
+        stop: Arc::default(),
     };
     options.check_start()?;
     let gpu = device.open()?;
+    let options = DemoOptions { stop: stop_on_signal()?, ..options };
     let mut shown = Shown::default();
-    let outcome = demo::run(&gpu, &options, &mut |event| shown.show(event))?;
+    let outcome = demo::run(&gpu, &options, &mut |event| shown.show(event));
     shown.finish();
+    let outcome = outcome?;
     print_samples(&outcome.samples);
     print_table(&outcome);
-    println!();
-    println!("time       {}", demo::duration(outcome.seconds));
-    println!("report     {}", outcome.report.display());
+    outln!();
+    outln!("time       {}", demo::duration(outcome.seconds));
+    outln!("report     {}", outcome.report.display());
     Ok(())
 }
 
@@ -73,7 +78,7 @@ impl Shown {
         match event {
             Event::Note(text) => {
                 self.finish();
-                eprintln!("{text}");
+                errln!("{text}");
             }
             Event::Run { name, event } => {
                 if self.current.as_ref().is_none_or(|(current, _)| *current != name) {
@@ -84,7 +89,7 @@ impl Shown {
                     && std::mem::replace(&mut self.planned, true)
                 {
                     let loss = lines.iter().filter(|l| l.starts_with("loss"));
-                    loss.for_each(|line| eprintln!("{line}"));
+                    loss.for_each(|line| errln!("{line}"));
                     return;
                 }
                 if let Some((_, display)) = &mut self.current {
@@ -103,11 +108,11 @@ impl Shown {
 
 fn print_samples(samples: &[Sample]) {
     for sample in samples.iter().take(PRINTED) {
-        println!();
+        outln!();
         let given = [("sentence", &sample.wrong), ("right", &sample.right)];
         let written = ["base", "ORPO", "control"].into_iter().zip(&sample.outputs);
         for (name, text) in given.into_iter().chain(written) {
-            println!("  {name:<9} {}", on_one_line(text));
+            outln!("  {name:<9} {}", on_one_line(text));
         }
     }
 }
@@ -134,14 +139,14 @@ fn print_table(outcome: &DemoOutcome) {
         let show = |value: Option<f64>| value.map_or("-".into(), |v| format!("{v:.4}"));
         format!("{:>9} -> {:>9}", show(ends.before.get(key)), show(ends.after.get(key)))
     };
-    println!();
-    println!("Held-out rows, before -> after {} steps", outcome.ends[0].after.step);
-    print!("{:<18}", "");
-    outcome.ends.iter().for_each(|ends| print!("  {:^22}", ends.name));
-    println!();
+    outln!();
+    outln!("Held-out rows, before -> after {} steps", outcome.ends[0].after.step);
+    out!("{:<18}", "");
+    outcome.ends.iter().for_each(|ends| out!("  {:^22}", ends.name));
+    outln!();
     for (name, key) in rows {
-        print!("{name:<18}");
-        outcome.ends.iter().for_each(|ends| print!("  {}", cell(ends, key)));
-        println!();
+        out!("{name:<18}");
+        outcome.ends.iter().for_each(|ends| out!("  {}", cell(ends, key)));
+        outln!();
     }
 }

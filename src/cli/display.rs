@@ -25,13 +25,13 @@ impl Display {
             if self.name.is_empty() { text.to_owned() } else { format!("{:<8} {text}", self.name) };
         match &self.bar {
             Some(bar) if std::io::stderr().is_terminal() => bar.println(text),
-            _ => eprintln!("{text}"),
+            _ => errln!("{text}"),
         }
     }
 
     pub(super) fn show(&mut self, event: TrainEvent) {
         match event {
-            TrainEvent::Plan(lines) => lines.iter().for_each(|l| eprintln!("{l}")),
+            TrainEvent::Plan(lines) => lines.iter().for_each(|l| errln!("{l}")),
             TrainEvent::Begin { step, total, metrics } => {
                 let style =
                     ProgressStyle::with_template("{prefix}{wide_bar} {pos}/{len} {msg} eta {eta}")
@@ -106,16 +106,16 @@ impl Progress {
             .iter()
             .any(|p| line.starts_with(p));
         if self.terminal && step {
-            eprint!("\r\x1b[K{line}");
+            err!("\r\x1b[K{line}");
         } else if self.all || !step || line.starts_with("comparison: ") {
             self.clear();
-            eprintln!("{line}");
+            errln!("{line}");
         }
     }
 
     pub(super) fn clear(&self) {
         if self.terminal {
-            eprint!("\r\x1b[K");
+            err!("\r\x1b[K");
         }
     }
 }

@@ -7,6 +7,8 @@ use crate::error::{Error, Result};
 use crate::gpu::{cooperative_matrices, list_adapters};
 use crate::kernel::Cooperative;
 use crate::model::config::ModelConfig;
+use crate::model::folder::recorded_form;
+use crate::model::weights::FolderWeights;
 use clap::Args;
 use std::path::{Path, PathBuf};
 
@@ -38,14 +40,21 @@ fn look_at(folder: &Path) -> Result<()> {
     let tokenizer = Tokenizer::from_folder(folder)?;
     let named = |id: u32| format!("{id} {:?}", tokenizer.token(id).unwrap_or_default());
     let one = |id: Option<u32>| id.map_or_else(|| "none".to_owned(), named);
-    println!("{}", folder.display());
-    println!("  vocabulary        {} tokens", tokenizer.vocab_size());
-    println!("  embedding         {} rows", config.vocab_size);
-    println!("  begin of sequence {}", one(tokenizer.bos()));
-    println!("  end of sequence   {}", one(tokenizer.eos()));
+    outln!("{}", folder.display());
+    match FolderWeights::open(folder, &config) {
+        Ok(weights) => {
+            let mib = weights.stored_bytes() as f64 / 1048576.0;
+            outln!("  weights           {} parameters, {mib:.1} MiB", config.parameter_count());
+        }
+        Err(error) => outln!("  weights           cannot be used: {error}"),
+    }
+    outln!("  vocabulary        {} tokens", tokenizer.vocab_size());
+    outln!("  embedding         {} rows", config.vocab_size);
+    outln!("  begin of sequence {}", one(tokenizer.bos()));
+    outln!("  end of sequence   {}", one(tokenizer.eos()));
     let (ends, from) = tokenizer.ends();
     let list: Vec<String> = ends.iter().map(|&id| named(id)).collect();
-    println!("  generation ends   {} ({from})", list.join(", "));
+    outln!("  generation ends   {} ({from})", list.join(", "));
     let (begin, end) = (tokenizer.bos().is_some(), tokenizer.eos().is_some());
     let added = match (begin, end) {
         (true, true) => "begin in front, end behind, each unless it is there",
@@ -53,16 +62,19 @@ fn look_at(folder: &Path) -> Result<()> {
         (false, true) => "end behind unless it is there",
         (false, false) => "nothing",
     };
-    println!("  added to a row    {added}");
+    outln!("  added to a row    {added}");
     if tokenizer.has_template() {
         let prompt = tokenizer.render_prompt(&[Message::new("user", "Hello")])?;
-        println!("  chat template     \"Hello\" becomes {prompt:?}");
-        println!("  its tokens        {:?}", tokenizer.encode(&prompt)?);
+        outln!("  chat template     \"Hello\" becomes {prompt:?}");
+        outln!("  its tokens        {:?}", tokenizer.encode(&prompt)?);
     } else {
-        println!("  chat template     none: rows and prompts are plain text");
+        outln!("  chat template     none: rows and prompts are plain text");
+    }
+    if let Some(form) = recorded_form(folder)? {
+        outln!("  prompts           {form}, as it was trained");
     }
     for note in config.notes.iter().chain(tokenizer.notes()) {
-        println!("  note: {note}");
+        outln!("  note: {note}");
     }
     Ok(())
 }
@@ -77,57 +89,57 @@ pub(super) fn run(args: &DoctorArgs, device: &DeviceArgs) -> Result<()> {
         return Err(error);
     }
     let adapters = list_adapters(device.backend);
-    println!("adapters");
+    outln!("adapters");
     for (i, adapter) in adapters.iter().enumerate() {
         let info = adapter.get_info();
         let limits = adapter.limits();
         let features = adapter.features();
-        println!("  {i}: {} ({:?}, {:?})", info.name, info.device_type, info.backend);
-        println!("     driver               {} {}", info.driver, info.driver_info);
-        println!(
+        outln!("  {i}: {} ({:?}, {:?})", info.name, info.device_type, info.backend);
+        outln!("     driver               {} {}", info.driver, info.driver_info);
+        outln!(
             "     storage binding      {} MiB    largest tensor",
             limits.max_storage_buffer_binding_size >> 20
         );
-        println!("     buffer               {} MiB", limits.max_buffer_size >> 20);
-        println!(
+        outln!("     buffer               {} MiB", limits.max_buffer_size >> 20);
+        outln!(
             "     workgroup memory     {} KiB    tiles of matmul and attention",
             limits.max_compute_workgroup_storage_size >> 10
         );
-        println!(
+        outln!(
             "     invocations          {}    per workgroup",
             limits.max_compute_invocations_per_workgroup
         );
         let yes = |f| if features.contains(f) { "yes" } else { "no " };
-        println!(
+        outln!(
             "     subgroups            {}       {}..{} lanes; faster reductions and broadcasts",
             yes(wgpu::Features::SUBGROUP),
             info.subgroup_min_size,
             info.subgroup_max_size
         );
-        println!(
+        outln!(
             "     f16                  {}       matmul 9 and 10, by --f16 or --kernel",
             yes(wgpu::Features::SHADER_F16)
         );
-        println!(
+        outln!(
             "     timestamps           {}       `oddgrad bench OP`, where they can be believed",
             yes(wgpu::Features::TIMESTAMP_QUERY)
         );
-        println!(
+        outln!(
             "     cooperative matrix   {}       matmul 10, by --f16 or --kernel{}",
             yes(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX),
             usable(&cooperative_matrices(adapter))
         );
     }
     let gpu = opened?;
-    println!("\nchosen: {}", gpu.describe());
+    outln!("\nchosen: {}", gpu.describe());
     if gpu.is_software() {
-        println!("  a software adapter: nothing else is there, so the CPU does the work");
+        outln!("  a software adapter: nothing else is there, so the CPU does the work");
     }
     if let n @ 1.. = gpu.target().tuned.len() {
-        println!("  {n} choices of kernels by `oddgrad tune`; --untuned leaves them out");
+        outln!("  {n} choices of kernels by `oddgrad tune`; --untuned leaves them out");
     }
     if args.kernels {
-        println!(
+        outln!(
             "\nkernels (* = chosen for this adapter; --kernel OP=NUMBER, OP.PASS=NUMBER or …=NUMBER/TILE changes that)"
         );
         for pass in crate::ops::passes() {
@@ -137,7 +149,7 @@ pub(super) fn run(args: &DoctorArgs, device: &DeviceArgs) -> Result<()> {
             variants.sort_by_key(|v| v.number());
             for v in variants {
                 let mark = if chosen.iter().any(|c| std::ptr::eq(*c, v)) { "*" } else { " " };
-                println!("  {mark} {:<28} {}", pass.full_name(), v.name());
+                outln!("  {mark} {:<28} {}", pass.full_name(), v.name());
             }
         }
     }

@@ -1,9 +1,11 @@
 //! `oddgrad generate MODEL --prompt TEXT`
 
 use super::DeviceArgs;
+use crate::data::form::Form;
 use crate::data::tokenize::Tokenizer;
 use crate::error::{Error, Result};
 use crate::model::config::ModelConfig;
+use crate::model::folder::recorded_form;
 use crate::model::generate::Sampling;
 use crate::model::weights::FolderWeights;
 use crate::program::Store;
@@ -17,9 +19,13 @@ use std::path::PathBuf;
 pub struct GenerateArgs {
     /// A Hugging Face model folder, or a checkpoint.
     model: PathBuf,
-    /// A prompt; may be repeated. Rendered by the model's chat template if it has one.
+    /// A prompt; may be repeated.
     #[arg(long, required = true)]
     prompt: Vec<String>,
+    /// How the prompts reach the model. Without it: as it was trained, if its folder says so; else
+    /// by its chat template, if it has one.
+    #[arg(long, value_enum)]
+    form: Option<Form>,
     /// Most new tokens per prompt.
     #[arg(long, default_value_t = 64)]
     max_tokens: usize,
@@ -40,15 +46,27 @@ pub(super) fn run(args: &GenerateArgs, device: &DeviceArgs) -> Result<()> {
     }
     let config = ModelConfig::load(&args.model)?;
     let tokenizer = Tokenizer::from_folder(&args.model)?;
-    encode_prompts(&tokenizer, &config, &args.prompt, args.max_tokens)?;
+    let has_template = tokenizer.has_template();
+    let recorded = recorded_form(&args.model)?;
+    let form = args.form.or(recorded).unwrap_or(Form::of_template(has_template));
+    let prompts = (&args.prompt[..], form);
+    encode_prompts(&tokenizer, &config, prompts, args.max_tokens)?;
     let weights = FolderWeights::open(&args.model, &config)?;
     let gpu = device.open()?;
     check_weights(gpu.target(), weights.stored_bytes())?;
     let store = Store::new(&gpu);
     weights.put(&store)?;
-    let sampler = Sampler::new(&gpu, &store, &config, tokenizer, &args.prompt, args.max_tokens)?;
+    let sampler = Sampler::new(&gpu, &store, &config, tokenizer, prompts, args.max_tokens)?;
+    if has_template {
+        let why = match (args.form, recorded) {
+            (Some(_), _) => "by --form",
+            (None, Some(_)) => "as the model was trained; --form changes it",
+            (None, None) => "as the model has a template; --form changes it",
+        };
+        errln!("prompts    {form} ({why})");
+    }
     for text in sampler.run(&sampling)? {
-        println!("{text}");
+        outln!("{text}");
     }
     Ok(())
 }

@@ -1,10 +1,16 @@
 //! Parsing and printing: one file per subcommand. Nothing is computed here.
 
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
+#[macro_use]
+mod output;
+
 mod bench;
 mod demo;
 mod display;
 mod doctor;
 mod generate;
+mod interrupt;
 mod plan;
 mod tokenizer;
 mod train;
@@ -16,6 +22,7 @@ use crate::error::{Error, Problem, Result};
 use crate::gpu::{AdapterChoice, Backend, Gpu};
 use crate::ops::self_test::self_test;
 use clap::{Args, Parser, Subcommand};
+use std::process::ExitCode;
 use std::rc::Rc;
 
 /// Train small transformer language models with ORPO on any GPU.
@@ -87,7 +94,7 @@ impl DeviceArgs {
         {
             let loaded = file.applied_to(&TunedFile::new(&gpu), self.f16);
             if let Some(void) = loaded.void {
-                eprintln!(
+                errln!(
                     "note: {} {void}, so that part is not used; run `oddgrad tune` again",
                     path.display()
                 );
@@ -96,13 +103,13 @@ impl DeviceArgs {
             gpu.set_tuned(loaded.tuned);
         }
         if self.f16 && lossy == 0 {
-            eprintln!(
+            errln!(
                 "note: --f16 changes nothing, because no kernel that reads f16 is known to be faster here; `oddgrad tune --f16` measures them"
             );
         }
         let mut gpu = Rc::new(gpu);
         self_test(&mut gpu, &mut |variant, fault| {
-            eprintln!("note: {} is wrong on this adapter and not used: {fault}", variant.label());
+            errln!("note: {} is wrong on this adapter and not used: {fault}", variant.label());
         })?;
         // A kernel that was asked for by number and is wrong here cannot be had.
         crate::ops::check_pins(&gpu.target().pinned, Some(gpu.target()))?;
@@ -144,12 +151,23 @@ enum Command {
     Tokenizer(tokenizer::TokenizerArgs),
 }
 
-/// Parses the command line and runs it.
-///
-/// # Errors
-/// Whatever the command reports; `main` prints it and exits with 1.
-pub fn run() -> Result<()> {
-    let cli = Cli::parse();
+/// Parses the command line and runs it. What goes wrong is printed: 1; a run that was asked to stop
+/// and can go on: 130.
+pub fn run() -> ExitCode {
+    match execute(&Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Error::Stopped(text)) => {
+            errln!("{text}");
+            interrupt::STOPPED.into()
+        }
+        Err(error) => {
+            errln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn execute(cli: &Cli) -> Result<()> {
     let device = &cli.device;
     // What costs nothing to find out comes first: before rows are read, before a device is opened.
     device.choice()?;
@@ -164,7 +182,12 @@ pub fn run() -> Result<()> {
         Command::Generate(args) => generate::run(args, device),
         Command::Tokenizer(args) => tokenizer::run(args),
     };
-    done.map_err(|error| advise(error, &cli.command))
+    done.map_err(|error| advise(error, &cli.command))?;
+    match &cli.command {
+        // What they make lies in their folders, whoever reads the lines about it.
+        Command::Train(_) | Command::Demo(_) => Ok(()),
+        _ => output::finish(),
+    }
 }
 
 /// Adds the settings of this command that make a run smaller or take another device.

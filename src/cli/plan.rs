@@ -1,6 +1,7 @@
 //! `oddgrad plan recipe.toml`
 
 use super::DeviceArgs;
+use crate::data::form::Form;
 use crate::data::tokenize::Tokenizer;
 use crate::error::Result;
 use crate::model::config::ModelConfig;
@@ -31,23 +32,25 @@ pub(super) fn run(args: &PlanArgs, device: &DeviceArgs) -> Result<()> {
     let capacity = capacity(&recipe);
     let objective = &*recipe.loss.objective;
     let tokenizer = Tokenizer::from_folder(&recipe.model)?;
-    let room = sampler::room(&tokenizer, &config, &recipe.sample)?;
+    // The rows are not read, and the longer form is the chat template's.
+    let form = recipe.sample.form.unwrap_or(Form::of_template(tokenizer.has_template()));
+    let room = sampler::room(&tokenizer, &config, &recipe.sample, form)?;
     let plan = memory_plan(gpu.target(), &config, capacity, objective, &train_all(), room)?;
     let mib = |bytes: u64| format!("{:>10.2} MiB", bytes as f64 / 1048576.0);
-    println!("adapter                          {}", gpu.describe());
-    println!("parameters                       {:>10}", config.parameter_count());
-    println!("weights, gradients, moments      {}", mib(plan.state));
-    println!("forward and backward             {}", mib(plan.micro.temporaries()));
-    println!("  without sharing memory         {}", mib(plan.micro.unshared));
-    println!("evaluation                       {}", mib(plan.eval.temporaries()));
-    println!("shared by all programs           {}", mib(plan.pool.sizes().iter().sum()));
-    println!("inputs and what is read back     {}", mib(plan.exchanged()));
-    println!("keys and values of the prompts   {}", mib(plan.cache()));
-    println!("total                            {}", mib(plan.total()));
+    outln!("adapter                          {}", gpu.describe());
+    outln!("parameters                       {:>10}", config.parameter_count());
+    outln!("weights, gradients, moments      {}", mib(plan.state));
+    outln!("forward and backward             {}", mib(plan.micro.temporaries()));
+    outln!("  without sharing memory         {}", mib(plan.micro.unshared));
+    outln!("evaluation                       {}", mib(plan.eval.temporaries()));
+    outln!("shared by all programs           {}", mib(plan.pool.sizes().iter().sum()));
+    outln!("inputs and what is read back     {}", mib(plan.exchanged()));
+    outln!("keys and values of the prompts   {}", mib(plan.cache()));
+    outln!("total                            {}", mib(plan.total()));
     if args.listing {
         let graph = training_graph(gpu.target(), &train_all());
         let (graph, _) = micro_graph(graph, &config, capacity, objective);
-        print!("\n{}", graph.listing());
+        out!("\n{}", graph.listing());
     }
     Ok(())
 }

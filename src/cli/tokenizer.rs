@@ -38,6 +38,6 @@ pub(super) fn run(args: &TokenizerArgs) -> Result<()> {
     let trained = train_bpe(texts, args.vocab, &CHAT_TOKENS)?;
     std::fs::create_dir_all(&args.output).map_err(|e| Error::io("create", &args.output, e))?;
     trained.write_tokenizer_folder(&args.output, CHATML)?;
-    println!("tokenizer  {}", args.output.display());
+    outln!("tokenizer  {}", args.output.display());
     Ok(())
 }

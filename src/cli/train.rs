@@ -2,6 +2,7 @@
 
 use super::DeviceArgs;
 use super::display::Display;
+use super::interrupt::stop_on_signal;
 use crate::error::{Error, Result};
 use crate::train::prepare::prepare;
 use crate::train::{recipe, trainer};
@@ -38,9 +39,11 @@ pub(super) fn run(args: &TrainArgs, device: &DeviceArgs) -> Result<()> {
     }
     let prepared = prepare(&recipe, args.resume)?;
     let gpu = device.open()?;
+    let prepared = prepared.stop_when(stop_on_signal()?);
     let mut display = Display::new("");
-    let outcome = trainer::run(prepared, &gpu, &mut |event| display.show(event))?;
+    let outcome = trainer::run(prepared, &gpu, &mut |event| display.show(event));
     display.finish();
-    println!("model      {}", outcome.model.display());
+    let outcome = outcome?;
+    outln!("model      {}", outcome.model.display());
     Ok(())
 }

@@ -65,14 +65,21 @@ pub(super) fn run(args: &TuneArgs, device: &DeviceArgs) -> Result<()> {
             show.line(line);
         })?;
     show.clear();
-    println!("adapter   {}", gpu.describe());
-    println!("clock     {}", tuning.clock);
+    outln!("adapter   {}", gpu.describe());
+    outln!("clock     {}", tuning.clock);
     for fault in &tuning.faults {
-        println!("not used: {fault}");
+        outln!("not used: {fault}");
     }
-    println!(
+    outln!(
         "\n{:<26} {:>11} {:>11} {:>5}  {:<26} {:>9} {:>9} {:>6}",
-        "pass", "reads below", "writes", "calls", "kernel", "time", "default", "gain"
+        "pass",
+        "reads below",
+        "writes",
+        "calls",
+        "kernel",
+        "time",
+        "default",
+        "gain"
     );
     let (mut default, mut tuned, mut half) = (0.0, 0.0, 0.0);
     for f in &tuning.found {
@@ -85,31 +92,28 @@ pub(super) fn run(args: &TuneArgs, device: &DeviceArgs) -> Result<()> {
             row(lossy, f.dispatches);
         }
     }
-    println!(
+    outln!(
         "\nof these dispatches a step has {} with the default kernels and {} with the tuned ones",
         time(1e-6 * default),
         time(1e-6 * tuned)
     );
     if device.f16 && tuning.found.iter().any(|f| f.lossy.is_some()) {
-        println!(
-            "with --f16, which other commands must be given too, it has {}",
-            time(1e-6 * half)
-        );
+        outln!("with --f16, which other commands must be given too, it has {}", time(1e-6 * half));
     } else if device.f16 {
-        println!("no kernel that reads factors as f16 is faster than those that keep all digits");
+        outln!("no kernel that reads factors as f16 is faster than those that keep all digits");
     }
     if let Some(path) = path {
         let choices = tuning.found.into_iter().flat_map(|f| [Some(f.exact), f.lossy]).flatten();
         file.merge(choices.collect(), device.f16);
         file.save(&path)?;
-        println!("written   {} ({} choices)", path.display(), file.choices.len());
+        outln!("written   {} ({} choices)", path.display(), file.choices.len());
     }
     Ok(())
 }
 
 fn row(c: &Choice, calls: usize) {
     let lossy = if c.dtype == Factors::F16 { " (f16)" } else { "" };
-    println!(
+    outln!(
         "{:<26} {:>11} {:>11} {:>5}  {:<26} {:>9} {:>9} {:>5.2}x",
         c.pass,
         bytes(c.reads_below),

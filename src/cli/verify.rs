@@ -27,12 +27,12 @@ pub(super) fn run(args: &VerifyArgs, device: &DeviceArgs) -> Result<()> {
     }
     let references = args.folders.iter().map(|f| Reference::load(f)).collect::<Result<Vec<_>>>()?;
     let gpu = device.open()?;
-    println!("adapter {}\n", gpu.describe());
+    outln!("adapter {}\n", gpu.describe());
     let mut failed = Vec::new();
     for (folder, reference) in args.folders.iter().zip(references) {
         let rows = reference.compare(&gpu, args.tolerance)?;
-        println!("{}", folder.display());
-        println!("  {:<58} {:>8} {:>10} {:>10}", "compared", "values", "largest", "allowed");
+        outln!("{}", folder.display());
+        outln!("  {:<58} {:>8} {:>10} {:>10}", "compared", "values", "largest", "allowed");
         let worst = worst_gradient(&rows);
         for (i, row) in rows.iter().enumerate() {
             if args.all || !row.passed() || !row.what.starts_with("gradient ") || Some(i) == worst {
@@ -47,14 +47,14 @@ pub(super) fn run(args: &VerifyArgs, device: &DeviceArgs) -> Result<()> {
         }
         let gradients = rows.iter().filter(|r| r.what.starts_with("gradient ")).count();
         if gradients > 0 && !args.all {
-            println!(
+            outln!(
                 "  ({gradients} gradient tensors compared, the worst one shown; --all shows every one)"
             );
         }
-        println!();
+        outln!();
     }
     if failed.is_empty() {
-        println!("everything within its bar");
+        outln!("everything within its bar");
         return Ok(());
     }
     Err(Error::input(format!("{} comparisons failed", failed.len()), failed))
@@ -67,8 +67,12 @@ fn worst_gradient(rows: &[Comparison]) -> Option<usize> {
 
 fn print(row: &Comparison) {
     let verdict = if row.passed() { "" } else { "  FAILED" };
-    println!(
+    outln!(
         "  {:<58} {:>8} {:>10.1e} {:>10.1e}  {}{verdict}",
-        row.what, row.values, row.difference, row.bar, row.measure
+        row.what,
+        row.values,
+        row.difference,
+        row.bar,
+        row.measure
     );
 }

@@ -13,6 +13,7 @@ pub mod bpe;
 pub mod check;
 pub mod example;
 mod files;
+pub mod form;
 mod growth;
 pub mod length;
 pub mod messages;

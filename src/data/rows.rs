@@ -29,6 +29,7 @@ use serde_json::{Map, Value};
 
 use super::files::{self, FOREIGN, Format};
 pub use super::files::{Source, Split};
+use super::form::Form;
 use super::messages;
 pub use super::messages::Message;
 use super::messages::says;
@@ -48,6 +49,14 @@ pub enum Text {
 }
 
 impl Text {
+    /// Plain text, or a conversation.
+    pub fn form(&self) -> Form {
+        match self {
+            Self::Plain(_) => Form::Plain,
+            Self::Messages(_) => Form::Chat,
+        }
+    }
+
     /// Whether there is nothing to learn in it: blank text, or a blank last message.
     pub fn is_blank(&self) -> bool {
         match self {

@@ -6,25 +6,29 @@
 
 pub mod pairs;
 
+use crate::data::form::Form;
 use crate::data::tokenize::Tokenizer;
 use crate::error::{Error, Problem, Result};
 use crate::files::{check_creatable, write_atomically};
 use crate::gpu::Gpu;
 use crate::model::config::ModelConfig;
 use crate::model::generate::Sampling;
-use crate::model::source::has_weights;
+use crate::model::weight_files::check_weights_there;
 use crate::model::weights::{FolderWeights, ParameterValues};
 use crate::page::report::{self, ReportPage, Sample, write_report};
 use crate::program::Store;
 use crate::train::metrics::{METRICS, MetricsRecord, Split, read_metrics};
+use crate::train::prepare::prepare;
 use crate::train::recipe::Recipe;
 use crate::train::sampler::Sampler;
-use crate::train::trainer::{self, train};
+use crate::train::trainer;
 use pairs::{GrammarPairs, fetch_pairs};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 /// The recipe of both runs; the folders in it are replaced by those of [`DemoOptions`].
@@ -65,6 +69,8 @@ pub struct DemoOptions {
     pub set: Vec<String>,
     /// How the demo was called, for the report.
     pub command: String,
+    /// Set when the demo is to stop; it goes on with `resume`.
+    pub stop: Arc<AtomicBool>,
 }
 
 /// What happens during a demo, for a display.
@@ -125,13 +131,7 @@ impl DemoOptions {
                  folder, or name a Hugging Face folder with --model.",
             ));
         }
-        if !has_weights(&self.model) {
-            return Err(Error::file(
-                &self.model,
-                "has no model.safetensors, and the demo starts from a trained model. Name one with \
-                 --model.",
-            ));
-        }
+        check_weights_there(&self.model)?;
         self.recipe(ORPO, Path::new(""), Path::new("")).map(|_| ())
     }
 
@@ -207,8 +207,9 @@ pub fn run_on(
     let mut runs = Vec::new();
     for (name, folder) in [("ORPO", ORPO), ("control", CONTROL)] {
         let recipe = options.recipe(folder, &pairs.train, &heldout_file)?;
+        let prepared = prepare(&recipe, options.resume)?.stop_when(options.stop.clone());
         let outcome =
-            train(gpu, &recipe, options.resume, &mut |event| on_event(Event::Run { name, event }))?;
+            trainer::run(prepared, gpu, &mut |event| on_event(Event::Run { name, event }))?;
         let records = read_metrics(&recipe.output.join(METRICS))?;
         runs.push(Finished { name, recipe, model: outcome.model, records });
     }
@@ -454,7 +455,8 @@ fn correct(gpu: &Rc<Gpu>, models: [&PathBuf; 3], rows: &[&HeldOutRow]) -> Result
     };
     put(models[0])?;
     let prompts: Vec<String> = rows.iter().map(|row| row.prompt.clone()).collect();
-    let sampler = Sampler::new(gpu, &store, &config, tokenizer, &prompts, max_tokens)?;
+    let prompts = (&prompts[..], Form::of_template(tokenizer.has_template()));
+    let sampler = Sampler::new(gpu, &store, &config, tokenizer, prompts, max_tokens)?;
     let greedy = Sampling { max_tokens, temperature: 0.0, seed: 0 };
     let mut texts = Vec::new();
     for model in models {
@@ -517,6 +519,7 @@ mod tests {
             resume: false,
             set: vec!["optim.learning_rate=0.125".into()],
             command: String::new(),
+            stop: Arc::default(),
         };
         let recipe =
             |folder| options.recipe(folder, Path::new("t.jsonl"), Path::new("h.jsonl")).unwrap();
@@ -547,6 +550,7 @@ mod tests {
             resume: false,
             set: Vec::new(),
             command: String::new(),
+            stop: Arc::default(),
         };
         let error = |options: &DemoOptions| options.check_start().unwrap_err().to_string();
         assert!(error(&options).contains("exists already"));
@@ -554,7 +558,7 @@ mod tests {
         assert!(error(&options).contains("no config.json"));
         std::fs::create_dir(&options.model).unwrap();
         std::fs::write(options.model.join("config.json"), "{}").unwrap();
-        assert!(error(&options).contains("no model.safetensors"));
+        assert!(error(&options).contains("holds no file of weights"));
         std::fs::write(options.model.join("model.safetensors"), "").unwrap();
         options.check_start().unwrap();
         options.set = vec!["optim.lerning_rate=1".into()];

@@ -87,7 +87,7 @@ impl ModelConfig {
             ("add_cross_attention", json!(false)),
         ]);
         let decoder = read(&mut keys);
-        let Outline { vocab_size, hidden_size, layers, max_positions } = decoder.outline();
+        let Outline { vocab_size, hidden_size, layers, max_positions, .. } = decoder.outline();
         keys.ids("bos_token_id", vocab_size);
         let eos_ids = keys.ids("eos_token_id", vocab_size);
         let Keys { problems, notes, .. } = keys;

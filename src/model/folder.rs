@@ -3,9 +3,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use serde_json::{Value, json};
+
 use super::config::ModelConfig;
 use super::save::{ReadParameter, write_weights};
+use crate::data::form::Form;
 use crate::error::{Error, Result};
+use crate::files::read_json;
 
 /// Files that make a model usable and that training does not change.
 pub const SIDE_FILES: [&str; 8] = [
@@ -18,6 +22,22 @@ pub const SIDE_FILES: [&str; 8] = [
     "vocab.json",
     "merges.txt",
 ];
+
+/// What oddgrad knows of a model beside transformers' files, which pass over it.
+const RECORD: &str = "oddgrad.json";
+
+/// The form that a model folder says it was trained in; None if it says nothing.
+///
+/// # Errors
+/// A record that cannot be read.
+pub fn recorded_form(folder: &Path) -> Result<Option<Form>> {
+    let path = folder.join(RECORD);
+    let Some(value) = read_json(&path, 1 << 16)? else { return Ok(None) };
+    let form = value.get("form").unwrap_or(&Value::Null);
+    serde_json::from_value(form.clone())
+        .map(Some)
+        .map_err(|_| Error::file(path, format!("form is {form}; it must be \"plain\" or \"chat\"")))
+}
 
 /// The ending of a folder that is still being written; what a killed process leaves behind.
 pub const PARTIAL: &str = ".partial";
@@ -99,15 +119,19 @@ pub fn write_text(path: &Path, text: &str) -> Result<()> {
 }
 
 /// Writes `config.json`, `model.safetensors` and the side files of `source` (tokenizer, chat
-/// template, generation settings, as far as they are there) into an existing folder. `read` gives
-/// the parameters' values, one at a time.
+/// template, generation settings, as far as they are there) into an existing folder, and a record
+/// of the `form` it was trained in. `read` gives the parameters' values, one at a time.
 pub fn fill_model_folder(
     folder: &Path,
     source: Option<&Path>,
+    form: Option<Form>,
     config: &ModelConfig,
     read: &ReadParameter,
 ) -> Result<()> {
     write_text(&folder.join("config.json"), &format!("{:#}\n", config.to_json()))?;
+    if let Some(form) = form {
+        write_text(&folder.join(RECORD), &format!("{:#}\n", json!({ "form": form })))?;
+    }
     write_weights(folder, config, read)?;
     let Some(source) = source else { return Ok(()) };
     for name in SIDE_FILES {
@@ -129,10 +153,79 @@ pub fn fill_model_folder(
 pub fn save_model_folder(
     destination: &Path,
     source: Option<&Path>,
+    form: Option<Form>,
     config: &ModelConfig,
     read: &ReadParameter,
 ) -> Result<()> {
-    write_folder(destination, |folder| fill_model_folder(folder, source, config, read))
+    write_folder(destination, |folder| fill_model_folder(folder, source, form, config, read))
+}
+
+/// As [`save_model_folder`] where the folder may be there already: one that holds the same files
+/// stays, any other is set aside. Returns where that is.
+///
+/// # Errors
+/// As [`save_model_folder`]; a folder that cannot be renamed.
+pub fn replace_model_folder(
+    destination: &Path,
+    source: Option<&Path>,
+    form: Option<Form>,
+    config: &ModelConfig,
+    read: &ReadParameter,
+) -> Result<Option<PathBuf>> {
+    if fs::symlink_metadata(destination).is_err() {
+        return save_model_folder(destination, source, form, config, read).map(|()| None);
+    }
+    let name = destination.file_name().unwrap_or_default().to_string_lossy();
+    let fresh = destination.with_file_name(format!(".new-{name}{PARTIAL}"));
+    if fresh.exists() {
+        fs::remove_dir_all(&fresh).map_err(|e| Error::io("remove", &fresh, e))?;
+    }
+    save_model_folder(&fresh, source, form, config, read)?;
+    if holds_the_same(&fresh, destination)? {
+        fs::remove_dir_all(&fresh).map_err(|e| Error::io("remove", &fresh, e))?;
+        return Ok(None);
+    }
+    let aside = set_aside(destination, "replaced")?;
+    fs::rename(&fresh, destination).map_err(|e| Error::io("create", destination, e))?;
+    Ok(Some(aside))
+}
+
+/// Whether each file of `fresh` is in `there` with the same bytes.
+fn holds_the_same(fresh: &Path, there: &Path) -> Result<bool> {
+    for entry in fs::read_dir(fresh).map_err(|e| Error::io("read", fresh, e))? {
+        let path = entry.map_err(|e| Error::io("read", fresh, e))?.path();
+        let other = there.join(path.file_name().unwrap_or_default());
+        if !other.is_file() || hash_file(&path)? != hash_file(&other)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// The blake3 hash of a file's bytes, in hexadecimal digits.
+///
+/// # Errors
+/// A file that cannot be read.
+pub fn hash_file(path: &Path) -> Result<String> {
+    let mut file = fs::File::open(path).map_err(|e| Error::io("read", path, e))?;
+    let mut hasher = blake3::Hasher::new();
+    std::io::copy(&mut file, &mut hasher).map_err(|e| Error::io("read", path, e))?;
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+/// Renames a folder, so that another can take its place, and returns where it is: beside it, with
+/// `why` and a number in front of its name.
+///
+/// # Errors
+/// When it cannot be renamed.
+pub fn set_aside(folder: &Path, why: &str) -> Result<PathBuf> {
+    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+    let aside = (1..)
+        .map(|n| folder.with_file_name(format!("{why}-{n}-{name}")))
+        .find(|path| fs::symlink_metadata(path).is_err())
+        .expect("some number is free");
+    fs::rename(folder, &aside).map_err(|e| Error::io("rename", folder, e))?;
+    Ok(aside)
 }
 
 #[cfg(test)]
@@ -153,7 +246,7 @@ mod tests {
         let weights = init_weights(&config, 1);
         let out = dir.path().join("deep/er/model");
         let read = |name: &str| Ok(weights[name].data.clone());
-        save_model_folder(&out, Some(&source), &config, &read).unwrap();
+        save_model_folder(&out, Some(&source), Some(Form::Plain), &config, &read).unwrap();
 
         let mut names: Vec<_> = fs::read_dir(&out)
             .unwrap()
@@ -162,7 +255,13 @@ mod tests {
         names.sort();
         assert_eq!(
             names,
-            ["chat_template.jinja", "config.json", "model.safetensors", "tokenizer.json"]
+            [
+                "chat_template.jinja",
+                "config.json",
+                "model.safetensors",
+                "oddgrad.json",
+                "tokenizer.json"
+            ]
         );
         let mode = |name: &str| fs::metadata(out.join(name)).unwrap().permissions();
         assert_eq!(
@@ -170,6 +269,11 @@ mod tests {
             mode("config.json"),
             "weights are not more private than the rest"
         );
+        assert_eq!(recorded_form(&out).unwrap(), Some(Form::Plain));
+        assert_eq!(recorded_form(&source).unwrap(), None);
+        fs::write(source.join(RECORD), "{\"form\": \"poem\"}").unwrap();
+        let wrong = recorded_form(&source).unwrap_err().to_string();
+        assert!(wrong.contains("oddgrad.json: form is \"poem\""), "{wrong}");
         let loaded = ModelConfig::load(&out).unwrap();
         assert_eq!(loaded.parameters(), config.parameters());
         let back = collect(&FolderWeights::open(&out, &loaded).unwrap()).unwrap();
@@ -180,9 +284,34 @@ mod tests {
             "nothing temporary is left"
         );
 
-        let again = save_model_folder(&out, None, &config, &read).unwrap_err();
+        let again = save_model_folder(&out, None, None, &config, &read).unwrap_err();
         assert!(again.to_string().contains("exists already"), "{again}");
         assert!(out.join("tokenizer.json").exists(), "the existing folder is untouched");
+    }
+
+    #[test]
+    fn a_model_is_replaced_by_another_and_kept_if_it_is_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("model");
+        let config = tiny(true);
+        let save = |seed: u64| {
+            let weights = init_weights(&config, seed);
+            replace_model_folder(&out, None, Some(Form::Chat), &config, &|name| {
+                Ok(weights[name].data.clone())
+            })
+            .unwrap()
+        };
+        let bytes = || fs::read(out.join("model.safetensors")).unwrap();
+        assert_eq!(save(1), None);
+        let first = bytes();
+        fs::write(out.join("README.md"), "mine").unwrap();
+        assert_eq!(save(1), None);
+        assert!(out.join("README.md").exists(), "the same model stays as it is");
+        let aside = save(2).unwrap();
+        assert_eq!(aside, dir.path().join("replaced-1-model"));
+        assert_ne!(bytes(), first);
+        assert_eq!(fs::read(aside.join("model.safetensors")).unwrap(), first);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "nothing temporary is left");
     }
 
     #[test]

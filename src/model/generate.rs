@@ -11,6 +11,7 @@ use crate::gpu::Gpu;
 use crate::graph::{Graph, Var};
 use crate::kernel::Target;
 use crate::model::config::ModelConfig;
+use crate::model::limits::check_tokens;
 use crate::model::stream::{BatchInputs, CachedToken, HeadRows};
 use crate::plan::{Plan, Reuse, padded, plan};
 use crate::program::{Program, ProgramOptions, Store};
@@ -98,6 +99,14 @@ pub struct Room {
     pub length: usize,
 }
 
+impl Room {
+    /// Refuses a cache that the adapter cannot bind, before a graph is built for it.
+    fn check(&self, target: &Target, config: &ModelConfig) -> Result<()> {
+        let rows = self.sequences.saturating_mul(self.length);
+        check_tokens(target, rows, config.decoder.outline().kv_width, "a cache")
+    }
+}
+
 /// A graph from tokens to the logits of some of them, over the cache.
 struct Forward {
     graph: Graph,
@@ -132,6 +141,7 @@ pub struct GeneratorPlan {
 /// # Errors
 /// [`Error::Limit`] when a tensor or a dispatch is beyond the adapter's limits.
 pub fn plan_generator(target: &Target, config: &ModelConfig, room: Room) -> Result<GeneratorPlan> {
+    room.check(target, config)?;
     let graphs = [PIECE, room.sequences].map(|tokens| {
         let mut g = Graph::new(target);
         g.train_only(|_| false);
@@ -205,6 +215,7 @@ impl Generator {
     /// # Errors
     /// When memory or the adapter's limits do not suffice.
     pub fn new(gpu: &Rc<Gpu>, store: &Store, config: &ModelConfig, room: Room) -> Result<Self> {
+        room.check(gpu.target(), config)?;
         let program = |tokens| {
             let forward = Forward::new(store.inference_graph(), config, room, tokens);
             Decode::new(gpu, store, forward)

@@ -79,6 +79,17 @@ impl<'a> Keys<'a> {
         }
     }
 
+    /// Refuses heads that are wider together than any model.
+    pub fn check_heads(&mut self, key: &str, heads: usize, head_dim: usize) {
+        let width = heads.saturating_mul(head_dim);
+        if width > LARGEST_WIDTH {
+            self.problem(
+                key,
+                format!("is {heads} and head_dim {head_dim}, together a width of {width}; more than {LARGEST_WIDTH} is not a model"),
+            );
+        }
+    }
+
     /// The width of a head where no key names it: `hidden` / `heads`.
     pub fn head_of(&mut self, key: &str, hidden: usize, heads_key: &str, heads: usize) -> usize {
         if heads > 0 && !hidden.is_multiple_of(heads) {
@@ -87,14 +98,16 @@ impl<'a> Keys<'a> {
         hidden.checked_div(heads).unwrap_or(0)
     }
 
-    /// A positive number.
+    /// A positive number that f32 can hold.
     pub fn positive(&mut self, key: &str, default: f64) -> f64 {
         match self.get(key) {
             None => default,
             Some(value) => match value.as_f64() {
-                Some(v) if v > 0.0 && v.is_finite() => v,
+                Some(v) if v as f32 > 0.0 && (v as f32).is_finite() => v,
                 _ => {
-                    self.problem(key, format!("is {value}; it must be a positive number"));
+                    let what =
+                        format!("is {value}; it must be a positive number that f32 can hold");
+                    self.problem(key, what);
                     default
                 }
             },
@@ -169,7 +182,9 @@ impl<'a> Keys<'a> {
         let right = types.len() == layers || layers == 0;
         if !(right && types.iter().all(|t| known.contains(t))) {
             let known = known.join("\" or \"");
-            let what = format!("is {value}; only \"{known}\" for each layer is supported");
+            let what = format!(
+                "is {value}; only \"{known}\" for each of the {layers} layers (num_hidden_layers) is supported"
+            );
             self.problem("layer_types", what);
         }
         Some(types)
@@ -213,8 +228,9 @@ impl<'a> Keys<'a> {
                 self.problem(place, what);
             }
         }
-        if !(theta > 0.0 && theta.is_finite()) {
-            self.problem(&first, format!("is {theta}; it must be positive"));
+        if !(theta as f32 > 0.0 && (theta as f32).is_finite()) {
+            let what = format!("is {theta}; it must be a positive number that f32 can hold");
+            self.problem(&first, what);
         }
         theta
     }

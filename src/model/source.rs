@@ -4,13 +4,15 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
 use safetensors::tensor::{Dtype, Metadata, SafeTensorError, SafeTensors};
 
+use super::weight_files::WeightFiles;
 use crate::error::{Error, Problem, Result};
+use crate::files::open_file;
 use crate::graph::DType;
 
 /// A file, or several, of named tensors.
@@ -148,33 +150,31 @@ impl WeightSource for Shards {
     }
 }
 
-const SINGLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
-
-/// True if the folder holds weights; a folder without any is initialised from a seed.
-pub fn has_weights(folder: &Path) -> bool {
-    folder.join(SINGLE).exists() || folder.join(INDEX).exists()
-}
-
 /// The weight file of a model folder, or its shards. `problems` gets the tensors that a shard
 /// lacks though the index names it for them.
 ///
 /// # Errors
-/// A folder without weights, or with files that are not safetensors.
+/// A folder without weights or shards that it should have, or with files that are not safetensors.
 pub fn open_folder(folder: &Path, problems: &mut Vec<Problem>) -> Result<Box<dyn WeightSource>> {
-    let (single, index) = (folder.join(SINGLE), folder.join(INDEX));
-    if single.exists() {
-        return Ok(Box::new(SafetensorsFile::open(&single)?));
-    }
-    if !index.exists() {
-        return Err(Error::file(
-            folder,
-            "has neither model.safetensors nor model.safetensors.index.json; \
-             convert other formats with transformers' save_pretrained",
-        ));
-    }
+    let index = match WeightFiles::of(folder)? {
+        WeightFiles::Single(path) => return Ok(Box::new(SafetensorsFile::open(&path)?)),
+        WeightFiles::Index(path) => path,
+    };
     let mut shards = Shards { files: Vec::new(), file_of: HashMap::new() };
-    for (shard, names) in read_index(&index)? {
+    let listed = read_index(&index)?;
+    let missing: Vec<Problem> = listed
+        .keys()
+        .map(|shard| folder.join(shard))
+        .filter(|path| !path.exists())
+        .map(|path| {
+            let what = format!("is missing, though {} names it; download it", index.display());
+            Problem::new(path.display().to_string(), what)
+        })
+        .collect();
+    if !missing.is_empty() {
+        return Err(Error::input(format!("{} lacks shards", folder.display()), missing));
+    }
+    for (shard, names) in listed {
         let file = SafetensorsFile::open(&folder.join(shard))?;
         for name in names {
             if file.header.info(&name).is_none() {
@@ -270,12 +270,9 @@ fn to_f64(dtype: Dtype, bytes: &[u8]) -> Option<Vec<f64>> {
 
 /// Maps a file into memory.
 fn map(path: &Path) -> Result<(File, memmap2::Mmap)> {
-    let file = File::open(path).map_err(|e| Error::io("read", path, e))?;
-    let meta = file.metadata().map_err(|e| Error::io("read", path, e))?;
-    if meta.is_dir() {
-        return Err(Error::file(path, "is a folder; a safetensors file was expected"));
-    }
-    if meta.len() == 0 {
+    let file =
+        open_file(path)?.ok_or_else(|| Error::io("read", path, ErrorKind::NotFound.into()))?;
+    if file.metadata().map_err(|e| Error::io("read", path, e))?.len() == 0 {
         return Err(Error::file(path, "is empty; copy or download it again"));
     }
     // SAFETY: the map is only read, and for the time of one call. If another process shortens the

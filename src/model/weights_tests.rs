@@ -1,6 +1,6 @@
 use super::*;
 use crate::model::save;
-use crate::model::source::{SafetensorsFile, Tensor64, has_weights, read_safetensors_f64};
+use crate::model::source::{SafetensorsFile, Tensor64, read_safetensors_f64};
 use safetensors::tensor::{Dtype as FileDtype, SafeTensors, TensorView};
 use serde_json::json;
 use std::fs;
@@ -293,11 +293,9 @@ fn damaged_and_foreign_files() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("model.safetensors");
     let message = || read_weights(dir.path(), &config).unwrap_err().to_string();
-    assert!(message().contains("neither model.safetensors nor"));
-    assert!(!has_weights(dir.path()));
+    assert!(message().contains("holds no file of weights"));
 
     write_weights(dir.path(), &init_weights(&config, 3)).unwrap();
-    assert!(has_weights(dir.path()));
     let whole = fs::read(&path).unwrap();
     for cut in [1, 7, 8, 100, whole.len() / 2, whole.len() - 1] {
         fs::write(&path, &whole[..cut]).unwrap();

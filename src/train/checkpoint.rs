@@ -4,11 +4,11 @@
 //! runs/first/checkpoint-00000050/
 //!   config.json  model.safetensors  tokenizer.json  …   the model, as transformers reads it
 //!   optimizer.safetensors    adam_m.NAME and adam_v.NAME for every trained parameter NAME, f32
-//!   state.json               where the run stands, and the blake3 hash of each file above
+//!   state.json               where the run stands, the blake3 hash of each file above and of itself
 //! ```
 //!
 //! The folder appears by a rename after everything in it is on disk, and the hashes in
-//! `state.json` tell a torn or edited file from a whole one.
+//! `state.json` tell a torn or edited file from a whole one: one changed byte in any of them.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
@@ -16,10 +16,14 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::data::form::Form;
 use crate::error::{Error, Problem, Result};
+use crate::files::read_file;
 use crate::graph::Parameter;
 use crate::model::config::ModelConfig;
-use crate::model::folder::{PARTIAL, fill_model_folder, partial_sibling, write_folder, write_text};
+use crate::model::folder::{
+    PARTIAL, fill_model_folder, hash_file, partial_sibling, write_folder, write_text,
+};
 use crate::model::save::{ReadParameter, Unwritten, write_safetensors};
 use crate::model::source::{SafetensorsFile, WeightSource};
 use crate::model::weights::{FolderWeights, ParameterValues, Put};
@@ -27,7 +31,16 @@ use crate::train::learner::{FIRST_MOMENT, SECOND_MOMENT};
 
 const PREFIX: &str = "checkpoint-";
 const OPTIMIZER: &str = "optimizer.safetensors";
-const FORMAT: u32 = 1;
+const STATE: &str = "state.json";
+/// Larger than any list of the files of a checkpoint.
+const LARGEST_STATE: usize = 1 << 20;
+const FORMAT: u32 = 2;
+/// As [`FORMAT`], without a hash of `state.json` itself.
+const UNSEALED: u32 = 1;
+/// What stands for the hash of `state.json` while that is computed.
+const BLANK: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+/// Counts beyond this are no counts: no run has so many steps or tokens.
+const MOST: u64 = 1 << 53;
 
 /// Where a run stands: what is needed to go on as if it had never stopped.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,10 +59,40 @@ pub struct TrainState {
     pub row_order_hash: String,
     /// [`Recipe::fingerprint`](super::recipe::Recipe::fingerprint) of the run.
     pub recipe_hash: String,
+    /// The resolved recipe of the run; empty in checkpoints of earlier versions.
+    #[serde(default)]
+    pub recipe: String,
     /// [`Learner::kernels_hash`](super::learner::Learner::kernels_hash); empty in checkpoints of
     /// earlier versions.
     #[serde(default)]
     pub kernels_hash: String,
+}
+
+impl TrainState {
+    /// What is wrong with these counters, whatever the run.
+    fn problem(&self) -> Option<String> {
+        let Self { step, epoch, batch_in_epoch, num_tokens, .. } = *self;
+        let counts = [
+            ("step", step),
+            ("epoch", epoch),
+            ("batch_in_epoch", batch_in_epoch),
+            ("num_tokens", num_tokens),
+        ];
+        let wrong = counts.into_iter().find(|(_, n)| *n > MOST);
+        wrong.map(|(name, n)| format!("{name} is {n}, which no run reaches"))
+    }
+
+    /// What keeps a run of `total` steps, of which `per_epoch` are a pass, from standing here.
+    pub fn misfit(&self, per_epoch: u64, total: u64) -> Option<String> {
+        let Self { step, epoch, batch_in_epoch, .. } = *self;
+        let counted = epoch.checked_mul(per_epoch).and_then(|n| n.checked_add(batch_in_epoch));
+        if batch_in_epoch > per_epoch || counted != Some(step) {
+            return Some(format!(
+                "its counters do not fit the run: step {step} is not step {batch_in_epoch} of the {per_epoch} in a pass, after {epoch} passes"
+            ));
+        }
+        (step > total).then(|| format!("is at step {step}, and the recipe ends at step {total}"))
+    }
 }
 
 /// What a file calls each moment, and the suffix of its state.
@@ -100,6 +143,46 @@ struct StateFile {
     state: TrainState,
     /// blake3 by file name.
     files: BTreeMap<String, String>,
+    /// blake3 of this file with [`BLANK`] in this place; not in [`UNSEALED`] files.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    hash: String,
+}
+
+impl StateFile {
+    fn to_text(&self) -> String {
+        serde_json::to_string_pretty(self).expect("a state is JSON") + "\n"
+    }
+
+    /// The text of the file, with its own hash in it.
+    fn sealed(mut self) -> String {
+        self.hash = BLANK.to_owned();
+        let text = self.to_text();
+        text.replace(BLANK, blake3::hash(text.as_bytes()).to_hex().as_str())
+    }
+
+    /// Reads the text of `path` and compares it with its hash.
+    fn parse(path: &Path, text: &str) -> Result<Self> {
+        let file: Self = serde_json::from_str(text)
+            .map_err(|e| Error::file(path, format!("is not the state of a checkpoint: {e}")))?;
+        let whole = match file.format {
+            FORMAT if file.hash.len() == BLANK.len() => {
+                let blank = text.replace(&file.hash, BLANK);
+                blake3::hash(blank.as_bytes()).to_hex().as_str() == file.hash
+            }
+            FORMAT => false,
+            UNSEALED => file.hash.is_empty(),
+            other => {
+                let what =
+                    format!("has format {other}, this version reads {UNSEALED} and {FORMAT}");
+                return Err(Error::file(path, what));
+            }
+        };
+        let problem = match whole {
+            false => Some("is torn or was changed after it was saved".into()),
+            true => file.state.problem(),
+        };
+        problem.map_or(Ok(file), |what| Err(Error::file(path, what)))
+    }
 }
 
 /// The folder of the checkpoint after `step` optimizer steps.
@@ -108,7 +191,7 @@ pub fn folder_of(run_folder: &Path, step: u64) -> PathBuf {
 }
 
 /// Writes the checkpoint of `state.step` into the run's folder and returns its own. `source` is
-/// the model folder whose tokenizer and templates go along. `read` gives the values of a state by
+/// the model folder whose tokenizer and templates go along, `form` that of the rows. `read` gives the values of a state by
 /// its name: `config`'s parameters, and with [`FIRST_MOMENT`] and [`SECOND_MOMENT`] behind the name
 /// those of the `trained` ones. All is written in f32, so that a resumed run has the same bits.
 ///
@@ -119,13 +202,14 @@ pub fn write(
     run_folder: &Path,
     state: &TrainState,
     source: Option<&Path>,
+    form: Form,
     config: &ModelConfig,
     trained: &[Parameter],
     read: &ReadParameter,
 ) -> Result<PathBuf> {
     let destination = folder_of(run_folder, state.step);
     write_folder(&destination, |folder| {
-        fill_model_folder(folder, source, config, read)?;
+        fill_model_folder(folder, source, Some(form), config, read)?;
         let moments = MOMENTS.iter().flat_map(|(prefix, suffix)| {
             trained.iter().map(move |p| Unwritten {
                 name: format!("{prefix}.{}", p.name),
@@ -140,9 +224,9 @@ pub fn write(
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             files.insert(name, hash_file(&path)?);
         }
-        let file = StateFile { format: FORMAT, state: state.clone(), files };
-        let text = serde_json::to_string_pretty(&file).expect("a state is JSON");
-        write_text(&folder.join("state.json"), &(text + "\n"))
+        let hash = String::new();
+        let file = StateFile { format: FORMAT, state: state.clone(), files, hash };
+        write_text(&folder.join(STATE), &file.sealed())
     })?;
     Ok(destination)
 }
@@ -193,21 +277,17 @@ pub fn read(folder: &Path, trained: &dyn Fn(&str) -> bool) -> Result<Checkpoint>
     Ok(Checkpoint { state, config, weights, moments })
 }
 
-/// Reads the state of a checkpoint and compares every file with its hash.
+/// Reads the state of a checkpoint and compares every file, `state.json` itself among them, with its
+/// hash.
 ///
 /// # Errors
-/// Every file that is missing or has another hash.
+/// A state that is torn or counts what cannot be; every file that is missing or has another hash.
 pub fn verify(folder: &Path) -> Result<TrainState> {
-    let path = folder.join("state.json");
-    let text = fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
-    let file: StateFile = serde_json::from_str(&text)
-        .map_err(|e| Error::file(&path, format!("is not the state of a checkpoint: {e}")))?;
-    if file.format != FORMAT {
-        return Err(Error::file(
-            &path,
-            format!("has format {}, this version reads {FORMAT}", file.format),
-        ));
-    }
+    let path = folder.join(STATE);
+    let bytes = read_file(&path, LARGEST_STATE)?
+        .ok_or_else(|| Error::io("read", &path, std::io::ErrorKind::NotFound.into()))?;
+    let text = String::from_utf8(bytes).map_err(|_| Error::file(&path, "is not UTF-8 text"))?;
+    let file = StateFile::parse(&path, &text)?;
     let mut problems = Vec::new();
     for needed in ["config.json", "model.safetensors", OPTIMIZER] {
         if !file.files.contains_key(needed) {
@@ -236,13 +316,6 @@ pub fn verify(folder: &Path) -> Result<TrainState> {
     }
 }
 
-fn hash_file(path: &Path) -> Result<String> {
-    let mut file = fs::File::open(path).map_err(|e| Error::io("read", path, e))?;
-    let mut hasher = blake3::Hasher::new();
-    std::io::copy(&mut file, &mut hasher).map_err(|e| Error::io("read", path, e))?;
-    Ok(hasher.finalize().to_hex().to_string())
-}
-
 /// The newest checkpoint of a run that is whole, and why newer ones were passed over.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Latest {
@@ -259,18 +332,15 @@ pub struct Latest {
 /// When the folder of the run cannot be read.
 pub fn latest(run_folder: &Path) -> Result<Latest> {
     let mut skipped = Vec::new();
-    for (_, folder) in list(run_folder)?.into_iter().rev() {
-        match verify(&folder) {
-            Ok(_) => {
+    for (step, folder) in list(run_folder)?.into_iter().rev() {
+        let why = match verify(&folder) {
+            Ok(state) if state.step == step => {
                 return Ok(Latest { folder: Some(folder), skipped });
             }
-            Err(error) => {
-                skipped.push(Problem::new(
-                    folder.display().to_string(),
-                    format!("passed over: {error}"),
-                ));
-            }
-        }
+            Ok(state) => format!("it is the checkpoint of step {}", state.step),
+            Err(error) => error.to_string(),
+        };
+        skipped.push(Problem::new(folder.display().to_string(), format!("passed over: {why}")));
     }
     Ok(Latest { folder: None, skipped })
 }
@@ -296,20 +366,6 @@ pub fn list(run_folder: &Path) -> Result<Vec<(u64, PathBuf)>> {
     }
     found.sort();
     Ok(found)
-}
-
-/// Renames a damaged checkpoint, so that a whole one can take its place, and returns where it is.
-///
-/// # Errors
-/// When it cannot be renamed.
-pub fn set_aside(folder: &Path) -> Result<PathBuf> {
-    let name = folder.file_name().unwrap_or_default().to_string_lossy();
-    let aside = (1..)
-        .map(|n| folder.with_file_name(format!("damaged-{n}-{name}")))
-        .find(|path| fs::symlink_metadata(path).is_err())
-        .expect("some number is free");
-    fs::rename(folder, &aside).map_err(|e| Error::io("rename", folder, e))?;
-    Ok(aside)
 }
 
 /// Deletes all but the `keep` newest checkpoints (at least one stays), and what a killed process

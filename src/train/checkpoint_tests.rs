@@ -11,6 +11,7 @@ fn state(step: u64) -> TrainState {
         num_tokens: 1 << 40,
         row_order_hash: "order".into(),
         recipe_hash: "recipe".into(),
+        recipe: "seed = 3\n".into(),
         kernels_hash: "kernels".into(),
     }
 }
@@ -35,7 +36,7 @@ fn write_from(
     (weights, moments): &(Tensors, Tensors),
 ) -> Result<PathBuf> {
     let read = |name: &str| Ok(weights.get(name).unwrap_or_else(|| &moments[name]).data.clone());
-    write(run, &state(step), source, &tiny(true), trained, &read)
+    write(run, &state(step), source, Form::Chat, &tiny(true), trained, &read)
 }
 
 /// A run folder with one checkpoint per step.
@@ -71,18 +72,90 @@ fn comes_back_bit_for_bit() {
     assert!(again.to_string().contains("exists already"), "{again}");
 }
 
-/// Earlier versions wrote a position of a random generator, which no run has.
+/// Earlier versions wrote a position of a random generator, which no run has, and no hash of the
+/// state itself.
 #[test]
 fn a_checkpoint_of_an_earlier_version_is_read() {
     let (dir, ..) = run(&[3]);
     let folder = dir.path().join("run/checkpoint-00000003");
     let path = folder.join("state.json");
-    let text = fs::read_to_string(&path).unwrap();
-    assert!(!text.contains("rng_position"), "{text}");
-    let old = text.replace("\"num_tokens\"", "\"rng_position\": 77,\n    \"num_tokens\"");
-    assert_ne!(old, text);
-    fs::write(&path, old).unwrap();
+    let mut file: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    file["format"] = 1.into();
+    file["state"]["rng_position"] = 77.into();
+    // A hash that is there counts, whatever the format claims.
+    fs::write(&path, file.to_string()).unwrap();
+    assert!(verify(&folder).unwrap_err().to_string().contains("is torn"));
+    file.as_object_mut().unwrap().remove("hash");
+    fs::write(&path, file.to_string()).unwrap();
     assert_eq!(read(&folder, &|_| true).unwrap().state, state(3));
+}
+
+/// Every byte of the small files of a checkpoint and many of the large ones, changed once: the
+/// checkpoint before is taken.
+#[test]
+fn one_changed_byte_is_noticed() {
+    let (dir, ..) = run(&[3, 4]);
+    let run = dir.path().join("run");
+    let newest = folder_of(&run, 4);
+    let mut rng = fastrand::Rng::with_seed(5);
+    let mut changed = 0;
+    for entry in fs::read_dir(&newest).unwrap() {
+        let path = entry.unwrap().path();
+        let whole = fs::read(&path).unwrap();
+        let all = whole.len() < 2048;
+        for i in 0..whole.len().min(if all { usize::MAX } else { 500 }) {
+            let at = if all { i } else { rng.usize(..whole.len()) };
+            let mut bytes = whole.clone();
+            bytes[at] ^= rng.u8(1..);
+            fs::write(&path, &bytes).unwrap();
+            let error = verify(&newest).map(|state| panic!("{}: {at}: {state:?}", path.display()));
+            if i == 0 {
+                assert_eq!(latest(&run).unwrap().folder, Some(folder_of(&run, 3)), "{error:?}");
+            }
+            changed += 1;
+        }
+        fs::write(&path, whole).unwrap();
+    }
+    println!("{changed} changed bytes, all noticed");
+    assert!(changed > 2000, "{changed}");
+    assert_eq!(latest(&run).unwrap().folder, Some(newest));
+}
+
+/// Counters with a right hash still have to be those of the run and of the folder.
+#[test]
+fn counters_that_cannot_be_are_refused() {
+    let (dir, ..) = run(&[3, 4]);
+    let run = dir.path().join("run");
+    let path = folder_of(&run, 4).join("state.json");
+    let whole = fs::read_to_string(&path).unwrap();
+    type Change = fn(&mut TrainState);
+    let changes: [(Change, &str); 3] = [
+        (|s| s.step = 5, "is the checkpoint of step 5"),
+        (|s| s.num_tokens = u64::MAX, "num_tokens is 18446744073709551615"),
+        (|s| s.batch_in_epoch = 1 << 63, "batch_in_epoch is"),
+    ];
+    for (change, phrase) in changes {
+        let mut file = StateFile::parse(&path, &whole).unwrap();
+        change(&mut file.state);
+        fs::write(&path, file.sealed()).unwrap();
+        let found = latest(&run).unwrap();
+        assert_eq!(found.folder, Some(folder_of(&run, 3)));
+        assert!(found.skipped[0].what.contains(phrase), "{found:?}");
+    }
+    for (step, epoch, batch_in_epoch, fits) in [
+        (7, 1, 2, true),
+        (5, 0, 5, true),
+        (5, 1, 0, true),
+        (8, 1, 2, false),
+        (10, 1, 5, true),
+        (12, 1, 7, false),
+        (15, 3, 0, false),
+        (5, u64::MAX, 5, false),
+    ] {
+        let state = TrainState { step, epoch, batch_in_epoch, ..state(0) };
+        assert_eq!(state.misfit(5, 10).is_none(), fits, "{state:?}");
+    }
 }
 
 #[test]

@@ -2,9 +2,12 @@
 
 use crate::data::check::{DataReport, check_examples};
 use crate::data::example::Example;
+use crate::data::form::Form;
 use crate::data::length::check_lengths;
 use crate::data::pack::{Capacity, PackStats, PackedBatch, pack, share_out};
-use crate::data::rows::{ReadOptions, Source, Split, Texts, read_preferences, read_usable_texts};
+use crate::data::rows::{
+    ReadOptions, Source, Split, Text, Texts, read_preferences, read_usable_texts,
+};
 use crate::data::tokenize::{Counts, Examples, TokenizeOptions, Tokenizer};
 use crate::error::{Error, Problem, Result, shown};
 use crate::model::config::ModelConfig;
@@ -22,12 +25,19 @@ pub struct Dataset {
     pub examples: Vec<Example>,
     /// Where each row ([`Example::row`]) came from.
     pub sources: Vec<Source>,
+    /// The form of the rows: conversations if any of them is one.
+    pub form: Form,
     /// What was cut or dropped for its length.
     pub counts: Counts,
     /// Rows that were skipped because they cannot be used.
     pub skipped: Vec<Problem>,
     /// Lines for the user about the files and what of them is not used.
     pub notes: Vec<String>,
+}
+
+fn form_of<'a>(mut texts: impl Iterator<Item = &'a Text>) -> Form {
+    let chat = texts.any(|text| text.form() == Form::Chat);
+    if chat { Form::Chat } else { Form::Plain }
 }
 
 impl Dataset {
@@ -60,6 +70,7 @@ impl Dataset {
         let mut skipped = rows.skipped;
         skipped.extend_from_slice(&tokenized.skipped);
         let sources = rows.rows.iter().map(|r| r.source.clone()).collect();
+        let form = form_of(rows.rows.iter().map(|r| &r.prompt));
         let mut notes = rows.notes;
         if !tokenized.unused.is_empty() {
             let keys: Vec<String> =
@@ -70,7 +81,7 @@ impl Dataset {
             ));
         }
         let Examples { examples, counts, .. } = tokenized;
-        Ok(Self { examples, sources, counts, skipped, notes })
+        Ok(Self { examples, sources, form, counts, skipped, notes })
     }
 
     fn load_texts(
@@ -96,8 +107,9 @@ impl Dataset {
             ));
         }
         let counts = Counts { kept: texts.len(), ..Counts::default() };
+        let form = form_of(texts.iter().map(|(_, text)| text));
         let sources = texts.into_iter().map(|(source, _)| source).collect();
-        Ok(Self { examples, sources, counts, skipped: problems, notes })
+        Ok(Self { examples, sources, form, counts, skipped: problems, notes })
     }
 
     /// Checks the examples against the tokenizer, the model and the stream.

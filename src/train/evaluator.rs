@@ -4,6 +4,7 @@ use crate::data::pack::{Capacity, PackedBatch};
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::model::config::ModelConfig;
+use crate::model::limits::{check_tokens, widest};
 use crate::model::weights::FolderWeights;
 use crate::plan::Reuse;
 use crate::program::{Program, ProgramOptions, Store};
@@ -30,6 +31,7 @@ impl Evaluator {
         capacity: Capacity,
         objective: &dyn Objective,
     ) -> Result<Self> {
+        check_tokens(gpu.target(), capacity.tokens, widest(config), "a stream")?;
         let store = Store::new(gpu);
         weights.put(&store)?;
         let (graph, inputs) = micro_graph(store.inference_graph(), config, capacity, objective);

@@ -9,6 +9,7 @@ use crate::kernel::Class;
 use crate::kernel::Target;
 use crate::model::config::ModelConfig;
 use crate::model::generate::{GeneratorPlan, Room, plan_generator};
+use crate::model::limits::{check_parameters, check_tokens, widest};
 use crate::model::weights::{ParameterValues, Tensor};
 use crate::ops::adamw::{HYPER, adamw, hyper};
 use crate::ops::grad_norm::grad_norm;
@@ -154,6 +155,8 @@ pub fn memory_plan(
 ) -> Result<MemoryPlan> {
     let state = state_bytes(config, trained);
     check_memory(target, state)?;
+    check_parameters(target, config)?;
+    check_tokens(target, capacity.tokens, widest(config), "a stream")?;
     let built =
         |trained| micro_graph(training_graph(target, trained), config, capacity, objective).0;
     let (micro, eval) = (built(trained), built(&train_none()));

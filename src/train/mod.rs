@@ -2,8 +2,10 @@
 
 pub mod checkpoint;
 pub mod dataset;
+mod describe;
 pub mod evaluator;
 pub mod learner;
+pub mod lock;
 pub mod metrics;
 pub mod objectives;
 pub mod prepare;

@@ -3,23 +3,28 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use crate::data::check::DataReport;
+use crate::data::form::Form;
 use crate::data::pack::Capacity;
 use crate::data::rows::Split;
 use crate::data::tokenize::Tokenizer;
 use crate::error::{Error, Problem, Result};
-use crate::files::check_creatable;
+use crate::files::{TEMPORARY, check_creatable};
 use crate::model::config::ModelConfig;
 use crate::model::folder::PARTIAL;
 use crate::model::generate::Room;
-use crate::model::source::has_weights;
+use crate::model::weight_files::check_weights_absent;
 use crate::model::weights::FolderWeights;
 use crate::train::checkpoint::{self, Moments, TrainState};
 use crate::train::dataset::Dataset;
+use crate::train::lock::{LOCK, RunLock};
 use crate::train::metrics::METRICS;
-use crate::train::recipe::{self, Recipe};
+use crate::train::recipe::{self, Change, InitialWeights, Recipe};
 use crate::train::sampler;
+use crate::train::schedule::Schedule;
 
 /// Name of the resolved recipe in a run's folder.
 pub const RECIPE: &str = "recipe.toml";
@@ -37,20 +42,34 @@ pub struct Prepared<'a> {
     pub(super) config: ModelConfig,
     pub(super) tokenizer: Tokenizer,
     pub(super) capacity: Capacity,
+    /// The form of prompts, which the trained model records.
+    pub(super) form: Form,
     /// What continuing the recipe's prompts takes, if it has any.
     pub(super) room: Option<Room>,
     pub(super) train: Dataset,
     pub(super) report: DataReport,
     pub(super) heldout: Option<(Dataset, DataReport)>,
-    /// None where the folder has none: they are drawn from the seed.
+    /// None where they are drawn from the seed.
     pub(super) weights: Option<FolderWeights>,
     pub(super) state: TrainState,
     /// The optimizer's moments of a resumed run.
     pub(super) moments: Option<Moments>,
     /// Damaged checkpoints newer than the one resumed from, to be moved aside.
     pub(super) damaged: Vec<PathBuf>,
+    /// Of a folder that is there already: no other run is in it.
+    pub(super) lock: Option<RunLock>,
+    /// Set when the run is to stop.
+    pub(super) stop: Arc<AtomicBool>,
     /// Lines for the user.
     pub(super) notes: Vec<String>,
+}
+
+impl Prepared<'_> {
+    /// Makes the run stop when `flag` becomes true: after the step it is in, with a checkpoint and
+    /// [`Error::Stopped`].
+    pub fn stop_when(self, flag: Arc<AtomicBool>) -> Self {
+        Self { stop: flag, ..self }
+    }
 }
 
 /// Reads and checks what `recipe` names. With `resume` the newest whole checkpoint in the output
@@ -63,12 +82,15 @@ pub struct Prepared<'a> {
 /// cannot be used or do not fit each other.
 pub fn prepare(recipe: &Recipe, resume: bool) -> Result<Prepared<'_>> {
     let mut notes = Vec::new();
-    let (latest, damaged) = look_for_checkpoint(recipe, resume, &mut notes)?;
+    let Folder { latest, damaged, lock } = look_into_folder(recipe, resume, &mut notes)?;
     check_creatable(&recipe.output)?;
     let config = ModelConfig::load(&recipe.model)?;
     notes.extend(config.notes.iter().cloned());
+    let initial = match &latest {
+        None => initial_weights(recipe, &config, &mut notes)?,
+        Some(_) => None,
+    };
     let tokenizer = Tokenizer::from_folder(&recipe.model)?;
-    let room = sampler::room(&tokenizer, &config, &recipe.sample)?;
     let capacity = capacity(recipe);
     check_paths(recipe)?;
     notes.extend_from_slice(tokenizer.notes());
@@ -79,17 +101,20 @@ pub fn prepare(recipe: &Recipe, resume: bool) -> Result<Prepared<'_>> {
         Ok((dataset, report))
     };
     let (train, report) = load(&recipe.data.train, Split::Train)?;
+    let form = recipe.sample.form.unwrap_or(train.form);
+    let room = sampler::room(&tokenizer, &config, &recipe.sample, form)?;
     let heldout = match recipe.data.eval.as_slice() {
         [] => None,
         paths => Some(load(paths, Split::Validation)?),
     };
     let Start { weights, state, moments } =
-        starting_point(recipe, &config, &train, tokenizer.is_dated(), latest, &mut notes)?;
+        starting_point(recipe, &train, tokenizer.is_dated(), latest, initial, &mut notes)?;
     Ok(Prepared {
         recipe,
         config,
         tokenizer,
         capacity,
+        form,
         room,
         train,
         report,
@@ -98,6 +123,8 @@ pub fn prepare(recipe: &Recipe, resume: bool) -> Result<Prepared<'_>> {
         state,
         moments,
         damaged,
+        lock,
+        stop: Arc::default(),
         notes,
     })
 }
@@ -109,13 +136,34 @@ struct Start {
     moments: Option<Moments>,
 }
 
-/// The checkpoint in `latest`, or the recipe's model.
-fn starting_point(
+/// The weights that the recipe starts from; None if they are to be drawn.
+///
+/// # Errors
+/// A folder without weights that can be used, unless random ones were asked for; and then one with
+/// weights.
+fn initial_weights(
     recipe: &Recipe,
     config: &ModelConfig,
+    notes: &mut Vec<String>,
+) -> Result<Option<FolderWeights>> {
+    let Recipe { model, init, seed, .. } = recipe;
+    match init {
+        InitialWeights::Random => {
+            check_weights_absent(model)?;
+            notes.push(format!("the weights are drawn at random from seed {seed}"));
+            Ok(None)
+        }
+        InitialWeights::Pretrained => FolderWeights::open(model, config).map(Some),
+    }
+}
+
+/// The checkpoint in `latest`, or the recipe's own start with the `initial` weights.
+fn starting_point(
+    recipe: &Recipe,
     train: &Dataset,
     dated: bool,
     latest: Option<PathBuf>,
+    initial: Option<FolderWeights>,
     notes: &mut Vec<String>,
 ) -> Result<Start> {
     let fresh = TrainState {
@@ -126,27 +174,18 @@ fn starting_point(
         num_tokens: 0,
         row_order_hash: String::new(),
         recipe_hash: recipe.fingerprint(),
+        recipe: recipe.to_toml(),
         kernels_hash: String::new(),
     };
     Ok(match latest {
         Some(folder) => {
             let found = checkpoint::read(&folder, &|_| true)?;
-            check_same_run(&found.state, &fresh, train, dated, &folder)?;
+            notes.extend(check_same_run(&found.state, recipe, train, dated, &folder)?);
             let (weights, moments) = (Some(found.weights), Some(found.moments));
-            Start { weights, state: found.state, moments }
+            let TrainState { recipe_hash, recipe, .. } = fresh;
+            Start { weights, state: TrainState { recipe_hash, recipe, ..found.state }, moments }
         }
-        None if has_weights(&recipe.model) => {
-            let weights = Some(FolderWeights::open(&recipe.model, config)?);
-            Start { weights, state: fresh, moments: None }
-        }
-        None => {
-            notes.push(format!(
-                "{} has no weights: they are drawn at random from seed {}",
-                recipe.model.display(),
-                recipe.seed
-            ));
-            Start { weights: None, state: fresh, moments: None }
-        }
+        None => Start { weights: initial, state: fresh, moments: None },
     })
 }
 
@@ -169,20 +208,28 @@ fn check_paths(recipe: &Recipe) -> Result<()> {
     Err(Error::input(summary, missing))
 }
 
-/// The checkpoint to go on from, if any, and the damaged ones that are newer.
-fn look_for_checkpoint(
-    recipe: &Recipe,
-    resume: bool,
-    notes: &mut Vec<String>,
-) -> Result<(Option<PathBuf>, Vec<PathBuf>)> {
+/// What the output folder holds.
+#[derive(Default)]
+struct Folder {
+    /// The checkpoint to go on from, if any.
+    latest: Option<PathBuf>,
+    /// Damaged checkpoints that are newer.
+    damaged: Vec<PathBuf>,
+    /// None where there is no folder yet.
+    lock: Option<RunLock>,
+}
+
+fn look_into_folder(recipe: &Recipe, resume: bool, notes: &mut Vec<String>) -> Result<Folder> {
     let output = &recipe.output;
     if fs::symlink_metadata(output).is_err() {
         if resume {
             notes.push(format!("{} does not exist: the run starts anew", output.display()));
         }
-        return Ok((None, Vec::new()));
+        return Ok(Folder::default());
     }
     if !resume {
+        // "Remove it" is no advice while another run is in it.
+        RunLock::check_free(output)?;
         return Err(Error::file(
             output,
             "exists already. Choose another `output`, remove it, or go on from its last checkpoint with --resume.",
@@ -192,6 +239,17 @@ fn look_for_checkpoint(
         return Err(Error::file(
             output,
             "is not a folder, so there is no run in it to resume. Check `output`.",
+        ));
+    }
+    // Somebody else's folder gets no lock either.
+    if checkpoint::list(output)?.is_empty() {
+        check_leftovers(recipe)?;
+    }
+    let lock = RunLock::take(output)?;
+    if !lock.is_held() {
+        notes.push(format!(
+            "{}: its file system knows no locks, so a second run in it would not be noticed",
+            output.display()
         ));
     }
     let latest = checkpoint::latest(output)?;
@@ -205,12 +263,11 @@ fn look_for_checkpoint(
                 latest.skipped,
             ));
         }
-        check_leftovers(recipe)?;
         notes.push(format!("{} has no checkpoint: the run starts anew", output.display()));
     }
     notes.extend(latest.skipped.iter().map(|p| format!("{}: {}", p.place, p.what)));
     let damaged = latest.skipped.into_iter().map(|p| PathBuf::from(p.place)).collect();
-    Ok((latest.folder, damaged))
+    Ok(Folder { latest: latest.folder, damaged, lock: Some(lock) })
 }
 
 /// A folder without checkpoints may be written into only if nothing is in it but what this very
@@ -221,7 +278,10 @@ fn check_leftovers(recipe: &Recipe) -> Result<()> {
     for entry in fs::read_dir(output).map_err(|e| Error::io("read", output, e))? {
         let entry = entry.map_err(|e| Error::io("read", output, e))?;
         let name = entry.file_name().to_string_lossy().into_owned();
-        if !(name == RECIPE || name == METRICS || name.ends_with(PARTIAL)) {
+        let ours = [RECIPE, METRICS, LOCK].contains(&name.as_str());
+        // What a process that was killed while it wrote leaves behind.
+        let half_written = name.ends_with(PARTIAL) || name.starts_with(TEMPORARY);
+        if !(ours || half_written) {
             foreign.push(name);
         }
     }
@@ -236,32 +296,75 @@ fn check_leftovers(recipe: &Recipe) -> Result<()> {
         ));
     }
     let path = output.join(RECIPE);
-    if path.exists()
-        && recipe::load(&path, &[]).map(|r| r.fingerprint()).ok() != Some(recipe.fingerprint())
-    {
-        return Err(Error::file(
-            path,
-            "is another recipe, and there is no checkpoint to go on from. Choose another `output` and leave --resume out.",
-        ));
+    if path.exists() {
+        let before = recipe::load(&path, &[]).ok();
+        let changes = before.and_then(|before| recipe.changes_since(&before.to_toml()));
+        let harmful = changes.map(|changes| harmful(&changes));
+        if !harmful.as_ref().is_some_and(Vec::is_empty) {
+            let summary = format!(
+                "{}: is another recipe, and there is no checkpoint to go on from. Choose another `output` and leave --resume out.",
+                path.display()
+            );
+            return Err(Error::input(summary, harmful.unwrap_or_default()));
+        }
     }
     Ok(())
 }
 
-/// A resumed run must be the same run.
+/// The changes that would make another run of it, each by its key.
+fn harmful(changes: &[Change]) -> Vec<Problem> {
+    let harmful = changes.iter().filter(|change| !change.is_harmless());
+    harmful.map(|change| Problem::new(&change.key, change.to_string())).collect()
+}
+
+/// Compares the recipe with that of a checkpoint. `problems` gets what would make another run of
+/// it; a line for the user tells the rest.
+fn compare_recipes(
+    found: &TrainState,
+    recipe: &Recipe,
+    place: &str,
+    problems: &mut Vec<Problem>,
+) -> Option<String> {
+    let same = found.recipe_hash == recipe.fingerprint();
+    let Some(changes) = recipe.changes_since(&found.recipe).filter(|_| !found.recipe.is_empty())
+    else {
+        let what = "was made by another recipe. Resume with the recipe.toml in the output folder, or start a new run.";
+        problems.extend((!same).then(|| Problem::new(place, what)));
+        return None;
+    };
+    let harmful = harmful(&changes);
+    if !harmful.is_empty() {
+        let what = "was made by another recipe. Change these settings back, or start a new run.";
+        problems.push(Problem::new(place, what));
+        problems.extend(harmful);
+        return None;
+    }
+    let told: Vec<String> = changes
+        .iter()
+        .filter(|change| change.key != "output")
+        .map(|change| format!("{} {change}", change.key))
+        .collect();
+    if told.is_empty() {
+        return None;
+    }
+    let length = changes.iter().any(Change::is_of_length);
+    let optim = &recipe.optim;
+    let follows = length && (optim.schedule != Schedule::Constant || optim.warmup_ratio.is_some());
+    let rate = if follows { "; the learning rate follows the new length from here on" } else { "" };
+    Some(format!("changed since the checkpoint: {}{rate}", told.join(", ")))
+}
+
+/// A resumed run must be the same run. Gives a line about settings that have changed.
 fn check_same_run(
     found: &TrainState,
-    fresh: &TrainState,
+    recipe: &Recipe,
     train: &Dataset,
     dated: bool,
     place: &Path,
-) -> Result<()> {
+) -> Result<Option<String>> {
+    let place = place.display().to_string();
     let mut problems = Vec::new();
-    if found.recipe_hash != fresh.recipe_hash {
-        problems.push(Problem::new(
-            place.display().to_string(),
-            "was made by another recipe. Resume with the recipe.toml in the output folder, or start a new run.",
-        ));
-    }
+    let told = compare_recipes(found, recipe, &place, &mut problems);
     let order = train.order(found.seed, found.epoch);
     if found.row_order_hash != train.order_hash(&order) {
         let what = if dated {
@@ -269,10 +372,14 @@ fn check_same_run(
         } else {
             "was made on other rows or another tokenizer: resuming would not give the same model."
         };
-        problems.push(Problem::new(place.display().to_string(), what));
+        problems.push(Problem::new(&place, what));
+    } else if problems.is_empty() {
+        let per_epoch = train.steps_per_epoch(recipe.batch.size);
+        let misfit = found.misfit(per_epoch, recipe.train.total_steps(per_epoch));
+        problems.extend(misfit.map(|what| Problem::new(&place, what)));
     }
     if problems.is_empty() {
-        return Ok(());
+        return Ok(told);
     }
     Err(Error::input("cannot resume", problems))
 }

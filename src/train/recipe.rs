@@ -2,7 +2,9 @@
 //!
 //! ```toml
 //! objective = "orpo"            # orpo | sft | lm | simpo
-//! model = "models/nano"         # Hugging Face folder; without weights in it, made from `seed`
+//! model = "models/nano"         # Hugging Face folder
+//! init = "pretrained"           # pretrained: from the folder's weights | random: drawn from `seed`,
+//!                               # for a folder without weights
 //! output = "runs/first"
 //! seed = 0
 //!
@@ -43,6 +45,7 @@
 //! eval_every = 50               # steps, and at the end; 0 = never
 //! eval_at_start = true          # unless eval_every is 0
 //! save_every = 100              # steps; 0 = only at the end
+//! # save_minutes = 30           # and whenever so much time has passed
 //! log_every = 1
 //! keep_checkpoints = 2
 //!
@@ -50,23 +53,72 @@
 //! every = 0                     # steps; 0 = never
 //! prompts = []
 //! max_tokens = 64
+//! # form = "chat"               # plain | chat: the prompts' form; without it, that of the rows
 //! ```
 //!
 //! Only `model`, `output` and `data.train` have no default. **Relative paths are relative to the
 //! current directory**, not to the recipe.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 
+pub use crate::data::form::Form;
 pub use crate::data::tokenize::{EosRule, OverLength};
 
 use super::objectives::Loss;
 use super::schedule::Schedule;
-use super::settings::{NOT_NEGATIVE, POSITIVE, Settings, single};
+use super::settings::{NOT_NEGATIVE, POSITIVE, Settings, flatten, single};
 use crate::error::{Error, Problem, Result};
+
+/// What a run starts from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum InitialWeights {
+    /// The weights in the model's folder.
+    Pretrained,
+    /// Values drawn from the seed; the folder must hold no weights.
+    Random,
+}
+
+/// Settings that are tables of names.
+const TABLES: [&str; 1] = ["data.map"];
+
+/// A setting in which two recipes differ.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Change {
+    /// Its dotted key.
+    pub key: String,
+    /// Its value before, as TOML; None if it was not set.
+    pub before: Option<String>,
+    /// Its value now.
+    pub now: Option<String>,
+}
+
+impl Change {
+    /// Whether a run may go on under it: it says how long the run is or what happens on the way, and
+    /// the steps that were done stay right.
+    pub fn is_harmless(&self) -> bool {
+        let key = self.key.as_str();
+        ["train.", "sample."].iter().any(|section| key.starts_with(section))
+            || ["output", "data.eval"].contains(&key)
+    }
+
+    /// Whether it changes the number of steps.
+    pub fn is_of_length(&self) -> bool {
+        ["train.epochs", "train.max_steps"].contains(&self.key.as_str())
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let show = |value: &Option<String>| value.clone().unwrap_or_else(|| "not set".into());
+        write!(f, "{} -> {}", show(&self.before), show(&self.now))
+    }
+}
 
 /// Rows and how they become tokens.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -168,6 +220,9 @@ pub struct TrainSettings {
     pub eval_at_start: bool,
     /// Steps between checkpoints; 0 = only at the end.
     pub save_every: u64,
+    /// Minutes between checkpoints, besides `save_every`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub save_minutes: Option<f64>,
     /// Steps between lines of the log.
     pub log_every: u64,
     /// How many checkpoints stay; the newest ones.
@@ -193,6 +248,9 @@ pub struct SampleSettings {
     pub prompts: Vec<String>,
     /// Longest continuation in tokens.
     pub max_tokens: usize,
+    /// The form of the prompts, which the trained model records as its own; None: that of the rows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub form: Option<Form>,
 }
 
 /// Everything a run is made of; written beside it by [`Recipe::to_toml`].
@@ -200,6 +258,8 @@ pub struct SampleSettings {
 pub struct Recipe {
     /// Hugging Face folder of the model.
     pub model: PathBuf,
+    /// What the run starts from.
+    pub init: InitialWeights,
     /// Folder of the run; must not exist yet, except to resume.
     pub output: PathBuf,
     /// Seed of the row order and of fresh weights.
@@ -221,9 +281,13 @@ pub struct Recipe {
 impl Serialize for Recipe {
     /// The objective's name stands first, its settings are the section `[loss]`.
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        let mut table = serializer.serialize_struct("Recipe", 10)?;
+        let mut table = serializer.serialize_struct("Recipe", 11)?;
         table.serialize_field("objective", self.loss.objective.name())?;
         table.serialize_field("model", &self.model)?;
+        // The default is left out: fingerprints of runs that never heard of the key stay.
+        if self.init != InitialWeights::Pretrained {
+            table.serialize_field("init", &self.init)?;
+        }
         table.serialize_field("output", &self.output)?;
         table.serialize_field("seed", &self.seed)?;
         table.serialize_field("data", &self.data)?;
@@ -256,7 +320,6 @@ impl Recipe {
         let table = toml::from_str::<toml::Table>(text).map_err(|e| {
             Error::file(place, format!("is not valid TOML: {}", e.to_string().trim_end()))
         })?;
-        const TABLES: [&str; 1] = ["data.map"];
         let mut settings = Settings::new(place, table, &TABLES);
         for text in overrides {
             settings.set(text, &TABLES);
@@ -277,13 +340,36 @@ impl Recipe {
         toml::to_string(self).expect("settings are TOML values")
     }
 
+    /// In what this recipe differs from an earlier one's [`Recipe::to_toml`], by key; None if that
+    /// is no recipe.
+    pub fn changes_since(&self, before: &str) -> Option<Vec<Change>> {
+        let leaves = |text: &str| {
+            let mut leaves = BTreeMap::new();
+            flatten(String::new(), toml::from_str(text).ok()?, &TABLES, &mut leaves);
+            Some(leaves)
+        };
+        let (before, now) = (leaves(before)?, leaves(&self.to_toml())?);
+        let keys: BTreeSet<&String> = before.keys().chain(now.keys()).collect();
+        let changed = keys.into_iter().filter(|key| before.get(*key) != now.get(*key));
+        let show = |leaves: &BTreeMap<String, toml::Value>, key: &str| {
+            leaves.get(key).map(ToString::to_string)
+        };
+        let change = |key: &String| Change {
+            before: show(&before, key),
+            now: show(&now, key),
+            key: key.clone(),
+        };
+        Some(changed.map(change).collect())
+    }
+
     /// A hash of what decides the weights: everything but the output folder and the intervals of
-    /// evaluating, saving, logging and sampling. A run resumes only under the same one.
+    /// evaluating, saving, logging and sampling. A run goes on under the same one, or one that differs
+    /// in [harmless](Change::is_harmless) settings alone.
     pub fn fingerprint(&self) -> String {
         let mut copy = self.clone();
         copy.output = PathBuf::new();
         copy.data.eval.clear();
-        copy.sample = SampleSettings { every: 0, prompts: Vec::new(), max_tokens: 1 };
+        copy.sample = SampleSettings { every: 0, prompts: Vec::new(), max_tokens: 1, form: None };
         let TrainSettings { epochs, max_steps, .. } = copy.train;
         copy.train = TrainSettings {
             epochs,
@@ -291,6 +377,7 @@ impl Recipe {
             eval_every: 0,
             eval_at_start: false,
             save_every: 0,
+            save_minutes: None,
             log_every: 0,
             keep_checkpoints: 0,
         };
@@ -307,6 +394,8 @@ fn read(s: &mut Settings) -> Recipe {
     };
     let model = path("model", "a Hugging Face model folder");
     let output = path("output", "a folder for the run that does not exist yet");
+    let init = s.choice("init", &[InitialWeights::Pretrained, InitialWeights::Random]);
+    let init = init.unwrap_or(InitialWeights::Pretrained);
     let seed = s.whole("seed", 0, u64::MAX).unwrap_or(0);
     let data = read_data(s);
     let loss = Loss::read(s);
@@ -320,6 +409,7 @@ fn read(s: &mut Settings) -> Recipe {
         every: s.whole("sample.every", 0, u64::MAX).unwrap_or(0),
         prompts: s.texts("sample.prompts"),
         max_tokens: s.whole("sample.max_tokens", 1, 1 << 24).unwrap_or(64) as usize,
+        form: s.choice("sample.form", &[Form::Plain, Form::Chat]),
     };
     if sample.every > 0 && sample.prompts.is_empty() {
         s.problem(
@@ -327,7 +417,7 @@ fn read(s: &mut Settings) -> Recipe {
             "is set, but sample.prompts is empty; add a prompt or set it to 0",
         );
     }
-    Recipe { model, output, seed, data, loss, optim, batch, train, sample }
+    Recipe { model, init, output, seed, data, loss, optim, batch, train, sample }
 }
 
 fn read_data(s: &mut Settings) -> DataSettings {
@@ -395,6 +485,8 @@ fn read_train(s: &mut Settings) -> TrainSettings {
         eval_every: s.whole("train.eval_every", 0, u64::MAX).unwrap_or(50),
         eval_at_start: s.flag("train.eval_at_start").unwrap_or(true),
         save_every: s.whole("train.save_every", 0, u64::MAX).unwrap_or(100),
+        save_minutes: s
+            .number("train.save_minutes", "a positive number of minutes", |x| x > 0.0 && x <= 1e6),
         log_every: s.whole("train.log_every", 1, u64::MAX).unwrap_or(1),
         keep_checkpoints: s.whole("train.keep_checkpoints", 1, 1 << 24).unwrap_or(2) as usize,
     };

@@ -1,5 +1,6 @@
 //! Fixed prompts, continued during training to see what the model has learnt.
 
+use crate::data::form::Form;
 use crate::data::messages::Message;
 use crate::data::tokenize::Tokenizer;
 use crate::error::{Error, Problem, Result};
@@ -22,8 +23,8 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    /// Renders `prompts` (as a user's message where the model has a chat template) and makes the
-    /// program that continues them by up to `max_tokens`.
+    /// Brings `prompts` into `form` and makes the program that continues them by up to
+    /// `max_tokens`.
     ///
     /// # Errors
     /// As [`encode_prompts`]; memory or limits that do not suffice.
@@ -32,10 +33,10 @@ impl Sampler {
         store: &Store,
         config: &ModelConfig,
         tokenizer: Tokenizer,
-        prompts: &[String],
+        (prompts, form): (&[String], Form),
         max_tokens: usize,
     ) -> Result<Self> {
-        let prompts = encode_prompts(&tokenizer, config, prompts, max_tokens)?;
+        let prompts = encode_prompts(&tokenizer, config, (prompts, form), max_tokens)?;
         let generator = Generator::new(gpu, store, config, room_of(&prompts, max_tokens))?;
         let stop = tokenizer.ends().0.to_vec();
         Ok(Self { generator, tokenizer, prompts, stop })
@@ -52,7 +53,7 @@ impl Sampler {
     }
 }
 
-/// The room of a recipe's prompts; None if it has none to continue.
+/// The room of a recipe's prompts in this form; None if it has none to continue.
 ///
 /// # Errors
 /// As [`encode_prompts`].
@@ -60,11 +61,12 @@ pub fn room(
     tokenizer: &Tokenizer,
     config: &ModelConfig,
     sample: &SampleSettings,
+    form: Form,
 ) -> Result<Option<Room>> {
     if sample.every == 0 {
         return Ok(None);
     }
-    let prompts = encode_prompts(tokenizer, config, &sample.prompts, sample.max_tokens)?;
+    let prompts = encode_prompts(tokenizer, config, (&sample.prompts, form), sample.max_tokens)?;
     Ok(Some(room_of(&prompts, sample.max_tokens)))
 }
 
@@ -74,14 +76,14 @@ pub fn room_of(prompts: &[Vec<u32>], max_tokens: usize) -> Room {
     Room { sequences: prompts.len().clamp(1, TOGETHER), length: longest + max_tokens }
 }
 
-/// Prompts as the model expects them, with room for `max_tokens` more behind each.
+/// Prompts as the model expects them in this form, with room for `max_tokens` more behind each.
 ///
 /// # Errors
 /// Every prompt that is empty or too long, at once; a template that refuses one.
 pub fn encode_prompts(
     tokenizer: &Tokenizer,
     config: &ModelConfig,
-    prompts: &[String],
+    (prompts, form): (&[String], Form),
     max_tokens: usize,
 ) -> Result<Vec<Vec<u32>>> {
     // A template would hide that nothing was asked.
@@ -95,21 +97,21 @@ pub fn encode_prompts(
         return Err(Error::input("these prompts cannot be continued", empty));
     }
     let ids: Vec<Vec<u32>> =
-        prompts.iter().map(|p| encode_prompt(tokenizer, p)).collect::<Result<_>>()?;
+        prompts.iter().map(|p| encode_prompt(tokenizer, p, form)).collect::<Result<_>>()?;
     check_prompts(&ids, max_tokens, config.max_positions, config.vocab_size)?;
     Ok(ids)
 }
 
-/// A prompt as the model expects it: rendered by the chat template if there is one, with the
+/// A prompt as the model expects it: as it is, or rendered by the chat template; with the
 /// beginning-of-sequence token if the tokenizer has one and it is not there already.
 ///
 /// # Errors
-/// When the template refuses the prompt or the tokenizer cannot express it.
-pub fn encode_prompt(tokenizer: &Tokenizer, prompt: &str) -> Result<Vec<u32>> {
-    let text = if tokenizer.has_template() {
-        tokenizer.render_prompt(&[Message::new("user", prompt)])?
-    } else {
-        prompt.to_owned()
+/// When there is no template for a chat or it refuses the prompt; when the tokenizer cannot express
+/// it.
+pub fn encode_prompt(tokenizer: &Tokenizer, prompt: &str, form: Form) -> Result<Vec<u32>> {
+    let text = match form {
+        Form::Chat => tokenizer.render_prompt(&[Message::new("user", prompt)])?,
+        Form::Plain => prompt.to_owned(),
     };
     let mut ids = tokenizer.encode(&text)?;
     if let Some(bos) = tokenizer.bos()

@@ -270,7 +270,13 @@ impl Settings {
     }
 }
 
-fn flatten(prefix: String, table: Table, tables: &[&str], into: &mut BTreeMap<String, Value>) {
+/// The leaves of `table` by dotted key; those in `tables` stay whole.
+pub(super) fn flatten(
+    prefix: String,
+    table: Table,
+    tables: &[&str],
+    into: &mut BTreeMap<String, Value>,
+) {
     for (name, value) in table {
         let key = format!("{prefix}{name}");
         match value {

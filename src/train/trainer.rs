@@ -1,16 +1,20 @@
 //! The training loop.
 
+use crate::data::form::Form;
 use crate::data::pack::{Capacity, PackStats, PackedBatch};
-use crate::error::{Error, Problem, Result};
+use crate::error::{Error, Result};
+use crate::files::write_atomically;
 use crate::gpu::Gpu;
-use crate::model::folder::save_model_folder;
+use crate::model::folder::{replace_model_folder, set_aside};
 use crate::model::generate::Sampling;
 use crate::model::weights::{ParameterValues, RandomWeights};
 use crate::train::checkpoint::{self, TrainState};
 use crate::train::dataset::Dataset;
-use crate::train::learner::{Learner, MemoryPlan, memory_plan};
+use crate::train::describe::describe;
+use crate::train::learner::{Learner, memory_plan};
+use crate::train::lock::{Kept, RunLock};
 use crate::train::metrics::{
-    METRICS, MetricsRecord, MetricsWriter, Split, Sums, truncate_after_step,
+    METRICS, MetricsRecord, MetricsWriter, Split, Sums, read_metrics, truncate_after_step,
 };
 use crate::train::objectives::{Accumulation, LOGP, Metric, Results};
 use crate::train::prepare::{Prepared, RECIPE, prepare};
@@ -19,6 +23,8 @@ use crate::train::recipe::Recipe;
 use crate::train::sampler::Sampler;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 /// What happens during a run, for a display.
@@ -86,6 +92,12 @@ struct Training<'a> {
     state: TrainState,
     total: u64,
     capacity: Capacity,
+    form: Form,
+    stop: Arc<AtomicBool>,
+    /// The step of the newest checkpoint; 0 is the start, which needs none.
+    saved: u64,
+    saved_at: Instant,
+    lock: RunLock,
     on_event: &'a mut dyn FnMut(TrainEvent),
 }
 
@@ -108,7 +120,8 @@ pub fn train(
 ///
 /// # Errors
 /// A run that does not fit the adapter or the memory, or weights that cannot be used, before
-/// anything is written; and whatever can go wrong while it runs.
+/// anything is written; whatever can go wrong while it runs; [`Error::Stopped`] when it was asked to
+/// stop ([`Prepared::stop_when`]) and has a checkpoint.
 pub fn run(
     mut prepared: Prepared,
     gpu: &Rc<Gpu>,
@@ -120,7 +133,7 @@ pub fn run(
     let memory = memory_plan(target, config, capacity, objective, &train_all(), room)?;
     let learner = load(&mut prepared, gpu)?;
     on_event(TrainEvent::Plan(describe(gpu, &prepared, &memory)));
-    let Prepared { recipe, config, capacity, train, .. } = prepared;
+    let Prepared { recipe, config, capacity, form, train, .. } = prepared;
     for note in prepared.notes {
         on_event(TrainEvent::Note(note));
     }
@@ -137,9 +150,13 @@ pub fn run(
             learner.store(),
             &config,
             prepared.tokenizer,
-            &sample.prompts,
+            (&sample.prompts, form),
             sample.max_tokens,
         )?),
+    };
+    let lock = match prepared.lock {
+        Some(lock) => lock,
+        None => RunLock::make(&recipe.output)?,
     };
     let metrics = open_output(recipe, prepared.state.step, &prepared.damaged, on_event)?;
     let mut state = prepared.state;
@@ -154,8 +171,24 @@ pub fn run(
     if state.step >= total {
         on_event(TrainEvent::Note(format!("all {total} steps were done already")));
     }
-    Training { recipe, learner, train, heldout, sampler, metrics, state, total, capacity, on_event }
-        .run_to_end()
+    Training {
+        recipe,
+        learner,
+        train,
+        heldout,
+        sampler,
+        metrics,
+        total,
+        capacity,
+        form,
+        stop: prepared.stop,
+        saved: state.step,
+        saved_at: Instant::now(),
+        state,
+        lock,
+        on_event,
+    }
+    .run_to_end()
 }
 
 /// Puts the weights, and the moments of a resumed run, on the device.
@@ -182,9 +215,8 @@ fn open_output(
     on_event: &mut dyn FnMut(TrainEvent),
 ) -> Result<MetricsWriter> {
     let output = &recipe.output;
-    std::fs::create_dir_all(output).map_err(|e| Error::io("create", output, e))?;
     for folder in damaged {
-        let aside = checkpoint::set_aside(folder)?;
+        let aside = set_aside(folder, "damaged")?;
         on_event(TrainEvent::Note(format!(
             "{} is damaged and was moved to {}",
             folder.display(),
@@ -192,7 +224,7 @@ fn open_output(
         )));
     }
     let path = output.join(RECIPE);
-    std::fs::write(&path, recipe.to_toml()).map_err(|e| Error::io("write", &path, e))?;
+    write_atomically(&path, recipe.to_toml().as_bytes())?;
     let path = output.join(METRICS);
     if path.exists() {
         // What was written after the checkpoint is written again.
@@ -202,57 +234,6 @@ fn open_output(
         }
     }
     MetricsWriter::open(&path)
-}
-
-fn skipped_lines(name: &str, skipped: &[Problem]) -> Vec<String> {
-    if skipped.is_empty() {
-        return Vec::new();
-    }
-    let mut lines = vec![format!("skipped    {} unusable {name} rows, for example", skipped.len())];
-    lines.extend(skipped.iter().take(5).map(|p| format!("           {}: {}", p.place, p.what)));
-    lines
-}
-
-/// The lines that describe a run before it starts.
-fn describe(gpu: &Gpu, prepared: &Prepared, memory: &MemoryPlan) -> Vec<String> {
-    let Prepared { recipe, config, capacity, train, .. } = prepared;
-    let mib = |b: u64| b as f64 / 1048576.0;
-    let mut lines = vec![format!("adapter    {}", gpu.describe())];
-    if gpu.is_software() {
-        lines.push(
-            "           this is a software adapter: no GPU was found, the CPU does the work".into(),
-        );
-    }
-    if !gpu.target().tuned.is_empty() {
-        let n = gpu.target().tuned.len();
-        lines.push(format!("kernels    {n} choices of `oddgrad tune`; --untuned leaves them out"));
-    }
-    lines.push(format!(
-        "model      {} ({} parameters, {} layers, vocabulary {})",
-        recipe.model.display(),
-        config.parameter_count(),
-        config.layers,
-        config.vocab_size
-    ));
-    lines.push(format!("loss       {}", recipe.loss));
-    lines.push(format!(
-        "memory     {:.1} MiB planned: {:.1} weights, gradients and moments, {:.1} for a stream of {} tokens",
-        mib(memory.total()),
-        mib(memory.state),
-        mib(memory.micro.temporaries()),
-        capacity.tokens
-    ));
-    lines.push(format!("train      {}", prepared.report));
-    lines.extend(prepared.heldout.as_ref().map(|(_, report)| format!("held out   {report}")));
-    let size = recipe.batch.size;
-    let per_epoch = train.steps_per_epoch(size);
-    let total = recipe.train.total_steps(per_epoch);
-    lines.push(format!("steps      {total} of {size} rows, {per_epoch} to a pass over the rows"));
-    lines.extend(skipped_lines("train", &train.skipped));
-    if let Some((eval, _)) = &prepared.heldout {
-        lines.extend(skipped_lines("held-out", &eval.skipped));
-    }
-    lines
 }
 
 impl Training<'_> {
@@ -270,7 +251,13 @@ impl Training<'_> {
         }
         let mut order = self.train.order(self.state.seed, self.state.epoch);
         self.begin_epoch(&order)?;
+        if self.state.step > 0 && self.misses_evaluation()? {
+            last_eval = self.evaluate()?;
+        }
         while self.state.step < self.total {
+            if self.is_stopped() {
+                return Err(self.leave()?);
+            }
             if self.state.batch_in_epoch == per_epoch {
                 self.state.epoch += 1;
                 self.state.batch_in_epoch = 0;
@@ -286,13 +273,19 @@ impl Training<'_> {
                 self.metrics.write(&record)?;
             }
             (self.on_event)(TrainEvent::Step(&record));
+            // What a run that stops leaves out here, it does when it goes on.
+            if self.is_stopped() && step < self.total {
+                continue;
+            }
             if due(t.eval_every) || (t.eval_every > 0 && step == self.total) {
                 last_eval = self.evaluate()?.or(last_eval);
             }
             if due(self.recipe.sample.every) {
                 self.sample()?;
             }
-            if due(t.save_every) || step == self.total {
+            let minutes = self.saved_at.elapsed().as_secs_f64() / 60.0;
+            let late = t.save_minutes.is_some_and(|most| minutes >= most);
+            if due(t.save_every) || late || step == self.total {
                 self.save()?;
             }
         }
@@ -300,15 +293,66 @@ impl Training<'_> {
         Ok(TrainOutcome { model, steps: self.state.step, eval: last_eval })
     }
 
-    fn save_model(&self) -> Result<PathBuf> {
+    /// Finds out whether the output folder is still this run's, before something is written into
+    /// it. One that is gone is made again: better there than nowhere.
+    fn keep_folder(&mut self) -> Result<()> {
+        let output = &self.recipe.output;
+        if self.lock.keep(output)? == Kept::Remade {
+            self.metrics = open_output(self.recipe, self.state.step, &[], self.on_event)?;
+            (self.on_event)(TrainEvent::Note(format!(
+                "{} was moved or removed while the run was in it, and is made again",
+                output.display()
+            )));
+        }
+        Ok(())
+    }
+
+    /// Writes the model that was trained, whatever lies in its place.
+    fn save_model(&mut self) -> Result<PathBuf> {
+        self.keep_folder()?;
         let model = self.recipe.output.join(MODEL);
-        // A run resumed after its end has it already.
-        if !model.exists() {
-            save_model_folder(&model, Some(&self.recipe.model), &self.learner.config, &|name| {
-                self.learner.read(name)
-            })?;
+        let read = |name: &str| self.learner.read(name);
+        let (source, form) = (Some(self.recipe.model.as_path()), Some(self.form));
+        let aside = replace_model_folder(&model, source, form, &self.learner.config, &read)?;
+        if let Some(aside) = aside {
+            (self.on_event)(TrainEvent::Note(format!(
+                "{} held another model, which was moved to {}",
+                model.display(),
+                aside.display()
+            )));
         }
         Ok(model)
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    /// Saves what is not saved yet and says how the run goes on.
+    fn leave(&mut self) -> Result<Error> {
+        let (step, total) = (self.state.step, self.total);
+        if self.saved < step {
+            self.save()?;
+        }
+        let output = self.recipe.output.display();
+        Ok(Error::Stopped(match step {
+            0 => format!("stopped before the first step; start again with --resume ({output})"),
+            _ => format!(
+                "stopped after step {step} of {total}, with a checkpoint in {output}; go on with --resume"
+            ),
+        }))
+    }
+
+    /// Whether an evaluation is due at this step and was not recorded, because the run was stopped
+    /// between the two.
+    fn misses_evaluation(&self) -> Result<bool> {
+        let (t, step) = (&self.recipe.train, self.state.step);
+        let due = t.eval_every > 0 && (step.is_multiple_of(t.eval_every) || step == self.total);
+        if !due || self.heldout.is_none() {
+            return Ok(false);
+        }
+        let records = read_metrics(&self.recipe.output.join(METRICS))?;
+        Ok(!records.iter().any(|r| r.split == Split::Eval && r.step == step))
     }
 
     fn begin_epoch(&mut self, order: &[usize]) -> Result<()> {
@@ -381,15 +425,22 @@ impl Training<'_> {
 
     fn not_finite(&self, what: &str, rows: impl Iterator<Item = usize>) -> Error {
         let places: Vec<String> = rows.take(8).map(|r| self.train.sources[r].to_string()).collect();
+        let kept = match self.saved {
+            0 => "there is no checkpoint yet".to_owned(),
+            step => {
+                let output = self.recipe.output.display();
+                format!("the checkpoint of step {step} in {output} is untouched")
+            }
+        };
         Error::NonFinite(format!(
-            "{what} is not finite in step {} (rows {}). The run stopped; the last checkpoint in {} is untouched. \
+            "{what} is not finite in step {} (rows {}). The run stopped; {kept}. \
              Lower optim.learning_rate or look at these rows.",
             self.state.step + 1,
             places.join(", "),
-            self.recipe.output.display()
         ))
     }
 
+    /// The figures of the held-out rows; None without any, or if the run is stopped meanwhile.
     fn evaluate(&mut self) -> Result<Option<MetricsRecord>> {
         let Some(heldout) = &self.heldout else { return Ok(None) };
         let start = Instant::now();
@@ -402,11 +453,18 @@ impl Training<'_> {
             let coefficients = objective.coefficients(&[&stream], 1).remove(0);
             (stream, coefficients)
         });
-        self.learner.evaluate_all(streams, |stream, results| {
+        let each = |stream: &PackedBatch, results: Results| {
+            if self.is_stopped() {
+                return Err(Error::Stopped(String::new()));
+            }
             objective.measure(stream, &results, &mut sums);
             tokens += stream.used_tokens;
             Ok(())
-        })?;
+        };
+        match self.learner.evaluate_all(streams, each) {
+            Err(Error::Stopped(_)) => return Ok(None),
+            done => done?,
+        }
         let figures = objective.figures(&sums);
         let record = MetricsRecord::new(Split::Eval, self.state.step, self.epoch(), &figures)
             .with("tokens_per_second", tokens as f64 / start.elapsed().as_secs_f64());
@@ -416,7 +474,9 @@ impl Training<'_> {
     }
 
     fn sample(&mut self) -> Result<()> {
-        let Some(sampler) = &self.sampler else { return Ok(()) };
+        let Some(sampler) = self.sampler.as_ref().filter(|_| !self.is_stopped()) else {
+            return Ok(());
+        };
         let texts = sampler.run(&Sampling {
             max_tokens: self.recipe.sample.max_tokens,
             temperature: 0.0,
@@ -429,15 +489,18 @@ impl Training<'_> {
     }
 
     fn save(&mut self) -> Result<()> {
+        self.keep_folder()?;
         let (output, source) = (&self.recipe.output, Some(self.recipe.model.as_path()));
         let folder = checkpoint::write(
             output,
             &self.state,
             source,
+            self.form,
             &self.learner.config,
             self.learner.trained(),
             &|name| self.learner.read(name),
         )?;
+        (self.saved, self.saved_at) = (self.state.step, Instant::now());
         checkpoint::prune(output, self.recipe.train.keep_checkpoints)?;
         (self.on_event)(TrainEvent::Saved(&folder));
         Ok(())

@@ -2,143 +2,9 @@
 //! with 1 and leave every file as it was.
 
 use crate::golden;
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
-
-/// A folder of its own, with a model, a recipe and rows that work until a test breaks them.
-struct Place {
-    dir: tempfile::TempDir,
-}
-
-/// What the binary answered.
-struct Answer {
-    code: Option<i32>,
-    out: String,
-    err: String,
-}
-
-const ROW: &str = r#"{"prompt": "Say it.", "chosen": "Yes, of course.", "rejected": "No."}"#;
-
-fn copy_folder(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let path = entry.unwrap().path();
-        std::fs::write(to.join(path.file_name().unwrap()), std::fs::read(&path).unwrap()).unwrap();
-    }
-}
-
-/// Every file and folder below `folder`, with what is in it.
-fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
-    let mut found = BTreeMap::new();
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            found.insert(path.clone(), Vec::new());
-            found.extend(contents(&path));
-        } else {
-            found.insert(path.clone(), std::fs::read(&path).unwrap());
-        }
-    }
-    found
-}
-
-impl Place {
-    fn new() -> Self {
-        let place = Self { dir: tempfile::tempdir().unwrap() };
-        copy_folder(&golden("llama_tied"), &place.path("model"));
-        place.write("rows.jsonl", format!("{ROW}\n").repeat(4));
-        place.write(
-            "r.toml",
-            "model = \"model\"\noutput = \"run\"\n[data]\ntrain = \"rows.jsonl\"\n\
-             [batch]\nsize = 2\nstream_tokens = 96\n\
-             [train]\nmax_steps = 4\nsave_every = 2\neval_at_start = false\n",
-        );
-        place
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn write(&self, name: &str, text: impl AsRef<[u8]>) {
-        let path = self.path(name);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, text).unwrap();
-    }
-
-    /// A copy of the model under another name.
-    fn model(&self, name: &str) {
-        copy_folder(&golden("llama_tied"), &self.path(name));
-    }
-
-    /// Changes a JSON file by `change`.
-    fn edit(&self, name: &str, change: impl FnOnce(&mut serde_json::Value)) {
-        let text = std::fs::read_to_string(self.path(name)).unwrap();
-        let mut value = serde_json::from_str(&text).unwrap();
-        change(&mut value);
-        self.write(name, value.to_string());
-    }
-
-    fn command(&self, command: &mut Command) -> Answer {
-        let [out, err] = ["stdout", "stderr"].map(|_| tempfile::NamedTempFile::new().unwrap());
-        let mut child = command
-            .current_dir(self.dir.path())
-            .env("RUST_BACKTRACE", "0")
-            .stdin(Stdio::null())
-            .stdout(out.reopen().unwrap())
-            .stderr(err.reopen().unwrap())
-            .spawn()
-            .unwrap();
-        let start = Instant::now();
-        let code = loop {
-            if let Some(status) = child.try_wait().unwrap() {
-                break status.code();
-            }
-            if start.elapsed() > Duration::from_secs(100) {
-                child.kill().unwrap();
-                child.wait().unwrap();
-                panic!("{command:?} hangs");
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        };
-        let text = |file: &tempfile::NamedTempFile| {
-            String::from_utf8_lossy(&std::fs::read(file.path()).unwrap()).into_owned()
-        };
-        Answer { code, out: text(&out), err: text(&err) }
-    }
-
-    fn run(&self, args: &str) -> Answer {
-        self.command(Command::new(env!("CARGO_BIN_EXE_oddgrad")).args(args.split_whitespace()))
-    }
-
-    /// Runs `oddgrad args` and checks that it was refused as it should be.
-    #[track_caller]
-    fn refused(&self, args: &str, phrases: &[&str]) {
-        let list: Vec<&str> = args.split_whitespace().collect();
-        self.refused_args(&list, phrases);
-    }
-
-    #[track_caller]
-    fn refused_args(&self, args: &[&str], phrases: &[&str]) {
-        let before = contents(self.dir.path());
-        let answer = self.command(Command::new(env!("CARGO_BIN_EXE_oddgrad")).args(args));
-        let shown = format!("oddgrad {}\n{}{}", args.join(" "), answer.out, answer.err);
-        assert_eq!(answer.code, Some(1), "{shown}");
-        assert!(!answer.err.contains("panicked"), "{shown}");
-        assert!(answer.err.starts_with("error: "), "nothing comes before the error: {shown}");
-        let errors = answer.err.lines().filter(|line| line.starts_with("error")).count();
-        assert_eq!(errors, 1, "one error: {shown}");
-        for phrase in phrases {
-            assert!(answer.err.contains(phrase), "`{phrase}` is missing: {shown}");
-        }
-        let after = contents(self.dir.path());
-        let names = |c: &BTreeMap<PathBuf, Vec<u8>>| c.keys().cloned().collect::<Vec<_>>();
-        assert_eq!(names(&before), names(&after), "{shown}");
-        assert!(before == after, "a file was changed: {shown}");
-    }
-}
+use crate::place::{Place, ROW, contents, copy_folder};
+use std::path::Path;
+use std::process::Command;
 
 #[test]
 fn settings_that_cannot_be() {
@@ -223,21 +89,21 @@ fn models_that_cannot_be_used() {
         p.model(name);
         p.write(&format!("{name}/model.safetensors"), bytes);
     }
-    for name in [
-        "gone",
-        "shape",
-        "layers",
-        "vocab",
-        "wide",
-        "deep",
-        "no_tokenizer",
-        "bad_tokenizer",
-        "opt",
-        "torn",
-    ] {
+    for name in ["shape", "layers", "no_tokenizer", "bad_tokenizer", "opt", "torn"] {
         p.model(name);
     }
-    std::fs::remove_file(p.path("gone/model.safetensors")).unwrap();
+    for (name, file) in [
+        ("gone", ""),
+        ("shards", "model.safetensors.index.json"),
+        ("adapter", "adapter_config.json"),
+        ("bin", "pytorch_model.bin"),
+        ("gguf", "model-q4.gguf"),
+    ] {
+        p.shape(name);
+        if !file.is_empty() {
+            p.write(&format!("{name}/{file}"), r#"{"weight_map": {"a": "b.safetensors"}}"#);
+        }
+    }
     p.edit("shape/config.json", |c| c["intermediate_size"] = 100.into());
     p.edit("layers/config.json", |c| c["num_hidden_layers"] = 3.into());
     for (name, key, value) in [
@@ -245,8 +111,8 @@ fn models_that_cannot_be_used() {
         ("wide", "hidden_size", 1 << 24),
         ("deep", "hidden_size", 1 << 16),
     ] {
+        p.shape(name);
         p.edit(&format!("{name}/config.json"), |c| c[key] = value.into());
-        std::fs::remove_file(p.path(name).join("model.safetensors")).unwrap();
     }
     p.edit("deep/config.json", |c| {
         c["intermediate_size"] = (1 << 16).into();
@@ -263,6 +129,10 @@ fn models_that_cannot_be_used() {
         ("foreign", &["foreign/model.safetensors", "not a safetensors file"]),
         ("empty", &["empty/model.safetensors: is empty"]),
         ("pickle", &["is a PyTorch checkpoint", "save_pretrained"]),
+        ("shards", &["shards/b.safetensors: is missing", "shards/model.safetensors.index.json"]),
+        ("adapter", &["adapter/adapter_config.json: belongs to an adapter", "merge_and_unload"]),
+        ("bin", &["bin/pytorch_model.bin: is a PyTorch checkpoint", "save_pretrained"]),
+        ("gguf", &["gguf/model-q4.gguf: is made for llama.cpp"]),
         (
             "not_finite",
             &[
@@ -277,7 +147,10 @@ fn models_that_cannot_be_used() {
             ],
         ),
         ("layers", &["model.layers.2.self_attn.q_proj.weight: is missing"]),
-        ("vocab", &["the tokenizer has 512 tokens, the model's embedding 300 rows"]),
+        (
+            "vocab --set init=random",
+            &["the tokenizer has 512 tokens, the model's embedding 300 rows"],
+        ),
         ("wide", &["wide/config.json: hidden_size: asks for a width of 16777216"]),
         ("no_tokenizer", &["no_tokenizer: has no tokenizer.json", "oddgrad tokenizer"]),
         ("bad_tokenizer", &["bad_tokenizer/tokenizer.json: is not a tokenizer"]),
@@ -288,11 +161,28 @@ fn models_that_cannot_be_used() {
     }
     // 30 tebibytes: refused from the configuration alone, wherever free memory is known.
     if cfg!(target_os = "linux") {
-        for args in ["train r.toml --set model=deep", "plan r.toml --set model=deep"] {
+        for args in
+            ["train r.toml --set init=random --set model=deep", "plan r.toml --set model=deep"]
+        {
             p.refused(args, &["GiB of memory", "smaller model"]);
         }
     }
-    p.refused("generate gone --prompt x", &["gone: has neither model.safetensors nor"]);
+    let no_weights = &["gone: holds no file of weights", "init = \"random\""];
+    for args in [
+        "generate gone --prompt x",
+        "train r.toml --set model=gone",
+        "demo --output new --model gone",
+    ] {
+        p.refused(args, no_weights);
+    }
+    p.refused(
+        "train r.toml --set init=random",
+        &["model/model.safetensors: is there", "Remove the key"],
+    );
+    let random = p.run("train r.toml --set model=gone --set init=random --set output=new");
+    assert_eq!(random.code, Some(0), "{}", random.err);
+    assert!(random.err.contains("drawn at random from seed 0"), "{}", random.err);
+    assert_eq!(p.run("plan r.toml --set model=gone").code, Some(0));
     p.refused("generate nowhere --prompt x", &["nowhere: is not a model folder"]);
     p.refused(
         "generate model --prompt x --max-tokens 9999999999",
@@ -489,8 +379,7 @@ fn adapters_that_are_not_there() {
 #[test]
 fn runs_too_large_for_the_adapter() {
     let p = Place::new();
-    p.model("vocab");
-    std::fs::remove_file(p.path("vocab/model.safetensors")).unwrap();
+    p.shape("vocab");
     p.edit("vocab/config.json", |c| {
         c["vocab_size"] = (1 << 24).into();
         c["hidden_size"] = 256.into();

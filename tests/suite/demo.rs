@@ -61,7 +61,7 @@ fn prepare(folder: &Path) -> (PathBuf, GrammarPairs) {
     let model = folder.join("model");
     let weights = init_weights(&config, 5);
     let read = |name: &str| Ok(weights[name].data.clone());
-    save_model_folder(&model, Some(&tokenizer), &config, &read).unwrap();
+    save_model_folder(&model, Some(&tokenizer), None, &config, &read).unwrap();
     (model, pairs)
 }
 
@@ -82,6 +82,7 @@ fn options(folder: &Path, model: &Path, resume: bool) -> DemoOptions {
         resume,
         set: set.map(str::to_owned).into(),
         command: "oddgrad demo --quick".into(),
+        stop: Default::default(),
     }
 }
 

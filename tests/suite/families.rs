@@ -73,7 +73,8 @@ fn a_saved_model_has_the_files_of_its_family() {
         let weights = collect(&FolderWeights::open(&folder, &config).unwrap()).unwrap();
         let dir = tempfile::tempdir().unwrap();
         let out = dir.path().join("model");
-        save_model_folder(&out, None, &config, &|name| Ok(weights[name].data.clone())).unwrap();
+        save_model_folder(&out, None, None, &config, &|name| Ok(weights[name].data.clone()))
+            .unwrap();
         let read = |folder: &Path| read_safetensors_f64(&folder.join("model.safetensors")).unwrap();
         assert!(read(&folder) == read(&out), "{family}");
         let again = ModelConfig::load(&out).unwrap();

@@ -32,9 +32,9 @@ pub(super) fn percent(text: &str) -> std::result::Result<f64, String> {
 pub(super) fn run(args: &CompareArgs) -> Result<()> {
     let (before, after) = (BenchReport::load(&args.before)?, BenchReport::load(&args.after)?);
     let comparison = compare(&before, &after, args.any_adapter)?;
-    println!("before    {}", before.device());
-    println!("after     {}", after.device());
-    print!("\n{}", comparison.table(args.limit));
+    outln!("before    {}", before.device());
+    outln!("after     {}", after.device());
+    out!("\n{}", comparison.table(args.limit));
     let limit = 100.0 * args.limit;
     let slower = comparison.regressions(args.limit);
     if slower > 0 || !comparison.broken.is_empty() {
@@ -43,6 +43,6 @@ pub(super) fn run(args: &CompareArgs) -> Result<()> {
             comparison.broken.len()
         )));
     }
-    println!("no row is more than {limit} % slower beyond noise");
+    outln!("no row is more than {limit} % slower beyond noise");
     Ok(())
 }

@@ -87,7 +87,7 @@ pub(super) fn run(args: &OpArgs, device: &DeviceArgs) -> Result<()> {
     let case = find_case(op)?;
     if args.contract {
         for pass in find_passes(&case, args.pass.as_deref())? {
-            println!("{}", facts::contract(pass));
+            outln!("{}", facts::contract(pass));
         }
         return Ok(());
     }
@@ -110,7 +110,7 @@ pub(super) fn run(args: &OpArgs, device: &DeviceArgs) -> Result<()> {
         end_with_parent();
         let mut show = Progress::new(true);
         let blocks = block::run(&device.open_untuned()?, &request, &wanted, &mut |l| show.line(l))?;
-        println!("{}", serde_json::to_string(&blocks).expect("numbers"));
+        outln!("{}", serde_json::to_string(&blocks).expect("numbers"));
         return Ok(());
     }
     check_outputs(args, op)?;
@@ -118,7 +118,7 @@ pub(super) fn run(args: &OpArgs, device: &DeviceArgs) -> Result<()> {
     let mut show = Progress::new(args.worker);
     let report = bench_op(&gpu, &request, &mut block_in_child, &mut |line| show.line(line))?;
     show.clear();
-    print!("{}", report.table());
+    out!("{}", report.table());
     write(args, op, &report)?;
     let failed = report.gates.iter().filter(|g| g.fault.is_some() && g.trials > 0).count();
     if failed > 0 {
@@ -129,14 +129,14 @@ pub(super) fn run(args: &OpArgs, device: &DeviceArgs) -> Result<()> {
 }
 
 fn list() {
-    println!("operations, their passes and what a shape means");
+    outln!("operations, their passes and what a shape means");
     for case in crate::ops::cases() {
         let passes: Vec<_> = case.passes.iter().map(|p| p.name).collect();
         let sets: Vec<_> = shapes::sets(&case).into_iter().map(|(name, _)| name).collect();
-        println!("  {:<14} {}", case.op, passes.join(", "));
-        println!("{:17}shape {}; sets {}", "", shapes::legend(&case), sets.join(", "));
+        outln!("  {:<14} {}", case.op, passes.join(", "));
+        outln!("{:17}shape {}; sets {}", "", shapes::legend(&case), sets.join(", "));
     }
-    println!("`oddgrad bench OP` compares the kernels of one; `oddgrad bench --help` says more");
+    outln!("`oddgrad bench OP` compares the kernels of one; `oddgrad bench --help` says more");
 }
 
 fn clock_seed() -> u64 {

@@ -25,29 +25,29 @@ pub(super) struct StepArgs {
 pub(super) fn run(args: &StepArgs, device: &DeviceArgs) -> Result<()> {
     let gpu = device.open()?;
     let bench: StepBench = bench_step(&gpu, &args.model, args.tokens, args.steps)?;
-    println!("adapter            {}", gpu.describe());
-    println!("model              {} ({} parameters)", args.model.display(), bench.parameters);
-    println!(
+    outln!("adapter            {}", gpu.describe());
+    outln!("model              {} ({} parameters)", args.model.display(), bench.parameters);
+    outln!(
         "step               {:.1} ms median of {} ({:.1} .. {:.1})",
         1e3 * bench.median,
         bench.seconds.len(),
         1e3 * bench.seconds[0],
         1e3 * bench.seconds[bench.seconds.len() - 1]
     );
-    println!("stream tokens/s    {:.0}", bench.tokens as f64 / bench.median);
-    println!("CPU per step       {:.2} ms to encode", 1e3 * bench.host);
-    println!("dispatches         {}", bench.dispatches);
-    println!("submissions        {}", bench.submissions);
-    println!(
+    outln!("stream tokens/s    {:.0}", bench.tokens as f64 / bench.median);
+    outln!("CPU per step       {:.2} ms to encode", 1e3 * bench.host);
+    outln!("dispatches         {}", bench.dispatches);
+    outln!("submissions        {}", bench.submissions);
+    outln!(
         "planned bytes      {} ({:.2} MiB); allocated {}",
         bench.planned,
         bench.planned as f64 / 1048576.0,
         bench.allocated
     );
-    println!("\n{:<34} {:>10} {:>10} {:>8}", "operation", "dispatches", "ms", "%");
+    outln!("\n{:<34} {:>10} {:>10} {:>8}", "operation", "dispatches", "ms", "%");
     let sum: f64 = bench.per_op.iter().map(|o| o.seconds).sum();
     for op in &bench.per_op {
-        println!(
+        outln!(
             "{:<34} {:>10} {:>10.2} {:>8.1}",
             op.name,
             op.dispatches,
@@ -55,9 +55,9 @@ pub(super) fn run(args: &StepArgs, device: &DeviceArgs) -> Result<()> {
             100.0 * op.seconds / sum
         );
     }
-    println!("(one dispatch at a time, wall clock; the sum is {:.1} ms)", 1e3 * sum);
+    outln!("(one dispatch at a time, wall clock; the sum is {:.1} ms)", 1e3 * sum);
     if args.listing {
-        print!("\n{}", bench.listing);
+        out!("\n{}", bench.listing);
     }
     Ok(())
 }

@@ -28,8 +28,9 @@ struct Gpt2 {
 pub(super) fn read(keys: &mut Keys) -> Arc<dyn Decoder> {
     let (hidden, heads) = (keys.size("n_embd"), keys.size("n_head"));
     let inner = keys.size_or("n_inner", 4 * hidden);
+    let named = if keys.get("n_inner").is_some() { "n_inner" } else { "n_embd" };
     keys.check_width("n_embd", hidden);
-    keys.check_width("n_inner", inner);
+    keys.check_width(named, inner);
     // The names of one function in the tanh form.
     keys.activation("activation_function", &["gelu_new", "gelu_pytorch_tanh"]);
     keys.without_dropout(&["attn_pdrop", "embd_pdrop", "resid_pdrop"]);
@@ -41,6 +42,7 @@ pub(super) fn read(keys: &mut Keys) -> Arc<dyn Decoder> {
         outline: Outline {
             vocab_size: keys.size("vocab_size"),
             hidden_size: hidden,
+            kv_width: hidden,
             layers: keys.layers("n_layer"),
             max_positions: keys.size("n_positions"),
         },

@@ -54,6 +54,8 @@ pub struct Outline {
     pub vocab_size: usize,
     /// D: width of the residual stream.
     pub hidden_size: usize,
+    /// K * d: width of a token's keys, and of its values, in a layer.
+    pub kv_width: usize,
     /// Number of decoder layers.
     pub layers: usize,
     /// Longest sequence the model was made for, in tokens.

@@ -49,11 +49,16 @@ impl Sizes {
             keys.problem("num_key_value_heads", what);
         }
         if !head_dim.is_multiple_of(2) {
-            keys.problem("head_dim", format!("is {head_dim}; rotary positions need an even one"));
+            let from = match keys.get("head_dim") {
+                None => "by hidden_size / num_attention_heads ",
+                Some(_) => "",
+            };
+            let what = format!("is {from}{head_dim}; rotary positions need an even one");
+            keys.problem("head_dim", what);
         }
         keys.check_width("hidden_size", hidden);
         keys.check_width("intermediate_size", intermediate);
-        keys.check_width("num_attention_heads", heads.saturating_mul(head_dim));
+        keys.check_heads("num_attention_heads", heads, head_dim);
         keys.activation("hidden_act", &["silu", "swish"]);
         keys.refuse_unless(&[
             ("attention_bias", json!(false)),
@@ -91,6 +96,7 @@ impl Sizes {
         Outline {
             vocab_size: self.vocab,
             hidden_size: self.hidden,
+            kv_width: self.kv_heads * self.head_dim,
             layers: self.layers,
             max_positions: self.max_positions,
         }

@@ -1,0 +1,51 @@
+//! What a number of tokens comes to, compared with what an adapter binds before a graph is built
+//! from it: a graph's own arithmetic is for sizes that exist.
+
+use super::config::ModelConfig;
+use crate::error::{Error, Result};
+use crate::kernel::Target;
+
+/// Numbers that describe a token besides its activations: the spans it attends to.
+const SPANS: usize = 8;
+
+/// The widest activations of a token.
+pub fn widest(config: &ModelConfig) -> usize {
+    // Every matrix [outputs, inputs] is applied to activations of its inputs' width.
+    let matrices = config.parameters().iter().filter(|p| p.shape.len() == 2);
+    matrices.map(|p| p.shape[1]).max().unwrap_or(config.hidden_size)
+}
+
+/// Refuses a parameter that `target` cannot bind in one piece.
+///
+/// # Errors
+/// [`Error::Limit`] that names the largest one.
+pub fn check_parameters(target: &Target, config: &ModelConfig) -> Result<()> {
+    let largest = config.parameters().iter().max_by_key(|p| p.len());
+    largest.map_or(Ok(()), |p| {
+        let bytes = (p.len() as u64).saturating_mul(4);
+        check(target, bytes, || format!("the model's `{}` {:?}", p.name, p.shape))
+    })
+}
+
+/// Refuses `tokens` tokens of `width` values each that `target` cannot bind in one piece. `what`
+/// says in messages what has so many tokens.
+///
+/// # Errors
+/// [`Error::Limit`] with the bytes and the limit.
+pub fn check_tokens(target: &Target, tokens: usize, width: usize, what: &str) -> Result<()> {
+    let bytes = (tokens as u64).saturating_mul(4 * width.max(SPANS) as u64);
+    check(target, bytes, || format!("{what} of {tokens} tokens, each {width} wide,"))
+}
+
+fn check(target: &Target, bytes: u64, what: impl Fn() -> String) -> Result<()> {
+    if bytes <= target.binding_bytes {
+        return Ok(());
+    }
+    let mib = |bytes: u64| bytes as f64 / 1048576.0;
+    Err(Error::Limit(format!(
+        "{} takes {:.1} MiB in one piece, and this adapter binds at most {:.1} MiB.",
+        what(),
+        mib(bytes),
+        mib(target.binding_bytes)
+    )))
+}

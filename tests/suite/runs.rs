@@ -1,0 +1,291 @@
+//! A run and its owner: stopped, locked, resumed, read by nobody; and what it leaves beside the
+//! weights.
+
+use crate::place::{Place, contents};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+fn oddgrad() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_oddgrad"))
+}
+
+/// Lines of a run's metrics.
+fn recorded(p: &Place, run: &str) -> usize {
+    let text = std::fs::read_to_string(p.path(run).join("metrics.jsonl")).unwrap_or_default();
+    text.lines().count()
+}
+
+/// Starts a run in the background and waits until it has recorded `lines` lines.
+fn started(p: &Place, args: &str, run: &str, lines: usize) -> Child {
+    let mut command = oddgrad();
+    command.args(args.split_whitespace()).current_dir(p.dir.path());
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let start = Instant::now();
+    while recorded(p, run) < lines {
+        assert!(child.try_wait().unwrap().is_none(), "the run ended before line {lines}");
+        assert!(start.elapsed() < Duration::from_secs(100), "no line {lines}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    child
+}
+
+#[cfg(unix)]
+fn signal(child: &Child, name: &str) {
+    let id = child.id().to_string();
+    assert!(Command::new("kill").args(["-s", name, &id]).status().unwrap().success());
+}
+
+fn model(p: &Place, run: &str) -> Vec<u8> {
+    std::fs::read(p.path(run).join("model/model.safetensors")).unwrap()
+}
+
+#[cfg(unix)]
+#[test]
+fn a_run_that_is_asked_to_stop_saves_its_step_and_goes_on_with_the_same_bits() {
+    let long = "--set train.max_steps=150 --set train.save_every=0 --set train.eval_every=20 \
+                --set data.eval=rows.jsonl";
+    let p = Place::new();
+    let whole = p.run(&format!("train r.toml --set output=whole {long}"));
+    assert_eq!(whole.code, Some(0), "{}", whole.err);
+    let mut rng = fastrand::Rng::with_seed(3);
+    let mut line = 0;
+    for (round, name) in ["INT", "TERM", "INT"].into_iter().enumerate() {
+        let resume = if round > 0 { "--resume" } else { "" };
+        line += rng.usize(1..35);
+        let mut child = started(&p, &format!("train r.toml {long} {resume}"), "run", line);
+        signal(&child, name);
+        assert_eq!(child.wait().unwrap().code(), Some(130));
+        let checkpoints: Vec<String> = std::fs::read_dir(p.path("run"))
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .filter(|name| name.starts_with("checkpoint-"))
+            .collect();
+        let text = std::fs::read_to_string(p.path("run/metrics.jsonl")).unwrap();
+        let last: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+        let step = last["step"].as_u64().unwrap();
+        assert!(step > 0 && step < 150, "{last}");
+        let newest = format!("checkpoint-{step:08}");
+        assert!(checkpoints.contains(&newest), "{newest} in {checkpoints:?}");
+        line = text.lines().count();
+    }
+    let rest = p.run(&format!("train r.toml --resume {long}"));
+    assert_eq!(rest.code, Some(0), "{}", rest.err);
+    assert!(model(&p, "run") == model(&p, "whole"), "other bits");
+    let figures = |run: &str| -> Vec<serde_json::Value> {
+        let text = std::fs::read_to_string(p.path(run).join("metrics.jsonl")).unwrap();
+        let mut lines: Vec<serde_json::Value> =
+            text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+        for line in &mut lines {
+            line.as_object_mut().unwrap().retain(|key, _| !key.ends_with("tokens_per_second"));
+        }
+        lines
+    };
+    assert_eq!(figures("run"), figures("whole"));
+
+    // The second signal does not wait for anything.
+    let mut child = started(&p, &format!("train r.toml {long} --set output=twice"), "twice", 1);
+    signal(&child, "INT");
+    signal(&child, "INT");
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+}
+
+#[cfg(unix)]
+#[test]
+fn two_runs_do_not_share_a_folder() {
+    let p = Place::new();
+    let long = "--set train.max_steps=1000000 --set train.save_every=3";
+    let mut first = started(&p, &format!("train r.toml {long}"), "run", 8);
+    let recipe = std::fs::read(p.path("run/recipe.toml")).unwrap();
+    for resume in ["", "--resume"] {
+        let second = p.run(&format!("train r.toml {resume} {long}"));
+        assert_eq!(second.code, Some(1), "{}", second.err);
+        let who = format!("run: another run (process {}) is at work", first.id());
+        assert!(second.err.contains(&who), "{}", second.err);
+    }
+    assert_eq!(std::fs::read(p.path("run/recipe.toml")).unwrap(), recipe);
+    let lines = recorded(&p, "run");
+    let start = Instant::now();
+    while recorded(&p, "run") <= lines {
+        assert!(start.elapsed() < Duration::from_secs(60), "the first run goes on");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    // A process that is killed leaves no lock behind.
+    first.kill().unwrap();
+    first.wait().unwrap();
+    let mut third = started(&p, &format!("train r.toml --resume {long}"), "run", lines + 20);
+    signal(&third, "TERM");
+    assert_eq!(third.wait().unwrap().code(), Some(130));
+}
+
+/// A folder that goes away under a run: made again, unless another run is in it by now.
+#[cfg(unix)]
+#[test]
+fn a_run_notices_when_its_folder_is_no_longer_its_own() {
+    let p = Place::new();
+    let train = "train r.toml --set train.max_steps=1000000 --set train.save_every=0";
+    let mut moved = started(&p, train, "run", 3);
+    std::fs::rename(p.path("run"), p.path("elsewhere")).unwrap();
+    signal(&moved, "INT");
+    assert_eq!(moved.wait().unwrap().code(), Some(130));
+    let names: Vec<_> = contents(&p.path("run")).into_keys().collect();
+    for name in ["recipe.toml", "metrics.jsonl"] {
+        assert!(names.contains(&p.path("run").join(name)), "{names:?}");
+    }
+    assert!(names.iter().any(|n| n.ends_with("state.json")), "{names:?}");
+
+    std::fs::remove_dir_all(p.path("run")).unwrap();
+    let mut first = started(&p, train, "run", 3);
+    std::fs::remove_dir_all(p.path("run")).unwrap();
+    let mut second = started(&p, train, "run", 3);
+    signal(&first, "INT");
+    assert_eq!(first.wait().unwrap().code(), Some(1));
+    signal(&second, "INT");
+    assert_eq!(second.wait().unwrap().code(), Some(130));
+    let checkpoints = checkpoint_count(&p.path("run"));
+    assert_eq!(checkpoints, 1, "the second run's alone");
+}
+
+fn checkpoint_count(run: &Path) -> usize {
+    let names = std::fs::read_dir(run).unwrap().map(|e| e.unwrap().file_name());
+    names.filter(|name| name.to_string_lossy().starts_with("checkpoint-")).count()
+}
+
+#[test]
+fn the_model_of_a_finished_run_is_the_one_that_was_trained() {
+    let p = Place::new();
+    assert_eq!(p.run("train r.toml").code, Some(0));
+    let right = model(&p, "run");
+    let whole = contents(&p.path("run"));
+    assert_eq!(p.run("train r.toml --resume").code, Some(0));
+    assert!(contents(&p.path("run")) == whole, "nothing is written twice");
+    p.write("run/model/model.safetensors", "another run's");
+    let again = p.run("train r.toml --resume");
+    assert_eq!(again.code, Some(0), "{}", again.err);
+    assert!(again.err.contains("was moved to run/replaced-1-model"), "{}", again.err);
+    assert!(model(&p, "run") == right, "the model that was trained");
+    let aside = std::fs::read(p.path("run/replaced-1-model/model.safetensors")).unwrap();
+    assert_eq!(aside, b"another run's");
+}
+
+#[test]
+fn a_run_goes_on_under_settings_that_do_not_falsify_it() {
+    let p = Place::new();
+    let train = "train r.toml --set optim.schedule=constant";
+    assert_eq!(p.run(&format!("{train} --set output=six --set train.max_steps=6")).code, Some(0));
+    assert_eq!(p.run(train).code, Some(0));
+    for (set, change) in [
+        ("loss.lambda=0.3", "loss.lambda: 0.1 -> 0.3"),
+        ("optim.warmup_ratio=0.5", "optim.warmup_steps: 0 -> not set"),
+        ("seed=3", "seed: 0 -> 3"),
+    ] {
+        let what = &["cannot resume", "another recipe", change];
+        p.refused(&format!("{train} --resume --set {set}"), what);
+    }
+    let longer = p.run(&format!(
+        "{train} --resume --set train.max_steps=6 --set train.save_every=0 --set train.log_every=2"
+    ));
+    assert_eq!(longer.code, Some(0), "{}", longer.err);
+    let told = "changed since the checkpoint: train.log_every 1 -> 2, train.max_steps 4 -> 6, \
+                train.save_every 2 -> 0\n";
+    assert!(longer.err.contains(told), "{}", longer.err);
+    assert!(model(&p, "run") == model(&p, "six"), "as if it had been this long from the start");
+    p.refused(
+        &format!("{train} --resume --set train.max_steps=5"),
+        &["is at step 6, and the recipe ends at step 5"],
+    );
+    // A falling learning rate is another one under another length, which is told.
+    let falls = p.run("train r.toml --set output=falls");
+    assert_eq!(falls.code, Some(0), "{}", falls.err);
+    let on = p.run("train r.toml --set output=falls --resume --set train.epochs=4");
+    assert_eq!(on.code, Some(0), "{}", on.err);
+    assert!(on.err.contains("learning rate follows the new length"), "{}", on.err);
+    assert!(on.err.contains("train.max_steps 4 -> not set"), "{}", on.err);
+}
+
+#[test]
+fn checkpoints_by_the_clock() {
+    let p = Place::new();
+    let clock = p.run(
+        "train r.toml --set train.save_every=0 --set train.save_minutes=1e-9 \
+         --set train.keep_checkpoints=9",
+    );
+    assert_eq!(clock.code, Some(0), "{}", clock.err);
+    for step in 1..=4 {
+        assert!(p.path(&format!("run/checkpoint-{step:08}")).exists(), "{step}");
+    }
+    p.refused("train r.toml --set train.save_minutes=0 --set output=x", &["train.save_minutes"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn output_that_goes_nowhere_ends_nothing() {
+    let p = Place::new();
+    let shell = |script: &str| {
+        let script = format!("\"$ODDGRAD\" {script}");
+        let mut command = Command::new("bash");
+        p.command(command.args(["-c", &script]).env("ODDGRAD", env!("CARGO_BIN_EXE_oddgrad")))
+    };
+    for (i, script) in [
+        "train r.toml --set output=out$N 2>&1 | true; exit ${PIPESTATUS[0]}",
+        "train r.toml --set output=out$N 2>&1 | head -1; exit ${PIPESTATUS[0]}",
+        "train r.toml --set output=out$N >&- 2>&-",
+        "train r.toml --set output=out$N >/dev/full 2>/dev/full",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        if script.contains("/dev/full") && !Path::new("/dev/full").exists() {
+            continue;
+        }
+        let answer = shell(&script.replace("$N", &i.to_string()));
+        assert_eq!(answer.code, Some(0), "{script}: {}{}", answer.out, answer.err);
+        assert!(p.path(&format!("out{i}/model/model.safetensors")).exists(), "{script}");
+    }
+    let kernels = shell("doctor --kernels | head -1; exit ${PIPESTATUS[0]}");
+    assert_eq!((kernels.code, kernels.out.trim()), (Some(0), "adapters"), "{}", kernels.err);
+    // Where the output is all there is, losing it is a failure.
+    if Path::new("/dev/full").exists() {
+        let lost = shell("generate model --prompt x --max-tokens 2 >/dev/full");
+        assert_eq!(lost.code, Some(1), "{}", lost.err);
+        assert!(lost.err.contains("error: cannot write standard output"), "{}", lost.err);
+    }
+}
+
+/// The rows decide the form, the folder keeps it, and prompts follow it.
+#[test]
+fn prompts_take_the_form_that_a_model_was_trained_in() {
+    let p = Place::new();
+    let chat = r#"{"prompt": [{"role": "user", "content": "Say it."}], "chosen": [{"role": "assistant", "content": "Yes."}], "rejected": [{"role": "assistant", "content": "No."}]}"#;
+    p.write("chat.jsonl", format!("{chat}\n").repeat(4));
+    p.write("model/chat_template.jinja", "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}");
+    let sample = "--set sample.every=4 --set sample.prompts=Red --set sample.max_tokens=2";
+    for (run, set, form) in [
+        ("plain", "", "plain"),
+        ("chat", "--set data.train=chat.jsonl", "chat"),
+        ("said", "--set sample.form=chat", "chat"),
+    ] {
+        let trained = p.run(&format!("train r.toml --set output={run} {set} {sample}"));
+        assert_eq!(trained.code, Some(0), "{}", trained.err);
+        for folder in ["model", "checkpoint-00000004"] {
+            let record = p.path(&format!("{run}/{folder}/oddgrad.json"));
+            let record = std::fs::read_to_string(record).unwrap();
+            assert!(record.contains(&format!("\"form\": \"{form}\"")), "{run}: {record}");
+        }
+        let generate = |form: &str| {
+            let answer = p.run(&format!("generate {run}/model --prompt Red --max-tokens 2 {form}"));
+            assert_eq!(answer.code, Some(0), "{}", answer.err);
+            (answer.out, answer.err)
+        };
+        let (as_trained, note) = generate("");
+        let said = if form == "plain" { "plain text" } else { "a user's message in the chat" };
+        assert!(note.contains(said) && note.contains("as the model was trained"), "{note}");
+        assert_eq!(as_trained, generate(&format!("--form {form}")).0);
+        // Samples of the run are in the same form.
+        let line = trained.err.lines().rfind(|l| l.contains("Red -> ")).unwrap();
+        let text = line.split_once("Red -> ").unwrap().1.trim();
+        assert_eq!(text, as_trained.trim(), "{run}");
+    }
+    let before = p.run("generate model --prompt Red --max-tokens 2");
+    assert!(before.err.contains("as the model has a template"), "{}", before.err);
+}
