@@ -6,6 +6,7 @@
 mod output;
 
 mod bench;
+mod compiling;
 mod demo;
 mod display;
 mod doctor;
@@ -125,6 +126,7 @@ impl DeviceArgs {
     fn open_bare(&self) -> Result<Gpu> {
         let gpu = Gpu::open(&self.choice()?)?;
         crate::ops::check_pins(&gpu.target().pinned, Some(gpu.target()))?;
+        compiling::show(&gpu);
         Ok(gpu)
     }
 }

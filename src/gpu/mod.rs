@@ -28,6 +28,9 @@ const TIMEOUT: Duration = Duration::from_secs(120);
 pub(crate) type Mapping =
     std::sync::mpsc::Receiver<std::result::Result<(), wgpu::BufferAsyncError>>;
 
+/// Hears of a kernel before it is compiled, and None after the last of a program.
+type Listener = Box<dyn FnMut(Option<&str>) + Send>;
+
 /// An open device with its queue, its pipelines and counts of what was created.
 pub struct Gpu {
     pub(crate) device: wgpu::Device,
@@ -39,6 +42,7 @@ pub struct Gpu {
     created: AtomicU64,
     /// What was said once already.
     notes: Mutex<BTreeSet<String>>,
+    listener: Mutex<Option<Listener>>,
     /// The first thing the device complained about outside an error scope.
     complaint: Arc<Mutex<Option<String>>>,
 }
@@ -143,6 +147,7 @@ impl Gpu {
             bytes: AtomicU64::new(0),
             created: AtomicU64::new(0),
             notes: Mutex::default(),
+            listener: Mutex::default(),
             complaint,
         })
     }
@@ -200,6 +205,19 @@ impl Gpu {
         if notes.insert(text.to_owned()) {
             // A closed stderr is no reason to stop.
             let _ = writeln!(std::io::stderr(), "note: {text}");
+        }
+    }
+
+    /// Has `listener` told of each kernel before it is compiled, because some drivers take seconds
+    /// for one, and None when a program has all of its own.
+    pub fn on_compile(&self, listener: impl FnMut(Option<&str>) + Send + 'static) {
+        *self.listener.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(listener));
+    }
+
+    pub(crate) fn compiles(&self, kernel: Option<&str>) {
+        let mut listener = self.listener.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(tell) = listener.as_mut() {
+            tell(kernel);
         }
     }
 

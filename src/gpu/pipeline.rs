@@ -25,14 +25,21 @@ pub enum Checks {
 
 impl Gpu {
     /// The pipeline of `call`, from the cache if the same kernel was compiled with the same
-    /// constants before.
-    pub(crate) fn pipeline(&self, call: &Call, checks: Checks) -> Compiled {
+    /// constants before, and whether it is new.
+    pub(crate) fn pipeline(&self, call: &Call, checks: Checks) -> (Compiled, bool) {
         let constants = call.variant.constants.iter().chain(&call.constants);
         let constants: Vec<_> = constants.map(|(n, v)| format!("{n}={v}")).collect();
         // By the text, not the path: two kernels outside the tables may have one path.
         let key = (call.variant.source, constants.join(" "), checks);
         let mut cache = self.pipelines.lock().unwrap_or_else(|e| e.into_inner());
-        cache.entry(key).or_insert_with(|| self.compile(call, checks)).clone()
+        match cache.get(&key) {
+            Some(compiled) => (compiled.clone(), false),
+            None => {
+                let compiled = self.compile(call, checks);
+                cache.insert(key, compiled.clone());
+                (compiled, true)
+            }
+        }
     }
 
     /// As [`Gpu::pipeline`] for a kernel that may be wrong.

@@ -52,6 +52,7 @@ pub struct Fetch {
     maps: Vec<Mapping>,
 }
 
+#[derive(Clone)]
 struct Dispatch {
     pipeline: wgpu::ComputePipeline,
     group: wgpu::BindGroup,
@@ -140,14 +141,31 @@ impl Program {
         if options.poison {
             program.poison();
         }
-        program.dispatches =
-            program.graph.calls().iter().map(|call| program.dispatch(call)).collect();
+        program.dispatches = program.compile()?;
         gpu.check_complaints()?;
         Ok(program)
     }
 
-    fn dispatch(&self, call: &Call) -> Dispatch {
-        self.bind(call, self.gpu.pipeline(call, self.options.checks))
+    /// The calls with their pipelines. A new pipeline is started once for no workgroup at all: some
+    /// drivers compile at the first start, and the first run should not wait for that unseen.
+    fn compile(&self) -> Result<Vec<Dispatch>> {
+        let mut compiled_any = false;
+        let dispatch = |call: &Call| {
+            let (compiled, new) = self.gpu.pipeline(call, self.options.checks);
+            let dispatch = self.bind(call, compiled);
+            if new {
+                compiled_any = true;
+                self.gpu.compiles(Some(&call.variant.label()));
+                self.submit(&[Dispatch { grid: [0; 3], ..dispatch.clone() }]);
+                self.gpu.wait()?;
+            }
+            Ok(dispatch)
+        };
+        let dispatches = self.graph.calls().iter().map(dispatch).collect();
+        if compiled_any {
+            self.gpu.compiles(None);
+        }
+        dispatches
     }
 
     fn bind(&self, call: &Call, compiled: Compiled) -> Dispatch {
