@@ -3,6 +3,7 @@
 use super::DeviceArgs;
 use super::display::Display;
 use super::interrupt::stop_on_signal;
+use super::working;
 use crate::demo::{self, DemoOptions, DemoOutcome, Ends, Event};
 use crate::error::Result;
 use crate::page::report::Sample;
@@ -55,6 +56,7 @@ pub(super) fn run(args: &DemoArgs, device: &DeviceArgs) -> Result<()> {
     let gpu = device.open()?;
     let options = DemoOptions { stop: stop_on_signal()?, ..options };
     let mut shown = Shown::default();
+    working::on("fetching and reading pairs");
     let outcome = demo::run(&gpu, &options, &mut |event| shown.show(event));
     shown.finish();
     let outcome = outcome?;

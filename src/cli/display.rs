@@ -1,10 +1,12 @@
 //! What a person sees of a run: a few lines at the start, a progress bar, evaluations.
 
+use crate::cli::working;
 use crate::train::metrics::MetricsRecord;
 use crate::train::objectives::Metric;
 use crate::train::trainer::TrainEvent;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
+use std::time::Duration;
 
 /// Shows the events of one run.
 pub(super) struct Display {
@@ -30,18 +32,22 @@ impl Display {
     }
 
     pub(super) fn show(&mut self, event: TrainEvent) {
+        working::done();
         match event {
             TrainEvent::Plan(lines) => lines.iter().for_each(|l| errln!("{l}")),
             TrainEvent::Begin { step, total, metrics } => {
-                let style =
-                    ProgressStyle::with_template("{prefix}{wide_bar} {pos}/{len} {msg} eta {eta}")
-                        .expect("the template is fixed");
+                let style = ProgressStyle::with_template(
+                    "{prefix}{wide_bar} {pos}/{len} {msg} {elapsed}, eta {eta}",
+                )
+                .expect("the template is fixed");
                 let bar = ProgressBar::new(total).with_style(style).with_position(step);
                 bar.set_prefix(if self.name.is_empty() {
                     String::new()
                 } else {
                     format!("{} ", self.name)
                 });
+                // What lasts, such as an evaluation or a checkpoint, is seen to go on.
+                bar.enable_steady_tick(Duration::from_millis(200));
                 self.bar = Some(bar);
                 self.total = total;
                 self.metrics = metrics;

@@ -1,6 +1,7 @@
 //! `oddgrad generate MODEL --prompt TEXT`
 
 use super::DeviceArgs;
+use super::working;
 use crate::data::form::Form;
 use crate::data::tokenize::Tokenizer;
 use crate::error::{Error, Result};
@@ -44,6 +45,7 @@ pub(super) fn run(args: &GenerateArgs, device: &DeviceArgs) -> Result<()> {
     if !problems.is_empty() {
         return Err(Error::input("nothing can be generated with these settings", problems));
     }
+    working::on("reading the model");
     let config = ModelConfig::load(&args.model)?;
     let tokenizer = Tokenizer::from_folder(&args.model)?;
     let has_template = tokenizer.has_template();
@@ -54,6 +56,7 @@ pub(super) fn run(args: &GenerateArgs, device: &DeviceArgs) -> Result<()> {
     let weights = FolderWeights::open(&args.model, &config)?;
     let gpu = device.open()?;
     check_weights(gpu.target(), weights.stored_bytes())?;
+    working::on("reading weights");
     let store = Store::new(&gpu);
     weights.put(&store)?;
     let sampler = Sampler::new(&gpu, &store, &config, tokenizer, prompts, args.max_tokens)?;
@@ -65,6 +68,7 @@ pub(super) fn run(args: &GenerateArgs, device: &DeviceArgs) -> Result<()> {
         };
         errln!("prompts    {form} ({why})");
     }
+    working::on("generating");
     for text in sampler.run(&sampling)? {
         outln!("{text}");
     }

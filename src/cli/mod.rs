@@ -6,7 +6,7 @@
 mod output;
 
 mod bench;
-mod compiling;
+
 mod demo;
 mod display;
 mod doctor;
@@ -17,6 +17,7 @@ mod tokenizer;
 mod train;
 mod tune;
 mod verify;
+mod working;
 
 use crate::bench::tuned::{self, TunedFile};
 use crate::error::{Error, Problem, Result};
@@ -126,7 +127,7 @@ impl DeviceArgs {
     fn open_bare(&self) -> Result<Gpu> {
         let gpu = Gpu::open(&self.choice()?)?;
         crate::ops::check_pins(&gpu.target().pinned, Some(gpu.target()))?;
-        compiling::show(&gpu);
+        working::on_compiling(&gpu);
         Ok(gpu)
     }
 }
@@ -156,7 +157,9 @@ enum Command {
 /// Parses the command line and runs it. What goes wrong is printed: 1; a run that was asked to stop
 /// and can go on: 130.
 pub fn run() -> ExitCode {
-    match execute(&Cli::parse()) {
+    let result = execute(&Cli::parse());
+    working::done();
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(Error::Stopped(text)) => {
             errln!("{text}");

@@ -1,6 +1,7 @@
 //! Where the commands write. Output that goes nowhere (a closed pipe, a terminal that is gone, a full
 //! disk) ends no run.
 
+use super::working;
 use crate::error::{Error, Result};
 use std::fmt::Arguments;
 use std::io::{self, ErrorKind, Write};
@@ -11,6 +12,7 @@ static FAILED: Mutex<Option<io::Error>> = Mutex::new(None);
 
 /// Writes to standard output; a failure is kept for [`finish`].
 pub(super) fn out(text: Arguments) {
+    working::done();
     if let Err(error) = io::stdout().lock().write_fmt(text) {
         keep(error);
     }
@@ -18,6 +20,7 @@ pub(super) fn out(text: Arguments) {
 
 /// Writes to standard error. Where that fails there is nobody to tell.
 pub(super) fn err(text: Arguments) {
+    working::done();
     let _ = io::stderr().lock().write_fmt(text);
 }
 

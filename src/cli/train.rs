@@ -3,6 +3,7 @@
 use super::DeviceArgs;
 use super::display::Display;
 use super::interrupt::stop_on_signal;
+use super::working;
 use crate::error::{Error, Result};
 use crate::train::prepare::prepare;
 use crate::train::{recipe, trainer};
@@ -37,8 +38,10 @@ pub(super) fn run(args: &TrainArgs, device: &DeviceArgs) -> Result<()> {
             "does not exist, so there is nothing to resume. Check `output`, or leave --resume out to start.",
         ));
     }
+    working::on("reading the model and the rows");
     let prepared = prepare(&recipe, args.resume)?;
     let gpu = device.open()?;
+    working::on("reading weights");
     let prepared = prepared.stop_when(stop_on_signal()?);
     let mut display = Display::new("");
     let outcome = trainer::run(prepared, &gpu, &mut |event| display.show(event));
