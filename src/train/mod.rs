@@ -16,4 +16,5 @@ pub mod sampler;
 pub mod schedule;
 mod settings;
 pub mod trainer;
+mod training;
 pub mod verify;
