@@ -66,6 +66,10 @@ pub struct TrainState {
     /// earlier versions.
     #[serde(default)]
     pub kernels_hash: String,
+    /// [`Hashed::hash`](super::proof::Hashed::hash) of the weights the run began with; empty in
+    /// checkpoints of earlier versions.
+    #[serde(default)]
+    pub start_hash: String,
 }
 
 impl TrainState {

@@ -13,6 +13,7 @@ fn state(step: u64) -> TrainState {
         recipe_hash: "recipe".into(),
         recipe: "seed = 3\n".into(),
         kernels_hash: "kernels".into(),
+        start_hash: "start".into(),
     }
 }
 

@@ -10,6 +10,7 @@ pub mod metrics;
 pub mod objectives;
 pub mod prepare;
 pub mod program;
+pub mod proof;
 pub mod recipe;
 mod reference;
 pub mod sampler;

@@ -15,6 +15,7 @@ use crate::train::metrics::{METRICS, MetricsRecord, MetricsWriter, truncate_afte
 use crate::train::objectives::Metric;
 use crate::train::prepare::{Prepared, RECIPE, prepare};
 use crate::train::program::train_all;
+use crate::train::proof::{Hashed, Proof};
 use crate::train::recipe::Recipe;
 use crate::train::sampler::Sampler;
 use crate::train::training::{Heldout, Training};
@@ -65,6 +66,8 @@ pub struct TrainOutcome {
     pub steps: u64,
     /// The last evaluation.
     pub eval: Option<MetricsRecord>,
+    /// What the run has shown to be called finished.
+    pub proof: Proof,
 }
 
 /// Name of the trained model's folder in a run's folder.
@@ -75,7 +78,8 @@ pub const MODEL: &str = "model";
 ///
 /// # Errors
 /// Everything the world can do wrong; nothing that exists is overwritten. A loss that is not
-/// finite stops the run before the parameters change.
+/// finite stops the run before the parameters change; a run that did not train what it should have,
+/// or whose written model is another, is an error at its end (see [`Proof`]).
 pub fn train(
     gpu: &Rc<Gpu>,
     recipe: &Recipe,
@@ -169,9 +173,11 @@ fn load(prepared: &mut Prepared, gpu: &Rc<Gpu>) -> Result<Learner> {
         None => Box::new(RandomWeights { config, seed: recipe.seed }),
     };
     let objective = &*recipe.loss.objective;
-    let mut learner = Learner::new(gpu, config, &*weights, *capacity, objective, &recipe.optim)?;
-    if let Some(moments) = moments {
-        learner.restore(state.step, moments)?;
+    let weights = Hashed::new(&*weights);
+    let mut learner = Learner::new(gpu, config, &weights, *capacity, objective, &recipe.optim)?;
+    match moments {
+        Some(moments) => learner.restore(state.step, moments)?,
+        None => state.start_hash = weights.hash(),
     }
     Ok(learner)
 }

@@ -5,16 +5,19 @@ use crate::data::pack::{Capacity, PackedBatch};
 use crate::error::{Error, Result};
 use crate::model::folder::replace_model_folder;
 use crate::model::generate::Sampling;
+use crate::model::weights::{FolderWeights, ParameterValues, RandomWeights};
 use crate::train::checkpoint::{self, TrainState};
 use crate::train::dataset::Dataset;
 use crate::train::learner::Learner;
 use crate::train::lock::{Kept, RunLock};
 use crate::train::metrics::{METRICS, MetricsRecord, MetricsWriter, Split, Sums, read_metrics};
 use crate::train::objectives::{Accumulation, LOGP, Results};
-use crate::train::recipe::Recipe;
+use crate::train::program::train_all;
+use crate::train::proof::{Claim, PROOF, Proof};
+use crate::train::recipe::{InitialWeights, Recipe};
 use crate::train::sampler::Sampler;
 use crate::train::trainer::{MODEL, TrainEvent, TrainOutcome, open_output};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -104,7 +107,42 @@ impl Training<'_> {
             }
         }
         let model = self.save_model()?;
-        Ok(TrainOutcome { model, steps: self.state.step, eval: last_eval })
+        let proof = self.prove(&model)?;
+        Ok(TrainOutcome { model, steps: self.state.step, eval: last_eval, proof })
+    }
+
+    /// Shows that the run trained what it should have and that `model` holds it.
+    fn prove(&mut self, model: &Path) -> Result<Proof> {
+        let Self { recipe, learner, state, total, .. } = self;
+        let path = recipe.output.join(PROOF);
+        // One that is there is of a shorter run, and must not outlive a failure.
+        if path.exists() {
+            std::fs::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?;
+        }
+        let start: Box<dyn ParameterValues> = match recipe.init {
+            InitialWeights::Pretrained => {
+                Box::new(FolderWeights::open(&recipe.model, &learner.config)?)
+            }
+            InitialWeights::Random => {
+                Box::new(RandomWeights { config: &learner.config, seed: recipe.seed })
+            }
+        };
+        let claim = Claim {
+            learner,
+            trained: &train_all(),
+            steps: state.step,
+            trains: (0..*total).any(|step| recipe.optim.learning_rate_at(step, *total) > 0.0),
+            start: &*start,
+            start_hash: &state.start_hash,
+            model,
+            records: &read_metrics(&recipe.output.join(METRICS))?,
+        };
+        let proof = claim.prove()?;
+        proof.write(&recipe.output)?;
+        for line in proof.lines() {
+            (self.on_event)(TrainEvent::Note(line));
+        }
+        Ok(proof)
     }
 
     /// Finds out whether the output folder is still this run's, before something is written into
