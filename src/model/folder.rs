@@ -213,7 +213,7 @@ pub fn hash_file(path: &Path) -> Result<String> {
     Ok(hasher.finalize().to_hex().to_string())
 }
 
-/// Renames a folder, so that another can take its place, and returns where it is: beside it, with
+/// Renames a folder or file, so that another can take its place, and returns where it is: beside it, with
 /// `why` and a number in front of its name.
 ///
 /// # Errors

@@ -446,6 +446,21 @@ mod tests {
         cached_logits_are_those_of_one_run("qwen3_tied");
     }
 
+    /// What a diverged model says is no text, whichever of the prompts it is asked to continue.
+    #[test]
+    fn a_model_that_diverged_continues_nothing() {
+        let gpu = gpu();
+        let (config, store) = model(&gpu, "llama_overfit");
+        let norm = &config.parameters().last().unwrap();
+        assert_eq!(norm.name, "model.norm.weight");
+        store.write(&norm.name, &norm.shape, &vec![f32::NAN; norm.len()]).unwrap();
+        let room = Room { sequences: 2, length: 8 };
+        let generator = Generator::new(&gpu, &store, &config, room).unwrap();
+        let sampling = Sampling { max_tokens: 2, temperature: 0.0, seed: 0 };
+        let error = generator.generate(&[vec![3], vec![4, 5]], &[], &sampling).unwrap_err();
+        assert!(matches!(error, Error::NonFinite(_)), "{error}");
+    }
+
     #[test]
     fn logits_that_are_not_finite_are_refused() {
         let mut rng = ChaCha8Rng::seed_from_u64(0);

@@ -66,6 +66,10 @@ pub struct TrainState {
     /// earlier versions.
     #[serde(default)]
     pub kernels_hash: String,
+    /// [`Hashed::hash`](super::proof::Hashed::hash) of the weights the run began with; empty in
+    /// checkpoints of earlier versions.
+    #[serde(default)]
+    pub start_hash: String,
 }
 
 impl TrainState {
@@ -106,12 +110,23 @@ pub struct Moments {
 
 impl ParameterValues for Moments {
     fn each(&self, put: &mut Put) -> Result<()> {
-        let mut values = Vec::new();
+        let (mut values, mut problems) = (Vec::new(), Vec::new());
         for key in self.file.names() {
             let Some((parameter, suffix)) = moment_of(&key) else { continue };
             let shape = self.file.info(&key).map_or_else(Vec::new, |info| info.shape);
             self.file.read(&key, &mut values)?;
+            let bad = values.iter().filter(|x| !x.is_finite()).count();
+            if bad > 0 {
+                let what = format!("has {bad} values that are not finite: its training diverged");
+                problems.push(Problem::new(self.file.place(&key), what));
+            }
             put(&format!("{parameter}{suffix}"), &shape, &values)?;
+        }
+        if !problems.is_empty() {
+            return Err(Error::input(
+                "the moments of the checkpoint cannot be used; go on from an earlier one",
+                problems,
+            ));
         }
         Ok(())
     }

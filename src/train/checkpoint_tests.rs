@@ -13,6 +13,7 @@ fn state(step: u64) -> TrainState {
         recipe_hash: "recipe".into(),
         recipe: "seed = 3\n".into(),
         kernels_hash: "kernels".into(),
+        start_hash: "start".into(),
     }
 }
 
@@ -262,4 +263,30 @@ fn a_checkpoint_with_nan_is_not_written() {
     let error = write_from(dir.path(), 1, None, tiny(true).parameters(), &states).unwrap_err();
     assert!(error.to_string().contains("adam_v.model.norm.weight"), "{error}");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+/// A hash says that a file is whole, not that it is worth going on from.
+#[test]
+fn a_checkpoint_that_diverged_is_named() {
+    let (dir, ..) = run(&[3]);
+    let folder = folder_of(&dir.path().join("run"), 3);
+    for (file, phrase) in [(OPTIMIZER, "adam_v."), ("model.safetensors", "model.norm.weight")] {
+        let path = folder.join(file);
+        let mut bytes = fs::read(&path).unwrap();
+        let last = bytes.len() - 4;
+        bytes[last..].copy_from_slice(&f32::NAN.to_le_bytes());
+        fs::write(&path, bytes).unwrap();
+        let state = folder.join(STATE);
+        let text = fs::read_to_string(&state).unwrap();
+        let mut sealed = StateFile::parse(&state, &text).unwrap();
+        sealed.files.insert(file.to_owned(), hash_file(&path).unwrap());
+        fs::write(&state, sealed.sealed()).unwrap();
+        let found = read(&folder, &|_| true).unwrap();
+        let error = match file {
+            OPTIMIZER => collect(&found.moments).unwrap_err(),
+            _ => collect(&found.weights).unwrap_err(),
+        };
+        let text = error.to_string();
+        assert!(text.contains(phrase) && text.contains("not finite"), "{text}");
+    }
 }

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
+use crate::files::write_atomically;
+use crate::model::folder::set_aside;
 
 /// Name of the file of metrics in a run's folder.
 pub const METRICS: &str = "metrics.jsonl";
@@ -160,57 +162,50 @@ impl MetricsWriter {
 /// # Errors
 /// A file that cannot be read; a line that is no record, with its number.
 pub fn read_metrics(path: &Path) -> Result<Vec<MetricsRecord>> {
-    Ok(read_lines(path)?.into_iter().map(|(_, record)| record).collect())
+    let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
+    let numbered = whole_lines(&bytes).zip(1..);
+    let record = |(line, number)| {
+        record_of(line).ok_or_else(|| {
+            let what = format!("line {number} is not a record with a step; move the file away");
+            Error::file(path, what)
+        })
+    };
+    numbered.map(record).collect()
 }
 
-fn read_lines(path: &Path) -> Result<Vec<(String, MetricsRecord)>> {
-    let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
-    let whole = bytes.iter().rposition(|&b| b == b'\n').map_or(0, |at| at + 1);
-    let text =
-        std::str::from_utf8(&bytes[..whole]).map_err(|_| Error::file(path, "is not UTF-8 text"))?;
-    let mut records = Vec::new();
-    for (number, line) in text.lines().enumerate() {
-        let record = serde_json::from_str::<Map<String, Value>>(line)
-            .ok()
-            .as_ref()
-            .and_then(MetricsRecord::from_map);
-        match record {
-            Some(record) => records.push((format!("{line}\n"), record)),
-            None => {
-                let what =
-                    format!("line {} is not a record with a step; move the file away", number + 1);
-                return Err(Error::file(path, what));
-            }
-        }
-    }
-    Ok(records)
+/// The lines that end, each with its line break.
+fn whole_lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    bytes.split_inclusive(|&b| b == b'\n').filter(|line| line.ends_with(b"\n"))
+}
+
+/// The record in a line; None if it holds none.
+fn record_of(line: &[u8]) -> Option<MetricsRecord> {
+    MetricsRecord::from_map(&serde_json::from_slice(line).ok()?)
 }
 
 /// Removes what was recorded after `step`, so that a resumed run continues the file where its
-/// checkpoint was made. A file that is not there needs nothing.
+/// checkpoint was made. Lines that are no records (zeros after a power cut, another program's) are
+/// left out too, and the file with them stays beside it: returns where. A file that is not there
+/// needs nothing.
 ///
 /// # Errors
-/// A file that cannot be read or written; a line that is no record, with its number.
-pub fn truncate_after_step(path: &Path, step: u64) -> Result<()> {
+/// A file that cannot be read, renamed or written.
+pub fn truncate_after_step(path: &Path, step: u64) -> Result<Option<PathBuf>> {
     if !path.exists() {
-        return Ok(());
+        return Ok(None);
     }
-    let kept: String = read_lines(path)?
-        .into_iter()
-        .filter(|(_, record)| record.step <= step)
-        .map(|(line, _)| line)
-        .collect();
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let replace = || -> std::io::Result<()> {
-        let mut file = tempfile::NamedTempFile::new_in(folder)?;
-        file.write_all(kept.as_bytes())?;
-        file.as_file().sync_all()?;
-        // A temporary file is private; the one it replaces may have been readable to others.
-        file.as_file().set_permissions(std::fs::metadata(path)?.permissions())?;
-        file.persist(path).map_err(|e| e.error)?;
-        Ok(())
-    };
-    replace().map_err(|e| Error::io("write", path, e))
+    let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
+    let (mut kept, mut damaged) = (Vec::new(), false);
+    for line in whole_lines(&bytes) {
+        match record_of(line) {
+            Some(record) if record.step <= step => kept.extend_from_slice(line),
+            Some(_) => {}
+            None => damaged = true,
+        }
+    }
+    let aside = damaged.then(|| set_aside(path, "damaged")).transpose()?;
+    write_atomically(path, &kept)?;
+    Ok(aside)
 }
 
 #[cfg(test)]

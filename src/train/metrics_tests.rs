@@ -52,7 +52,12 @@ fn the_file() {
     assert!(std::fs::read_to_string(&path).unwrap().starts_with(text.lines().next().unwrap()));
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary file is left");
 
-    std::fs::write(&path, "{\"step\": 1}\nnot json\n").unwrap();
-    let error = truncate_after_step(&path, 1).unwrap_err().to_string();
+    let damaged = b"{\"step\": 1}\n\0\0\0\nnot json \xff\n[2]\n{\"step\": 2}\n{\"step\": 3}\n{\"st";
+    std::fs::write(&path, damaged).unwrap();
+    let error = read_metrics(&path).unwrap_err().to_string();
     assert!(error.contains("metrics.jsonl") && error.contains("line 2"), "{error}");
+    let aside = truncate_after_step(&path, 2).unwrap().unwrap();
+    assert_eq!(steps(&path), [1, 2], "what is whole stays");
+    assert_eq!(std::fs::read(aside).unwrap(), damaged, "nothing is lost");
+    assert_eq!(truncate_after_step(&path, 2).unwrap(), None);
 }

@@ -176,6 +176,7 @@ fn starting_point(
         recipe_hash: recipe.fingerprint(),
         recipe: recipe.to_toml(),
         kernels_hash: String::new(),
+        start_hash: String::new(),
     };
     Ok(match latest {
         Some(folder) => {

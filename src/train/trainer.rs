@@ -1,30 +1,26 @@
-//! The training loop.
+//! Runs a recipe: puts what was prepared on the device, makes the folder ready, and starts the
+//! loop.
 
-use crate::data::form::Form;
-use crate::data::pack::{Capacity, PackStats, PackedBatch};
+use crate::data::pack::PackStats;
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
 use crate::gpu::Gpu;
-use crate::model::folder::{replace_model_folder, set_aside};
-use crate::model::generate::Sampling;
+use crate::model::folder::set_aside;
 use crate::model::weights::{ParameterValues, RandomWeights};
-use crate::train::checkpoint::{self, TrainState};
 use crate::train::dataset::Dataset;
 use crate::train::describe::describe;
 use crate::train::learner::{Learner, memory_plan};
-use crate::train::lock::{Kept, RunLock};
-use crate::train::metrics::{
-    METRICS, MetricsRecord, MetricsWriter, Split, Sums, read_metrics, truncate_after_step,
-};
-use crate::train::objectives::{Accumulation, LOGP, Metric, Results};
+use crate::train::lock::RunLock;
+use crate::train::metrics::{METRICS, MetricsRecord, MetricsWriter, truncate_after_step};
+use crate::train::objectives::Metric;
 use crate::train::prepare::{Prepared, RECIPE, prepare};
 use crate::train::program::train_all;
+use crate::train::proof::{Hashed, Proof};
 use crate::train::recipe::Recipe;
 use crate::train::sampler::Sampler;
+use crate::train::training::{Heldout, Training};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 /// What happens during a run, for a display.
@@ -70,43 +66,20 @@ pub struct TrainOutcome {
     pub steps: u64,
     /// The last evaluation.
     pub eval: Option<MetricsRecord>,
+    /// What the run has shown to be called finished.
+    pub proof: Proof,
 }
 
 /// Name of the trained model's folder in a run's folder.
 pub const MODEL: &str = "model";
-
-/// The held-out rows and which of them share a stream. Streams are packed as they are evaluated:
-/// all at once they would take many times the memory of the rows.
-struct Heldout {
-    rows: Dataset,
-    shares: Vec<Vec<usize>>,
-}
-
-struct Training<'a> {
-    recipe: &'a Recipe,
-    learner: Learner,
-    train: Dataset,
-    heldout: Option<Heldout>,
-    sampler: Option<Sampler>,
-    metrics: MetricsWriter,
-    state: TrainState,
-    total: u64,
-    capacity: Capacity,
-    form: Form,
-    stop: Arc<AtomicBool>,
-    /// The step of the newest checkpoint; 0 is the start, which needs none.
-    saved: u64,
-    saved_at: Instant,
-    lock: RunLock,
-    on_event: &'a mut dyn FnMut(TrainEvent),
-}
 
 /// Runs a recipe to its end. With `resume`, goes on from the newest whole checkpoint in the
 /// output folder; without one it starts anew. [`prepare`] and [`run`] in one.
 ///
 /// # Errors
 /// Everything the world can do wrong; nothing that exists is overwritten. A loss that is not
-/// finite stops the run before the parameters change.
+/// finite stops the run before the parameters change; a run that did not train what it should have,
+/// or whose written model is another, is an error at its end (see [`Proof`]).
 pub fn train(
     gpu: &Rc<Gpu>,
     recipe: &Recipe,
@@ -200,15 +173,17 @@ fn load(prepared: &mut Prepared, gpu: &Rc<Gpu>) -> Result<Learner> {
         None => Box::new(RandomWeights { config, seed: recipe.seed }),
     };
     let objective = &*recipe.loss.objective;
-    let mut learner = Learner::new(gpu, config, &*weights, *capacity, objective, &recipe.optim)?;
-    if let Some(moments) = moments {
-        learner.restore(state.step, moments)?;
+    let weights = Hashed::new(&*weights);
+    let mut learner = Learner::new(gpu, config, &weights, *capacity, objective, &recipe.optim)?;
+    match moments {
+        Some(moments) => learner.restore(state.step, moments)?,
+        None => state.start_hash = weights.hash(),
     }
     Ok(learner)
 }
 
 /// Makes the output folder ready for a run from `step` on.
-fn open_output(
+pub(super) fn open_output(
     recipe: &Recipe,
     step: u64,
     damaged: &[PathBuf],
@@ -230,279 +205,16 @@ fn open_output(
         // What was written after the checkpoint is written again.
         match step {
             0 => std::fs::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?,
-            step => truncate_after_step(&path, step)?,
+            step => {
+                if let Some(aside) = truncate_after_step(&path, step)? {
+                    on_event(TrainEvent::Note(format!(
+                        "{} has lines that are no records, as a power cut leaves them: they are left out, and the file as it was is {}",
+                        path.display(),
+                        aside.display()
+                    )));
+                }
+            }
         }
     }
     MetricsWriter::open(&path)
-}
-
-impl Training<'_> {
-    fn run_to_end(mut self) -> Result<TrainOutcome> {
-        let t = &self.recipe.train;
-        let per_epoch = self.per_epoch();
-        let mut last_eval = None;
-        let metrics = self.recipe.loss.objective.metrics();
-        (self.on_event)(TrainEvent::Begin { step: self.state.step, total: self.total, metrics });
-        if self.state.step == 0 && t.eval_at_start {
-            if t.eval_every > 0 {
-                last_eval = self.evaluate()?;
-            }
-            self.sample()?;
-        }
-        let mut order = self.train.order(self.state.seed, self.state.epoch);
-        self.begin_epoch(&order)?;
-        if self.state.step > 0 && self.misses_evaluation()? {
-            last_eval = self.evaluate()?;
-        }
-        while self.state.step < self.total {
-            if self.is_stopped() {
-                return Err(self.leave()?);
-            }
-            if self.state.batch_in_epoch == per_epoch {
-                self.state.epoch += 1;
-                self.state.batch_in_epoch = 0;
-                order = self.train.order(self.state.seed, self.state.epoch);
-                self.begin_epoch(&order)?;
-            }
-            let from = self.state.batch_in_epoch as usize * self.recipe.batch.size;
-            let to = (from + self.recipe.batch.size).min(order.len());
-            let record = self.step(&order[from..to])?;
-            let step = self.state.step;
-            let due = |every: u64| every > 0 && step.is_multiple_of(every);
-            if due(t.log_every) || step == self.total {
-                self.metrics.write(&record)?;
-            }
-            (self.on_event)(TrainEvent::Step(&record));
-            // What a run that stops leaves out here, it does when it goes on.
-            if self.is_stopped() && step < self.total {
-                continue;
-            }
-            if due(t.eval_every) || (t.eval_every > 0 && step == self.total) {
-                last_eval = self.evaluate()?.or(last_eval);
-            }
-            if due(self.recipe.sample.every) {
-                self.sample()?;
-            }
-            let minutes = self.saved_at.elapsed().as_secs_f64() / 60.0;
-            let late = t.save_minutes.is_some_and(|most| minutes >= most);
-            if due(t.save_every) || late || step == self.total {
-                self.save()?;
-            }
-        }
-        let model = self.save_model()?;
-        Ok(TrainOutcome { model, steps: self.state.step, eval: last_eval })
-    }
-
-    /// Finds out whether the output folder is still this run's, before something is written into
-    /// it. One that is gone is made again: better there than nowhere.
-    fn keep_folder(&mut self) -> Result<()> {
-        let output = &self.recipe.output;
-        if self.lock.keep(output)? == Kept::Remade {
-            self.metrics = open_output(self.recipe, self.state.step, &[], self.on_event)?;
-            (self.on_event)(TrainEvent::Note(format!(
-                "{} was moved or removed while the run was in it, and is made again",
-                output.display()
-            )));
-        }
-        Ok(())
-    }
-
-    /// Writes the model that was trained, whatever lies in its place.
-    fn save_model(&mut self) -> Result<PathBuf> {
-        self.keep_folder()?;
-        let model = self.recipe.output.join(MODEL);
-        let read = |name: &str| self.learner.read(name);
-        let (source, form) = (Some(self.recipe.model.as_path()), Some(self.form));
-        let aside = replace_model_folder(&model, source, form, &self.learner.config, &read)?;
-        if let Some(aside) = aside {
-            (self.on_event)(TrainEvent::Note(format!(
-                "{} held another model, which was moved to {}",
-                model.display(),
-                aside.display()
-            )));
-        }
-        Ok(model)
-    }
-
-    fn is_stopped(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
-    }
-
-    /// Saves what is not saved yet and says how the run goes on.
-    fn leave(&mut self) -> Result<Error> {
-        let (step, total) = (self.state.step, self.total);
-        if self.saved < step {
-            self.save()?;
-        }
-        let output = self.recipe.output.display();
-        Ok(Error::Stopped(match step {
-            0 => format!("stopped before the first step; start again with --resume ({output})"),
-            _ => format!(
-                "stopped after step {step} of {total}, with a checkpoint in {output}; go on with --resume"
-            ),
-        }))
-    }
-
-    /// Whether an evaluation is due at this step and was not recorded, because the run was stopped
-    /// between the two.
-    fn misses_evaluation(&self) -> Result<bool> {
-        let (t, step) = (&self.recipe.train, self.state.step);
-        let due = t.eval_every > 0 && (step.is_multiple_of(t.eval_every) || step == self.total);
-        if !due || self.heldout.is_none() {
-            return Ok(false);
-        }
-        let records = read_metrics(&self.recipe.output.join(METRICS))?;
-        Ok(!records.iter().any(|r| r.split == Split::Eval && r.step == step))
-    }
-
-    fn begin_epoch(&mut self, order: &[usize]) -> Result<()> {
-        self.state.row_order_hash = self.train.order_hash(order);
-        let stats = self.train.stats(order, self.recipe.batch.size, self.capacity)?;
-        (self.on_event)(TrainEvent::Epoch(self.state.epoch, stats));
-        Ok(())
-    }
-
-    fn per_epoch(&self) -> u64 {
-        self.train.steps_per_epoch(self.recipe.batch.size)
-    }
-
-    fn step(&mut self, indices: &[usize]) -> Result<MetricsRecord> {
-        let start = Instant::now();
-        let streams = self.train.pack(indices, self.capacity)?;
-        let coefficients = self.recipe.loss.coefficients(&streams);
-        let objective = &*self.recipe.loss.objective;
-        let mut sums = Sums::default();
-        let mut loss = 0.0;
-        let run = &*self;
-        run.learner.accumulate_all(&streams, &coefficients, |stream, results| {
-            run.check_finite(stream, &results)?;
-            objective.measure(stream, &results, &mut sums);
-            loss += f64::from(results.loss());
-            Ok(())
-        })?;
-        let rate = self.recipe.optim.learning_rate_at(self.state.step, self.total);
-        let norm = self.learner.update(rate)?;
-        if !norm.is_finite() {
-            return Err(self.not_finite(
-                "the gradient norm",
-                indices.iter().map(|&i| self.train.examples[i].row),
-            ));
-        }
-        let tokens: usize = streams.iter().map(|s| s.used_tokens).sum();
-        self.state.step += 1;
-        self.state.batch_in_epoch += 1;
-        self.state.num_tokens += tokens as u64;
-        let figures = objective.figures(&sums);
-        let mut record = MetricsRecord::new(Split::Train, self.state.step, self.epoch(), &figures)
-            .with("grad_norm", f64::from(norm))
-            .with("learning_rate", rate)
-            .with("num_tokens", self.state.num_tokens as f64)
-            .with("tokens_per_second", tokens as f64 / start.elapsed().as_secs_f64());
-        if self.recipe.loss.accumulation == Accumulation::Trl {
-            // The sums say what exact accumulation would have; what was minimised is this.
-            record.values.iter_mut().filter(|(k, _)| k == "loss").for_each(|(_, v)| *v = loss);
-        }
-        Ok(record)
-    }
-
-    fn epoch(&self) -> f64 {
-        self.state.epoch as f64 + self.state.batch_in_epoch as f64 / self.per_epoch() as f64
-    }
-
-    fn check_finite(&self, stream: &PackedBatch, results: &Results) -> Result<()> {
-        if results.loss().is_finite() {
-            return Ok(());
-        }
-        let targets = stream.nll_pair.iter().zip(results.get(LOGP)).take(stream.used_targets);
-        let mut pairs: Vec<u32> =
-            targets.filter(|(_, logp)| !logp.is_finite()).map(|(&pair, _)| pair).collect();
-        pairs.dedup();
-        if pairs.is_empty() {
-            pairs.extend(0..stream.rows.len() as u32);
-        }
-        Err(self.not_finite("the loss", pairs.iter().map(|&p| stream.rows[p as usize])))
-    }
-
-    fn not_finite(&self, what: &str, rows: impl Iterator<Item = usize>) -> Error {
-        let places: Vec<String> = rows.take(8).map(|r| self.train.sources[r].to_string()).collect();
-        let kept = match self.saved {
-            0 => "there is no checkpoint yet".to_owned(),
-            step => {
-                let output = self.recipe.output.display();
-                format!("the checkpoint of step {step} in {output} is untouched")
-            }
-        };
-        Error::NonFinite(format!(
-            "{what} is not finite in step {} (rows {}). The run stopped; {kept}. \
-             Lower optim.learning_rate or look at these rows.",
-            self.state.step + 1,
-            places.join(", "),
-        ))
-    }
-
-    /// The figures of the held-out rows; None without any, or if the run is stopped meanwhile.
-    fn evaluate(&mut self) -> Result<Option<MetricsRecord>> {
-        let Some(heldout) = &self.heldout else { return Ok(None) };
-        let start = Instant::now();
-        let objective = &*self.recipe.loss.objective;
-        let mut sums = Sums::default();
-        let mut tokens = 0;
-        // The figures are sums over rows, whatever a stream's own loss is weighted by.
-        let streams = heldout.shares.iter().map(|share| {
-            let stream = heldout.rows.stream(share, self.capacity);
-            let coefficients = objective.coefficients(&[&stream], 1).remove(0);
-            (stream, coefficients)
-        });
-        let each = |stream: &PackedBatch, results: Results| {
-            if self.is_stopped() {
-                return Err(Error::Stopped(String::new()));
-            }
-            objective.measure(stream, &results, &mut sums);
-            tokens += stream.used_tokens;
-            Ok(())
-        };
-        match self.learner.evaluate_all(streams, each) {
-            Err(Error::Stopped(_)) => return Ok(None),
-            done => done?,
-        }
-        let figures = objective.figures(&sums);
-        let record = MetricsRecord::new(Split::Eval, self.state.step, self.epoch(), &figures)
-            .with("tokens_per_second", tokens as f64 / start.elapsed().as_secs_f64());
-        self.metrics.write(&record)?;
-        (self.on_event)(TrainEvent::Evaluated(&record));
-        Ok(Some(record))
-    }
-
-    fn sample(&mut self) -> Result<()> {
-        let Some(sampler) = self.sampler.as_ref().filter(|_| !self.is_stopped()) else {
-            return Ok(());
-        };
-        let texts = sampler.run(&Sampling {
-            max_tokens: self.recipe.sample.max_tokens,
-            temperature: 0.0,
-            seed: 0,
-        })?;
-        for (prompt, text) in self.recipe.sample.prompts.iter().zip(&texts) {
-            (self.on_event)(TrainEvent::Sampled { step: self.state.step, prompt, text });
-        }
-        Ok(())
-    }
-
-    fn save(&mut self) -> Result<()> {
-        self.keep_folder()?;
-        let (output, source) = (&self.recipe.output, Some(self.recipe.model.as_path()));
-        let folder = checkpoint::write(
-            output,
-            &self.state,
-            source,
-            self.form,
-            &self.learner.config,
-            self.learner.trained(),
-            &|name| self.learner.read(name),
-        )?;
-        (self.saved, self.saved_at) = (self.state.step, Instant::now());
-        checkpoint::prune(output, self.recipe.train.keep_checkpoints)?;
-        (self.on_event)(TrainEvent::Saved(&folder));
-        Ok(())
-    }
 }

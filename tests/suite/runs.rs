@@ -168,6 +168,51 @@ fn the_model_of_a_finished_run_is_the_one_that_was_trained() {
     assert_eq!(aside, b"another run's");
 }
 
+/// A run that ends shows that it trained; resumed, it compares with the weights it began with.
+#[test]
+fn a_run_ends_with_a_proof() {
+    let p = Place::new();
+    let eval = "--set data.eval=rows.jsonl --set train.eval_at_start=true";
+    let whole = p.run(&format!("train r.toml {eval} --set output=whole"));
+    assert_eq!(whole.code, Some(0), "{}", whole.err);
+    for line in ["trained: all ", "held out: loss ", "reads back bit for bit"] {
+        assert!(whole.err.contains(line), "{line}: {}", whole.err);
+    }
+    let proof = |run: &str| -> serde_json::Value {
+        serde_json::from_slice(&std::fs::read(p.path(run).join("proof.json")).unwrap()).unwrap()
+    };
+    let hash = blake3::hash(&model(&p, "whole")).to_hex().to_string();
+    assert_eq!(proof("whole")["model_blake3"], hash.as_str());
+
+    // From its checkpoint in the middle it comes to the same.
+    assert_eq!(p.run(&format!("train r.toml {eval}")).code, Some(0));
+    for name in ["checkpoint-00000004", "model"] {
+        std::fs::remove_dir_all(p.path("run").join(name)).unwrap();
+    }
+    let resumed = p.run(&format!("train r.toml {eval} --resume"));
+    assert_eq!(resumed.code, Some(0), "{}", resumed.err);
+    assert_eq!(proof("run"), proof("whole"));
+
+    // Other weights to begin with: what the run made of its own cannot be said any more.
+    let start = p.path("model/model.safetensors");
+    let own = std::fs::read(&start).unwrap();
+    std::fs::copy(p.path("run/model/model.safetensors"), &start).unwrap();
+    let changed = p.run(&format!("train r.toml {eval} --resume"));
+    assert_eq!(changed.code, Some(1), "{}", changed.err);
+    assert!(changed.err.contains("have changed since"), "{}", changed.err);
+    assert!(!p.path("run/proof.json").exists());
+    std::fs::write(&start, own).unwrap();
+    assert_eq!(p.run(&format!("train r.toml {eval} --resume")).code, Some(0));
+    assert_eq!(proof("run"), proof("whole"));
+
+    let idle = p.run("train r.toml --set output=idle --set optim.learning_rate=0");
+    assert_eq!(idle.code, Some(0), "{}", idle.err);
+    assert!(idle.err.contains("nothing was trained"), "{}", idle.err);
+    let faint = p.run("train r.toml --set output=faint --set optim.learning_rate=1e-30");
+    assert_eq!(faint.code, Some(1), "{}", faint.err);
+    assert!(faint.err.contains("model.norm.weight: had gradients"), "{}", faint.err);
+}
+
 #[test]
 fn a_run_goes_on_under_settings_that_do_not_falsify_it() {
     let p = Place::new();

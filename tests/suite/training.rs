@@ -344,6 +344,50 @@ fn a_loss_that_is_not_finite_stops_the_run_and_names_step_and_rows() {
 }
 
 #[test]
+fn an_evaluation_that_is_not_finite_stops_the_run_and_says_where() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("run");
+    let blow_up = [
+        "optim.learning_rate=1e18",
+        "optim.warmup_steps=0",
+        "train.eval_every=1",
+        "train.save_every=1",
+    ];
+    let error = run(&recipe(&out, &blow_up), false).unwrap_err();
+    assert!(matches!(error, Error::NonFinite(_)), "{error}");
+    let text = error.to_string();
+    for part in ["held-out rows after step 1", "prefs_plain.jsonl:", "learning_rate, which is 1e18"]
+    {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert!(!out.join("checkpoint-00000001").exists(), "what was found bad is not saved");
+    let metrics = std::fs::read_to_string(out.join("metrics.jsonl")).unwrap();
+    assert!(!metrics.contains("null"), "{metrics}");
+}
+
+/// What a power cut leaves in the metrics keeps no run from going on.
+#[test]
+fn damaged_metrics_are_set_aside() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("run");
+    run(&recipe(&out, &["train.max_steps=2"]), false).unwrap();
+    let path = out.join("metrics.jsonl");
+    let whole = std::fs::read(&path).unwrap();
+    let damaged = [whole.as_slice(), &[0; 512], b"\n"].concat();
+    std::fs::write(&path, &damaged).unwrap();
+    let mut notes = Vec::new();
+    let mut keep = |event: TrainEvent| {
+        if let TrainEvent::Note(text) = event {
+            notes.push(text);
+        }
+    };
+    train(&gpu(), &recipe(&out, &["train.max_steps=2"]), true, &mut keep).unwrap();
+    assert!(notes.iter().any(|n| n.contains("damaged-1-metrics.jsonl")), "{notes:?}");
+    assert_eq!(std::fs::read(&path).unwrap(), whole);
+    assert_eq!(std::fs::read(out.join("damaged-1-metrics.jsonl")).unwrap(), damaged);
+}
+
+#[test]
 fn a_row_that_does_not_fit_the_stream_is_named_before_anything_runs() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("run");
