@@ -52,7 +52,7 @@
 //! - [`error`]: the one error type
 //! - [`kernel`]: a WGSL file, its variants and how one is chosen and specialised
 //! - [`graph`], [`plan`]: the static graph, its derivative and its memory plan; no wgpu in here
-//! - [`gpu`], [`step`]: adapters, buffers, pipelines; a planned graph made real and replayed
+//! - [`gpu`], [`program`]: adapters, buffers, pipelines; a planned graph made real and replayed
 //! - [`ops`]: one file per operation, with formula, derivative, kernels, reference and test case
 //! - [`data`]: rows, chat templates, tokens, the packed preference stream
 //! - [`model`]: the decoder, its configuration, weights and sampling

@@ -170,7 +170,7 @@ impl DemoOptions {
 /// ones correct held-out sentences and writes the report.
 ///
 /// # Errors
-/// See [`DemoOptions::check_start`], [`fetch_pairs`] and [`train`]. A stopped demo goes on from its last
+/// See [`DemoOptions::check_start`], [`fetch_pairs`] and [`run`](crate::train::trainer::run). A stopped demo goes on from its last
 /// checkpoint with `resume`.
 pub fn run(
     gpu: &Rc<Gpu>,

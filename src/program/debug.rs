@@ -87,7 +87,7 @@ impl Program {
         }
     }
 
-    /// Names variables whose guard zone was written (only with [`ProgramOptions::poison`] and without
+    /// Names variables whose guard zone was written (only with [`ProgramOptions::poison`](super::ProgramOptions::poison) and without
     /// slot sharing).
     ///
     /// # Errors
