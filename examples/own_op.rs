@@ -7,6 +7,7 @@ use oddgrad::graph::Sink;
 use oddgrad::kernel::{Pass, Variant};
 use oddgrad::ops::case::{Array, BenchFacts, OpCase};
 use oddgrad::ops::trial::{check_forward, check_gradient};
+use oddgrad::ops::values::Domain;
 use oddgrad::{Gpu, Graph, Result, Var};
 use std::rc::Rc;
 
@@ -38,7 +39,7 @@ fn square(g: &mut Graph, x: Var) -> Var {
     y
 }
 
-/// Random inputs at awkward sizes, and the truth in double precision. Shapes are `[N]`.
+/// Inputs of every kind at awkward sizes, and the truth in double precision. Shapes are `[N]`.
 fn case() -> OpCase {
     OpCase {
         op: "square",
@@ -49,6 +50,7 @@ fn case() -> OpCase {
         build: |g, _, v| vec![square(g, v[0])],
         reference: |_, inputs| vec![inputs[0].f().iter().map(|x| x * x).collect()],
         tolerance: 1e-6,
+        domain: Domain::ALL,
         differentiable: true,
         bench: BenchFacts::ELEMENTWISE,
     }

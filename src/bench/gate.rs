@@ -1,13 +1,14 @@
 //! Correctness before speed: a kernel that fails here is shown and not ranked.
 //!
-//! The operation's awkward shapes with fresh random inputs, every result poisoned beforehand, a
+//! The operation's awkward shapes with fresh random inputs of every kind ([`Values`]), every result poisoned beforehand, a
 //! guard zone behind every buffer, run twice for the same bits; then, at each shape that is timed,
 //! the same results as the pass' first variant.
 
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::ops::case::OpCase;
-use crate::ops::trial::{Fault, Kind, Replacement, Trial};
+use crate::ops::trial::{Fault, Kind, Replacement, SMALLEST, Trial};
+use crate::ops::values::Values;
 use crate::program::{POISON, Program, Replay};
 use std::rc::Rc;
 
@@ -45,9 +46,16 @@ pub fn judge(
         Ok(())
     };
     for shape in case.shapes {
-        attempt(Trial::forward(case, shape, seed), format!("forward {shape:?}"))?;
-        if case.differentiable_at(shape) {
-            attempt(Trial::gradient(case, shape, seed), format!("gradient {shape:?}"))?;
+        for values in case.values_at(shape) {
+            let what = format!("forward {shape:?}, {values}");
+            attempt(Trial::forward(case, shape, values, seed), what)?;
+        }
+        if !case.differentiable_at(shape) {
+            continue;
+        }
+        for values in case.gradient_values_at(shape) {
+            let what = format!("gradient {shape:?}, {values}");
+            attempt(Trial::gradient(case, shape, values, seed), what)?;
         }
     }
     Ok(verdicts)
@@ -96,6 +104,7 @@ pub fn same_as_first(
         let kind = want.iter().zip(&got).find_map(|(w, g)| difference(w, g, SLACK * tolerance));
         faults.push(kind.map(|kind| Fault {
             shape: shape.to_vec(),
+            values: Values::Normal,
             place: format!("against variant {number}: result"),
             kind,
         }));
@@ -106,7 +115,7 @@ pub fn same_as_first(
 
 fn difference(want: &[u32], got: &[u32], allowed: f64) -> Option<Kind> {
     let value = |bits: u32| f64::from(f32::from_bits(bits));
-    let scale = want.iter().fold(1e-30f64, |m, &w| m.max(value(w).abs()));
+    let scale = want.iter().fold(SMALLEST, |m, &w| m.max(value(w).abs()));
     want.iter().zip(got).enumerate().find_map(|(index, (&w, &g))| {
         let off = (value(w) - value(g)).abs() / scale;
         if w == g || off <= allowed {

@@ -12,7 +12,8 @@
 //!    tried again at sizes near by.
 //! 3. Those left must write what the default kernel writes, in the whole of the real result, and then
 //!    are compared with it.
-//! 4. A winner goes through the gate at a few awkward shapes (`GATED`) before it is chosen.
+//! 4. A winner goes through the gate at a few awkward shapes (`GATED`), and at a small one with every
+//!    kind of values, before it is chosen.
 //!
 //! That is enough to trust a winner: every kernel goes through the whole gate in this crate's tests,
 //! so what is left to find is what this driver makes of it. The real size shows wrong arithmetic,
@@ -30,8 +31,9 @@ use crate::bench::tuned::{Choice, Factors, texts_hash};
 use crate::error::{Error, Problem, Result};
 use crate::gpu::{Checks, Gpu};
 use crate::kernel::{Facts, Operand, Pass, SizeClass, Variant};
-use crate::ops::self_test::{fault_of, first_fault};
+use crate::ops::self_test::{fault_of, fault_with_values, first_fault};
 use crate::ops::trial::{Fault, Kind};
+use crate::ops::values::Values;
 use crate::plan::Reuse;
 use crate::program::{Program, Replay};
 use std::collections::BTreeSet;
@@ -236,7 +238,10 @@ impl<'a> Findings<'a> {
                 if self.right(pass, v) && self.passed.insert(key(pass, v)) {
                     progress(&format!("gate: {} at {GATED} shapes", v.label()));
                     let case = find_case(pass.op)?;
-                    let fault = first_fault(self.gpu, &case, pass, v, usize::MAX, GATED)?;
+                    let mut fault = first_fault(self.gpu, &case, pass, v, usize::MAX, GATED)?;
+                    if fault.is_none() {
+                        fault = fault_with_values(self.gpu, &case, pass, v)?;
+                    }
                     all &= fault.is_none();
                     self.note(pass, v, fault);
                 }
@@ -396,7 +401,8 @@ impl Job<'_> {
                 Err(e) => {
                     let kind = Kind::Refused(e.to_string());
                     let (shape, place) = (self.shape().to_vec(), String::new());
-                    findings.note(self.pass, variant, Some(Fault { shape, place, kind }));
+                    let fault = Fault { shape, values: Values::Normal, place, kind };
+                    findings.note(self.pass, variant, Some(fault));
                     continue;
                 }
             };

@@ -16,6 +16,7 @@ use crate::graph::{DType, Graph, Parameter, Var};
 use crate::kernel::{Pass, SOFTWARE};
 use crate::ops::case::{Array, BenchFacts, Data, OpCase};
 use crate::ops::grad_norm::grad_norm;
+use crate::ops::values::Domain;
 use crate::variant;
 
 /// Suffix of a parameter's first moment in the state.
@@ -184,6 +185,7 @@ pub fn case() -> OpCase {
         },
         reference,
         tolerance: 1e-6,
+        domain: Domain { inputs: &["p", "grad", "m"], ..Domain::ALL },
         differentiable: false,
         bench: BenchFacts {
             layers: |l| vec![vec![l.inner * l.hidden], vec![l.vocabulary * l.hidden]],

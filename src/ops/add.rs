@@ -6,6 +6,7 @@
 use crate::graph::{ACCUMULATE, Graph, Var};
 use crate::kernel::Pass;
 use crate::ops::case::{Array, BenchFacts, OpCase};
+use crate::ops::values::Domain;
 use crate::variant;
 
 /// y = a + b, both of the same shape.
@@ -50,6 +51,7 @@ pub fn case() -> OpCase {
         build: |g, _, v| vec![add(g, v[0], v[1])],
         reference,
         tolerance: 1e-6,
+        domain: Domain::LINEAR,
         differentiable: true,
         bench: BenchFacts { flops: |_, s, _| Some(s[0] as f64), ..BenchFacts::ELEMENTWISE },
     }

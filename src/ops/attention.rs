@@ -33,6 +33,7 @@
 use crate::graph::{DType, Graph, Sink, Var};
 use crate::kernel::{Const, HARDWARE, Pass, SOFTWARE, Takes};
 use crate::ops::case::{Array, BenchFacts, OpCase, TestRng, product};
+use crate::ops::values::{Domain, Values};
 use crate::variant;
 
 /// o = softmax(q kᵀ / sqrt(head_dim)) v over the keys each query attends to.
@@ -395,6 +396,22 @@ fn flops(pass: &str, shape: &[usize], inputs: &[Array]) -> Option<f64> {
     Some(2.0 * products as f64 * pairs(spans) as f64 * (shape[1] * shape[3]) as f64)
 }
 
+/// Scores of up to some hundreds. Sums of products of that size are rounded by a part in 10^7 of
+/// them, and so are the exponentials.
+const DOMAIN: Domain = Domain {
+    large: 8.0,
+    looser: &[
+        (Values::Large, 100.0, "scores of some hundreds are rounded before the exponential"),
+        (Values::Spikes, 30.0, "scores of some dozens are rounded before the exponential"),
+    ],
+    without_gradient: &[
+        (Values::Large, "one key has all the weight, and what is left is smaller than rounding"),
+        (Values::Tiny, "the gradient of q is smaller than a rounding of the output"),
+        (Values::Equal, "the gradients of q and k cancel to zero"),
+    ],
+    ..Domain::ALL
+};
+
 /// Shapes are `[T, H, HKV, head_dim, layout of the spans]`.
 pub fn case() -> OpCase {
     OpCase {
@@ -424,6 +441,7 @@ pub fn case() -> OpCase {
         build: |g, s, v| vec![attention(g, v[0], v[1], v[2], v[3], s[3])],
         reference,
         tolerance: 1e-6,
+        domain: DOMAIN,
         differentiable: true,
         bench: BenchFacts {
             dims: &[

@@ -75,6 +75,7 @@ fn attention_large_scores() {
             vec![q, k, v, all.remove(0)]
         },
         tolerance: 1e-4,
+        domain: Domain::AS_DRAWN,
         ..case()
     };
     forward(&large);

@@ -11,6 +11,7 @@
 use crate::graph::{Graph, Var};
 use crate::kernel::Pass;
 use crate::ops::case::{Array, BenchFacts, OpCase, normal};
+use crate::ops::values::Domain;
 use crate::variant;
 
 /// `[1]`: the loss of scores x `[2P]` (chosen at 2p, rejected at 2p + 1) with `offset` and
@@ -86,6 +87,7 @@ pub fn case() -> OpCase {
         build: |g, _, v| vec![bradley_terry(g, v[0], v[1], v[2], BETA as f32)],
         reference,
         tolerance: 1e-6,
+        domain: Domain::ALL,
         differentiable: true,
         bench: BenchFacts {
             dims: &["PAIRS"],

@@ -4,6 +4,7 @@
 
 use crate::graph::{DType, Graph, Var};
 use crate::kernel::Pass;
+use crate::ops::values::{Domain, Values};
 
 /// The random numbers of tests and benchmarks: the same on every machine.
 pub type TestRng = fastrand::Rng;
@@ -135,6 +136,8 @@ pub struct OpCase {
     pub reference: fn(&[usize], &[Array]) -> Vec<Vec<f64>>,
     /// Largest allowed |kernel - reference| as a part of the largest |reference| of that output.
     pub tolerance: f64,
+    /// The kinds of values it is tried with.
+    pub domain: Domain,
     /// Has a derivative, at the shapes at which an input wants a gradient.
     pub differentiable: bool,
     /// What a benchmark of it has to know.
@@ -220,11 +223,49 @@ pub fn largest_of_pairs(sides: &[usize]) -> Option<usize> {
     Some(product(&[a, b])?.max(product(&[a, c])?).max(product(&[b, c])?))
 }
 
+/// Largest [`size`] of a shape that is tried with every kind of values.
+pub const SMALL: usize = 1 << 16;
+/// The same for gradients, which differences take time for. In the very smallest shapes, such as a
+/// norm of one element, large terms cancel to nothing that could be compared.
+pub const SMALL_GRADIENT: std::ops::RangeInclusive<usize> = 32..=1 << 13;
+
+/// Product of a shape's numbers, zeros left out: how much work a trial of it is, roughly.
+pub fn size(shape: &[usize]) -> usize {
+    shape.iter().map(|&d| d.max(1)).product()
+}
+
 impl OpCase {
     /// True if there is a gradient to check at this shape.
     pub fn differentiable_at(&self, shape: &[usize]) -> bool {
         let inputs = || (self.inputs)(shape, &mut TestRng::with_seed(0));
         self.differentiable && inputs().iter().any(Array::wants_gradient)
+    }
+
+    /// The inputs at a shape.
+    pub fn inputs_of(&self, shape: &[usize], values: Values, rng: &mut TestRng) -> Vec<Array> {
+        let mut inputs = (self.inputs)(shape, rng);
+        self.domain.apply(values, &mut inputs);
+        inputs
+    }
+
+    /// The kinds of values that `shape` is tried with: normal ones, and the others where it is no
+    /// larger than [`SMALL`], an input varies and the operation is defined for them.
+    pub fn values_at(&self, shape: &[usize]) -> Vec<Values> {
+        let mut all = vec![Values::Normal];
+        let inputs = || (self.inputs)(shape, &mut TestRng::with_seed(0));
+        if size(shape) <= SMALL && inputs().iter().any(|a| self.domain.varies(a)) {
+            all.extend(Values::SPECIAL.into_iter().filter(|&v| self.domain.holds(v)));
+        }
+        all
+    }
+
+    /// Those of [`Self::values_at`] at which the gradient is compared: only normal ones where the
+    /// shape's size is not in [`SMALL_GRADIENT`].
+    pub fn gradient_values_at(&self, shape: &[usize]) -> Vec<Values> {
+        let mut all = self.values_at(shape);
+        let small = SMALL_GRADIENT.contains(&size(shape));
+        all.retain(|&v| v == Values::Normal || small && self.domain.holds_gradient(v));
+        all
     }
 }
 

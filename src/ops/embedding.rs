@@ -7,6 +7,7 @@ use crate::graph::{DType, Graph, Var};
 use crate::ops::case::{BenchFacts, OpCase};
 use crate::ops::gather_index::GatherIndex;
 use crate::ops::gather_rows;
+use crate::ops::values::Domain;
 
 /// y `[T, D]` = rows of `table` `[V, D]` named by `ids` `[T]` u32; `index` holds
 /// [`build_index`](super::gather_index::build_index) of the same ids.
@@ -50,6 +51,7 @@ pub fn case() -> OpCase {
         },
         reference: gather_rows::reference,
         tolerance: 1e-6,
+        domain: Domain::LINEAR,
         differentiable: true,
         bench: BenchFacts {
             dims: &["V", "T", "D"],

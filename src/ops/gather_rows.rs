@@ -9,6 +9,7 @@ use crate::graph::{DType, FILL, Graph, Var};
 use crate::kernel::{Pass, SOFTWARE, Takes, Tile, Variant};
 use crate::ops::case::{Array, BenchFacts, OpCase, TestRng, largest_of_pairs};
 use crate::ops::gather_index::{GatherIndex, build_index};
+use crate::ops::values::Domain;
 use crate::variant;
 use std::collections::BTreeSet;
 
@@ -143,6 +144,7 @@ pub fn case() -> OpCase {
         },
         reference,
         tolerance: 1e-6,
+        domain: Domain::LINEAR,
         differentiable: true,
         bench: bench(),
     }

@@ -16,6 +16,7 @@
 use crate::graph::{Graph, Var};
 use crate::kernel::Pass;
 use crate::ops::case::{Array, BenchFacts, OpCase};
+use crate::ops::values::Domain;
 use crate::variant;
 
 /// gelu(`x`), elementwise, in the tanh form.
@@ -70,6 +71,7 @@ pub fn case() -> OpCase {
         build: |g, _, v| vec![gelu(g, v[0])],
         reference,
         tolerance: 1e-6,
+        domain: Domain::ALL,
         differentiable: true,
         bench: BenchFacts {
             layers: |l| vec![vec![l.tokens * l.inner]],

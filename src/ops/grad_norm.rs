@@ -8,6 +8,7 @@
 use crate::graph::{Graph, Var};
 use crate::kernel::{HARDWARE, Pass};
 use crate::ops::case::{Array, BenchFacts, OpCase};
+use crate::ops::values::Domain;
 use crate::variant;
 
 /// `[2]` = (norm before clipping, factor) over all of `grads`.
@@ -94,6 +95,7 @@ pub fn case() -> OpCase {
         build: |g, _, v| vec![grad_norm(g, &v[1..], v[0])],
         reference,
         tolerance: 1e-6,
+        domain: Domain { inputs: &["grad"], ..Domain::ALL },
         differentiable: false,
         bench: BenchFacts {
             dims: &["N of each gradient", "…"],

@@ -20,6 +20,7 @@ use crate::graph::{Graph, Sink, Var};
 use crate::kernel::{HARDWARE, Pass};
 use crate::ops::case::{Array, BenchFacts, OpCase};
 use crate::ops::rms_norm::{ROWS, add_blocks, block_sink};
+use crate::ops::values::{Domain, Values};
 use crate::variant;
 
 /// Normalises each row of `x` `[T, D]` to mean 0 and variance 1, then multiplies by `weight` `[D]`
@@ -122,6 +123,12 @@ fn reference(s: &[usize], inputs: &[Array]) -> Vec<Vec<f64>> {
     vec![y]
 }
 
+const DOMAIN: Domain = Domain {
+    looser: &[(Values::Equal, 100.0, "what a mean of equal values is off by is all that is left")],
+    without_gradient: &[(Values::Equal, "the gradients of x and weight cancel to zero")],
+    ..Domain::ALL
+};
+
 /// Shapes are `[T, D]`.
 pub fn case() -> OpCase {
     OpCase {
@@ -141,6 +148,7 @@ pub fn case() -> OpCase {
         build: |g, _, v| vec![layer_norm(g, v[0], v[1], v[2], EPS)],
         reference,
         tolerance: 1e-6,
+        domain: DOMAIN,
         differentiable: true,
         bench: BenchFacts {
             flops: |pass, s, _| (pass == "forward").then(|| 7.0 * (s[0] * s[1]) as f64),

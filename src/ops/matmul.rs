@@ -12,6 +12,7 @@ use crate::graph::{DType, Graph, Sink, Var};
 use crate::kernel::Const::{Bool, U32};
 use crate::kernel::{Const, Cooperative, HARDWARE, Needs, Pass, SOFTWARE, Takes, Tile, Variant};
 use crate::ops::case::{Array, BenchFacts, Decoder, OpCase, largest_of_pairs};
+use crate::ops::values::Domain;
 use crate::variant;
 
 /// Which operand of a product is stored transposed.
@@ -448,6 +449,8 @@ pub fn case() -> OpCase {
         },
         reference,
         tolerance: 1e-6,
+        // Below 65,504, where 16 bits end, and rounded as ordinary values are.
+        domain: Domain { large: 1024.0, ..Domain::ALL },
         differentiable: true,
         bench: BenchFacts {
             dims: &["M", "N", "K"],

@@ -29,6 +29,7 @@ pub mod softmax;
 pub mod store_rows;
 pub mod token_logp;
 pub mod trial;
+pub mod values;
 
 use crate::kernel::{Pass, Target, VariantId};
 use case::OpCase;

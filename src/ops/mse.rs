@@ -7,6 +7,7 @@
 use crate::graph::{Graph, Var};
 use crate::kernel::Pass;
 use crate::ops::case::{Array, BenchFacts, OpCase};
+use crate::ops::values::Domain;
 use crate::variant;
 
 /// `[1]` = the mean over all elements of (`prediction` - `target`)^2, both of one shape, summed in a
@@ -65,6 +66,7 @@ pub fn case() -> OpCase {
         build: |g, _, v| vec![mse(g, v[0], v[1])],
         reference,
         tolerance: 1e-6,
+        domain: Domain::ALL,
         differentiable: true,
         bench: BenchFacts {
             flops: |pass, s, _| (pass == "forward").then(|| 3.0 * s[0] as f64),

@@ -8,6 +8,7 @@
 use crate::graph::{Graph, Var};
 use crate::kernel::Pass;
 use crate::ops::case::{Array, BenchFacts, OpCase, normal};
+use crate::ops::values::Domain;
 use crate::variant;
 
 /// `[1]` = -sum of `weight` `[N]` times `logp` `[N]`, summed in a fixed order.
@@ -64,6 +65,7 @@ pub fn case() -> OpCase {
         build: |g, _, v| vec![nll(g, v[0], v[1])],
         reference,
         tolerance: 1e-6,
+        domain: Domain::LINEAR,
         differentiable: true,
         bench: BenchFacts {
             layers: |l| vec![vec![l.tokens]],

@@ -19,6 +19,7 @@
 use crate::graph::{Graph, Var};
 use crate::kernel::Pass;
 use crate::ops::case::{Array, BenchFacts, OpCase, normal};
+use crate::ops::values::{Domain, Values};
 use crate::variant;
 
 /// The smallest 1 - p the closed form works with: nearer to 1 an f32 log-probability carries no
@@ -106,6 +107,18 @@ fn reference(_: &[usize], inputs: &[Array]) -> Vec<Vec<f64>> {
     vec![vec![inputs[0].f().chunks(2).zip(inputs[1].f()).map(term).sum()]]
 }
 
+/// Log-probabilities are negative, and below -10,000 they count as that.
+const DOMAIN: Domain = Domain {
+    large: 1e3,
+    without: &[
+        (Values::Zeros, "the odds of a probability of 1 are infinite"),
+        (Values::Spikes, "the odds of a probability of 1 are infinite"),
+        (Values::Alternating, "no probability is above 1"),
+    ],
+    without_gradient: &[(Values::Tiny, "a difference reaches beyond a probability of 1")],
+    ..Domain::ALL
+};
+
 /// Shapes are `[P]`; every fifth pair is unused. Compares the loss; the table has tests of its own.
 pub fn case() -> OpCase {
     OpCase {
@@ -121,6 +134,7 @@ pub fn case() -> OpCase {
         build: |g, _, v| vec![odds_ratio(g, v[0], v[1]).loss],
         reference,
         tolerance: 1e-6,
+        domain: DOMAIN,
         differentiable: true,
         bench: BenchFacts {
             dims: &["PAIRS"],
@@ -414,6 +428,7 @@ mod tests {
                 vec![vec![likelihood + reference(s, &[double("l", l), inputs[7].clone()])[0][0]]]
             },
             tolerance: 1e-6,
+            domain: token_logp::case().domain,
             differentiable: true,
             bench: case().bench,
         };

@@ -12,6 +12,7 @@
 use crate::graph::{Graph, Var};
 use crate::kernel::Pass;
 use crate::ops::case::{Array, BenchFacts, OpCase};
+use crate::ops::values::{Domain, Values};
 use crate::variant;
 
 /// max(`x`, 0), elementwise. The gradient at 0 is 0.
@@ -49,6 +50,12 @@ fn reference(_: &[usize], inputs: &[Array]) -> Vec<Vec<f64>> {
     vec![inputs[0].f().iter().map(|x| x.max(0.0)).collect()]
 }
 
+const KINK: &[(Values, &str)] = &[
+    (Values::Tiny, "a difference reaches beyond the kink"),
+    (Values::Zeros, "the kink has no derivative"),
+    (Values::Spikes, "the kink has no derivative"),
+];
+
 /// Shapes are `[n]`.
 pub fn case() -> OpCase {
     OpCase {
@@ -64,6 +71,7 @@ pub fn case() -> OpCase {
         build: |g, _, v| vec![relu(g, v[0])],
         reference,
         tolerance: 1e-6,
+        domain: Domain { without_gradient: KINK, ..Domain::ALL },
         differentiable: true,
         bench: BenchFacts {
             layers: |l| vec![vec![l.tokens * l.inner]],

@@ -18,6 +18,7 @@
 use crate::graph::{Graph, Sink, Var};
 use crate::kernel::{HARDWARE, Needs, Pass};
 use crate::ops::case::{Array, BenchFacts, OpCase};
+use crate::ops::values::{Domain, Values};
 use crate::variant;
 
 /// Rows that one invocation of the weight's gradient adds up; the blocks are added after that.
@@ -137,6 +138,11 @@ fn reference(s: &[usize], inputs: &[Array]) -> Vec<Vec<f64>> {
     vec![y]
 }
 
+const DOMAIN: Domain = Domain {
+    looser: &[(Values::Equal, 10.0, "sums of equal squares are rounded to one side")],
+    ..Domain::ALL
+};
+
 /// Shapes are `[T, D]`.
 pub fn case() -> OpCase {
     OpCase {
@@ -148,6 +154,7 @@ pub fn case() -> OpCase {
         build: |g, _, v| vec![rms_norm(g, v[0], v[1], EPS)],
         reference,
         tolerance: 1e-6,
+        domain: DOMAIN,
         differentiable: true,
         bench: BenchFacts {
             flops: |pass, s, _| (pass == "forward").then(|| 4.0 * (s[0] * s[1]) as f64),

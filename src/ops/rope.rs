@@ -16,6 +16,7 @@
 use crate::graph::{DType, Graph, Sink, Var};
 use crate::kernel::Pass;
 use crate::ops::case::{Array, BenchFacts, OpCase, product};
+use crate::ops::values::Domain;
 use crate::variant;
 
 /// Turns each head of `x` `[T, H * head_dim]` by the angles of its token's `position` `[T]` (u32).
@@ -142,6 +143,7 @@ pub fn case() -> OpCase {
         build: |g, s, v| vec![rope(g, v[0], v[1], v[2], s[2])],
         reference,
         tolerance: 1e-6,
+        domain: Domain::LINEAR,
         differentiable: true,
         bench: BenchFacts {
             dims: &["T", "HEADS", "HEAD_DIM"],

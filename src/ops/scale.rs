@@ -7,6 +7,7 @@
 use crate::graph::{Graph, Sink, Var};
 use crate::kernel::Pass;
 use crate::ops::case::{Array, BenchFacts, OpCase};
+use crate::ops::values::Domain;
 use crate::variant;
 
 /// `factor` * `x`, elementwise. A factor that changes between steps must be an input of another
@@ -60,6 +61,7 @@ pub fn case() -> OpCase {
         build: |g, _, v| vec![scale(g, v[0], FACTOR)],
         reference,
         tolerance: 1e-6,
+        domain: Domain::LINEAR,
         differentiable: true,
         bench: BenchFacts { flops: |_, s, _| Some(s[0] as f64), ..BenchFacts::ELEMENTWISE },
     }

@@ -8,8 +8,9 @@
 use crate::error::Result;
 use crate::gpu::{Checks, Gpu};
 use crate::kernel::{Pass, Target, Variant, VariantId};
-use crate::ops::case::OpCase;
+use crate::ops::case::{OpCase, size};
 use crate::ops::trial::{Fault, Replacement, Trial};
+use crate::ops::values::Values;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -73,36 +74,81 @@ pub fn first_fault(
     most: usize,
     count: usize,
 ) -> Result<Option<Fault>> {
-    let size = |shape: &[usize]| shape.iter().map(|&d| d.max(1)).product::<usize>();
-    let mut shapes: Vec<&[usize]> = case.shapes.to_vec();
-    shapes.retain(|s| size(s) <= most);
-    shapes.sort_by_key(|s| std::cmp::Reverse(size(s)));
-    let replacement = Replacement { pass, variant, checks: Checks::Off };
-    // With plain kernels around it, so that only this one can be wrong.
-    let plain = Target {
-        subgroups: false,
-        f16: false,
-        cooperative: Vec::new(),
-        pinned: BTreeMap::new(),
-        tuned: Arc::default(),
-        ..gpu.target().clone()
-    };
-    // Central differences cost more than a forward, so they come where nothing else shows the pass.
-    let trials = shapes.iter().filter_map(|shape| {
-        let forward = Trial::forward(case, shape, 0);
-        if forward.meets(&plain, pass, variant) {
-            return Some(forward);
-        }
-        let gradient = case.differentiable_at(shape).then(|| Trial::gradient(case, shape, 0));
-        gradient.filter(|trial| trial.meets(&plain, pass, variant))
-    });
-    for trial in trials.take(count) {
-        let fault = trial.run(gpu, &plain, Some(&replacement))?;
+    Attempt::new(gpu, case, pass, variant).run(Values::Normal, most, count)
+}
+
+/// What is wrong with a kernel at one small shape with each kind of values but the normal ones.
+///
+/// # Errors
+/// When the device is lost.
+pub fn fault_with_values(
+    gpu: &Rc<Gpu>,
+    case: &OpCase,
+    pass: &'static Pass,
+    variant: &'static Variant,
+) -> Result<Option<Fault>> {
+    let attempt = Attempt::new(gpu, case, pass, variant);
+    for values in Values::SPECIAL {
+        let fault = attempt.run(values, MOST, 1)?;
         if fault.is_some() {
             return Ok(fault);
         }
     }
     Ok(None)
+}
+
+/// A kernel in the place of its pass', with plain kernels around it, so that only this one can be
+/// wrong.
+struct Attempt<'a> {
+    gpu: &'a Rc<Gpu>,
+    case: &'a OpCase,
+    replacement: Replacement,
+    plain: Target,
+}
+
+impl<'a> Attempt<'a> {
+    fn new(
+        gpu: &'a Rc<Gpu>,
+        case: &'a OpCase,
+        pass: &'static Pass,
+        variant: &'static Variant,
+    ) -> Self {
+        let plain = Target {
+            subgroups: false,
+            f16: false,
+            cooperative: Vec::new(),
+            pinned: BTreeMap::new(),
+            tuned: Arc::default(),
+            ..gpu.target().clone()
+        };
+        Self { gpu, case, replacement: Replacement { pass, variant, checks: Checks::Off }, plain }
+    }
+
+    /// The first fault at the largest `count` shapes of a size up to `most` that run the kernel.
+    fn run(&self, values: Values, most: usize, count: usize) -> Result<Option<Fault>> {
+        let Self { gpu, case, replacement, plain } = self;
+        let mut shapes: Vec<&[usize]> = case.shapes.to_vec();
+        shapes.retain(|s| size(s) <= most && case.values_at(s).contains(&values));
+        shapes.sort_by_key(|s| std::cmp::Reverse(size(s)));
+        let meets = |trial: &Trial| trial.meets(plain, replacement.pass, replacement.variant);
+        // Central differences cost more than a forward, so they come where nothing else shows the pass.
+        let trials = shapes.iter().filter_map(|shape| {
+            let forward = Trial::forward(case, shape, values, 0);
+            if meets(&forward) {
+                return Some(forward);
+            }
+            let able =
+                case.differentiable_at(shape) && case.gradient_values_at(shape).contains(&values);
+            able.then(|| Trial::gradient(case, shape, values, 0)).filter(meets)
+        });
+        for trial in trials.take(count) {
+            let fault = trial.run(gpu, plain, Some(replacement))?;
+            if fault.is_some() {
+                return Ok(fault);
+            }
+        }
+        Ok(None)
+    }
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@
 use crate::graph::{Graph, Sink, Var};
 use crate::kernel::Pass;
 use crate::ops::case::{Array, BenchFacts, OpCase};
+use crate::ops::values::Domain;
 use crate::variant;
 
 /// silu(`gate`) * `up`, elementwise, both of the same shape (`[T, F]` in a model).
@@ -76,6 +77,7 @@ pub fn case() -> OpCase {
         build: |g, _, v| vec![silu_mul(g, v[0], v[1])],
         reference,
         tolerance: 1e-6,
+        domain: Domain::ALL,
         differentiable: true,
         bench: BenchFacts {
             layers: |l| vec![vec![l.tokens * l.inner]],

@@ -20,6 +20,7 @@
 use crate::graph::{Graph, Var};
 use crate::kernel::{HARDWARE, Needs, Pass};
 use crate::ops::case::{Array, BenchFacts, OpCase};
+use crate::ops::values::{Domain, Values};
 use crate::variant;
 
 /// Softmax over the last axis of `x` `[R, C]`. Values must be finite; a mask is a large negative
@@ -88,6 +89,14 @@ fn reference(s: &[usize], inputs: &[Array]) -> Vec<Vec<f64>> {
     vec![y]
 }
 
+const DOMAIN: Domain = Domain {
+    without_gradient: &[(
+        Values::Spikes,
+        "one element has all the weight, and the rest is nothing",
+    )],
+    ..Domain::ALL
+};
+
 /// Shapes are `[R, C]`.
 pub fn case() -> OpCase {
     OpCase {
@@ -99,6 +108,7 @@ pub fn case() -> OpCase {
         build: |g, _, v| vec![softmax(g, v[0])],
         reference,
         tolerance: 1e-6,
+        domain: DOMAIN,
         differentiable: true,
         bench: BenchFacts {
             dims: &["ROWS", "COLUMNS"],
@@ -114,6 +124,7 @@ mod tests {
     use super::case;
     use crate::ops::case::tests::{forward, gradient};
     use crate::ops::case::{Array, OpCase};
+    use crate::ops::values::Domain;
 
     #[test]
     fn softmax_forward() {
@@ -166,6 +177,7 @@ mod tests {
                 };
                 vec![Array::float("x", s, noise.f().iter().enumerate().map(value).collect())]
             },
+            domain: Domain::AS_DRAWN,
             ..case()
         };
         forward(&extreme);

@@ -6,6 +6,7 @@
 use crate::graph::{Graph, Var};
 use crate::kernel::Pass;
 use crate::ops::case::{Array, BenchFacts, OpCase, largest_of_pairs};
+use crate::ops::values::Domain;
 use crate::variant;
 
 /// Writes the rows of `x` `[N, D]` into `y` `[R, D]` at `rows` `[N]` u32; the other rows of y stay. A
@@ -68,6 +69,7 @@ pub fn case() -> OpCase {
         },
         reference,
         tolerance: 0.0,
+        domain: Domain { inputs: &["x", "y"], ..Domain::LINEAR },
         differentiable: false,
         bench: BenchFacts {
             dims: &["ROWS", "STORED", "D"],

@@ -16,6 +16,7 @@ use crate::graph::{Graph, Sink, Var};
 use crate::kernel::{HARDWARE, Needs, Pass, SOFTWARE};
 use crate::ops::case::{Array, BenchFacts, OpCase, largest_of_pairs};
 use crate::ops::matmul::{Form, MOST_ROWS, Product, product};
+use crate::ops::values::{Domain, Values};
 use crate::variant;
 
 /// log p `[N]` of `targets` `[N]` u32 under softmax(`hidden` `[N, D]` · `weight` `[V, D]`ᵀ).
@@ -154,6 +155,20 @@ fn reference(s: &[usize], inputs: &[Array]) -> Vec<Vec<f64>> {
     vec![(0..n).map(logp).collect()]
 }
 
+/// Logits of up to some thousands, rounded by a part in 10^7 of them, and so are the exponentials.
+const DOMAIN: Domain = Domain {
+    large: 10.0,
+    looser: &[
+        (Values::Large, 100.0, "logits of some hundreds are rounded before the exponential"),
+        (Values::Spikes, 30.0, "logits of some dozens are rounded before the exponential"),
+    ],
+    without_gradient: &[
+        (Values::Tiny, "the gradient of hidden is smaller than a rounding of the output"),
+        (Values::Equal, "the gradient of hidden cancels to zero"),
+    ],
+    ..Domain::ALL
+};
+
 /// Shapes are `[N, V, D]`: rows, vocabulary, hidden size.
 pub fn case() -> OpCase {
     OpCase {
@@ -180,6 +195,7 @@ pub fn case() -> OpCase {
         build: |g, _, v| vec![token_logp(g, v[0], v[1], v[2])],
         reference,
         tolerance: 1e-6,
+        domain: DOMAIN,
         differentiable: true,
         bench: BenchFacts {
             dims: &["N", "V", "D"],

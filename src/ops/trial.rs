@@ -7,9 +7,10 @@
 
 use crate::error::Result;
 use crate::gpu::{Checks, Gpu};
-use crate::graph::{DType, Graph, Var};
+use crate::graph::{Call, DType, Graph, Var};
 use crate::kernel::{Pass, Target, Variant};
 use crate::ops::case::{Array, Data, OpCase, TestRng, normal};
+use crate::ops::values::Values;
 use crate::plan::Reuse;
 use crate::program::{POISON, Program, ProgramOptions, Store};
 use std::fmt;
@@ -31,6 +32,8 @@ pub struct Replacement {
 pub struct Fault {
     /// The shape it happened at.
     pub shape: Vec<usize>,
+    /// What the inputs were like.
+    pub values: Values,
     /// The output, or the gradient as `d x`; empty for a kernel that did not run.
     pub place: String,
     /// What it was.
@@ -83,14 +86,16 @@ impl fmt::Display for Fault {
             )?,
             Kind::Refused(why) => return write!(f, "does not run: {why}"),
         }
-        write!(f, " at shape {:?}", self.shape)
+        write!(f, " at shape {:?}", self.shape)?;
+        if self.values == Values::Normal { Ok(()) } else { write!(f, " with {}", self.values) }
     }
 }
 
-/// One shape of a case with random inputs and what must come out.
+/// One shape of a case with inputs of a kind and what must come out.
 pub struct Trial<'a> {
     case: &'a OpCase,
     shape: &'a [usize],
+    values: Values,
     inputs: Vec<Array>,
     wanted: Wanted,
 }
@@ -139,24 +144,28 @@ const FRESH: f64 = 4.0;
 /// generously one rounding of single precision for each term of the sums behind it.
 pub const GRADIENT_TOLERANCE: f64 = 10.0;
 
+/// Differences are measured by the largest element, or by this where all are smaller: kernels may
+/// stop at exp(-80).
+pub(crate) const SMALLEST: f64 = 1e-28;
+
 /// Elements per input whose derivative is checked.
 const SAMPLED: usize = 24;
 
 impl<'a> Trial<'a> {
     /// Compares the outputs. Other seeds give other inputs.
-    pub fn forward(case: &'a OpCase, shape: &'a [usize], seed: u64) -> Self {
-        let inputs = (case.inputs)(shape, &mut rng(shape, seed));
+    pub fn forward(case: &'a OpCase, shape: &'a [usize], values: Values, seed: u64) -> Self {
+        let inputs = case.inputs_of(shape, values, &mut rng(shape, seed));
         let wanted = Wanted::Outputs((case.reference)(shape, &inputs));
-        Self { case, shape, inputs, wanted }
+        Self { case, shape, values, inputs, wanted }
     }
 
     /// Compares the gradients of the inputs.
     ///
     /// # Panics
     /// When the operation has no derivative.
-    pub fn gradient(case: &'a OpCase, shape: &'a [usize], seed: u64) -> Self {
-        let Derivatives { inputs, cotangents, samples } = derivatives(case, shape, seed);
-        Self { case, shape, inputs, wanted: Wanted::Derivatives { cotangents, samples } }
+    pub fn gradient(case: &'a OpCase, shape: &'a [usize], values: Values, seed: u64) -> Self {
+        let Derivatives { inputs, cotangents, samples } = derivatives(case, shape, values, seed);
+        Self { case, shape, values, inputs, wanted: Wanted::Derivatives { cotangents, samples } }
     }
 
     fn build(&self, target: &Target) -> Built {
@@ -190,19 +199,26 @@ impl<'a> Trial<'a> {
         built
     }
 
+    /// True if a kernel can be expected to hold the values: 16 bits end at 6e-8.
+    fn holds(&self, variant: &Variant) -> bool {
+        self.values != Values::Tiny || variant.tolerance == 0.0
+    }
+
     /// True if the trial runs a kernel that `target` pins.
     fn runs_a_pin(&self, target: &Target) -> bool {
         let calls = self.build(target).graph.calls().to_vec();
-        calls.iter().any(|c| target.pinned.get(&c.full_name()) == Some(&c.variant.id()))
+        let pinned = |c: &Call| target.pinned.get(&c.full_name()) == Some(&c.variant.id());
+        calls.iter().any(|c| pinned(c) && self.holds(c.variant))
     }
 
     /// True if the trial runs a call of `pass` that `variant` takes.
     pub fn meets(&self, target: &Target, pass: &Pass, variant: &Variant) -> bool {
         let graph = self.build(target).graph;
-        graph.calls().iter().any(|c| {
-            let fits = variant.takes.fits(&graph.facts_of(c).operands);
-            (c.op, c.pass) == (pass.op, pass.name) && fits
-        })
+        self.holds(variant)
+            && graph.calls().iter().any(|c| {
+                let fits = variant.takes.fits(&graph.facts_of(c).operands);
+                (c.op, c.pass) == (pass.op, pass.name) && fits
+            })
     }
 
     /// Runs the kernels that `target` chooses, with `replacement` in the place of one of them, and
@@ -222,7 +238,7 @@ impl<'a> Trial<'a> {
         if let Some(p) = replacement {
             options.checks = p.checks;
             let refused = |why| Ok(Some(self.fault("", Kind::Refused(why))));
-            let ours = |c: &&crate::graph::Call| {
+            let ours = |c: &&Call| {
                 let fits = p.variant.takes.fits(&graph.facts_of(c).operands);
                 (c.op, c.pass) == (p.pass.op, p.pass.name) && fits
             };
@@ -232,7 +248,7 @@ impl<'a> Trial<'a> {
                 }
             }
             graph.replace(p.pass.op, p.pass.name, p.variant);
-            let planted = |c: &&crate::graph::Call| std::ptr::eq(c.variant, p.variant);
+            let planted = |c: &&Call| std::ptr::eq(c.variant, p.variant);
             for call in graph.calls().iter().filter(planted) {
                 if let Err(e) = gpu.try_pipeline(call, p.checks) {
                     return refused(e.to_string());
@@ -241,6 +257,7 @@ impl<'a> Trial<'a> {
         }
         // Kernels that round to 16 bits may be further off than the case allows.
         let lossy = graph.calls().iter().fold(0.0, |most: f64, c| most.max(c.variant.tolerance));
+        let slack = slack * self.case.domain.slack(self.values);
         let tolerance = slack * self.case.tolerance.max(lossy);
         let program = Program::with_options(gpu, graph, &Store::new(gpu), options)?;
         let run = || {
@@ -276,7 +293,7 @@ impl<'a> Trial<'a> {
     }
 
     fn fault(&self, place: &str, kind: Kind) -> Fault {
-        Fault { shape: self.shape.to_vec(), place: place.to_owned(), kind }
+        Fault { shape: self.shape.to_vec(), values: self.values, place: place.to_owned(), kind }
     }
 
     fn compare(&self, which: usize, got: &[f32], tolerance: f64) -> Option<Kind> {
@@ -306,10 +323,10 @@ impl<'a> Trial<'a> {
 ///
 /// # Panics
 /// When the operation has no derivative.
-pub fn derivatives(case: &OpCase, shape: &[usize], seed: u64) -> Derivatives {
+pub fn derivatives(case: &OpCase, shape: &[usize], values: Values, seed: u64) -> Derivatives {
     assert!(case.differentiable, "{} has no derivative", case.op);
     let rng = &mut rng(shape, seed);
-    let inputs = (case.inputs)(shape, rng);
+    let inputs = case.inputs_of(shape, values, rng);
     let value = (case.reference)(shape, &inputs);
     let cotangents: Vec<Vec<f32>> =
         value.iter().map(|v| v.iter().map(|_| normal(rng)).collect()).collect();
@@ -330,9 +347,11 @@ pub fn derivatives(case: &OpCase, shape: &[usize], seed: u64) -> Derivatives {
         } else {
             (0..SAMPLED).map(|_| rng.usize(0..values.len())).collect()
         };
+        let largest = values.iter().fold(0.0f64, |m, v| m.max(v.abs()));
         let slope = |&i: &usize| {
             let mut moved = inputs.clone();
-            let h = 1e-4 * values[i].abs().max(1.0);
+            // Curves have the scale of 1 wherever they are, and far out f64 wants larger steps.
+            let h = 1e-4f64.max(1e-6 * largest);
             let mut at_offset = |offset: f64| {
                 if let Data::Float { values: v, .. } = &mut moved[input].data {
                     v[i] = values[i] + offset;
@@ -355,7 +374,7 @@ fn first_difference(
     want: &[f64],
     allowed: f64,
 ) -> Option<Kind> {
-    let scale = want.iter().fold(0.0f64, |m, v| m.max(v.abs())).max(1e-30);
+    let scale = want.iter().fold(0.0f64, |m, v| m.max(v.abs())).max(SMALLEST);
     got.zip(want).find_map(|((index, got), &want)| {
         let off = (f64::from(got) - want).abs() / scale;
         // Written so that NaN is a difference.
@@ -436,7 +455,7 @@ fn assert_agrees(gpu: &Rc<Gpu>, case: &OpCase, trial: &Trial) -> Result<()> {
     Ok(())
 }
 
-/// Runs every variant of `case` on every shape against the reference.
+/// Runs every variant of `case` on every shape and kind of values against the reference.
 ///
 /// # Errors
 /// When the device is lost.
@@ -445,7 +464,9 @@ fn assert_agrees(gpu: &Rc<Gpu>, case: &OpCase, trial: &Trial) -> Result<()> {
 /// On the first difference, unwritten element or broken guard zone.
 pub fn check_forward(gpu: &Rc<Gpu>, case: &OpCase) -> Result<()> {
     for shape in case.shapes.iter().chain(case.large) {
-        assert_agrees(gpu, case, &Trial::forward(case, shape, 0))?;
+        for values in case.values_at(shape) {
+            assert_agrees(gpu, case, &Trial::forward(case, shape, values, 0))?;
+        }
     }
     Ok(())
 }
@@ -459,7 +480,9 @@ pub fn check_forward(gpu: &Rc<Gpu>, case: &OpCase) -> Result<()> {
 /// On the first difference.
 pub fn check_gradient(gpu: &Rc<Gpu>, case: &OpCase) -> Result<()> {
     for shape in case.shapes.iter().filter(|shape| case.differentiable_at(shape)) {
-        assert_agrees(gpu, case, &Trial::gradient(case, shape, 0))?;
+        for values in case.gradient_values_at(shape) {
+            assert_agrees(gpu, case, &Trial::gradient(case, shape, values, 0))?;
+        }
     }
     Ok(())
 }

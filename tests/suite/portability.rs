@@ -16,6 +16,7 @@ use oddgrad::kernel::{Class, Needs, Target, Variant};
 use oddgrad::ops;
 use oddgrad::ops::case::{Array, Data, OpCase};
 use oddgrad::ops::trial::{Derivatives, GRADIENT_TOLERANCE, declare, derivatives, pinnings, rng};
+use oddgrad::ops::values::Values;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -217,7 +218,8 @@ impl Export {
     /// The operation is applied twice to the same inputs, so that its gradient kernels first write
     /// and then add: twice the gradient must come out.
     fn gradient(&mut self, case: &OpCase, shape: &[usize], target: &Target) {
-        let Derivatives { inputs, cotangents, samples } = derivatives(case, shape, 0);
+        let Derivatives { inputs, cotangents, samples } =
+            derivatives(case, shape, Values::Normal, 0);
         let at: Vec<usize> = inputs.iter().map(|a| self.array(a)).collect();
         let seeds_at: Vec<usize> = cotangents.iter().map(|c| self.floats(c)).collect();
         let truth: Vec<_> =
