@@ -164,8 +164,8 @@ mod tests {
                     .collect(),
                 _ => {
                     let mut want = x.clone();
-                    [2, 7, 12].map(|i| want[i] = 0.0);
-                    [3, 10].map(|i| want[i] = f32_of(SPIKE * x[i]));
+                    [2, 7, 12].into_iter().for_each(|i| want[i] = 0.0);
+                    [3, 10].into_iter().for_each(|i| want[i] = f32_of(SPIKE * x[i]));
                     want
                 }
             };
