@@ -1,13 +1,14 @@
 // matmul, nt: out[m, n] (+)= sum_k a[m, k] * b[b_start + n, k] (+ bias[n]).
-// Variant 6 with b stored in 16 bits an element: a load brings four elements of b in two words. 8
-// quadruples of a and 4 of b for 512 products: 0.313 bytes per product instead of 0.375.
+// Variant 6 with b stored in 16 bits an element or fewer: four elements of b come in two words, one or
+// half of one. 8 quadruples of a and 4 of b for 512 products: 0.313 bytes per product in 16 bits instead
+// of 0.375.
 // Grid: x = ceil(N / 32), y = ceil(M / 32).
 // Needs: subgroups; K and N multiples of 4.
 // Called by product in src/ops/matmul.rs; test matmul_forward.
 
 const BIAS: bool = false; // add bias; without one any variable may be bound in its place
 const ACCUMULATE: bool = false; // add to out instead of overwriting it
-const BF16: bool = false; // b is stored as bf16, else as f16
+const STORED: u32 = 0u; // how b is stored: 0 as f16, 1 as bf16, 2 as q8_0, 3 as q4_0
 
 struct Dims {
     m: u32, // rows of out
@@ -15,10 +16,11 @@ struct Dims {
     k: u32, // terms of each sum
     b_start: u32, // first row of b that is used
     out_start: u32, // first row of out that is written
+    b_rows: u32, // rows of b, used or not
 }
 
 @group(0) @binding(0) var<storage, read> a: array<vec4<f32>>; // [M, K / 4]
-@group(0) @binding(1) var<storage, read> b: array<vec2<u32>>; // [>= b_start + N, K / 4], four elements each
+@group(0) @binding(1) var<storage, read> b: array<u32>; // [b_rows, K] in the storage type
 @group(0) @binding(2) var<storage, read> dims: Dims;
 @group(0) @binding(3) var<storage, read> bias: array<f32>; // [N]
 @group(0) @binding(4) var<storage, read_write> out: array<vec4<f32>>; // [>= out_start + M, N / 4]
@@ -26,18 +28,24 @@ struct Dims {
 const ROWS: u32 = 32u; // outputs per invocation
 const COLUMNS: u32 = 4u;
 
-// Two elements of b. Every f16 and every bf16 is an f32, so nothing is lost here.
-fn pair(word: u32) -> vec2<f32> {
-    if BF16 {
-        return vec2(bitcast<f32>(word << 16u), bitcast<f32>(word & 0xffff0000u));
+// Elements 4 i to 4 i + 3 of b, which has so many in all. Every f16 and every bf16 is an f32. Of q8_0
+// and q4_0, integers of 8 and 4 bits, 32 share a scale in f16; all scales lie behind all integers.
+fn four(i: u32, elements: u32) -> vec4<f32> {
+    if STORED == 0u {
+        return vec4(unpack2x16float(b[2u * i]), unpack2x16float(b[2u * i + 1u]));
     }
-    return unpack2x16float(word);
-}
-
-// Four elements of b.
-fn four(i: u32) -> vec4<f32> {
-    let words = b[i];
-    return vec4(pair(words.x), pair(words.y));
+    if STORED == 1u {
+        let words = vec4(b[2u * i] << 16u, b[2u * i], b[2u * i + 1u] << 16u, b[2u * i + 1u]);
+        return bitcast<vec4<f32>>(words & vec4(0xffff0000u));
+    }
+    let block = i / 8u;
+    let integers = elements / select(8u, 4u, STORED == 2u); // words
+    let scale = unpack2x16float(b[integers + block / 2u])[block % 2u];
+    if STORED == 2u {
+        return scale * vec4<f32>((vec4(bitcast<i32>(b[i])) << vec4(24u, 16u, 8u, 0u)) >> vec4(24u));
+    }
+    let nibbles = (vec4(b[i / 2u] >> (16u * (i % 2u))) >> vec4(0u, 4u, 8u, 12u)) & vec4(15u);
+    return scale * (vec4<f32>(nibbles) - 8.0);
 }
 
 @compute @workgroup_size(8)
@@ -51,6 +59,7 @@ fn main(
     let m0 = group.y * ROWS;
     let n0 = (group.x * 8u + lane) * COLUMNS;
     let quads = d.k / 4u;
+    let elements = d.b_rows * d.k;
     let ia0 = min(m0 + sub, d.m - 1u) * quads;
     let ia1 = min(m0 + 4u + sub, d.m - 1u) * quads;
     let ia2 = min(m0 + 8u + sub, d.m - 1u) * quads;
@@ -73,7 +82,12 @@ fn main(
         let x5 = a[ia5 + q];
         let x6 = a[ia6 + q];
         let x7 = a[ia7 + q];
-        let y = mat4x4(four(ib0 + q), four(ib1 + q), four(ib2 + q), four(ib3 + q));
+        let y = mat4x4(
+            four(ib0 + q, elements),
+            four(ib1 + q, elements),
+            four(ib2 + q, elements),
+            four(ib3 + q, elements),
+        );
         c[0] += subgroupBroadcast(x0, 0u) * y;
         c[1] += subgroupBroadcast(x0, 1u) * y;
         c[2] += subgroupBroadcast(x0, 2u) * y;

@@ -9,7 +9,7 @@ use crate::model::weights::RandomWeights;
 use crate::plan::Reuse;
 use crate::train::learner::{Learner, LearnerOptions, memory_plan};
 use crate::train::objectives::{Coefficients, Loss};
-use crate::train::program::train_all;
+use crate::train::program::Placement;
 use crate::train::recipe::OptimSettings;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -117,7 +117,7 @@ impl Loaded {
         // Says what does not fit before anything is allocated.
         let loss = Loss::default();
         let objective = &*loss.objective;
-        memory_plan(gpu.target(), &config, capacity, objective, &train_all(), None)?;
+        memory_plan(gpu.target(), &config, capacity, objective, &Placement::all(), None)?;
         let optim = OptimSettings::default();
         let init = RandomWeights { config: &config, seed: 0 };
         let options = LearnerOptions { reuse, ..LearnerOptions::default() };
@@ -151,7 +151,7 @@ pub fn bench_step(gpu: &Rc<Gpu>, folder: &Path, tokens: usize, steps: usize) -> 
     }
     let before = gpu.buffer_bytes();
     let mut loaded = Loaded::new(gpu, folder, tokens, Reuse::Pool, problems)?;
-    let (objective, all) = (&*loaded.loss.objective, train_all());
+    let (objective, all) = (&*loaded.loss.objective, Placement::all());
     let planned =
         memory_plan(gpu.target(), &loaded.config, loaded.capacity, objective, &all, None)?;
     let planned = planned.total();

@@ -6,6 +6,7 @@ use crate::data::tokenize::Tokenizer;
 use crate::error::{Error, Result};
 use crate::gpu::{cooperative_matrices, list_adapters};
 use crate::kernel::Cooperative;
+use crate::model::adapter::{Adapter, tokenizer_folder};
 use crate::model::config::ModelConfig;
 use crate::model::folder::recorded_form;
 use crate::model::weights::FolderWeights;
@@ -37,10 +38,18 @@ fn usable(kinds: &[Cooperative]) -> String {
 /// What is known of a model folder's tokens.
 fn look_at(folder: &Path) -> Result<()> {
     let config = ModelConfig::load(folder)?;
-    let tokenizer = Tokenizer::from_folder(folder)?;
+    let tokenizer = Tokenizer::from_folder(&tokenizer_folder(folder)?)?;
     let named = |id: u32| format!("{id} {:?}", tokenizer.token(id).unwrap_or_default());
     let one = |id: Option<u32>| id.map_or_else(|| "none".to_owned(), named);
     outln!("{}", folder.display());
+    if let Some(Adapter { base, lora }) = Adapter::of(folder)? {
+        outln!(
+            "  adapter           LoRA of rank {}, scale {}, on {}",
+            lora.rank,
+            lora.scale(),
+            base.display()
+        );
+    }
     match FolderWeights::open(folder, &config) {
         Ok(weights) => {
             let mib = weights.stored_bytes() as f64 / 1048576.0;

@@ -5,6 +5,7 @@ use super::working;
 use crate::data::form::Form;
 use crate::data::tokenize::Tokenizer;
 use crate::error::{Error, Result};
+use crate::model::adapter::tokenizer_folder;
 use crate::model::config::ModelConfig;
 use crate::model::folder::recorded_form;
 use crate::model::generate::Sampling;
@@ -18,7 +19,7 @@ use std::path::PathBuf;
 /// Arguments of `oddgrad generate`.
 #[derive(Args)]
 pub struct GenerateArgs {
-    /// A Hugging Face model folder, or a checkpoint.
+    /// A Hugging Face model folder, a checkpoint, or the folder of a LoRA adapter.
     model: PathBuf,
     /// A prompt; may be repeated.
     #[arg(long, required = true)]
@@ -47,7 +48,7 @@ pub(super) fn run(args: &GenerateArgs, device: &DeviceArgs) -> Result<()> {
     }
     working::on("reading the model");
     let config = ModelConfig::load(&args.model)?;
-    let tokenizer = Tokenizer::from_folder(&args.model)?;
+    let tokenizer = Tokenizer::from_folder(&tokenizer_folder(&args.model)?)?;
     let has_template = tokenizer.has_template();
     let recorded = recorded_form(&args.model)?;
     let form = args.form.or(recorded).unwrap_or(Form::of_template(has_template));

@@ -12,6 +12,7 @@ mod display;
 mod doctor;
 mod generate;
 mod interrupt;
+mod merge;
 mod plan;
 mod tokenizer;
 mod train;
@@ -150,6 +151,8 @@ enum Command {
     Tune(tune::TuneArgs),
     /// Continue prompts with a model.
     Generate(generate::GenerateArgs),
+    /// Make one model of a LoRA adapter and its base.
+    Merge(merge::MergeArgs),
     /// Train a byte-level BPE tokenizer on text.
     Tokenizer(tokenizer::TokenizerArgs),
 }
@@ -185,6 +188,7 @@ fn execute(cli: &Cli) -> Result<()> {
         Command::Bench(args) => bench::run(args, device),
         Command::Tune(args) => tune::run(args, device),
         Command::Generate(args) => generate::run(args, device),
+        Command::Merge(args) => merge::run(args),
         Command::Tokenizer(args) => tokenizer::run(args),
     };
     done.map_err(|error| advise(error, &cli.command))?;

@@ -5,12 +5,14 @@ use crate::data::form::Form;
 use crate::data::tokenize::Tokenizer;
 use crate::error::Result;
 use crate::model::config::ModelConfig;
+use crate::model::weights::{FolderWeights, ParameterValues, Storage};
 use crate::train::learner::memory_plan;
 use crate::train::prepare::capacity;
-use crate::train::program::{micro_graph, train_all, training_graph};
+use crate::train::program::{Placement, micro_graph};
 use crate::train::{recipe, sampler};
 use clap::Args;
 use std::path::PathBuf;
+use std::rc::Rc;
 
 /// Arguments of `oddgrad plan`.
 #[derive(Args)]
@@ -28,6 +30,16 @@ pub struct PlanArgs {
 pub(super) fn run(args: &PlanArgs, device: &DeviceArgs) -> Result<()> {
     let recipe = recipe::load(&args.recipe, &args.set)?;
     let config = ModelConfig::load(&recipe.model)?;
+    let config = match &recipe.lora {
+        None => config,
+        Some(lora) => config.adapted(lora)?,
+    };
+    // What trains is F32 whatever the file holds.
+    let storage = match recipe.lora {
+        None => Storage::new(),
+        Some(_) => FolderWeights::open(&recipe.model, &config)?.storage(),
+    };
+    let placement = Placement { trained: recipe.trained(), storage: Rc::new(storage) };
     let gpu = device.open()?;
     let capacity = capacity(&recipe);
     let objective = &*recipe.loss.objective;
@@ -35,7 +47,7 @@ pub(super) fn run(args: &PlanArgs, device: &DeviceArgs) -> Result<()> {
     // The rows are not read, and the longer form is the chat template's.
     let form = recipe.sample.form.unwrap_or(Form::of_template(tokenizer.has_template()));
     let room = sampler::room(&tokenizer, &config, &recipe.sample, form)?;
-    let plan = memory_plan(gpu.target(), &config, capacity, objective, &train_all(), room)?;
+    let plan = memory_plan(gpu.target(), &config, capacity, objective, &placement, room)?;
     let mib = |bytes: u64| format!("{:>10.2} MiB", bytes as f64 / 1048576.0);
     outln!("adapter                          {}", gpu.describe());
     outln!("parameters                       {:>10}", config.parameter_count());
@@ -48,7 +60,7 @@ pub(super) fn run(args: &PlanArgs, device: &DeviceArgs) -> Result<()> {
     outln!("keys and values of the prompts   {}", mib(plan.cache()));
     outln!("total                            {}", mib(plan.total()));
     if args.listing {
-        let graph = training_graph(gpu.target(), &train_all());
+        let graph = placement.training_graph(gpu.target());
         let (graph, _) = micro_graph(graph, &config, capacity, objective);
         out!("\n{}", graph.listing());
     }

@@ -13,7 +13,7 @@ mod view;
 pub use crate::dtype::DType;
 pub use call::{Call, MAX_GROUPS};
 pub use gradient::{ACCUMULATE, GRAD, Sink};
-pub use parameter::{Init, Parameter};
+pub use parameter::{Init, LowRank, Parameter};
 pub use view::{BINDING_ALIGNMENT, FILL};
 
 use crate::kernel::Target;
@@ -103,6 +103,7 @@ pub struct Graph {
     parameters: Vec<Parameter>,
     trained: Box<dyn Fn(&str) -> bool>,
     storage: Box<dyn Fn(&str) -> DType>,
+    low_rank: Box<dyn Fn(&str) -> Option<LowRank>>,
 }
 
 impl Graph {
@@ -120,6 +121,7 @@ impl Graph {
             parameters: Vec::new(),
             trained: Box::new(|_| true),
             storage: Box::new(|_| DType::F32),
+            low_rank: Box::new(|_| None),
         }
     }
 

@@ -12,6 +12,8 @@ pub enum Init {
     Ones,
     /// Zeros: a bias.
     Zeros,
+    /// Uniform values between minus this bound and the bound.
+    Uniform(f64),
 }
 
 impl Init {
@@ -54,7 +56,36 @@ impl Parameter {
     }
 }
 
+/// A low-rank addition to a linear layer (LoRA, arXiv 2106.09685): with A `[rank, inputs]` and B
+/// `[outputs, rank]`, y = x Wᵀ + scale (x Aᵀ) Bᵀ.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LowRank {
+    /// Name of A.
+    pub a: String,
+    /// Name of B.
+    pub b: String,
+    /// Rows of A.
+    pub rank: usize,
+    /// What the addition is multiplied by.
+    pub scale: f32,
+}
+
 impl Graph {
+    /// Adds to linear layers what `low_rank` says for their names.
+    ///
+    /// # Panics
+    /// When a parameter is declared already.
+    #[track_caller]
+    pub fn adapt(&mut self, low_rank: impl Fn(&str) -> Option<LowRank> + 'static) {
+        assert!(self.parameters.is_empty(), "additions are named before the parameters");
+        self.low_rank = Box::new(low_rank);
+    }
+
+    /// What is added to the linear layer of this name.
+    pub fn low_rank(&self, name: &str) -> Option<LowRank> {
+        (self.low_rank)(name)
+    }
+
     /// Trains only the parameters whose names `trained` accepts. The others are read and never
     /// written: no gradient of them is computed or stored.
     ///

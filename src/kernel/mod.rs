@@ -13,6 +13,7 @@ pub use choose::{Facts, Operand, SizeClass, Takes, Tuned};
 pub use specialise::{Const, specialise};
 pub use target::{ANY, Class, Cooperative, HARDWARE, Needs, SOFTWARE, Target};
 
+use crate::dtype::DType;
 use std::borrow::Cow;
 
 /// One numbered WGSL file, or one tile of it. All variants of a pass have the same bindings and the
@@ -50,19 +51,6 @@ pub struct Tile {
     pub outputs: [u32; 3],
     /// [`Variant::constants`].
     pub constants: &'static [(&'static str, Const)],
-}
-
-impl Tile {
-    /// The constants of a kernel that decodes 16-bit floats, for IEEE ones, with the outputs of a
-    /// workgroup.
-    pub const fn f16(outputs: [u32; 3]) -> Self {
-        Self { name: "f16", outputs, constants: &[("BF16", Const::Bool(false))] }
-    }
-
-    /// As [`Tile::f16`], for the upper halves of 32-bit floats.
-    pub const fn bf16(outputs: [u32; 3]) -> Self {
-        Self { name: "bf16", outputs, constants: &[("BF16", Const::Bool(true))] }
-    }
 }
 
 impl Variant {
@@ -111,6 +99,26 @@ impl Variant {
     /// The same kernel for calls with such variables only.
     pub const fn taking(self, takes: Takes) -> Self {
         Self { takes, ..self }
+    }
+
+    /// The same file for a binding that is stored in another type than 32-bit words, which its
+    /// constant `STORED` tells it.
+    ///
+    /// # Panics
+    /// Unless it is one binding, of such a type.
+    pub const fn decoding(self, stored: &'static [(usize, DType)]) -> Self {
+        const fn number(n: u32) -> [(&'static str, Const); 1] {
+            [("STORED", Const::U32(n))]
+        }
+        assert!(stored.len() == 1);
+        let (tile_name, constants): (_, &'static [(&'static str, Const)]) = match stored[0].1 {
+            DType::F16 => ("f16", const { &number(0) }),
+            DType::BF16 => ("bf16", const { &number(1) }),
+            DType::Q8_0 => ("q8_0", const { &number(2) }),
+            DType::Q4_0 => ("q4_0", const { &number(3) }),
+            DType::F32 | DType::U32 => panic!("words are not decoded"),
+        };
+        Self { tile_name, constants, takes: Takes { stored, ..self.takes }, ..self }
     }
 
     /// Number and tile.

@@ -5,41 +5,53 @@
 //! T tokens of the stream, D hidden size, H heads, K key/value heads, d head size, F feed-forward
 //! size, V vocabulary, N rows that the head looks at.
 
-use crate::graph::{Graph, Init, Var};
+use crate::graph::{Graph, Init, LowRank, Var};
 use crate::model::stream::{Attention, BatchInputs, HeadRows};
 use crate::ops::embedding::embedding;
 use crate::ops::gather_rows::gather_rows;
 use crate::ops::layer_norm::layer_norm;
+use crate::ops::low_rank::{Factors, low_rank_linear};
 use crate::ops::matmul::linear;
 use crate::ops::rms_norm::rms_norm;
 use crate::ops::rope::{rope, rope_table};
 use crate::ops::silu_mul::silu_mul;
 
-/// y = x Wᵀ + b with `{name}.weight` `[outputs, inputs]` and perhaps `{name}.bias` `[outputs]`.
+/// y = x Wᵀ + b with `{name}.weight` `[outputs, inputs]` and perhaps `{name}.bias` `[outputs]`, and
+/// the low-rank addition that the graph has for it ([`Graph::adapt`]).
 pub struct Linear {
     weight: Var,
     bias: Option<Var>,
+    added: Option<Factors>,
 }
 
 impl Linear {
     /// Declares `{name}.weight`.
     pub fn new(g: &mut Graph, name: &str, inputs: usize, outputs: usize, init: Init) -> Self {
-        Self {
-            weight: g.parameter(&format!("{name}.weight"), &[outputs, inputs], init),
-            bias: None,
-        }
+        let weight = g.parameter(&format!("{name}.weight"), &[outputs, inputs], init);
+        let added = g.low_rank(name).map(|LowRank { a, b, rank, scale }| {
+            // Kaiming's uniform values with slope sqrt(5), as PEFT draws A; B is 0, so that training
+            // begins with the model as it is.
+            let bound = 1.0 / (inputs as f64).sqrt();
+            let a = g.parameter(&a, &[rank, inputs], Init::Uniform(bound));
+            let b = g.parameter(&b, &[outputs, rank], Init::Zeros);
+            Factors { a, b, scale }
+        });
+        Self { weight, bias: None, added }
     }
 
     /// Declares `{name}.weight` and `{name}.bias`.
     pub fn biased(g: &mut Graph, name: &str, inputs: usize, outputs: usize, init: Init) -> Self {
-        let weight = Self::new(g, name, inputs, outputs, init).weight;
+        let unbiased = Self::new(g, name, inputs, outputs, init);
         let bias = g.parameter(&format!("{name}.bias"), &[outputs], Init::Zeros);
-        Self { weight, bias: Some(bias) }
+        Self { bias: Some(bias), ..unbiased }
     }
 
     /// x `[T, inputs]` to `[T, outputs]`.
     pub fn apply(&self, g: &mut Graph, x: Var) -> Var {
-        linear(g, x, self.weight, self.bias)
+        match self.added {
+            None => linear(g, x, self.weight, self.bias),
+            Some(factors) => low_rank_linear(g, x, self.weight, self.bias, factors),
+        }
     }
 }
 

@@ -7,16 +7,20 @@
 //! wrote `rope_theta`, `rope_scaling` and `torch_dtype`. Both load, and what is written holds
 //! both spellings, so that either version reads it.
 
+use std::cell::RefCell;
 use std::path::Path;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Problem, Result};
-use crate::graph::{Graph, Parameter};
+use crate::graph::{Graph, Parameter, Var};
 use crate::kernel::{Class, Target};
+use crate::model::adapter::Adapter;
 use crate::model::families::{Decoder, FAMILIES, Outline, supported};
 use crate::model::keys::Keys;
+use crate::model::lora::{Adapted, Lora, module_of};
 use crate::model::stream::{BatchInputs, HeadRows};
 
 /// A model's shape: what its `config.json` says.
@@ -36,6 +40,7 @@ pub struct ModelConfig {
     pub notes: Vec<String>,
     /// The forward pass, the parameters and their places in a file.
     pub decoder: Arc<dyn Decoder>,
+    lora: Option<Lora>,
     parameters: Vec<Parameter>,
     head: String,
     json: Map<String, Value>,
@@ -44,8 +49,12 @@ pub struct ModelConfig {
 const SUMMARY: &str = "the model configuration cannot be used";
 
 impl ModelConfig {
-    /// Reads `config.json` in a model folder. All problems are reported at once.
+    /// Reads `config.json` in a model folder, or the base's of an adapter folder. All problems are
+    /// reported at once.
     pub fn load(folder: &Path) -> Result<Self> {
+        if let Some(adapter) = Adapter::of(folder)? {
+            return adapter.config();
+        }
         let path = folder.join("config.json");
         if !path.is_file() {
             return Err(Error::file(
@@ -103,10 +112,37 @@ impl ModelConfig {
             eos_ids,
             notes,
             decoder,
+            lora: None,
             parameters,
             head,
             json: map.clone(),
         })
+    }
+
+    /// The same model with low-rank additions.
+    ///
+    /// # Errors
+    /// Targets that it has no linear layer for; additions to one that has some already.
+    pub fn adapted(&self, lora: &Lora) -> Result<Self> {
+        const SUMMARY: &str = "LoRA cannot be added to this model";
+        if self.lora.is_some() {
+            let what = "has an adapter already; make one model of both with `oddgrad merge`";
+            return Err(Error::input(SUMMARY, vec![Problem::new("the model", what)]));
+        }
+        let modules = linear_modules(&self.decoder);
+        let problems = lora.targets.problems(&modules);
+        if !problems.is_empty() {
+            return Err(Error::input(SUMMARY, problems));
+        }
+        let lora = Lora { targets: lora.targets.resolved(&modules), ..lora.clone() };
+        let decoder = Arc::new(Adapted { base: self.decoder.clone(), lora: lora.clone() });
+        let (parameters, head) = declared(&*decoder);
+        Ok(Self { decoder, lora: Some(lora), parameters, head, ..self.clone() })
+    }
+
+    /// The additions to the model, if it has some.
+    pub fn lora(&self) -> Option<&Lora> {
+        self.lora.as_ref()
     }
 
     /// The `config.json` of this model with weights in f32, readable by transformers 4 and 5.
@@ -130,6 +166,11 @@ impl ModelConfig {
         &self.parameters
     }
 
+    /// Whether it has a parameter of this name.
+    pub fn has_parameter(&self, name: &str) -> bool {
+        self.parameters.iter().any(|p| p.name == name)
+    }
+
     /// Name of the parameter that is the head's weight: the embedding's when tied.
     pub fn head(&self) -> &str {
         &self.head
@@ -143,11 +184,32 @@ impl ModelConfig {
 
 /// What a forward pass over one token declares: its parameters, and the name of the head's.
 fn declared(decoder: &dyn Decoder) -> (Vec<Parameter>, String) {
-    let mut g = Graph::new(&Target::baseline(Class::Software));
+    let (g, head) = shortest_pass(Graph::new(&Target::baseline(Class::Software)), decoder);
+    (g.parameters().to_vec(), g.info(head).name.clone())
+}
+
+/// Appends a forward pass over one token; returns the head's weight too.
+fn shortest_pass(mut g: Graph, decoder: &dyn Decoder) -> (Graph, Var) {
     let stream = BatchInputs::declare(&mut g, 1);
     let rows = HeadRows::declare(&mut g, 1, 1);
     let head = decoder.forward(&mut g, &stream, &rows).weight;
-    (g.parameters().to_vec(), g.info(head).name.clone())
+    (g, head)
+}
+
+/// The linear layers of a model by their names in files, the head aside.
+fn linear_modules(decoder: &Arc<dyn Decoder>) -> Vec<String> {
+    let seen: Rc<RefCell<Vec<String>>> = Rc::default();
+    let (of, list) = (decoder.clone(), seen.clone());
+    let mut g = Graph::new(&Target::baseline(Class::Software));
+    g.adapt(move |linear| {
+        let (module, mut list) = (module_of(&*of, linear), list.borrow_mut());
+        if !list.contains(&module) {
+            list.push(module);
+        }
+        None
+    });
+    shortest_pass(g, &**decoder);
+    seen.take()
 }
 
 #[cfg(test)]

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use super::adapter::{ADAPTER_CONFIG, adapter_config};
 use super::config::ModelConfig;
-use super::save::{ReadParameter, write_weights};
+use super::save::{ReadParameter, write_factors, write_weights};
 use crate::data::form::Form;
 use crate::error::{Error, Result};
 use crate::files::read_json;
@@ -120,7 +121,8 @@ pub fn write_text(path: &Path, text: &str) -> Result<()> {
 
 /// Writes `config.json`, `model.safetensors` and the side files of `source` (tokenizer, chat
 /// template, generation settings, as far as they are there) into an existing folder, and a record
-/// of the `form` it was trained in. `read` gives the parameters' values, one at a time.
+/// of the `form` it was trained in. `read` gives the parameters' values, one at a time. Of a model
+/// with an adapter that is written alone, as PEFT does, with `source` as its base.
 pub fn fill_model_folder(
     folder: &Path,
     source: Option<&Path>,
@@ -128,11 +130,20 @@ pub fn fill_model_folder(
     config: &ModelConfig,
     read: &ReadParameter,
 ) -> Result<()> {
-    write_text(&folder.join("config.json"), &format!("{:#}\n", config.to_json()))?;
     if let Some(form) = form {
         write_text(&folder.join(RECORD), &format!("{:#}\n", json!({ "form": form })))?;
     }
-    write_weights(folder, config, read)?;
+    match config.lora() {
+        None => {
+            write_text(&folder.join("config.json"), &format!("{:#}\n", config.to_json()))?;
+            write_weights(folder, config, read)?;
+        }
+        Some(lora) => {
+            let text = format!("{:#}\n", adapter_config(lora, source));
+            write_text(&folder.join(ADAPTER_CONFIG), &text)?;
+            write_factors(folder, config, read)?;
+        }
+    }
     let Some(source) = source else { return Ok(()) };
     for name in SIDE_FILES {
         let from = source.join(name);

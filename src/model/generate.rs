@@ -8,7 +8,7 @@
 
 use crate::error::{Error, Problem, Result};
 use crate::gpu::Gpu;
-use crate::graph::{Graph, Var};
+use crate::graph::{Graph, Role, Var, VarInfo};
 use crate::kernel::Target;
 use crate::model::config::ModelConfig;
 use crate::model::limits::check_tokens;
@@ -17,6 +17,7 @@ use crate::plan::{Plan, Reuse, padded, plan};
 use crate::program::{Program, ProgramOptions, Store};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use std::collections::HashSet;
 use std::rc::Rc;
 
 /// Tokens of prompts that are read at a time.
@@ -136,21 +137,29 @@ pub struct GeneratorPlan {
     pub cache: u64,
 }
 
-/// Plans a [`Generator`] without a device.
+/// Plans a [`Generator`] without a device; `empty` gives graphs that train nothing and know how the
+/// parameters are stored.
 ///
 /// # Errors
 /// [`Error::Limit`] when a tensor or a dispatch is beyond the adapter's limits.
-pub fn plan_generator(target: &Target, config: &ModelConfig, room: Room) -> Result<GeneratorPlan> {
+pub fn plan_generator(
+    target: &Target,
+    config: &ModelConfig,
+    room: Room,
+    empty: impl Fn() -> Graph,
+) -> Result<GeneratorPlan> {
     room.check(target, config)?;
-    let graphs = [PIECE, room.sequences].map(|tokens| {
-        let mut g = Graph::new(target);
-        g.train_only(|_| false);
-        Forward::new(g, config, room, tokens).graph
-    });
+    let graphs =
+        [PIECE, room.sequences].map(|tokens| Forward::new(empty(), config, room, tokens).graph);
     graphs.iter().try_for_each(Graph::check_limits)?;
     let programs = [0, 1].map(|i| plan(&graphs[i], Reuse::Pool));
-    let parameters: u64 = config.parameters().iter().map(|p| padded(4 * p.len() as u64)).sum();
-    Ok(GeneratorPlan { cache: programs[0].state - parameters, programs })
+    // State that is no parameter.
+    let parameters: HashSet<&str> =
+        graphs[0].parameters().iter().map(|p| p.name.as_str()).collect();
+    let is_cache =
+        |v: &&VarInfo| matches!(v.role, Role::State) && !parameters.contains(v.name.as_str());
+    let cache = graphs[0].vars().iter().filter(is_cache).map(|v| padded(v.bytes())).sum();
+    Ok(GeneratorPlan { cache, programs })
 }
 
 /// A [`Forward`] ready to run.

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 
 use crate::error::Result;
 use crate::model::config::ModelConfig;
+use crate::model::lora::is_factor;
 
 /// One tensor of a family's file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,10 +30,19 @@ pub struct Part {
     pub start: usize,
 }
 
-/// The tensors of `config`'s file, in the order of the parameters.
+/// The tensors of `config`'s file, in the order of the parameters; those of an adapter aside.
 pub fn layout(config: &ModelConfig) -> Vec<FileTensor> {
+    tensors(config, |name| !is_factor(name))
+}
+
+/// The tensors of an adapter's file.
+pub fn adapter_layout(config: &ModelConfig) -> Vec<FileTensor> {
+    tensors(config, is_factor)
+}
+
+fn tensors(config: &ModelConfig, holds: impl Fn(&str) -> bool) -> Vec<FileTensor> {
     let mut tensors: Vec<FileTensor> = Vec::new();
-    for p in config.parameters() {
+    for p in config.parameters().iter().filter(|p| holds(&p.name)) {
         let place = config.decoder.place(&p.name);
         let (start, outputs) = place.slice.unwrap_or((0, p.shape[0]));
         let part = Part { parameter: p.name.clone(), shape: p.shape.clone(), start };

@@ -3,6 +3,7 @@
 
 use super::config::ModelConfig;
 use crate::error::{Error, Result};
+use crate::graph::{DType, Parameter};
 use crate::kernel::Target;
 
 /// Numbers that describe a token besides its activations: the spans it attends to.
@@ -15,15 +16,19 @@ pub fn widest(config: &ModelConfig) -> usize {
     matrices.map(|p| p.shape[1]).max().unwrap_or(config.hidden_size)
 }
 
-/// Refuses a parameter that `target` cannot bind in one piece.
+/// Refuses a parameter that `target` cannot bind in one piece, stored as `dtype` says.
 ///
 /// # Errors
 /// [`Error::Limit`] that names the largest one.
-pub fn check_parameters(target: &Target, config: &ModelConfig) -> Result<()> {
-    let largest = config.parameters().iter().max_by_key(|p| p.len());
+pub fn check_parameters(
+    target: &Target,
+    config: &ModelConfig,
+    dtype: impl Fn(&Parameter) -> DType,
+) -> Result<()> {
+    let bytes = |p: &Parameter| dtype(p).bytes(p.len());
+    let largest = config.parameters().iter().max_by_key(|p| bytes(p));
     largest.map_or(Ok(()), |p| {
-        let bytes = (p.len() as u64).saturating_mul(4);
-        check(target, bytes, || format!("the model's `{}` {:?}", p.name, p.shape))
+        check(target, bytes(p), || format!("the model's `{}` {:?}", p.name, p.shape))
     })
 }
 

@@ -1,5 +1,6 @@
 //! The decoder: configuration, weights, graph, sampling.
 
+pub mod adapter;
 pub mod blocks;
 pub mod config;
 pub mod families;
@@ -9,6 +10,8 @@ mod init;
 pub mod keys;
 pub mod layout;
 pub mod limits;
+pub mod lora;
+pub mod merge;
 pub mod save;
 pub mod source;
 pub mod stream;

@@ -8,8 +8,9 @@ use std::path::Path;
 
 use safetensors::tensor::{Dtype, SafeTensorError, View};
 
+use super::adapter::ADAPTER_WEIGHTS;
 use super::config::ModelConfig;
-use super::layout::layout;
+use super::layout::{FileTensor, adapter_layout, layout};
 use crate::error::{Error, Problem, Result};
 
 /// Gives a parameter's values by its name.
@@ -31,13 +32,33 @@ pub struct Unwritten<'a> {
 /// # Errors
 /// As [`write_safetensors`].
 pub fn write_weights(folder: &Path, config: &ModelConfig, read: &ReadParameter) -> Result<()> {
-    let tensors = layout(config).into_iter().map(|tensor| Unwritten {
+    write_layout(&folder.join(WEIGHTS), layout(config), read)
+}
+
+/// As [`write_weights`], the factors of an adapter as PEFT has them.
+///
+/// # Errors
+/// As [`write_safetensors`].
+pub fn write_factors(folder: &Path, config: &ModelConfig, read: &ReadParameter) -> Result<()> {
+    write_layout(&folder.join(ADAPTER_WEIGHTS), adapter_layout(config), read)
+}
+
+fn write_layout(path: &Path, layout: Vec<FileTensor>, read: &ReadParameter) -> Result<()> {
+    let tensors = layout.into_iter().map(|tensor| Unwritten {
         name: tensor.name.clone(),
         shape: tensor.shape.clone(),
         values: Box::new(move || tensor.join(read)),
     });
-    write_safetensors(&folder.join("model.safetensors"), tensors)
+    write_safetensors(path, tensors)
 }
+
+/// The file of a model's weights in the folder that is written of it: those of an adapted model are
+/// its factors.
+pub fn weights_file(config: &ModelConfig) -> &'static str {
+    if config.lora().is_some() { ADAPTER_WEIGHTS } else { WEIGHTS }
+}
+
+const WEIGHTS: &str = "model.safetensors";
 
 /// Writes one safetensors file in f32. After an error there is none.
 ///

@@ -121,7 +121,14 @@ fn look(folder: &Path) -> Result<Found> {
     }
     let named = |name: &str| folder.join(name).display().to_string();
     if let Some(adapter) = ADAPTERS.iter().find(|name| has(name)) {
-        let what = "belongs to an adapter (LoRA), which is not applied here. Merge it into its base model (peft: merge_and_unload, then save_pretrained) and name that folder; or move it away to train without it";
+        let what = match found.usable {
+            Some(_) => {
+                "belongs to a LoRA adapter, and whole weights lie beside it: one of them would be left out. Move the adapter into a folder of its own and name that, or name the model without it"
+            }
+            None => {
+                "belongs to a LoRA adapter that is not whole: adapter_config.json and adapter_model.safetensors make one. Copy the missing one, or save it anew with PEFT's save_pretrained"
+            }
+        };
         found.unusable.push(Problem::new(named(adapter), what));
     }
     if found.usable.is_some() {
@@ -202,8 +209,8 @@ mod tests {
             ("tf_model.h5", "another framework"),
             ("flax_model.msgpack", "another framework"),
             ("model.Q4_K_M.gguf", "llama.cpp"),
-            ("adapter_config.json", "merge_and_unload"),
-            ("adapter_model.safetensors", "merge_and_unload"),
+            ("adapter_config.json", "that is not whole"),
+            ("adapter_model.safetensors", "that is not whole"),
         ] {
             let dir = folder(&[file]);
             let refused = check_weights_there(dir.path()).unwrap_err().to_string();

@@ -4,10 +4,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
+use super::adapter::{ADAPTER_WEIGHTS, Adapter};
 use super::config::ModelConfig;
+use super::init::drawn;
 pub use super::init::{RandomWeights, init_weights};
-use super::layout::{FileTensor, layout};
-use super::source::{WeightSource, open_folder};
+use super::layout::{FileTensor, adapter_layout, layout};
+use super::lora::is_factor;
+use super::source::{SafetensorsFile, WeightSource, open_folder};
 use crate::error::{Error, Problem, Result};
 use crate::graph::DType;
 use crate::program::Store;
@@ -28,7 +31,16 @@ pub trait ParameterValues {
     /// # Errors
     /// Those of `put`, and values that cannot be read or used.
     fn each(&self, put: &mut Put) -> Result<()>;
+
+    /// The types that parameters which do not train are best kept in, by name: those that they came
+    /// in, so that nothing is lost. The others are F32.
+    fn storage(&self) -> Storage {
+        Storage::new()
+    }
 }
+
+/// Storage types by the names of parameters.
+pub type Storage = HashMap<String, DType>;
 
 /// Takes a parameter: name, shape, values.
 pub type Put<'a> = dyn FnMut(&str, &[usize], &[f32]) -> Result<()> + 'a;
@@ -52,9 +64,15 @@ pub fn collect(values: &dyn ParameterValues) -> Result<BTreeMap<String, Tensor>>
     Ok(tensors)
 }
 
-/// The weights of a model folder: names, shapes and formats fit the configuration, and no value
-/// is read yet.
+/// The weights of a model folder, or of an adapter folder and its base: names, shapes and formats fit
+/// the configuration, and no value is read yet.
 pub struct FolderWeights {
+    /// The model's own tensors, then perhaps those of an adapter.
+    parts: Vec<TensorFiles>,
+}
+
+/// Tensors of a folder with their places in a model.
+struct TensorFiles {
     folder: PathBuf,
     source: Box<dyn WeightSource>,
     layout: Vec<FileTensor>,
@@ -69,12 +87,74 @@ const HEAD: &str = "lm_head.weight";
 
 impl FolderWeights {
     /// Reads the headers of `model.safetensors`, or of the shards that
-    /// `model.safetensors.index.json` lists, and checks them against the configuration.
+    /// `model.safetensors.index.json` lists, and checks them against the configuration; of an adapter
+    /// folder those of its base, and of `adapter_model.safetensors`. The factors of a
+    /// configuration that was adapted afterwards are not in its folder, and are left out.
     ///
     /// # Errors
     /// Missing, truncated and foreign files; and, all at once: tensors that are missing, that no
     /// parameter takes, of another shape, or of a number format other than F32, F16 and BF16.
     pub fn open(folder: &Path, config: &ModelConfig) -> Result<Self> {
+        let adapter = Adapter::of(folder)?;
+        let base = adapter.as_ref().map_or(folder, |adapter| &adapter.base);
+        let mut parts = vec![TensorFiles::of_model(base, config)?];
+        if adapter.is_some() {
+            parts.push(TensorFiles::of_adapter(folder, config)?);
+        }
+        Ok(Self { parts })
+    }
+
+    /// Bytes of all parameters as [`FolderWeights::put`] stores them.
+    pub fn stored_bytes(&self) -> u64 {
+        let bytes = |part: &TensorFiles| -> u64 {
+            part.layout.iter().map(|tensor| part.storage(tensor).bytes(tensor.len())).sum()
+        };
+        self.parts.iter().map(bytes).sum()
+    }
+
+    /// Puts the parameters on the device, 16-bit floats as they are: for generation and
+    /// evaluation ([`Store::inference_graph`]). Training wants F32 throughout.
+    ///
+    /// # Errors
+    /// As [`ParameterValues::each`]; when a parameter does not fit the adapter.
+    pub fn put(&self, store: &Store) -> Result<()> {
+        put_as(self, store, &self.storage())
+    }
+
+    /// The values of one parameter.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    ///
+    /// # Panics
+    /// When no tensor holds it.
+    pub fn read(&self, parameter: &str) -> Result<Vec<f32>> {
+        let mut values = Vec::new();
+        for part in &self.parts {
+            for tensor in &part.layout {
+                if let Some(place) = tensor.parts.iter().find(|p| p.parameter == parameter) {
+                    part.source.read(&part.names[&tensor.name], &mut values)?;
+                    return Ok(tensor.split(place, &values).into_owned());
+                }
+            }
+        }
+        panic!("no tensor holds {parameter}")
+    }
+}
+
+/// Puts every parameter into `store` as the type that `storage` names for it, and else as F32.
+///
+/// # Errors
+/// As [`ParameterValues::each`]; when a parameter does not fit the adapter.
+pub fn put_as(values: &dyn ParameterValues, store: &Store, storage: &Storage) -> Result<()> {
+    values.each(&mut |name, shape, values| match storage.get(name) {
+        None | Some(DType::F32) => store.write(name, shape, values),
+        Some(&dtype) => store.write_bytes(name, shape, dtype, &dtype.encode(values)),
+    })
+}
+
+impl TensorFiles {
+    fn of_model(folder: &Path, config: &ModelConfig) -> Result<Self> {
         let mut problems = Vec::new();
         let source = open_folder(folder, &mut problems)?;
         let mut names = HashMap::new();
@@ -85,44 +165,33 @@ impl FolderWeights {
                 problems.push(Problem::new(source.place(&found), what));
             }
         }
-        let layout = layout(config);
         let redundant = match config.head() {
             HEAD => None,
             head => names.remove(HEAD).map(|copy| (config.decoder.place(head).tensor, copy)),
         };
-        check(folder, source.as_ref(), &layout, &names, &mut problems);
-        if problems.is_empty() {
-            return Ok(Self { folder: folder.to_owned(), source, layout, names, redundant });
+        let (folder, layout) = (folder.to_owned(), layout(config));
+        Self { folder, source, layout, names, redundant }.checked(problems)
+    }
+
+    fn of_adapter(folder: &Path, config: &ModelConfig) -> Result<Self> {
+        let source = Box::new(SafetensorsFile::open(&folder.join(ADAPTER_WEIGHTS))?);
+        let names = source.names().into_iter().map(|name| (name.clone(), name)).collect();
+        let (folder, layout) = (folder.to_owned(), adapter_layout(config));
+        Self { folder, source, layout, names, redundant: None }.checked(Vec::new())
+    }
+
+    fn checked(self, mut problems: Vec<Problem>) -> Result<Self> {
+        check(&self.folder, &*self.source, &self.layout, &self.names, &mut problems);
+        match problems.is_empty() {
+            true => Ok(self),
+            false => Err(Error::input(summary(&self.folder), problems)),
         }
-        Err(Error::input(summary(folder), problems))
     }
 
     /// The type that a parameter is stored in: as in the file if it is a matrix of 16-bit floats.
     fn storage(&self, tensor: &FileTensor) -> DType {
         let info = self.source.info(&self.names[&tensor.name]);
         info.filter(|info| info.shape.len() > 1).map_or(DType::F32, |info| info.storage())
-    }
-
-    /// Bytes of all parameters as [`FolderWeights::put`] stores them.
-    pub fn stored_bytes(&self) -> u64 {
-        self.layout.iter().map(|tensor| self.storage(tensor).bytes(tensor.len())).sum()
-    }
-
-    /// Puts the parameters on the device, 16-bit floats as they are: for generation and
-    /// evaluation ([`Store::inference_graph`]). Training wants F32 throughout.
-    ///
-    /// # Errors
-    /// As [`ParameterValues::each`]; when a parameter does not fit the adapter.
-    pub fn put(&self, store: &Store) -> Result<()> {
-        let stored: HashMap<&str, DType> = self
-            .layout
-            .iter()
-            .flat_map(|t| t.parts.iter().map(|p| (p.parameter.as_str(), self.storage(t))))
-            .collect();
-        self.each(&mut |name, shape, values| match stored[name] {
-            DType::F32 => store.write(name, shape, values),
-            dtype => store.write_bytes(name, shape, dtype, &dtype.encode(values)),
-        })
     }
 
     /// A tied head's own copy must be the embedding.
@@ -148,11 +217,7 @@ impl FolderWeights {
         }
         Ok(())
     }
-}
 
-impl ParameterValues for FolderWeights {
-    /// Also names, all at once, tensors with values that are not finite, and the redundant head
-    /// of a tied model that differs from the embedding.
     fn each(&self, put: &mut Put) -> Result<()> {
         let mut problems = Vec::new();
         let mut values = Vec::new();
@@ -175,6 +240,47 @@ impl ParameterValues for FolderWeights {
             return Ok(());
         }
         Err(Error::input(summary(&self.folder), problems))
+    }
+}
+
+impl ParameterValues for FolderWeights {
+    /// Also names, all at once, tensors with values that are not finite, and the redundant head
+    /// of a tied model that differs from the embedding.
+    fn each(&self, put: &mut Put) -> Result<()> {
+        self.parts.iter().try_for_each(|part| part.each(put))
+    }
+
+    fn storage(&self) -> Storage {
+        let of = |part: &TensorFiles| {
+            let names = part.layout.iter().flat_map(|tensor| {
+                let dtype = part.storage(tensor);
+                tensor.parts.iter().map(move |p| (p.parameter.clone(), dtype))
+            });
+            names.collect::<Vec<_>>()
+        };
+        self.parts.iter().flat_map(of).collect()
+    }
+}
+
+/// A model's values and, for the factors of its adapter, fresh ones.
+pub struct FreshAdapter<'a> {
+    /// The model's own.
+    pub base: Box<dyn ParameterValues + 'a>,
+    /// The model with its adapter.
+    pub config: &'a ModelConfig,
+    /// Seed of the factors.
+    pub seed: u64,
+}
+
+impl ParameterValues for FreshAdapter<'_> {
+    fn each(&self, put: &mut Put) -> Result<()> {
+        self.base.each(put)?;
+        let factors = self.config.parameters().iter().filter(|p| is_factor(&p.name));
+        factors.into_iter().try_for_each(|p| put(&p.name, &p.shape, &drawn(self.seed, p)))
+    }
+
+    fn storage(&self) -> Storage {
+        self.base.storage()
     }
 }
 

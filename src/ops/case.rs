@@ -68,18 +68,15 @@ impl Array {
         Self { name, shape: shape.to_vec(), data: Data::Index(values), stored: DType::U32 }
     }
 
-    /// Of the inputs of a function with a frozen one: the array `name` rounded to `dtype` and stored
-    /// so, the others as they are; none wants a gradient.
+    /// Rounded to `dtype`, stored so, and without a gradient.
     #[must_use]
-    pub fn frozen(mut self, name: &str, dtype: DType) -> Self {
+    pub fn frozen(mut self, dtype: DType) -> Self {
         if let Data::Float { values, grad } = &mut self.data {
             *grad = false;
-            if self.name == name {
-                self.stored = dtype;
-                let narrow: Vec<f32> = values.iter().map(|&v| v as f32).collect();
-                let rounded = dtype.decode(&dtype.encode(&narrow));
-                *values = rounded.into_iter().map(f64::from).collect();
-            }
+            self.stored = dtype;
+            let narrow: Vec<f32> = values.iter().map(|&v| v as f32).collect();
+            let rounded = dtype.decode(&dtype.encode(&narrow));
+            *values = rounded.into_iter().map(f64::from).collect();
         }
         self
     }

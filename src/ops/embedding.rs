@@ -25,8 +25,11 @@ pub fn embedding(g: &mut Graph, table: Var, ids: Var, index: GatherIndex) -> Var
     gather_rows::gather_rows(g, table, ids, index)
 }
 
-/// Shapes are `[V, T, D]`: rows of the table, ids, columns. A fourth number is how a frozen table is
-/// stored: 16 as f16, else as bf16.
+/// How a frozen table is stored, by the fourth number of a shape.
+const STORED: [DType; 4] = [DType::F16, DType::BF16, DType::Q8_0, DType::Q4_0];
+
+/// Shapes are `[V, T, D]`: rows of the table, ids, columns. A fourth number is the place of a frozen
+/// table's type in [`STORED`].
 pub fn case() -> OpCase {
     OpCase {
         op: "embedding",
@@ -36,15 +39,18 @@ pub fn case() -> OpCase {
             &[257, 31, 17],
             &[31, 257, 16],
             &[512, 64, 64],
-            &[31, 7, 17, 16],
-            &[257, 31, 8, 0],
+            &[31, 7, 17, 0],
+            &[257, 31, 8, 1],
+            &[31, 9, 32, 2],
+            &[7, 31, 64, 3],
         ],
         large: &[],
         inputs: |s, rng| {
-            let inputs = gather_rows::inputs(&s[..3], rng);
-            let Some(bits) = s.get(3) else { return inputs };
-            let dtype = if *bits == 16 { DType::F16 } else { DType::BF16 };
-            inputs.into_iter().map(|a| a.frozen("x", dtype)).collect()
+            let mut inputs = gather_rows::inputs(&s[..3], rng);
+            if let Some(&at) = s.get(3) {
+                inputs[0] = inputs[0].clone().frozen(STORED[at]);
+            }
+            inputs
         },
         build: |g, _, v| {
             vec![embedding(g, v[0], v[1], GatherIndex { unique: v[2], offsets: v[3], list: v[4] })]

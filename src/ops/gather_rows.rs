@@ -6,7 +6,7 @@
 //! added to it.
 
 use crate::graph::{DType, FILL, Graph, Var};
-use crate::kernel::{Pass, SOFTWARE, Takes, Tile, Variant};
+use crate::kernel::{Pass, SOFTWARE, Variant};
 use crate::ops::case::{Array, BenchFacts, OpCase, TestRng, largest_of_pairs};
 use crate::ops::gather_index::{GatherIndex, build_index};
 use crate::ops::values::Domain;
@@ -52,14 +52,14 @@ static FORWARD: Pass = Pass {
     name: "forward",
     variants: &[
         variant!("gather_rows/forward_1_naive.wgsl", tile: [256, 1, 1]),
-        PACKED.tiled(&Tile::f16([256, 1, 1])).taking(F16),
-        PACKED.tiled(&Tile::bf16([256, 1, 1])).taking(BF16),
+        PACKED.decoding(&[(0, DType::F16)]),
+        PACKED.decoding(&[(0, DType::BF16)]),
+        PACKED.decoding(&[(0, DType::Q8_0)]),
+        PACKED.decoding(&[(0, DType::Q4_0)]),
     ],
 };
 
 const PACKED: Variant = variant!("gather_rows/forward_2_packed.wgsl", tile: [256, 1, 1]);
-const F16: Takes = Takes { stored: &[(0, DType::F16)], ..Takes::WORDS };
-const BF16: Takes = Takes { stored: &[(0, DType::BF16)], ..Takes::WORDS };
 
 static BACKWARD: Pass = Pass {
     op: "gather_rows",

@@ -75,7 +75,7 @@ pub fn product(g: &mut Graph, p: Product, a: Var, b: Var, bias: Option<Var>, out
     if let Some(bias) = bias {
         assert_eq!(g.shape(bias), [n], "matmul: bias does not fit {p:?}");
     }
-    let dims = dims(g, p);
+    let dims = dims(g, p, b);
     let constants = [out.constant(), ("BIAS", bias.is_some().into())];
     // Bindings are fixed per pass, so without a bias dims stands in and is not read as one.
     let reads = [a, b, dims, bias.unwrap_or(dims)];
@@ -89,8 +89,8 @@ pub fn product(g: &mut Graph, p: Product, a: Var, b: Var, bias: Option<Var>, out
 
 /// The sizes as a buffer and not as constants of the shader: a model has dozens of different
 /// products and a vocabulary in chunks has more, and each set of constants would be a compilation.
-fn dims(g: &mut Graph, p: Product) -> Var {
-    let dims = [p.m, p.n, p.k, p.b_start, p.out_start];
+fn dims(g: &mut Graph, p: Product, b: Var) -> Var {
+    let dims = [p.m, p.n, p.k, p.b_start, p.out_start, g.shape(b)[0]];
     let dims = dims.map(|d| u32::try_from(d).expect("a dimension fits 32 bits"));
     g.constant_u32("dims", &[dims.len()], &dims)
 }
@@ -126,14 +126,20 @@ pub fn linear(g: &mut Graph, x: Var, weight: Var, bias: Option<Var>) -> Var {
         if let Some(dw) = g.grad_into(weight) {
             product(g, Product::whole(Form::Tn, n, k, m), dy, x, None, dw);
         }
-        if let Some(db) = bias.and_then(|b| g.grad_into(b)) {
-            let constants = [("M", m.into()), ("N", n.into()), db.constant()];
-            g.call(&BIAS_BACKWARD, &constants, &[dy], &[db.var], [n, 1, 1]);
-        }
+        bias_gradient(g, bias, dy);
     };
     let inputs: Vec<Var> = [x, weight].into_iter().chain(bias).collect();
     g.record("linear", &inputs, y, backward);
     y
+}
+
+/// The gradient of a bias `[N]` that was added to the rows of y, if one is wanted: the sums of dy's
+/// columns.
+pub(super) fn bias_gradient(g: &mut Graph, bias: Option<Var>, dy: Var) {
+    let Some(db) = bias.and_then(|b| g.grad_into(b)) else { return };
+    let &[m, n] = g.shape(dy) else { panic!("dy is a matrix") };
+    let constants = [("M", m.into()), ("N", n.into()), db.constant()];
+    g.call(&BIAS_BACKWARD, &constants, &[dy], &[db.var], [n, 1, 1]);
 }
 
 /// out`[M, N]` = a`[M, K]` · b`[K, N]`. Models here use [`linear`]; this is for graphs of your own.
@@ -161,7 +167,7 @@ pub fn matmul(g: &mut Graph, a: Var, b: Var) -> Var {
 }
 
 #[track_caller]
-fn matrix(g: &Graph, op: &str, var: Var) -> [usize; 2] {
+pub(super) fn matrix(g: &Graph, op: &str, var: Var) -> [usize; 2] {
     let shape = g.shape(var);
     assert_eq!(
         shape.len(),
@@ -219,16 +225,17 @@ const QUADS: Takes = Takes { quads: &[1, 4], ..Takes::WORDS };
 /// One or two rows of a.
 const NT_FEW: Takes = Takes { quads: &[1], few: Some((0, 2)), ..Takes::WORDS };
 
-/// b is stored in 16 bits an element.
-const NT_F16: Takes = Takes { stored: &[(1, DType::F16)], ..Takes::WORDS };
-const NT_BF16: Takes = Takes { stored: &[(1, DType::BF16)], ..Takes::WORDS };
-const NT_F16_QUADS: Takes = Takes { quads: &[1, 4], ..NT_F16 };
-const NT_BF16_QUADS: Takes = Takes { quads: &[1, 4], ..NT_BF16 };
-
+/// Kernels that decode b.
 const NT_12: Variant = variant!("matmul/nt_12_packed_naive.wgsl", tile: [8, 8, 1]);
 const NT_13: Variant =
-    variant!("matmul/nt_13_packed_tile.wgsl", tile: [64, 64, 1], default_on: HARDWARE);
-const NT_14: Variant = variant!("matmul/nt_14_packed_subgroup.wgsl", tile: [32, 32, 1], default_on: SOFTWARE, needs: SUBGROUPS);
+    variant!("matmul/nt_13_packed_tile.wgsl", tile: [64, 64, 1], default_on: HARDWARE)
+        .taking(QUADS);
+const NT_14: Variant = variant!("matmul/nt_14_packed_subgroup.wgsl", tile: [32, 32, 1], default_on: SOFTWARE, needs: SUBGROUPS).taking(QUADS);
+const NN_12: Variant = variant!("matmul/nn_12_packed_naive.wgsl", tile: [8, 8, 1]);
+const NN_13: Variant =
+    variant!("matmul/nn_13_packed_tile.wgsl", tile: [64, 64, 1], default_on: HARDWARE)
+        .taking(QUADS);
+const NN_14: Variant = variant!("matmul/nn_14_packed_subgroup.wgsl", tile: [64, 16, 1], default_on: SOFTWARE, needs: SUBGROUPS).taking(QUADS);
 
 const NT_15: Variant =
     variant!("matmul/nt_15_few_rows.wgsl", tile: [8, 1, 1], default_on: &[]).taking(NT_FEW);
@@ -268,7 +275,7 @@ macro_rules! table {
 
 /// The table of `nn` and `tn`, which share more files.
 macro_rules! nn_tn_table {
-    ($form:ident, $a:literal) => {
+    ($form:ident, $a:literal; $($other:expr,)*) => {
         table![
             $form;
             variant!("matmul/nn_tn_6_subgroup_vec4.wgsl", tile: [64, 16, 1], default_on: SOFTWARE, needs: SUBGROUPS).taking(QUADS).with(&[("A_TRANSPOSED", Bool($a))]),
@@ -279,6 +286,7 @@ macro_rules! nn_tn_table {
             NN_TN_11.tiled(&tiles!($a)[2]),
             NN_TN_11.tiled(&tiles!($a)[3]),
             NN_TN_11.tiled(&tiles!($a)[4]),
+            $($other,)*
         ]
     };
 }
@@ -296,19 +304,44 @@ static NT: Pass = Pass {
         NT_11.tiled(&tiles!()[2]),
         NT_11.tiled(&tiles!()[3]),
         NT_11.tiled(&tiles!()[4]),
-        NT_12.tiled(&Tile::f16([8, 8, 1])).taking(NT_F16),
-        NT_12.tiled(&Tile::bf16([8, 8, 1])).taking(NT_BF16),
-        NT_13.tiled(&Tile::f16([64, 64, 1])).taking(NT_F16_QUADS),
-        NT_13.tiled(&Tile::bf16([64, 64, 1])).taking(NT_BF16_QUADS),
-        NT_14.tiled(&Tile::f16([32, 32, 1])).taking(NT_F16_QUADS),
-        NT_14.tiled(&Tile::bf16([32, 32, 1])).taking(NT_BF16_QUADS),
+        NT_12.decoding(&[(1, DType::F16)]),
+        NT_12.decoding(&[(1, DType::BF16)]),
+        NT_12.decoding(&[(1, DType::Q8_0)]),
+        NT_12.decoding(&[(1, DType::Q4_0)]),
+        NT_13.decoding(&[(1, DType::F16)]),
+        NT_13.decoding(&[(1, DType::BF16)]),
+        NT_13.decoding(&[(1, DType::Q8_0)]),
+        NT_13.decoding(&[(1, DType::Q4_0)]),
+        NT_14.decoding(&[(1, DType::F16)]),
+        NT_14.decoding(&[(1, DType::BF16)]),
+        NT_14.decoding(&[(1, DType::Q8_0)]),
+        NT_14.decoding(&[(1, DType::Q4_0)]),
         Variant { default_on: SOFTWARE, ..NT_15.tiled(&LANES[0]) },
         Variant { default_on: HARDWARE, ..NT_15.tiled(&LANES[1]) },
     ],
 };
 
-static NN: Pass = Pass { op: "matmul", name: "nn", variants: nn_tn_table!(NN_FORM, false) };
-static TN: Pass = Pass { op: "matmul", name: "tn", variants: nn_tn_table!(TN_FORM, true) };
+static NN: Pass = Pass {
+    op: "matmul",
+    name: "nn",
+    variants: nn_tn_table![
+        NN_FORM, false;
+        NN_12.decoding(&[(1, DType::F16)]),
+        NN_12.decoding(&[(1, DType::BF16)]),
+        NN_12.decoding(&[(1, DType::Q8_0)]),
+        NN_12.decoding(&[(1, DType::Q4_0)]),
+        NN_13.decoding(&[(1, DType::F16)]),
+        NN_13.decoding(&[(1, DType::BF16)]),
+        NN_13.decoding(&[(1, DType::Q8_0)]),
+        NN_13.decoding(&[(1, DType::Q4_0)]),
+        NN_14.decoding(&[(1, DType::F16)]),
+        NN_14.decoding(&[(1, DType::BF16)]),
+        NN_14.decoding(&[(1, DType::Q8_0)]),
+        NN_14.decoding(&[(1, DType::Q4_0)]),
+    ],
+};
+
+static TN: Pass = Pass { op: "matmul", name: "tn", variants: nn_tn_table![TN_FORM, true;] };
 
 static BIAS_BACKWARD: Pass = Pass {
     op: "matmul",
@@ -325,9 +358,18 @@ static PASSES: &[&Pass] = &[&NT, &NN, &TN, &BIAS_BACKWARD];
 const LINEAR: usize = 0;
 const LINEAR_BIAS: usize = 1;
 const MATMUL: usize = 2;
-/// Frozen weights in 16 bits; the second has a bias.
+/// Frozen weights; the second has a bias.
 const LINEAR_F16: usize = 3;
 const LINEAR_BF16: usize = 4;
+const LINEAR_Q8_0: usize = 5;
+const LINEAR_Q4_0: usize = 6;
+
+/// How the weight of a function is stored, if it is frozen.
+fn frozen(function: usize) -> Option<DType> {
+    [DType::F16, DType::BF16, DType::Q8_0, DType::Q4_0]
+        .get(function.checked_sub(LINEAR_F16)?)
+        .copied()
+}
 
 /// out`[m, n]` = sum over k of a(m, k) b(n, k), in f64.
 fn multiply(
@@ -397,8 +439,8 @@ fn shape_of_pass(pass: &str, dims: &[usize]) -> Vec<usize> {
     }
 }
 
-/// Shapes are [function, m, n, k]: 0 = linear, 1 = linear with bias, 2 = matmul, 3 = linear with a
-/// frozen f16 weight, 4 = linear with a frozen bf16 weight and a bias.
+/// Shapes are [function, m, n, k]: 0 = linear, 1 = linear with bias, 2 = matmul; linear with a frozen
+/// weight in 3 = f16, 4 = bf16 with a bias, 5 = q8_0, 6 = q4_0.
 pub fn case() -> OpCase {
     OpCase {
         op: "matmul",
@@ -427,6 +469,10 @@ pub fn case() -> OpCase {
             &[LINEAR_BF16, 9, 5, 17],
             &[LINEAR_BF16, 1, 72, 64],
             &[LINEAR_BF16, 65, 132, 20],
+            &[LINEAR_Q8_0, 1, 3, 32],
+            &[LINEAR_Q8_0, 33, 68, 96],
+            &[LINEAR_Q4_0, 9, 5, 64],
+            &[LINEAR_Q4_0, 65, 36, 32],
         ],
         large: &[],
         inputs: |s, rng| {
@@ -437,11 +483,10 @@ pub fn case() -> OpCase {
             if matches!(s[0], LINEAR_BIAS | LINEAR_BF16) {
                 inputs.push(Array::normal("bias", &[n], rng));
             }
-            match s[0] {
-                LINEAR_F16 => inputs.into_iter().map(|a| a.frozen("b", DType::F16)).collect(),
-                LINEAR_BF16 => inputs.into_iter().map(|a| a.frozen("b", DType::BF16)).collect(),
-                _ => inputs,
+            if let Some(dtype) = frozen(s[0]) {
+                inputs[1] = inputs[1].clone().frozen(dtype);
             }
+            inputs
         },
         build: |g, s, v| match s[0] {
             MATMUL => vec![matmul(g, v[0], v[1])],

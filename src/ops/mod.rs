@@ -14,6 +14,7 @@ pub mod gather_rows;
 pub mod gelu;
 pub mod grad_norm;
 pub mod layer_norm;
+pub mod low_rank;
 pub mod matmul;
 pub mod mse;
 pub mod nll;

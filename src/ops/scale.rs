@@ -2,7 +2,7 @@
 //!
 //! Backward: dx = factor * dy.
 //!
-//! No family of models here uses it yet; it is for graphs of your own.
+//! `low_rank` scales with it; as an operation of its own it is for graphs of your own.
 
 use crate::graph::{Graph, Sink, Var};
 use crate::kernel::Pass;
@@ -19,20 +19,22 @@ use crate::variant;
 pub fn scale(g: &mut Graph, x: Var, factor: f32) -> Var {
     assert!(factor.is_finite(), "scale: factor {factor} is not finite");
     let shape = g.shape(x).to_vec();
-    let n = g.info(x).len();
-    let apply = move |g: &mut Graph, from: Var, to: Sink| {
-        let constants = [("N", n.into()), ("FACTOR", factor.into()), to.constant()];
-        g.call(&FORWARD, &constants, &[from], &[to.var], [n, 1, 1]);
-    };
     let y = g.temp("scale", &shape);
-    apply(g, x, Sink { var: y, accumulate: false });
+    scaled(g, x, factor, Sink { var: y, accumulate: false });
     let backward = move |g: &mut Graph, dy: Var| {
         if let Some(dx) = g.grad_into(x) {
-            apply(g, dy, dx);
+            scaled(g, dy, factor, dx);
         }
     };
     g.record("scale", &[x], y, backward);
     y
+}
+
+/// Puts `factor` * `x` into the sink, and nothing on the tape.
+pub(super) fn scaled(g: &mut Graph, x: Var, factor: f32, to: Sink) {
+    let n = g.info(x).len();
+    let constants = [("N", n.into()), ("FACTOR", factor.into()), to.constant()];
+    g.call(&FORWARD, &constants, &[x], &[to.var], [n, 1, 1]);
 }
 
 static FORWARD: Pass = Pass {

@@ -12,7 +12,7 @@
 //! softmax(z`[n]`)`[c]`), then dh += dz w and dw += dzᵀ h, chunk by chunk with the logits computed
 //! again.
 
-use crate::graph::{Graph, Sink, Var};
+use crate::graph::{DType, Graph, Sink, Var};
 use crate::kernel::{HARDWARE, Needs, Pass, SOFTWARE};
 use crate::ops::case::{Array, BenchFacts, OpCase, largest_of_pairs};
 use crate::ops::matmul::{Form, MOST_ROWS, Product, product};
@@ -142,7 +142,7 @@ static BACKWARD_LOGITS: Pass = Pass {
 static PASSES: &[&Pass] = &[&UPDATE, &FINISH, &BACKWARD_LOGITS];
 
 fn reference(s: &[usize], inputs: &[Array]) -> Vec<Vec<f64>> {
-    let &[n, _, d] = s else { panic!("[N, V, D]") };
+    let [n, _, d, ..] = *s else { panic!("[N, V, D]") };
     let (h, w, targets) = (inputs[0].f(), inputs[1].f(), inputs[2].u());
     let logp = |row: usize| -> f64 {
         let h = &h[row * d..][..d];
@@ -169,7 +169,8 @@ const DOMAIN: Domain = Domain {
     ..Domain::ALL
 };
 
-/// Shapes are `[N, V, D]`: rows, vocabulary, hidden size.
+/// Shapes are `[N, V, D]`: rows, vocabulary, hidden size. With a fourth number the weight is frozen in
+/// bf16.
 pub fn case() -> OpCase {
     OpCase {
         op: "token_logp",
@@ -181,16 +182,18 @@ pub fn case() -> OpCase {
             &[33, 129, 16],
             &[8, 513, 5],
             &[17, 1009, 16],
+            &[5, 129, 8, 1],
         ],
         large: &[&[3, 20_011, 8]],
         inputs: |s, rng| {
-            let &[n, v, d] = s else { panic!("[N, V, D]") };
+            let [n, v, d, ..] = *s else { panic!("[N, V, D]") };
             let targets = (0..n).map(|_| rng.u32(0..v as u32)).collect();
-            vec![
-                Array::normal("hidden", &[n, d], rng),
-                Array::normal("weight", &[v, d], rng),
-                Array::index("targets", &[n], targets),
-            ]
+            let hidden = Array::normal("hidden", &[n, d], rng);
+            let mut weight = Array::normal("weight", &[v, d], rng);
+            if s.len() > 3 {
+                weight = weight.frozen(DType::BF16);
+            }
+            vec![hidden, weight, Array::index("targets", &[n], targets)]
         },
         build: |g, _, v| vec![token_logp(g, v[0], v[1], v[2])],
         reference,

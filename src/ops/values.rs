@@ -145,7 +145,7 @@ mod tests {
             Array::normal("x", &[14], rng),
             Array::fixed("table", &[2], vec![3.0, 4.0]),
             Array::index("rows", &[2], vec![1, 0]),
-            Array::normal("w", &[2], rng).frozen("w", DType::F16),
+            Array::normal("w", &[2], rng).frozen(DType::F16),
         ];
         let x = base[0].f().to_vec();
         for values in Values::SPECIAL {

@@ -20,6 +20,7 @@ use crate::data::form::Form;
 use crate::error::{Error, Problem, Result};
 use crate::files::read_file;
 use crate::graph::Parameter;
+use crate::model::adapter::{ADAPTER_CONFIG, ADAPTER_WEIGHTS};
 use crate::model::config::ModelConfig;
 use crate::model::folder::{
     PARTIAL, fill_model_folder, hash_file, partial_sibling, write_folder, write_text,
@@ -304,7 +305,11 @@ pub fn verify(folder: &Path) -> Result<TrainState> {
     let text = String::from_utf8(bytes).map_err(|_| Error::file(&path, "is not UTF-8 text"))?;
     let file = StateFile::parse(&path, &text)?;
     let mut problems = Vec::new();
-    for needed in ["config.json", "model.safetensors", OPTIMIZER] {
+    let of_model = match file.files.contains_key(ADAPTER_CONFIG) {
+        false => ["config.json", "model.safetensors"],
+        true => [ADAPTER_CONFIG, ADAPTER_WEIGHTS],
+    };
+    for needed in of_model.into_iter().chain([OPTIMIZER]) {
         if !file.files.contains_key(needed) {
             problems.push(Problem::new(format!("{}: {needed}", path.display()), "has no hash"));
         }

@@ -2,6 +2,8 @@
 
 use crate::error::Problem;
 use crate::gpu::Gpu;
+use crate::graph::Parameter;
+use crate::model::lora::{Targets, is_factor};
 use crate::train::learner::MemoryPlan;
 use crate::train::prepare::Prepared;
 
@@ -26,6 +28,17 @@ pub(super) fn describe(gpu: &Gpu, prepared: &Prepared, memory: &MemoryPlan) -> V
         config.layers,
         config.vocab_size
     ));
+    if let Some(lora) = config.lora() {
+        let factors = config.parameters().iter().filter(|p| is_factor(&p.name));
+        let values: usize = factors.map(Parameter::len).sum();
+        let Targets::Named(targets) = &lora.targets else { unreachable!("a model's are by name") };
+        lines.push(format!(
+            "lora       LoRA of rank {}, scale {:.4}, on {}: {values} values train",
+            lora.rank,
+            lora.scale(),
+            targets.join(", ")
+        ));
+    }
     lines.push(format!("loss       {}", recipe.loss));
     lines.push(format!(
         "memory     {:.1} MiB planned: {:.1} weights, gradients and moments, {:.1} for a stream of {} tokens",

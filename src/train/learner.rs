@@ -10,15 +10,13 @@ use crate::kernel::Target;
 use crate::model::config::ModelConfig;
 use crate::model::generate::{GeneratorPlan, Room, plan_generator};
 use crate::model::limits::{check_parameters, check_tokens, widest};
-use crate::model::weights::{ParameterValues, Tensor};
+use crate::model::weights::{ParameterValues, Tensor, put_as};
 use crate::ops::adamw::{HYPER, adamw, hyper};
 use crate::ops::grad_norm::grad_norm;
 use crate::plan::{Plan, Pool, Reuse, plan};
 use crate::program::{Program, ProgramOptions, Store};
 use crate::train::objectives::{Coefficients, Objective, Results};
-use crate::train::program::{
-    MicroProgram, TrainedSet, micro_graph, train_all, train_none, training_graph,
-};
+use crate::train::program::{MicroProgram, Placement, TrainedSet, micro_graph, train_all};
 use crate::train::recipe::OptimSettings;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -135,9 +133,12 @@ pub fn check_weights(target: &Target, bytes: u64) -> Result<()> {
 }
 
 /// Bytes of the weights of all parameters, and of gradients and moments of the trained ones.
-fn state_bytes(config: &ModelConfig, trained: &TrainedSet) -> u64 {
-    let values = |p: &Parameter| if trained(&p.name) { 4 } else { 1 };
-    config.parameters().iter().map(|p| 4 * values(p) * p.len() as u64).sum()
+fn state_bytes(config: &ModelConfig, placement: &Placement) -> u64 {
+    let bytes = |p: &Parameter| {
+        let values = if (placement.trained)(&p.name) { 4 } else { 1 };
+        values * placement.dtype(p).bytes(p.len())
+    };
+    config.parameters().iter().map(bytes).sum()
 }
 
 /// Plans a run without a device; `room` is that of the prompts that it continues.
@@ -150,22 +151,23 @@ pub fn memory_plan(
     config: &ModelConfig,
     capacity: Capacity,
     objective: &dyn Objective,
-    trained: &TrainedSet,
+    placement: &Placement,
     room: Option<Room>,
 ) -> Result<MemoryPlan> {
-    let state = state_bytes(config, trained);
+    let state = state_bytes(config, placement);
     check_memory(target, state)?;
-    check_parameters(target, config)?;
+    check_parameters(target, config, |p| placement.dtype(p))?;
     check_tokens(target, capacity.tokens, widest(config), "a stream")?;
-    let built =
-        |trained| micro_graph(training_graph(target, trained), config, capacity, objective).0;
-    let (micro, eval) = (built(trained), built(&train_none()));
+    let built = |graph| micro_graph(graph, config, capacity, objective).0;
+    let micro = built(placement.training_graph(target));
+    let eval = built(placement.inference_graph(target));
     let (update, _) = update_graph(target, &trained_of(&micro));
     for graph in [&micro, &eval, &update] {
         graph.check_limits()?;
     }
     let [micro, eval, update] = [&micro, &eval, &update].map(|graph| plan(graph, Reuse::Pool));
-    let generator = room.map(|room| plan_generator(target, config, room)).transpose()?;
+    let empty = || placement.inference_graph(target);
+    let generator = room.map(|room| plan_generator(target, config, room, empty)).transpose()?;
     let mut memory = MemoryPlan { state, micro, eval, update, generator, pool: Pool::default() };
     let mut pool = Pool::default();
     for program in memory.programs() {
@@ -192,7 +194,8 @@ impl Default for LearnerOptions {
 }
 
 impl Learner {
-    /// Puts `weights` on the device and makes the programs.
+    /// Puts `weights` on the device and makes the programs. Matrices that do not train stay in the
+    /// types that they came in ([`ParameterValues::storage`]).
     ///
     /// # Errors
     /// Weights that cannot be read or used; an adapter whose memory or limits do not suffice.
@@ -224,14 +227,20 @@ impl Learner {
         optim: &OptimSettings,
         options: &LearnerOptions,
     ) -> Result<Self> {
+        let trained = options.trained.clone();
+        let mut storage = weights.storage();
+        let is_matrix =
+            |name: &str| config.parameters().iter().any(|p| p.name == name && p.shape.len() > 1);
+        storage.retain(|name, _| !trained(name) && is_matrix(name));
+        let placement = Placement { trained, storage: Rc::new(storage) };
         let store = Store::new(gpu);
-        weights.each(&mut |name, shape, values| store.write(name, shape, values))?;
+        put_as(weights, &store, &placement.storage)?;
         let shared = ProgramOptions { reuse: options.reuse, ..ProgramOptions::default() };
         let program = |graph| -> Result<MicroProgram> {
             let (graph, inputs) = micro_graph(graph, config, capacity, objective);
             Ok(MicroProgram { program: Program::with_options(gpu, graph, &store, shared)?, inputs })
         };
-        let micro = program(training_graph(gpu.target(), &options.trained))?;
+        let micro = program(placement.training_graph(gpu.target()))?;
         let eval = program(store.inference_graph())?;
         let trained = trained_of(micro.program.graph());
         let (graph, [hyper, max_norm, norm]) = update_graph(gpu.target(), &trained);

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -13,15 +14,17 @@ use crate::data::rows::Split;
 use crate::data::tokenize::Tokenizer;
 use crate::error::{Error, Problem, Result};
 use crate::files::{TEMPORARY, check_creatable};
+use crate::model::adapter::check_whole_model;
 use crate::model::config::ModelConfig;
 use crate::model::folder::PARTIAL;
 use crate::model::generate::Room;
 use crate::model::weight_files::check_weights_absent;
-use crate::model::weights::FolderWeights;
+use crate::model::weights::{FolderWeights, FreshAdapter, ParameterValues, RandomWeights, Storage};
 use crate::train::checkpoint::{self, Moments, TrainState};
 use crate::train::dataset::Dataset;
 use crate::train::lock::{LOCK, RunLock};
 use crate::train::metrics::METRICS;
+use crate::train::program::Placement;
 use crate::train::recipe::{self, Change, InitialWeights, Recipe};
 use crate::train::sampler;
 use crate::train::schedule::Schedule;
@@ -34,6 +37,26 @@ pub fn capacity(recipe: &Recipe) -> Capacity {
     let tokens = recipe.batch.stream_tokens;
     // An example has at least two tokens, and never more targets than tokens.
     Capacity { tokens, targets: tokens, pairs: recipe.batch.size.min(tokens / 2).max(1) }
+}
+
+/// The values that a run of `recipe` starts from: those in its model's folder, or drawn from its
+/// seed, and fresh factors for the additions of `config`.
+///
+/// # Errors
+/// Weights that cannot be used.
+pub(super) fn starting_values<'a>(
+    recipe: &Recipe,
+    config: &'a ModelConfig,
+) -> Result<Box<dyn ParameterValues + 'a>> {
+    let seed = recipe.seed;
+    let base: Box<dyn ParameterValues + 'a> = match recipe.init {
+        InitialWeights::Pretrained => Box::new(FolderWeights::open(&recipe.model, config)?),
+        InitialWeights::Random => Box::new(RandomWeights { config, seed }),
+    };
+    Ok(match recipe.lora {
+        None => base,
+        Some(_) => Box::new(FreshAdapter { base, config, seed }),
+    })
 }
 
 /// A run whose input was read and found usable.
@@ -49,8 +72,10 @@ pub struct Prepared<'a> {
     pub(super) train: Dataset,
     pub(super) report: DataReport,
     pub(super) heldout: Option<(Dataset, DataReport)>,
-    /// None where they are drawn from the seed.
+    /// Those of the checkpoint that is resumed from; None at the start.
     pub(super) weights: Option<FolderWeights>,
+    /// How the model will lie on the device.
+    pub(super) placement: Placement,
     pub(super) state: TrainState,
     /// The optimizer's moments of a resumed run.
     pub(super) moments: Option<Moments>,
@@ -84,12 +109,27 @@ pub fn prepare(recipe: &Recipe, resume: bool) -> Result<Prepared<'_>> {
     let mut notes = Vec::new();
     let Folder { latest, damaged, lock } = look_into_folder(recipe, resume, &mut notes)?;
     check_creatable(&recipe.output)?;
+    check_whole_model(&recipe.model)?;
     let config = ModelConfig::load(&recipe.model)?;
-    notes.extend(config.notes.iter().cloned());
-    let initial = match &latest {
-        None => initial_weights(recipe, &config, &mut notes)?,
-        Some(_) => None,
+    let config = match &recipe.lora {
+        None => config,
+        Some(lora) => config.adapted(lora)?,
     };
+    notes.extend(config.notes.iter().cloned());
+    // A checkpoint holds what trains; a frozen model is read anew.
+    let starts = latest.is_none() || recipe.lora.is_some();
+    let storage = match recipe.init {
+        InitialWeights::Pretrained if starts => {
+            FolderWeights::open(&recipe.model, &config)?.storage()
+        }
+        InitialWeights::Random if starts => {
+            check_weights_absent(&recipe.model)?;
+            notes.push(format!("the weights are drawn at random from seed {}", recipe.seed));
+            Storage::new()
+        }
+        _ => Storage::new(),
+    };
+    let placement = Placement { trained: recipe.trained(), storage: Rc::new(storage) };
     let tokenizer = Tokenizer::from_folder(&recipe.model)?;
     let capacity = capacity(recipe);
     check_paths(recipe)?;
@@ -108,7 +148,7 @@ pub fn prepare(recipe: &Recipe, resume: bool) -> Result<Prepared<'_>> {
         paths => Some(load(paths, Split::Validation)?),
     };
     let Start { weights, state, moments } =
-        starting_point(recipe, &train, tokenizer.is_dated(), latest, initial, &mut notes)?;
+        starting_point(recipe, &train, tokenizer.is_dated(), latest, &mut notes)?;
     Ok(Prepared {
         recipe,
         config,
@@ -120,6 +160,7 @@ pub fn prepare(recipe: &Recipe, resume: bool) -> Result<Prepared<'_>> {
         report,
         heldout,
         weights,
+        placement,
         state,
         moments,
         damaged,
@@ -136,34 +177,12 @@ struct Start {
     moments: Option<Moments>,
 }
 
-/// The weights that the recipe starts from; None if they are to be drawn.
-///
-/// # Errors
-/// A folder without weights that can be used, unless random ones were asked for; and then one with
-/// weights.
-fn initial_weights(
-    recipe: &Recipe,
-    config: &ModelConfig,
-    notes: &mut Vec<String>,
-) -> Result<Option<FolderWeights>> {
-    let Recipe { model, init, seed, .. } = recipe;
-    match init {
-        InitialWeights::Random => {
-            check_weights_absent(model)?;
-            notes.push(format!("the weights are drawn at random from seed {seed}"));
-            Ok(None)
-        }
-        InitialWeights::Pretrained => FolderWeights::open(model, config).map(Some),
-    }
-}
-
-/// The checkpoint in `latest`, or the recipe's own start with the `initial` weights.
+/// The checkpoint in `latest`, or the recipe's own start.
 fn starting_point(
     recipe: &Recipe,
     train: &Dataset,
     dated: bool,
     latest: Option<PathBuf>,
-    initial: Option<FolderWeights>,
     notes: &mut Vec<String>,
 ) -> Result<Start> {
     let fresh = TrainState {
@@ -180,13 +199,13 @@ fn starting_point(
     };
     Ok(match latest {
         Some(folder) => {
-            let found = checkpoint::read(&folder, &|_| true)?;
+            let found = checkpoint::read(&folder, &*recipe.trained())?;
             notes.extend(check_same_run(&found.state, recipe, train, dated, &folder)?);
             let (weights, moments) = (Some(found.weights), Some(found.moments));
             let TrainState { recipe_hash, recipe, .. } = fresh;
             Start { weights, state: TrainState { recipe_hash, recipe, ..found.state }, moments }
         }
-        None => Start { weights: initial, state: fresh, moments: None },
+        None => Start { weights: None, state: fresh, moments: None },
     })
 }
 

@@ -2,10 +2,11 @@
 
 use crate::data::pack::{Capacity, PackedBatch};
 use crate::error::Result;
-use crate::graph::{DType, Graph, Var};
+use crate::graph::{DType, Graph, Parameter, Var};
 use crate::kernel::Target;
 use crate::model::config::ModelConfig;
 use crate::model::stream::{BatchInputs, HeadRows};
+use crate::model::weights::Storage;
 use crate::ops::token_logp::token_logp;
 use crate::plan::READS_IN_FLIGHT;
 use crate::program::{Fetch, Program};
@@ -27,15 +28,52 @@ pub fn train_none() -> TrainedSet {
     Rc::new(|_| false)
 }
 
-/// A graph whose trained set is `trained`.
-pub fn training_graph(target: &Target, trained: &TrainedSet) -> Graph {
-    let (mut g, trained) = (Graph::new(target), trained.clone());
-    g.train_only(move |name| trained(name));
-    g
+/// How a model lies on a device: which of its parameters train, and the types of the others.
+#[derive(Clone)]
+pub struct Placement {
+    /// Those that train, which are F32.
+    pub trained: TrainedSet,
+    /// The others' types by name; F32 where there is none.
+    pub storage: Rc<Storage>,
+}
+
+impl Placement {
+    /// Everything trains.
+    pub fn all() -> Self {
+        Self { trained: train_all(), storage: Rc::default() }
+    }
+
+    /// How a parameter is stored. Vectors (norms, biases) are F32 whatever their file says.
+    pub fn dtype(&self, p: &Parameter) -> DType {
+        match (self.trained)(&p.name) || p.shape.len() < 2 {
+            true => DType::F32,
+            false => self.storage.get(&p.name).copied().unwrap_or(DType::F32),
+        }
+    }
+
+    /// An empty graph in which they train.
+    pub fn training_graph(&self, target: &Target) -> Graph {
+        self.graph(target, self.trained.clone())
+    }
+
+    /// An empty graph over the same parameters in which nothing trains.
+    pub fn inference_graph(&self, target: &Target) -> Graph {
+        self.graph(target, train_none())
+    }
+
+    fn graph(&self, target: &Target, trained: TrainedSet) -> Graph {
+        let (mut g, placement) = (Graph::new(target), self.clone());
+        g.train_only(move |name| trained(name));
+        g.store_as(move |name| match (placement.trained)(name) {
+            true => DType::F32,
+            false => placement.storage.get(name).copied().unwrap_or(DType::F32),
+        });
+        g
+    }
 }
 
 /// Builds the forward pass for streams of `capacity` into an empty graph, and the backward pass if
-/// its trained set holds a parameter of the model ([`training_graph`]).
+/// its trained set holds a parameter of the model ([`Placement::training_graph`]).
 pub fn micro_graph(
     mut g: Graph,
     config: &ModelConfig,

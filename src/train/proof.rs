@@ -7,6 +7,7 @@ use crate::files::write_atomically;
 use crate::graph::Parameter;
 use crate::model::config::ModelConfig;
 use crate::model::folder::hash_file;
+use crate::model::save::weights_file;
 use crate::model::weights::{FolderWeights, ParameterValues, Put};
 use crate::train::learner::{FIRST_MOMENT, Learner, SECOND_MOMENT};
 use crate::train::metrics::{MetricsRecord, Split};
@@ -78,7 +79,7 @@ pub struct Proof {
     pub trains: bool,
     /// The blake3 hash of the starting weights: names and f32 values.
     pub start_blake3: String,
-    /// The blake3 hash of the written `model.safetensors`.
+    /// The blake3 hash of the written `model.safetensors`, or `adapter_model.safetensors`.
     pub model_blake3: String,
     /// Held-out rows before the first step; None without an evaluation there.
     pub held_out_before: Option<HeldOut>,
@@ -138,7 +139,7 @@ impl Claim<'_> {
             steps: self.steps,
             trains: self.trains,
             start_blake3,
-            model_blake3: hash_file(&self.model.join("model.safetensors"))?,
+            model_blake3: hash_file(&self.model.join(weights_file(&self.learner.config)))?,
             held_out_before: held_out(0),
             held_out_after: held_out(self.steps),
             parameters,
@@ -209,7 +210,7 @@ impl Claim<'_> {
             self.learner.config.parameters().iter().map(|p| (p.name.as_str(), p)).collect();
         let mut problems = Vec::new();
         let mut differs = |name: &str, what: String| {
-            let place = format!("{}: {name}", self.model.join("model.safetensors").display());
+            let place = format!("{}: {name}", self.model.display());
             problems.push(Problem::new(place, what));
         };
         written.each(&mut |name, shape, values| {
@@ -273,7 +274,7 @@ impl Proof {
             lines.push(format!("held out: {}", shown.collect::<Vec<_>>().join(", ")));
         }
         lines.push(format!(
-            "the written model reads back bit for bit; model.safetensors has blake3 {}",
+            "the written model reads back bit for bit; its weights have blake3 {}",
             self.model_blake3
         ));
         lines

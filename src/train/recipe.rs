@@ -26,6 +26,13 @@
 //! # beta = 2.0                  # scale of the difference of mean log-probs
 //! # gamma = 0.5                 # margin by which the chosen answer should win
 //!
+//! # [lora]                      # low-rank additions train and the model stays as it is; without this
+//!                               # section all weights train
+//! # rank = 16
+//! # alpha = 32                  # the additions are multiplied by alpha / rank
+//! # targets = "all"             # linear layers: all, or some as ["q_proj", "v_proj"]
+//! # rslora = false              # alpha / sqrt(rank) instead
+//!
 //! [optim]
 //! learning_rate = 1e-3
 //! beta1 = 0.9
@@ -62,6 +69,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
@@ -70,9 +78,11 @@ pub use crate::data::form::Form;
 pub use crate::data::tokenize::{EosRule, OverLength};
 
 use super::objectives::Loss;
+use super::program::{TrainedSet, train_all};
 use super::schedule::Schedule;
 use super::settings::{NOT_NEGATIVE, POSITIVE, Settings, flatten, single};
 use crate::error::{Error, Problem, Result};
+use crate::model::lora::{Lora, Targets, is_factor};
 
 /// What a run starts from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -268,6 +278,8 @@ pub struct Recipe {
     pub data: DataSettings,
     /// What the objective minimises, and section `loss`.
     pub loss: Loss,
+    /// Section `lora`: additions that train instead of the weights.
+    pub lora: Option<Lora>,
     /// Section `optim`: AdamW and the learning rate.
     pub optim: OptimSettings,
     /// Section `batch`: rows of a step, tokens of a stream.
@@ -281,7 +293,7 @@ pub struct Recipe {
 impl Serialize for Recipe {
     /// The objective's name stands first, its settings are the section `[loss]`.
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        let mut table = serializer.serialize_struct("Recipe", 11)?;
+        let mut table = serializer.serialize_struct("Recipe", 12)?;
         table.serialize_field("objective", self.loss.objective.name())?;
         table.serialize_field("model", &self.model)?;
         // The default is left out: fingerprints of runs that never heard of the key stay.
@@ -292,6 +304,9 @@ impl Serialize for Recipe {
         table.serialize_field("seed", &self.seed)?;
         table.serialize_field("data", &self.data)?;
         table.serialize_field("loss", &self.loss)?;
+        if let Some(lora) = &self.lora {
+            table.serialize_field("lora", lora)?;
+        }
         table.serialize_field("optim", &self.optim)?;
         table.serialize_field("batch", &self.batch)?;
         table.serialize_field("train", &self.train)?;
@@ -362,6 +377,14 @@ impl Recipe {
         Some(changed.map(change).collect())
     }
 
+    /// The parameters that train, by name.
+    pub fn trained(&self) -> TrainedSet {
+        match self.lora {
+            None => train_all(),
+            Some(_) => Rc::new(is_factor),
+        }
+    }
+
     /// A hash of what decides the weights: everything but the output folder and the intervals of
     /// evaluating, saving, logging and sampling. A run goes on under the same one, or one that differs
     /// in [harmless](Change::is_harmless) settings alone.
@@ -399,6 +422,10 @@ fn read(s: &mut Settings) -> Recipe {
     let seed = s.whole("seed", 0, u64::MAX).unwrap_or(0);
     let data = read_data(s);
     let loss = Loss::read(s);
+    let lora = read_lora(s);
+    if lora.is_some() && init == InitialWeights::Random {
+        s.problem("lora", "adds to a trained model; leave init = \"random\" or the section out");
+    }
     let optim = read_optim(s);
     let batch = BatchSettings {
         size: s.whole("batch.size", 1, 1 << 24).unwrap_or(16) as usize,
@@ -417,7 +444,7 @@ fn read(s: &mut Settings) -> Recipe {
             "is set, but sample.prompts is empty; add a prompt or set it to 0",
         );
     }
-    Recipe { model, init, output, seed, data, loss, optim, batch, train, sample }
+    Recipe { model, init, output, seed, data, loss, lora, optim, batch, train, sample }
 }
 
 fn read_data(s: &mut Settings) -> DataSettings {
@@ -440,6 +467,30 @@ fn read_data(s: &mut Settings) -> DataSettings {
         skip_bad_rows: s.flag("data.skip_bad_rows").unwrap_or(false),
         map: s.strings_by_name("data.map"),
     }
+}
+
+fn read_lora(s: &mut Settings) -> Option<Lora> {
+    if !s.has_section("lora") {
+        return None;
+    }
+    const ALL: &str = "all";
+    let given = s.is_set("lora.targets");
+    let mut targets = s.texts("lora.targets");
+    if targets.is_empty() {
+        if given {
+            s.problem("lora.targets", "names no layer; name some, or \"all\"");
+        }
+        targets.push(ALL.into());
+    }
+    Some(Lora {
+        rank: s.whole("lora.rank", 1, 1 << 16).unwrap_or(16) as usize,
+        alpha: s.number("lora.alpha", POSITIVE, |x| x > 0.0 && single(x)).unwrap_or(32.0),
+        rslora: s.flag("lora.rslora").unwrap_or(false),
+        targets: match targets.iter().any(|name| name == ALL) {
+            true => Targets::AllLinear,
+            false => Targets::Named(targets),
+        },
+    })
 }
 
 fn read_optim(s: &mut Settings) -> OptimSettings {

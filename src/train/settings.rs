@@ -38,6 +38,8 @@ const DEEPEST: usize = 4;
 /// The leaves of a table by dotted key, and what has been found wrong so far.
 pub(super) struct Settings {
     file: String,
+    /// Tables of the file, which may be empty.
+    sections: BTreeSet<String>,
     values: BTreeMap<String, Value>,
     overridden: BTreeSet<String>,
     known: BTreeSet<String>,
@@ -48,10 +50,12 @@ impl Settings {
     /// `tables` are read whole by [`Settings::strings_by_name`]; all others are taken apart.
     pub(super) fn new(file: &str, table: Table, tables: &[&str]) -> Self {
         let mut values = BTreeMap::new();
+        let sections = table.iter().filter(|(_, v)| v.is_table()).map(|(k, _)| k.clone()).collect();
         flatten(String::new(), table, tables, &mut values);
         let file = file.to_string();
         Self {
             file,
+            sections,
             values,
             overridden: BTreeSet::new(),
             known: BTreeSet::new(),
@@ -125,6 +129,12 @@ impl Settings {
 
     pub(super) fn is_set(&self, key: &str) -> bool {
         self.values.contains_key(key) || self.known.contains(key)
+    }
+
+    /// Whether there is a section of this name, or a setting in it.
+    pub(super) fn has_section(&self, name: &str) -> bool {
+        let inside = |key: &String| key.strip_prefix(name).is_some_and(|k| k.starts_with('.'));
+        self.sections.contains(name) || self.values.keys().any(inside)
     }
 
     fn take(&mut self, key: &str) -> Option<Value> {

@@ -6,15 +6,14 @@ use crate::error::{Error, Result};
 use crate::files::write_atomically;
 use crate::gpu::Gpu;
 use crate::model::folder::set_aside;
-use crate::model::weights::{ParameterValues, RandomWeights};
+use crate::model::weights::ParameterValues;
 use crate::train::dataset::Dataset;
 use crate::train::describe::describe;
-use crate::train::learner::{Learner, memory_plan};
+use crate::train::learner::{Learner, LearnerOptions, memory_plan};
 use crate::train::lock::RunLock;
 use crate::train::metrics::{METRICS, MetricsRecord, MetricsWriter, truncate_after_step};
 use crate::train::objectives::Metric;
-use crate::train::prepare::{Prepared, RECIPE, prepare};
-use crate::train::program::train_all;
+use crate::train::prepare::{Prepared, RECIPE, prepare, starting_values};
 use crate::train::proof::{Hashed, Proof};
 use crate::train::recipe::Recipe;
 use crate::train::sampler::Sampler;
@@ -103,7 +102,8 @@ pub fn run(
     let objective = &*prepared.recipe.loss.objective;
     let (config, capacity) = (&prepared.config, prepared.capacity);
     let (target, room) = (gpu.target(), prepared.room);
-    let memory = memory_plan(target, config, capacity, objective, &train_all(), room)?;
+    let placement = &prepared.placement;
+    let memory = memory_plan(target, config, capacity, objective, placement, room)?;
     let learner = load(&mut prepared, gpu)?;
     on_event(TrainEvent::Plan(describe(gpu, &prepared, &memory)));
     let Prepared { recipe, config, capacity, form, train, .. } = prepared;
@@ -166,15 +166,18 @@ pub fn run(
 
 /// Puts the weights, and the moments of a resumed run, on the device.
 fn load(prepared: &mut Prepared, gpu: &Rc<Gpu>) -> Result<Learner> {
-    let from_folder = prepared.weights.take();
-    let Prepared { recipe, config, capacity, moments, state, .. } = prepared;
-    let weights: Box<dyn ParameterValues> = match from_folder {
+    let of_checkpoint = prepared.weights.take();
+    let Prepared { recipe, config, capacity, moments, state, placement, .. } = prepared;
+    let weights: Box<dyn ParameterValues> = match of_checkpoint {
         Some(weights) => Box::new(weights),
-        None => Box::new(RandomWeights { config, seed: recipe.seed }),
+        None => starting_values(recipe, config)?,
     };
-    let objective = &*recipe.loss.objective;
+    let (objective, optim) = (&*recipe.loss.objective, &recipe.optim);
     let weights = Hashed::new(&*weights);
-    let mut learner = Learner::new(gpu, config, &weights, *capacity, objective, &recipe.optim)?;
+    let options =
+        LearnerOptions { trained: placement.trained.clone(), ..LearnerOptions::default() };
+    let mut learner =
+        Learner::with_options(gpu, config, &weights, *capacity, objective, optim, &options)?;
     match moments {
         Some(moments) => learner.restore(state.step, moments)?,
         None => state.start_hash = weights.hash(),

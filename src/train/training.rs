@@ -5,16 +5,15 @@ use crate::data::pack::{Capacity, PackedBatch};
 use crate::error::{Error, Result};
 use crate::model::folder::replace_model_folder;
 use crate::model::generate::Sampling;
-use crate::model::weights::{FolderWeights, ParameterValues, RandomWeights};
 use crate::train::checkpoint::{self, TrainState};
 use crate::train::dataset::Dataset;
 use crate::train::learner::Learner;
 use crate::train::lock::{Kept, RunLock};
 use crate::train::metrics::{METRICS, MetricsRecord, MetricsWriter, Split, Sums, read_metrics};
 use crate::train::objectives::{Accumulation, LOGP, Results};
-use crate::train::program::train_all;
+use crate::train::prepare::starting_values;
 use crate::train::proof::{Claim, PROOF, Proof};
-use crate::train::recipe::{InitialWeights, Recipe};
+use crate::train::recipe::Recipe;
 use crate::train::sampler::Sampler;
 use crate::train::trainer::{MODEL, TrainEvent, TrainOutcome, open_output};
 use std::path::{Path, PathBuf};
@@ -119,17 +118,11 @@ impl Training<'_> {
         if path.exists() {
             std::fs::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?;
         }
-        let start: Box<dyn ParameterValues> = match recipe.init {
-            InitialWeights::Pretrained => {
-                Box::new(FolderWeights::open(&recipe.model, &learner.config)?)
-            }
-            InitialWeights::Random => {
-                Box::new(RandomWeights { config: &learner.config, seed: recipe.seed })
-            }
-        };
+        let config = learner.config.clone();
+        let start = starting_values(recipe, &config)?;
         let claim = Claim {
             learner,
-            trained: &train_all(),
+            trained: &recipe.trained(),
             steps: state.step,
             trains: (0..*total).any(|step| recipe.optim.learning_rate_at(step, *total) > 0.0),
             start: &*start,

@@ -4,7 +4,7 @@
 //! - a *model folder* in Hugging Face layout with `batch.json` (tokenized rows), `golden.json`
 //!   (loss parts), `golden.safetensors` (logits, token log-probs) and `grads_f64.safetensors`.
 //!   `golden.json` may name the `objective` and its `loss` settings as a recipe does; without, it is
-//!   ORPO's with lambda under `beta`;
+//!   ORPO's with lambda under `beta`. In an adapter's folder the gradients are those of its factors;
 //! - a *recorded run* with `log.json` (arguments and per-step log), `batches.json` (every
 //!   micro-batch) and the model it started from in `../../<model>`.
 
@@ -14,14 +14,16 @@ use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::graph::GRAD;
 use crate::model::config::ModelConfig;
-use crate::model::layout::layout;
+use crate::model::layout::{adapter_layout, layout};
+use crate::model::lora::is_factor;
 use crate::model::source::{Tensor64, read_safetensors_f64};
 use crate::model::stream::{BatchInputs, HeadRows};
 use crate::model::weights::FolderWeights;
 use crate::program::Program;
 use crate::train::evaluator::Evaluator;
-use crate::train::learner::Learner;
+use crate::train::learner::{Learner, LearnerOptions};
 use crate::train::objectives::{self, LOGP, Loss};
+use crate::train::program::{TrainedSet, train_all};
 use crate::train::recipe::OptimSettings;
 use crate::train::reference::{
     batch_examples, count, number, read_batch, read_json, schedule_of_trl,
@@ -184,7 +186,14 @@ impl ModelReference {
         let Self { config, weights, examples, loss, golden_path, golden, .. } = self;
         let capacity = capacity_for(examples, 7);
         let (objective, optim) = (&*loss.objective, OptimSettings::default());
-        let learner = Learner::new(gpu, config, weights, capacity, objective, &optim)?;
+        // Of an adapter's folder the factors train, and theirs are the gradients.
+        let (trained, tensors): (TrainedSet, _) = match config.lora() {
+            None => (train_all(), layout(config)),
+            Some(_) => (Rc::new(is_factor), adapter_layout(config)),
+        };
+        let options = LearnerOptions { trained, ..LearnerOptions::default() };
+        let learner =
+            Learner::with_options(gpu, config, weights, capacity, objective, &optim, &options)?;
         let streams = pack(&examples.iter().collect::<Vec<_>>(), capacity)?;
         let (stream, coefficients) = (&streams[0], &loss.coefficients(&streams)[0]);
         let results = learner.accumulate_in_detail(stream, coefficients)?;
@@ -214,7 +223,7 @@ impl ModelReference {
             absolute(&format!("pair {row} {what}"), value, want);
         }
         let (gradients_path, expected) = (&self.gradients_path, &self.gradients);
-        for tensor in layout(config) {
+        for tensor in &tensors {
             let name = &tensor.name;
             let got = tensor.join(&|parameter| learner.read(&format!("{parameter}{GRAD}")))?;
             let want = &expected
@@ -236,7 +245,7 @@ impl ModelReference {
             });
         }
         drop(learner);
-        let at = out.len() - layout(config).len();
+        let at = out.len() - tensors.len();
         out.splice(at..at, self.compare_logits(gpu, capacity)?);
         Ok(out)
     }

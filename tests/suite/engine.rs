@@ -19,7 +19,7 @@ use oddgrad::plan::{Reuse, plan};
 use oddgrad::program::{Program, ProgramOptions, Store};
 use oddgrad::train::learner::{Learner, memory_plan};
 use oddgrad::train::objectives::Loss;
-use oddgrad::train::program::{micro_graph, train_all, training_graph};
+use oddgrad::train::program::{Placement, micro_graph};
 use oddgrad::train::recipe::OptimSettings;
 use std::rc::Rc;
 
@@ -166,7 +166,7 @@ fn planned_bytes_are_the_bytes_allocated() {
     let mut learner = learner(&gpu, &config, capacity);
     let (loss, room) = (Loss::default(), Room { sequences: 6, length: 100 });
     let generator = Generator::new(&gpu, learner.store(), &config, room).unwrap();
-    let (objective, all) = (&*loss.objective, train_all());
+    let (objective, all) = (&*loss.objective, Placement::all());
     let planned =
         memory_plan(gpu.target(), &config, capacity, objective, &all, Some(room)).unwrap();
     assert!(planned.cache() > 0);
@@ -210,7 +210,7 @@ fn no_buffer_of_rows_by_vocabulary_or_tokens_by_tokens() {
     let config = small_config();
     let capacity = Capacity { tokens: 320, targets: 320, pairs: 16 };
     let (target, loss) = (Target::baseline(Class::Software), Loss::default());
-    let g = training_graph(&target, &train_all());
+    let g = Placement::all().training_graph(&target);
     let (g, _) = micro_graph(g, &config, capacity, &*loss.objective);
     let vocab = config.vocab_size;
     for call in g.calls() {

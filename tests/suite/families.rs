@@ -17,7 +17,7 @@ use oddgrad::program::{Program, Store};
 use oddgrad::train::evaluator::Evaluator;
 use oddgrad::train::learner::{FIRST_MOMENT, Learner, LearnerOptions, SECOND_MOMENT, memory_plan};
 use oddgrad::train::objectives::{LOGP, Loss};
-use oddgrad::train::program::{TrainedSet, train_all};
+use oddgrad::train::program::{Placement, TrainedSet, train_all};
 use oddgrad::train::recipe::OptimSettings;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -313,7 +313,10 @@ fn only_the_trained_set_has_gradients_and_moments_and_moves() {
         assert_eq!(moved, trained(&p.name), "{}", p.name);
     }
 
-    let plan = |set| memory_plan(gpu.target(), &config, capacity, objective, set, None).unwrap();
+    let plan = |set: &TrainedSet| {
+        let placement = Placement { trained: set.clone(), ..Placement::all() };
+        memory_plan(gpu.target(), &config, capacity, objective, &placement, None).unwrap()
+    };
     let (all, some) = (plan(&train_all()), plan(&set));
     assert!(some.state < all.state / 2 && some.total() < all.total());
     let planned = some.total() as f64;

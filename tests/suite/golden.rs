@@ -56,6 +56,12 @@ fn gpt2_agrees_with_pytorch() {
     check("gpt2");
 }
 
+/// PEFT's adapter on llama_untied: its logits, and the gradients of its factors.
+#[test]
+fn lora_agrees_with_peft() {
+    check("lora_llama_untied");
+}
+
 #[test]
 fn recorded_run_of_gpt2_agrees_with_trl() {
     check("train/gpt2_plain_const");

@@ -8,6 +8,7 @@ mod families;
 mod generate;
 mod golden;
 mod library;
+mod lora;
 mod numbers;
 mod place;
 mod portability;

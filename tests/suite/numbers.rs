@@ -8,7 +8,7 @@ use oddgrad::model::config::ModelConfig;
 use oddgrad::model::generate::{Room, plan_generator};
 use oddgrad::train::learner::memory_plan;
 use oddgrad::train::prepare::capacity;
-use oddgrad::train::program::train_all;
+use oddgrad::train::program::Placement;
 use oddgrad::train::recipe::Recipe;
 use serde_json::Value;
 
@@ -52,8 +52,8 @@ fn numbers_of(value: &Value, path: &str, found: &mut Vec<String>) {
 fn plan(target: &Target, config: &ModelConfig, recipe: &Recipe) -> Result<(), Error> {
     let objective = &*recipe.loss.objective;
     let room = Room { sequences: 16, length: recipe.sample.max_tokens };
-    memory_plan(target, config, capacity(recipe), objective, &train_all(), None)?;
-    plan_generator(target, config, room)?;
+    memory_plan(target, config, capacity(recipe), objective, &Placement::all(), None)?;
+    plan_generator(target, config, room, || Placement::all().inference_graph(target))?;
     Ok(())
 }
 
