@@ -5,7 +5,8 @@ use crate::data::pack::{Capacity, PackedBatch, footprint, pack};
 use crate::error::{Error, Problem, Result};
 use crate::gpu::Gpu;
 use crate::model::config::ModelConfig;
-use crate::model::weights::RandomWeights;
+use crate::model::lora::{Base, Lora, is_factor};
+use crate::model::weights::{RandomWeights, Storage};
 use crate::plan::Reuse;
 use crate::train::learner::{Learner, LearnerOptions, memory_plan};
 use crate::train::objectives::{Coefficients, Loss};
@@ -55,6 +56,9 @@ pub struct StepBench {
     pub listing: String,
 }
 
+/// The additions of a LoRA step, and how the model under them is kept.
+pub type StepLora = (Lora, Base);
+
 /// Longest stream that is asked of anything; a recipe's bound too.
 const MOST_TOKENS: usize = 1 << 24;
 
@@ -85,6 +89,7 @@ fn examples(tokens: usize, vocab: usize) -> Vec<Example> {
 pub(crate) struct Loaded {
     pub config: ModelConfig,
     pub capacity: Capacity,
+    pub placement: Placement,
     pub learner: Learner,
     pub stream: PackedBatch,
     pub loss: Loss,
@@ -92,7 +97,8 @@ pub(crate) struct Loaded {
 }
 
 impl Loaded {
-    /// The model of `folder` (its config.json is enough) and a stream of `tokens`, made by `reuse`.
+    /// The model of `folder` (its config.json is enough), with the additions of `lora`, and a stream of
+    /// `tokens`, made by `reuse`.
     /// `problems` are what the caller found wrong, to be named together with what is wrong here.
     ///
     /// # Errors
@@ -101,10 +107,19 @@ impl Loaded {
         gpu: &Rc<Gpu>,
         folder: &Path,
         tokens: usize,
+        lora: Option<&StepLora>,
         reuse: Reuse,
         mut problems: Vec<Problem>,
     ) -> Result<Self> {
         let config = ModelConfig::load(folder)?;
+        let (config, placement) = match lora {
+            None => (config, Placement::all()),
+            Some((lora, base)) => {
+                let config = config.adapted(lora)?;
+                let storage = Rc::new(base.storage(&config, Storage::new()));
+                (config, Placement { trained: Rc::new(is_factor), storage })
+            }
+        };
         let examples = examples(tokens.min(MOST_TOKENS), config.vocab_size);
         if examples.is_empty() || tokens > MOST_TOKENS {
             let what = format!("is {tokens}; it must be from 61, one pair, to {MOST_TOKENS}");
@@ -117,15 +132,15 @@ impl Loaded {
         // Says what does not fit before anything is allocated.
         let loss = Loss::default();
         let objective = &*loss.objective;
-        memory_plan(gpu.target(), &config, capacity, objective, &Placement::all(), None)?;
+        memory_plan(gpu.target(), &config, capacity, objective, &placement, None)?;
         let optim = OptimSettings::default();
         let init = RandomWeights { config: &config, seed: 0 };
-        let options = LearnerOptions { reuse, ..LearnerOptions::default() };
+        let options = LearnerOptions { reuse, placement: placement.clone() };
         let learner =
             Learner::with_options(gpu, &config, &init, capacity, objective, &optim, &options)?;
         let stream = pack(&examples.iter().collect::<Vec<_>>(), capacity)?.remove(0);
         let coefficients = objective.coefficients(&[&stream], 1).remove(0);
-        Ok(Self { config, capacity, learner, stream, loss, coefficients })
+        Ok(Self { config, capacity, placement, learner, stream, loss, coefficients })
     }
 
     /// One training step, waited for.
@@ -139,21 +154,27 @@ impl Loaded {
     }
 }
 
-/// Times `steps` training steps of the model in `folder` (weights drawn at random) on full
-/// streams of `tokens` tokens.
+/// Times `steps` training steps of the model in `folder` (weights drawn at random), or of the additions
+/// of `lora` to it, on full streams of `tokens` tokens.
 ///
 /// # Errors
 /// An unreadable model, a stream too small for one pair, a device without room.
-pub fn bench_step(gpu: &Rc<Gpu>, folder: &Path, tokens: usize, steps: usize) -> Result<StepBench> {
+pub fn bench_step(
+    gpu: &Rc<Gpu>,
+    folder: &Path,
+    lora: Option<&StepLora>,
+    tokens: usize,
+    steps: usize,
+) -> Result<StepBench> {
     let mut problems = Vec::new();
     if steps == 0 {
         problems.push(Problem::new("--steps", "is 0; it must be at least 1"));
     }
     let before = gpu.buffer_bytes();
-    let mut loaded = Loaded::new(gpu, folder, tokens, Reuse::Pool, problems)?;
-    let (objective, all) = (&*loaded.loss.objective, Placement::all());
-    let planned =
-        memory_plan(gpu.target(), &loaded.config, loaded.capacity, objective, &all, None)?;
+    let mut loaded = Loaded::new(gpu, folder, tokens, lora, Reuse::Pool, problems)?;
+    let Loaded { config, capacity, placement, .. } = &loaded;
+    let objective = &*loaded.loss.objective;
+    let planned = memory_plan(gpu.target(), config, *capacity, objective, placement, None)?;
     let planned = planned.total();
     let allocated = gpu.buffer_bytes() - before;
 

@@ -86,7 +86,7 @@ pub fn tune(
     seconds: f64,
     progress: &mut dyn FnMut(&str),
 ) -> Result<Tuning> {
-    let mut loaded = Loaded::new(gpu, folder, tokens, Reuse::None, Vec::new())?;
+    let mut loaded = Loaded::new(gpu, folder, tokens, None, Reuse::None, Vec::new())?;
     loaded.step()?;
     let passes = crate::ops::passes();
     let mut jobs: Vec<Job> = Vec::new();

@@ -8,11 +8,10 @@ use crate::model::config::ModelConfig;
 use crate::model::weights::{FolderWeights, ParameterValues, Storage};
 use crate::train::learner::memory_plan;
 use crate::train::prepare::capacity;
-use crate::train::program::{Placement, micro_graph};
+use crate::train::program::micro_graph;
 use crate::train::{recipe, sampler};
 use clap::Args;
 use std::path::PathBuf;
-use std::rc::Rc;
 
 /// Arguments of `oddgrad plan`.
 #[derive(Args)]
@@ -30,16 +29,13 @@ pub struct PlanArgs {
 pub(super) fn run(args: &PlanArgs, device: &DeviceArgs) -> Result<()> {
     let recipe = recipe::load(&args.recipe, &args.set)?;
     let config = ModelConfig::load(&recipe.model)?;
-    let config = match &recipe.lora {
-        None => config,
-        Some(lora) => config.adapted(lora)?,
-    };
+    let config = recipe.adapted(config)?;
     // What trains is F32 whatever the file holds.
     let storage = match recipe.lora {
         None => Storage::new(),
         Some(_) => FolderWeights::open(&recipe.model, &config)?.storage(),
     };
-    let placement = Placement { trained: recipe.trained(), storage: Rc::new(storage) };
+    let placement = recipe.placement(&config, storage);
     let gpu = device.open()?;
     let capacity = capacity(&recipe);
     let objective = &*recipe.loss.objective;

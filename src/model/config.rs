@@ -41,6 +41,8 @@ pub struct ModelConfig {
     /// The forward pass, the parameters and their places in a file.
     pub decoder: Arc<dyn Decoder>,
     lora: Option<Lora>,
+    /// The decoder without them, of an adapted model.
+    base: Option<Arc<dyn Decoder>>,
     parameters: Vec<Parameter>,
     head: String,
     json: Map<String, Value>,
@@ -113,6 +115,7 @@ impl ModelConfig {
             notes,
             decoder,
             lora: None,
+            base: None,
             parameters,
             head,
             json: map.clone(),
@@ -129,7 +132,10 @@ impl ModelConfig {
             let what = "has an adapter already; make one model of both with `oddgrad merge`";
             return Err(Error::input(SUMMARY, vec![Problem::new("the model", what)]));
         }
-        let modules = linear_modules(&self.decoder);
+        let mut modules: Vec<String> =
+            self.linear_layers().iter().map(|l| module_of(&*self.decoder, l)).collect();
+        // The parts of a fused layer lie side by side.
+        modules.dedup();
         let problems = lora.targets.problems(&modules);
         if !problems.is_empty() {
             return Err(Error::input(SUMMARY, problems));
@@ -137,7 +143,8 @@ impl ModelConfig {
         let lora = Lora { targets: lora.targets.resolved(&modules), ..lora.clone() };
         let decoder = Arc::new(Adapted { base: self.decoder.clone(), lora: lora.clone() });
         let (parameters, head) = declared(&*decoder);
-        Ok(Self { decoder, lora: Some(lora), parameters, head, ..self.clone() })
+        let base = Some(self.decoder.clone());
+        Ok(Self { decoder, lora: Some(lora), base, parameters, head, ..self.clone() })
     }
 
     /// The additions to the model, if it has some.
@@ -164,6 +171,20 @@ impl ModelConfig {
     /// Every parameter of the model, in the order its graph declares them.
     pub fn parameters(&self) -> &[Parameter] {
         &self.parameters
+    }
+
+    /// Names of the linear layers, the head aside: `{name}.weight` is a parameter.
+    pub fn linear_layers(&self) -> Vec<String> {
+        let seen: Rc<RefCell<Vec<String>>> = Rc::default();
+        let list = seen.clone();
+        let mut g = Graph::new(&Target::baseline(Class::Software));
+        g.adapt(move |linear| {
+            list.borrow_mut().push(linear.to_owned());
+            None
+        });
+        let base = self.base.as_ref().unwrap_or(&self.decoder);
+        shortest_pass(g, &**base);
+        seen.take()
     }
 
     /// Whether it has a parameter of this name.
@@ -194,22 +215,6 @@ fn shortest_pass(mut g: Graph, decoder: &dyn Decoder) -> (Graph, Var) {
     let rows = HeadRows::declare(&mut g, 1, 1);
     let head = decoder.forward(&mut g, &stream, &rows).weight;
     (g, head)
-}
-
-/// The linear layers of a model by their names in files, the head aside.
-fn linear_modules(decoder: &Arc<dyn Decoder>) -> Vec<String> {
-    let seen: Rc<RefCell<Vec<String>>> = Rc::default();
-    let (of, list) = (decoder.clone(), seen.clone());
-    let mut g = Graph::new(&Target::baseline(Class::Software));
-    g.adapt(move |linear| {
-        let (module, mut list) = (module_of(&*of, linear), list.borrow_mut());
-        if !list.contains(&module) {
-            list.push(module);
-        }
-        None
-    });
-    shortest_pass(g, &**decoder);
-    seen.take()
 }
 
 #[cfg(test)]

@@ -14,10 +14,12 @@ use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 
 use super::blocks::Head;
+use super::config::ModelConfig;
 use super::families::{Decoder, Outline, Place};
 use super::stream::{BatchInputs, HeadRows};
+use super::weights::Storage;
 use crate::error::Problem;
-use crate::graph::{Graph, LowRank};
+use crate::graph::{DType, Graph, LowRank, Parameter};
 
 const A: &str = ".lora_A.weight";
 const B: &str = ".lora_B.weight";
@@ -109,6 +111,55 @@ impl Serialize for Lora {
         }
         map.serialize_field("rslora", &self.rslora)?;
         map.end()
+    }
+}
+
+/// How the matrices of a model under its additions are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[serde(rename_all = "lowercase")]
+pub enum Base {
+    /// As their file stores them.
+    Stored,
+    /// Half floats.
+    #[cfg_attr(feature = "cli", value(name = "f16"))]
+    F16,
+    /// The upper halves of single floats.
+    #[cfg_attr(feature = "cli", value(name = "bf16"))]
+    BF16,
+    /// Blocks of 8 bits.
+    #[serde(rename = "q8_0")]
+    #[cfg_attr(feature = "cli", value(name = "q8_0"))]
+    Q8_0,
+    /// Linear layers in blocks of 4 bits, embeddings and head in blocks of 8.
+    #[serde(rename = "q4_0")]
+    #[cfg_attr(feature = "cli", value(name = "q4_0"))]
+    Q4_0,
+}
+
+impl Base {
+    /// The type of each matrix of `model`, whose file stores them as `stored`. Rows that are no whole
+    /// blocks are BF16 instead.
+    pub fn storage(self, model: &ModelConfig, stored: Storage) -> Storage {
+        let matrices = model.parameters().iter().filter(|p| p.shape.len() > 1);
+        let linear = model.linear_layers();
+        let is_linear = |name: &str| {
+            name.strip_suffix(".weight").is_some_and(|name| linear.iter().any(|l| l == name))
+        };
+        let dtype = |p: &Parameter| match self {
+            Self::Stored => None,
+            Self::F16 => Some(DType::F16),
+            Self::BF16 => Some(DType::BF16),
+            Self::Q8_0 | Self::Q4_0 if !p.shape[1].is_multiple_of(DType::Q8_0.block().0) => {
+                Some(DType::BF16)
+            }
+            Self::Q4_0 if is_linear(&p.name) => Some(DType::Q4_0),
+            Self::Q8_0 | Self::Q4_0 => Some(DType::Q8_0),
+        };
+        let named = matrices
+            .filter(|p| !is_factor(&p.name))
+            .filter_map(|p| Some((p.name.clone(), dtype(p).or(stored.get(&p.name).copied())?)));
+        named.collect()
     }
 }
 

@@ -16,7 +16,7 @@ use crate::ops::grad_norm::grad_norm;
 use crate::plan::{Plan, Pool, Reuse, plan};
 use crate::program::{Program, ProgramOptions, Store};
 use crate::train::objectives::{Coefficients, Objective, Results};
-use crate::train::program::{MicroProgram, Placement, TrainedSet, micro_graph, train_all};
+use crate::train::program::{MicroProgram, Placement, micro_graph};
 use crate::train::recipe::OptimSettings;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -183,19 +183,18 @@ pub struct LearnerOptions {
     /// Share memory between temporaries. Without, every temporary keeps its value after a run, so
     /// that single calls can be run again.
     pub reuse: Reuse,
-    /// Which parameters train.
-    pub trained: TrainedSet,
+    /// Which parameters train, and how the others are stored.
+    pub placement: Placement,
 }
 
 impl Default for LearnerOptions {
     fn default() -> Self {
-        Self { reuse: Reuse::Pool, trained: train_all() }
+        Self { reuse: Reuse::Pool, placement: Placement::all() }
     }
 }
 
 impl Learner {
-    /// Puts `weights` on the device and makes the programs. Matrices that do not train stay in the
-    /// types that they came in ([`ParameterValues::storage`]).
+    /// Puts `weights` on the device and makes the programs.
     ///
     /// # Errors
     /// Weights that cannot be read or used; an adapter whose memory or limits do not suffice.
@@ -227,12 +226,7 @@ impl Learner {
         optim: &OptimSettings,
         options: &LearnerOptions,
     ) -> Result<Self> {
-        let trained = options.trained.clone();
-        let mut storage = weights.storage();
-        let is_matrix =
-            |name: &str| config.parameters().iter().any(|p| p.name == name && p.shape.len() > 1);
-        storage.retain(|name, _| !trained(name) && is_matrix(name));
-        let placement = Placement { trained, storage: Rc::new(storage) };
+        let placement = &options.placement;
         let store = Store::new(gpu);
         put_as(weights, &store, &placement.storage)?;
         let shared = ProgramOptions { reuse: options.reuse, ..ProgramOptions::default() };

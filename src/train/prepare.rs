@@ -3,7 +3,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -111,10 +110,7 @@ pub fn prepare(recipe: &Recipe, resume: bool) -> Result<Prepared<'_>> {
     check_creatable(&recipe.output)?;
     check_whole_model(&recipe.model)?;
     let config = ModelConfig::load(&recipe.model)?;
-    let config = match &recipe.lora {
-        None => config,
-        Some(lora) => config.adapted(lora)?,
-    };
+    let config = recipe.adapted(config)?;
     notes.extend(config.notes.iter().cloned());
     // A checkpoint holds what trains; a frozen model is read anew.
     let starts = latest.is_none() || recipe.lora.is_some();
@@ -129,7 +125,7 @@ pub fn prepare(recipe: &Recipe, resume: bool) -> Result<Prepared<'_>> {
         }
         _ => Storage::new(),
     };
-    let placement = Placement { trained: recipe.trained(), storage: Rc::new(storage) };
+    let placement = recipe.placement(&config, storage);
     let tokenizer = Tokenizer::from_folder(&recipe.model)?;
     let capacity = capacity(recipe);
     check_paths(recipe)?;

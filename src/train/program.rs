@@ -43,6 +43,11 @@ impl Placement {
         Self { trained: train_all(), storage: Rc::default() }
     }
 
+    /// Only `trained` trains, and all is F32.
+    pub fn of(trained: TrainedSet) -> Self {
+        Self { trained, storage: Rc::default() }
+    }
+
     /// How a parameter is stored. Vectors (norms, biases) are F32 whatever their file says.
     pub fn dtype(&self, p: &Parameter) -> DType {
         match (self.trained)(&p.name) || p.shape.len() < 2 {

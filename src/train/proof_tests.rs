@@ -6,6 +6,7 @@ use crate::model::weights::{Tensor, init_weights};
 use crate::ops::case::tests::gpu;
 use crate::train::learner::LearnerOptions;
 use crate::train::objectives::Loss;
+use crate::train::program::Placement;
 use crate::train::program::train_all;
 use crate::train::recipe::OptimSettings;
 use std::rc::Rc;
@@ -31,8 +32,10 @@ fn run(trained: TrainedSet, rate: f64) -> Run {
     let stream = pack(&[&example], capacity).unwrap().remove(0);
     let loss = Loss::default();
     let objective = &*loss.objective;
-    let (optim, options) =
-        (OptimSettings::default(), LearnerOptions { trained, ..LearnerOptions::default() });
+    let (optim, options) = (
+        OptimSettings::default(),
+        LearnerOptions { placement: Placement::of(trained), ..LearnerOptions::default() },
+    );
     let mut learner =
         Learner::with_options(&gpu(), &config, &start, capacity, objective, &optim, &options)
             .unwrap();

@@ -32,6 +32,8 @@
 //! # alpha = 32                  # the additions are multiplied by alpha / rank
 //! # targets = "all"             # linear layers: all, or some as ["q_proj", "v_proj"]
 //! # rslora = false              # alpha / sqrt(rank) instead
+//! # base = "stored"             # how the model's matrices are kept: stored (as in their file) | f16 |
+//!                               # bf16 | q8_0 | q4_0 (linear layers in 4 bits, the rest as q8_0)
 //!
 //! [optim]
 //! learning_rate = 1e-3
@@ -78,11 +80,13 @@ pub use crate::data::form::Form;
 pub use crate::data::tokenize::{EosRule, OverLength};
 
 use super::objectives::Loss;
-use super::program::{TrainedSet, train_all};
+use super::program::{Placement, TrainedSet, train_all};
 use super::schedule::Schedule;
 use super::settings::{NOT_NEGATIVE, POSITIVE, Settings, flatten, single};
 use crate::error::{Error, Problem, Result};
-use crate::model::lora::{Lora, Targets, is_factor};
+use crate::model::config::ModelConfig;
+use crate::model::lora::{Base, Lora, Targets, is_factor};
+use crate::model::weights::Storage;
 
 /// What a run starts from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -147,6 +151,16 @@ pub struct DataSettings {
     pub skip_bad_rows: bool,
     /// Our column name -> the file's.
     pub map: BTreeMap<String, String>,
+}
+
+/// Low-rank additions, and how the model under them is kept.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct LoraSettings {
+    /// The additions.
+    #[serde(flatten)]
+    pub lora: Lora,
+    /// How the model's matrices are kept.
+    pub base: Base,
 }
 
 /// AdamW and its learning rate.
@@ -279,7 +293,7 @@ pub struct Recipe {
     /// What the objective minimises, and section `loss`.
     pub loss: Loss,
     /// Section `lora`: additions that train instead of the weights.
-    pub lora: Option<Lora>,
+    pub lora: Option<LoraSettings>,
     /// Section `optim`: AdamW and the learning rate.
     pub optim: OptimSettings,
     /// Section `batch`: rows of a step, tokens of a stream.
@@ -377,6 +391,26 @@ impl Recipe {
         Some(changed.map(change).collect())
     }
 
+    /// The model with the recipe's additions.
+    ///
+    /// # Errors
+    /// Targets that it has no layer for.
+    pub fn adapted(&self, model: ModelConfig) -> Result<ModelConfig> {
+        match &self.lora {
+            None => Ok(model),
+            Some(settings) => model.adapted(&settings.lora),
+        }
+    }
+
+    /// How `model`, adapted, lies on a device when its file stores it as `stored`.
+    pub fn placement(&self, model: &ModelConfig, stored: Storage) -> Placement {
+        let storage = match &self.lora {
+            None => Storage::new(),
+            Some(settings) => settings.base.storage(model, stored),
+        };
+        Placement { trained: self.trained(), storage: Rc::new(storage) }
+    }
+
     /// The parameters that train, by name.
     pub fn trained(&self) -> TrainedSet {
         match self.lora {
@@ -469,7 +503,7 @@ fn read_data(s: &mut Settings) -> DataSettings {
     }
 }
 
-fn read_lora(s: &mut Settings) -> Option<Lora> {
+fn read_lora(s: &mut Settings) -> Option<LoraSettings> {
     if !s.has_section("lora") {
         return None;
     }
@@ -482,7 +516,9 @@ fn read_lora(s: &mut Settings) -> Option<Lora> {
         }
         targets.push(ALL.into());
     }
-    Some(Lora {
+    use Base::{BF16, F16, Q4_0, Q8_0, Stored};
+    let base = s.choice("lora.base", &[Stored, F16, BF16, Q8_0, Q4_0]).unwrap_or(Stored);
+    let lora = Lora {
         rank: s.whole("lora.rank", 1, 1 << 16).unwrap_or(16) as usize,
         alpha: s.number("lora.alpha", POSITIVE, |x| x > 0.0 && single(x)).unwrap_or(32.0),
         rslora: s.flag("lora.rslora").unwrap_or(false),
@@ -490,7 +526,8 @@ fn read_lora(s: &mut Settings) -> Option<Lora> {
             true => Targets::AllLinear,
             false => Targets::Named(targets),
         },
-    })
+    };
+    Some(LoraSettings { lora, base })
 }
 
 fn read_optim(s: &mut Settings) -> OptimSettings {

@@ -174,8 +174,7 @@ fn load(prepared: &mut Prepared, gpu: &Rc<Gpu>) -> Result<Learner> {
     };
     let (objective, optim) = (&*recipe.loss.objective, &recipe.optim);
     let weights = Hashed::new(&*weights);
-    let options =
-        LearnerOptions { trained: placement.trained.clone(), ..LearnerOptions::default() };
+    let options = LearnerOptions { placement: placement.clone(), ..LearnerOptions::default() };
     let mut learner =
         Learner::with_options(gpu, config, &weights, *capacity, objective, optim, &options)?;
     match moments {

@@ -23,7 +23,7 @@ use crate::program::Program;
 use crate::train::evaluator::Evaluator;
 use crate::train::learner::{Learner, LearnerOptions};
 use crate::train::objectives::{self, LOGP, Loss};
-use crate::train::program::{TrainedSet, train_all};
+use crate::train::program::{Placement, TrainedSet, train_all};
 use crate::train::recipe::OptimSettings;
 use crate::train::reference::{
     batch_examples, count, number, read_batch, read_json, schedule_of_trl,
@@ -191,7 +191,8 @@ impl ModelReference {
             None => (train_all(), layout(config)),
             Some(_) => (Rc::new(is_factor), adapter_layout(config)),
         };
-        let options = LearnerOptions { trained, ..LearnerOptions::default() };
+        let placement = Placement::of(trained);
+        let options = LearnerOptions { placement, ..LearnerOptions::default() };
         let learner =
             Learner::with_options(gpu, config, weights, capacity, objective, &optim, &options)?;
         let streams = pack(&examples.iter().collect::<Vec<_>>(), capacity)?;

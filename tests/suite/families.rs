@@ -251,7 +251,7 @@ fn scored_alike(gpu: &Rc<Gpu>, config: &ModelConfig, weights: &FolderWeights, fa
     assert!(off <= 2e-5, "{family}: {off:e}");
 }
 
-fn pairs() -> Vec<Example> {
+pub fn pairs() -> Vec<Example> {
     let side = |salt: u32, n: u32| (0..n).map(|j| (salt * 31 + j * 7) % 500 + 6).collect();
     (0..4)
         .map(|i| {
@@ -279,7 +279,8 @@ fn only_the_trained_set_has_gradients_and_moments_and_moves() {
     let trained = |name: &str| name.contains("layers.1.self_attn.v_proj") || name.contains("norm");
     let set: TrainedSet = Rc::new(trained);
     let learner = |set: &TrainedSet| {
-        let options = LearnerOptions { trained: set.clone(), ..LearnerOptions::default() };
+        let options =
+            LearnerOptions { placement: Placement::of(set.clone()), ..LearnerOptions::default() };
         let optim = OptimSettings::default();
         Learner::with_options(&gpu, &config, &weights, capacity, objective, &optim, &options)
             .unwrap()
@@ -314,7 +315,7 @@ fn only_the_trained_set_has_gradients_and_moments_and_moves() {
     }
 
     let plan = |set: &TrainedSet| {
-        let placement = Placement { trained: set.clone(), ..Placement::all() };
+        let placement = Placement::of(set.clone());
         memory_plan(gpu.target(), &config, capacity, objective, &placement, None).unwrap()
     };
     let (all, some) = (plan(&train_all()), plan(&set));

@@ -1,17 +1,22 @@
 //! LoRA from a recipe to a merged model.
 
+use crate::families::pairs;
 use crate::place::{Place, contents};
 use crate::{golden, gpu};
-use oddgrad::dtype::DType;
+use oddgrad::data::pack::{Capacity, pack};
+use oddgrad::graph::{DType, GRAD};
 use oddgrad::model::config::ModelConfig;
-use oddgrad::model::lora::{Lora, Targets, is_factor};
+use oddgrad::model::lora::{Base, Lora, Targets, is_factor};
 use oddgrad::model::source::read_safetensors_f64;
-use oddgrad::model::weights::{FolderWeights, ParameterValues, collect};
-use oddgrad::train::learner::memory_plan;
+use oddgrad::model::weights::{
+    FolderWeights, ParameterValues, Storage, Tensor, collect, init_weights,
+};
+use oddgrad::train::learner::{Learner, LearnerOptions, memory_plan};
 use oddgrad::train::objectives::Loss;
 use oddgrad::train::prepare::capacity;
 use oddgrad::train::program::Placement;
-use oddgrad::train::recipe;
+use oddgrad::train::recipe::{self, OptimSettings};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::rc::Rc;
 
@@ -127,6 +132,7 @@ fn adapters_and_settings_that_cannot_be_used_are_refused() {
             &["c_attn: is no linear layer", "lm_head: is no", "q_proj, up_proj"],
         ),
         ("--set lora.dropout=0.1", &["lora.dropout"]),
+        ("--set lora.base=q2_k", &["lora.base", "q8_0"]),
         ("--set lora.rank=4 --set init=random", &["adds to a trained model"]),
     ] {
         let refused = p.run(&format!("train r.toml {settings}"));
@@ -143,7 +149,7 @@ fn adapters_and_settings_that_cannot_be_used_are_refused() {
         &[],
     )
     .unwrap();
-    assert_eq!(recipe.lora.as_ref().unwrap().rank, 16);
+    assert_eq!(recipe.lora.as_ref().unwrap().lora.rank, 16);
     assert_eq!(recipe::Recipe::parse("again", &recipe.to_toml(), &[]).unwrap(), recipe);
 
     let config: serde_json::Value = serde_json::from_slice(
@@ -247,4 +253,61 @@ fn a_frozen_model_takes_the_bytes_of_its_file() {
         assert_eq!(plan(&adapted, &placement), bytes + 16 * factors + 4 * vectors, "{dtype}");
     }
     assert_eq!(plan(&config, &Placement::all()), 16 * config.parameter_count() as u64);
+}
+
+/// Loss and gradients over a base in fewer bits are those over the values that these bits stand for.
+#[test]
+fn a_base_of_fewer_bits_agrees_with_its_values_in_f32() {
+    let gpu = gpu();
+    let lora = Lora { rank: 4, alpha: 8.0, rslora: true, targets: Targets::AllLinear };
+    let config = ModelConfig::load(&golden("qwen3_tied")).unwrap().adapted(&lora).unwrap();
+    let capacity = Capacity { tokens: 128, targets: 128, pairs: 4 };
+    let examples = pairs();
+    let stream = pack(&examples.iter().collect::<Vec<_>>(), capacity).unwrap().remove(0);
+    let (loss, optim) = (Loss::default(), OptimSettings::default());
+    let objective = &*loss.objective;
+    let coefficients = objective.coefficients(&[&stream], 1).remove(0);
+    let mut weights = init_weights(&config, 4);
+    for (i, x) in weights.iter_mut().filter(|(n, _)| n.ends_with("lora_B.weight")).enumerate() {
+        x.1.data
+            .iter_mut()
+            .enumerate()
+            .for_each(|(j, x)| *x = ((7 * i + 3 * j) % 11) as f32 * 0.01 - 0.05);
+    }
+    let run = |weights: &BTreeMap<String, Tensor>, base: Option<Base>| {
+        let storage = base.map_or_else(Storage::new, |b| b.storage(&config, Storage::new()));
+        let placement = Placement { trained: Rc::new(is_factor), storage: Rc::new(storage) };
+        let options = LearnerOptions { placement, ..LearnerOptions::default() };
+        let learner =
+            Learner::with_options(&gpu, &config, weights, capacity, objective, &optim, &options)
+                .unwrap();
+        let loss = learner.accumulate(&stream, &coefficients).unwrap().loss();
+        (loss, learner.read_state(GRAD).unwrap())
+    };
+    let (exact, _) = run(&weights, None);
+    for (base, moved) in
+        [(Base::F16, 1e-7), (Base::BF16, 1e-6), (Base::Q8_0, 1e-6), (Base::Q4_0, 1e-4)]
+    {
+        let storage = base.storage(&config, Storage::new());
+        let kinds: BTreeSet<DType> = storage.values().copied().collect();
+        assert!(base != Base::Q4_0 || kinds.contains(&DType::Q4_0) && kinds.contains(&DType::Q8_0));
+        let mut rounded = weights.clone();
+        for (name, dtype) in &storage {
+            let data = &mut rounded.get_mut(name).unwrap().data;
+            *data = dtype.decode(&dtype.encode(data));
+        }
+        let (narrow, wide) = (run(&weights, Some(base)), run(&rounded, None));
+        assert!((narrow.0 - wide.0).abs() <= 2e-6, "{base:?}: loss {} and {}", narrow.0, wide.0);
+        assert!((narrow.0 - exact).abs() > moved, "{base:?} is rounded: {} and {exact}", narrow.0);
+        assert_eq!(narrow.1.len(), wide.1.len());
+        for (name, g) in &narrow.1 {
+            let pairs = g.data.iter().zip(&wide.1[name].data);
+            let off: f64 = pairs.map(|(a, b)| f64::from(a - b).powi(2)).sum();
+            let size: f64 = g.data.iter().map(|&x| f64::from(x).powi(2)).sum();
+            assert!(
+                size > 0.0 && (off / size).sqrt() < 2e-5,
+                "{base:?} {name}: {off:e} of {size:e}"
+            );
+        }
+    }
 }

@@ -3,6 +3,7 @@
 use super::super::DeviceArgs;
 use crate::bench::step::{StepBench, bench_step};
 use crate::error::Result;
+use crate::model::lora::{Base, Lora, Targets};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -17,6 +18,12 @@ pub(super) struct StepArgs {
     /// Timed steps after one warm-up.
     #[arg(long, default_value_t = 10)]
     steps: usize,
+    /// Train low-rank additions of this rank to all linear layers, not the model.
+    #[arg(long, value_name = "RANK", value_parser = clap::value_parser!(u16).range(1..))]
+    lora: Option<u16>,
+    /// How the model under the additions is kept.
+    #[arg(long, value_enum, default_value = "bf16", requires = "lora")]
+    base: Base,
     /// Print every dispatch.
     #[arg(long)]
     listing: bool,
@@ -24,7 +31,11 @@ pub(super) struct StepArgs {
 
 pub(super) fn run(args: &StepArgs, device: &DeviceArgs) -> Result<()> {
     let gpu = device.open()?;
-    let bench: StepBench = bench_step(&gpu, &args.model, args.tokens, args.steps)?;
+    let lora = args.lora.map(|rank| {
+        let (rank, targets) = (usize::from(rank), Targets::AllLinear);
+        (Lora { rank, alpha: 2.0 * rank as f64, rslora: false, targets }, args.base)
+    });
+    let bench: StepBench = bench_step(&gpu, &args.model, lora.as_ref(), args.tokens, args.steps)?;
     outln!("adapter            {}", gpu.describe());
     outln!("model              {} ({} parameters)", args.model.display(), bench.parameters);
     outln!(
