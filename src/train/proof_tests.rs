@@ -32,7 +32,7 @@ fn run(trained: TrainedSet, rate: f64) -> Run {
     let loss = Loss::default();
     let objective = &*loss.objective;
     let (optim, options) =
-        (OptimSettings::default(), LearnerOptions { trained, ..LearnerOptions::default() });
+        (OptimSettings::new(1e-3), LearnerOptions { trained, ..LearnerOptions::default() });
     let mut learner =
         Learner::with_options(&gpu(), &config, &start, capacity, objective, &optim, &options)
             .unwrap();
