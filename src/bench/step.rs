@@ -18,6 +18,9 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::Instant;
 
+/// Of the steps that are timed; its value changes no time.
+const LEARNING_RATE: f64 = 1e-4;
+
 /// One operation's part of a step.
 #[derive(Debug)]
 pub struct OpTime {
@@ -133,7 +136,7 @@ impl Loaded {
         let loss = Loss::default();
         let objective = &*loss.objective;
         memory_plan(gpu.target(), &config, capacity, objective, &placement, None)?;
-        let optim = OptimSettings::default();
+        let optim = OptimSettings::new(LEARNING_RATE);
         let init = RandomWeights { config: &config, seed: 0 };
         let options = LearnerOptions { reuse, placement: placement.clone() };
         let learner =
@@ -149,7 +152,7 @@ impl Loaded {
     /// When the device is lost.
     pub fn step(&mut self) -> Result<()> {
         self.learner.accumulate(&self.stream, &self.coefficients)?;
-        self.learner.update(1e-4)?;
+        self.learner.update(LEARNING_RATE)?;
         Ok(())
     }
 }

@@ -1,5 +1,6 @@
 //! Objectives, schedules, checkpoints, metrics and the training loop.
 
+mod change;
 pub mod checkpoint;
 pub mod dataset;
 mod describe;

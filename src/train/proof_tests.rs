@@ -33,7 +33,7 @@ fn run(trained: TrainedSet, rate: f64) -> Run {
     let loss = Loss::default();
     let objective = &*loss.objective;
     let (optim, options) = (
-        OptimSettings::default(),
+        OptimSettings::new(1e-3),
         LearnerOptions { placement: Placement::of(trained), ..LearnerOptions::default() },
     );
     let mut learner =

@@ -7,10 +7,18 @@ fn loss(recipe: &Recipe, key: &str) -> toml::Value {
     settings.into_iter().find(|(k, _)| *k == key).expect("a key of this objective").1
 }
 
+/// All that is needed beside [`RATE`]; more keys of `[data]` may follow.
 const SMALL: &str = "model = \"m\"\noutput = \"o\"\n[data]\ntrain = \"pairs.jsonl\"\n";
 
+const RATE: &str = "optim.learning_rate=1e-3";
+
+/// Reads a recipe, under [`RATE`] if it has none of its own.
 fn parse(text: &str, overrides: &[&str]) -> Result<Recipe> {
-    let overrides: Vec<String> = overrides.iter().map(|s| s.to_string()).collect();
+    let mut overrides: Vec<String> = overrides.iter().map(|s| s.to_string()).collect();
+    let given = |text: &str| text.contains("learning_rate");
+    if !given(text) && !overrides.iter().any(|text| given(text)) {
+        overrides.push(RATE.into());
+    }
     Recipe::parse("r.toml", text, &overrides)
 }
 
@@ -193,6 +201,16 @@ fn values_out_of_range_all_at_once() {
 }
 
 #[test]
+fn no_learning_rate_fits_every_run() {
+    let missing = Recipe::parse("r.toml", SMALL, &[]).unwrap_err().to_string();
+    for part in ["r.toml: optim.learning_rate: is missing", "8e-6", "1e-5", "LoRA", "1e-3"] {
+        assert!(missing.contains(part), "{part}: {missing}");
+    }
+    let wrong = problems(SMALL, &["optim.learning_rate=fast"]);
+    assert_eq!(wrong.len(), 1, "{wrong:?}");
+}
+
+#[test]
 fn sft_is_lambda_zero() {
     for objective in ["sft", "lm"] {
         let text = format!("objective = \"{objective}\"\n{SMALL}");
@@ -218,7 +236,7 @@ fn files() {
     let broken = load(&path, &[]).unwrap_err().to_string();
     assert!(broken.contains("not valid TOML") && broken.contains("line 1"), "{broken}");
     std::fs::write(&path, SMALL).unwrap();
-    assert_eq!(load(&path, &["seed=4".into()]).unwrap().seed, 4);
+    assert_eq!(load(&path, &["seed=4".into(), RATE.into()]).unwrap().seed, 4);
 }
 
 #[test]

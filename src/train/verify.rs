@@ -185,7 +185,7 @@ impl ModelReference {
     fn compare(&self, gpu: &Rc<Gpu>) -> Result<Vec<Comparison>> {
         let Self { config, weights, examples, loss, golden_path, golden, .. } = self;
         let capacity = capacity_for(examples, 7);
-        let (objective, optim) = (&*loss.objective, OptimSettings::default());
+        let (objective, optim) = (&*loss.objective, OptimSettings::new(0.0));
         // Of an adapter's folder the factors train, and theirs are the gradients.
         let (trained, tensors): (TrainedSet, _) = match config.lora() {
             None => (train_all(), layout(config)),
@@ -403,14 +403,14 @@ impl RunReference {
             let what = format!("has {} micro-batches, too few for {total} steps", batches.len());
             return Err(Error::file(&batches_path, what));
         }
+        let learning_rate = arg("learning_rate")?;
         let optim = OptimSettings {
-            learning_rate: arg("learning_rate")?,
             beta1: arg("adam_beta1")?,
             beta2: arg("adam_beta2")?,
             eps: arg("adam_epsilon")?,
             weight_decay: arg("weight_decay")?,
             max_grad_norm: arg("max_grad_norm")?,
-            ..OptimSettings::default()
+            ..OptimSettings::new(learning_rate)
         };
         let (loss, warmup) = (objectives::of_trl(&arg)?, arg("warmup_steps")? as u64);
         let weights = FolderWeights::open(&model, &config)?;

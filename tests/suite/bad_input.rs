@@ -10,6 +10,10 @@ use std::process::Command;
 fn settings_that_cannot_be() {
     let p = Place::new();
     p.write("empty.toml", "");
+    p.write(
+        "rateless.toml",
+        "model = \"model\"\noutput = \"run\"\n[data]\ntrain = \"rows.jsonl\"\n",
+    );
     p.write("broken.toml", "model = ");
     p.write("binary.toml", b"\xff\xfe");
     for (args, phrases) in [
@@ -19,9 +23,15 @@ fn settings_that_cannot_be() {
         ("train broken.toml", &["broken.toml: is not valid TOML", "line 1"]),
         (
             "train empty.toml",
-            &["empty.toml: model: is missing", "output: is missing", "data.train: is missing"],
+            &[
+                "empty.toml: model: is missing",
+                "output: is missing",
+                "data.train: is missing",
+                "optim.learning_rate: is missing",
+            ],
         ),
-        ("plan empty.toml", &["empty.toml: model: is missing"]),
+        ("train rateless.toml", &["optim.learning_rate: is missing", "8e-6 (ORPO's paper)"]),
+        ("plan rateless.toml", &["optim.learning_rate: is missing", "8e-6 (ORPO's paper)"]),
         ("train r.toml --set optim", &["--set optim: write key=value"]),
         (
             "train r.toml --set optim.leaning_rate=1 --set beta=2",

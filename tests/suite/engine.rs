@@ -149,7 +149,7 @@ fn pairs(n: usize, vocab: u32) -> Vec<Example> {
 
 fn learner(gpu: &Rc<Gpu>, config: &ModelConfig, capacity: Capacity) -> Learner {
     let (weights, loss) = (init_weights(config, 0), Loss::default());
-    let optim = OptimSettings::default();
+    let optim = OptimSettings::new(1e-3);
     Learner::new(gpu, config, &weights, capacity, &*loss.objective, &optim).unwrap()
 }
 

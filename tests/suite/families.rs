@@ -237,7 +237,7 @@ fn scored_alike(gpu: &Rc<Gpu>, config: &ModelConfig, weights: &FolderWeights, fa
     let examples = pairs();
     let stream = pack(&examples.iter().collect::<Vec<_>>(), capacity).unwrap().remove(0);
     let loss = Loss::default();
-    let (objective, optim) = (&*loss.objective, OptimSettings::default());
+    let (objective, optim) = (&*loss.objective, OptimSettings::new(1e-3));
     let coefficients = objective.coefficients(&[&stream], 1).remove(0);
     let evaluator = Evaluator::new(gpu, config, weights, capacity, objective).unwrap();
     let narrow = evaluator.evaluate(&stream, &coefficients).unwrap();
@@ -281,7 +281,7 @@ fn only_the_trained_set_has_gradients_and_moments_and_moves() {
     let learner = |set: &TrainedSet| {
         let options =
             LearnerOptions { placement: Placement::of(set.clone()), ..LearnerOptions::default() };
-        let optim = OptimSettings::default();
+        let optim = OptimSettings::new(1e-3);
         Learner::with_options(&gpu, &config, &weights, capacity, objective, &optim, &options)
             .unwrap()
     };

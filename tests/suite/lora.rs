@@ -264,7 +264,7 @@ fn a_base_of_fewer_bits_agrees_with_its_values_in_f32() {
     let capacity = Capacity { tokens: 128, targets: 128, pairs: 4 };
     let examples = pairs();
     let stream = pack(&examples.iter().collect::<Vec<_>>(), capacity).unwrap().remove(0);
-    let (loss, optim) = (Loss::default(), OptimSettings::default());
+    let (loss, optim) = (Loss::default(), OptimSettings::new(1e-3));
     let objective = &*loss.objective;
     let coefficients = objective.coefficients(&[&stream], 1).remove(0);
     let mut weights = init_weights(&config, 4);

@@ -57,7 +57,8 @@ fn plan(target: &Target, config: &ModelConfig, recipe: &Recipe) -> Result<(), Er
     Ok(())
 }
 
-const RECIPE: &str = "model = \"m\"\noutput = \"o\"\n[data]\ntrain = \"rows.jsonl\"\n";
+const RECIPE: &str =
+    "model = \"m\"\noutput = \"o\"\noptim.learning_rate = 1e-3\n[data]\ntrain = \"rows.jsonl\"\n";
 
 #[test]
 fn no_number_in_a_recipe_panics() {

@@ -51,7 +51,7 @@ impl Place {
         place.write(
             "r.toml",
             "model = \"model\"\noutput = \"run\"\n[data]\ntrain = \"rows.jsonl\"\n\
-             [batch]\nsize = 2\nstream_tokens = 96\n\
+             [optim]\nlearning_rate = 1e-3\n[batch]\nsize = 2\nstream_tokens = 96\n\
              [train]\nmax_steps = 4\nsave_every = 2\neval_at_start = false\n",
         );
         place

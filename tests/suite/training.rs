@@ -90,7 +90,7 @@ fn loss_and_gradients(streams: &[PackedBatch], loss: &Loss) -> (f64, BTreeMap<St
         &init_weights(&config, 3),
         streams[0].capacity,
         &*loss.objective,
-        &OptimSettings::default(),
+        &OptimSettings::new(1e-3),
     )
     .unwrap();
     let coefficients = loss.coefficients(streams);
