@@ -46,6 +46,17 @@ pub struct Learner {
     steps: u64,
 }
 
+/// A hash of the kernels that programs run, in their order.
+fn kernels_hash(programs: &[&Program]) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for call in programs.iter().flat_map(|program| program.graph().calls()) {
+        for part in call.variant.identity() {
+            hasher.update(part.as_bytes());
+        }
+    }
+    hasher.finalize().to_hex()[..16].into()
+}
+
 /// The parameters of a graph that its trained set holds.
 fn trained_of(graph: &Graph) -> Vec<Parameter> {
     graph.parameters().iter().filter(|p| p.trained).cloned().collect()
@@ -325,15 +336,12 @@ impl Learner {
     /// A hash of the kernels that forward, backward and update run, in their order: runs with one
     /// hash on one device give the same bits.
     pub fn kernels_hash(&self) -> String {
-        let mut hasher = blake3::Hasher::new();
-        for program in [&self.micro.program, &self.update.program] {
-            for call in program.graph().calls() {
-                for part in call.variant.identity() {
-                    hasher.update(part.as_bytes());
-                }
-            }
-        }
-        hasher.finalize().to_hex()[..16].into()
+        kernels_hash(&[&self.micro.program, &self.update.program])
+    }
+
+    /// The same of the kernels that evaluations run.
+    pub fn eval_kernels_hash(&self) -> String {
+        kernels_hash(&[&self.eval.program])
     }
 
     /// Optimizer steps done; AdamW's bias correction counts on it.
@@ -393,6 +401,14 @@ impl Learner {
             Ok((p.name.clone(), Tensor { shape: p.shape.clone(), data }))
         };
         of.iter().map(read).collect()
+    }
+
+    /// Puts other weights in the place of those on the device.
+    ///
+    /// # Errors
+    /// When they cannot be read, or the adapter's memory does not suffice.
+    pub fn put(&self, weights: &dyn ParameterValues) -> Result<()> {
+        weights.each(&mut |name, shape, values| self.store.write(name, shape, values))
     }
 
     /// Puts the optimizer back where a checkpoint left it; `moments` go by the names of their

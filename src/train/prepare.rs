@@ -58,6 +58,8 @@ pub struct Prepared<'a> {
     pub(super) damaged: Vec<PathBuf>,
     /// Of a folder that is there already: no other run is in it.
     pub(super) lock: Option<RunLock>,
+    /// The folder that reference log-probs are kept in.
+    pub(super) cache: Option<PathBuf>,
     /// Set when the run is to stop.
     pub(super) stop: Arc<AtomicBool>,
     /// Lines for the user.
@@ -69,6 +71,12 @@ impl Prepared<'_> {
     /// [`Error::Stopped`].
     pub fn stop_when(self, flag: Arc<AtomicBool>) -> Self {
         Self { stop: flag, ..self }
+    }
+
+    /// Keeps in `folder` what objectives with a reference model compute before the first step, and
+    /// takes it from there; without a folder every run computes it.
+    pub fn cache_in(self, folder: Option<PathBuf>) -> Self {
+        Self { cache: folder, ..self }
     }
 }
 
@@ -124,6 +132,7 @@ pub fn prepare(recipe: &Recipe, resume: bool) -> Result<Prepared<'_>> {
         moments,
         damaged,
         lock,
+        cache: None,
         stop: Arc::default(),
         notes,
     })

@@ -1,7 +1,7 @@
 //! The recipe of a run: one TOML file that says what is trained, on what and how.
 //!
 //! ```toml
-//! objective = "orpo"            # orpo | sft | lm | simpo
+//! objective = "orpo"            # orpo | sft | lm | simpo | dpo | cpo
 //! model = "models/nano"         # Hugging Face folder
 //! init = "pretrained"           # pretrained: from the folder's weights | random: drawn from `seed`,
 //!                               # for a folder without weights
@@ -22,9 +22,20 @@
 //! nll_scope = "prompt+response" # prompt+response | response
 //! nll_reduction = "token"       # token | sequence
 //! accumulation = "exact"        # exact | trl
-//! # simpo has, instead of lambda and nll_*:
+//! # simpo has, instead of lambda:
 //! # beta = 2.0                  # scale of the difference of mean log-probs
 //! # gamma = 0.5                 # margin by which the chosen answer should win
+//! # cpo_alpha = 0.0             # weight of an NLL of the chosen sequence; nll_* as above, but
+//! #                             # nll_scope = "response"
+//! # dpo has, instead of lambda and nll_*:
+//! # type = "sigmoid"            # sigmoid | robust | hinge | ipo
+//! # beta = 0.1                  # how strongly the model is held to the one it starts from
+//! # label_smoothing = 0.0       # share of labels believed wrong; sigmoid and robust only
+//! # cpo has, instead of lambda:
+//! # type = "sigmoid"            # sigmoid | hinge
+//! # beta = 0.1                  # scale of the difference of summed log-probs
+//! # label_smoothing = 0.0       # as for dpo; sigmoid only
+//! # cpo_alpha = 1.0             # as for simpo
 //!
 //! [optim]
 //! learning_rate = 1e-3
@@ -56,6 +67,10 @@
 //! # form = "chat"               # plain | chat: the prompts' form; without it, that of the rows
 //! ```
 //!
+//! What dpo's reference model, the one the run starts from, gives the rows is computed once and kept
+//! in the cache folder (`$ODDGRAD_CACHE`, else `oddgrad` where the system keeps such files), in
+//! `reference-*.logps`: later runs on the same weights and rows take it from there.
+//!
 //! Only `model`, `output` and `data.train` have no default. **Relative paths are relative to the
 //! current directory**, not to the recipe.
 
@@ -73,6 +88,8 @@ use super::objectives::Loss;
 use super::schedule::Schedule;
 use super::settings::{NOT_NEGATIVE, POSITIVE, Settings, flatten, single};
 use crate::error::{Error, Problem, Result};
+use crate::model::config::ModelConfig;
+use crate::model::weights::{FolderWeights, ParameterValues, RandomWeights};
 
 /// What a run starts from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -338,6 +355,20 @@ impl Recipe {
     /// The resolved recipe as TOML; [`Recipe::parse`] reads the same recipe back.
     pub fn to_toml(&self) -> String {
         toml::to_string(self).expect("settings are TOML values")
+    }
+
+    /// The weights that a run of it starts from.
+    ///
+    /// # Errors
+    /// A folder without weights that can be used.
+    pub fn initial_weights<'a>(
+        &'a self,
+        config: &'a ModelConfig,
+    ) -> Result<Box<dyn ParameterValues + 'a>> {
+        Ok(match self.init {
+            InitialWeights::Pretrained => Box::new(FolderWeights::open(&self.model, config)?),
+            InitialWeights::Random => Box::new(RandomWeights { config, seed: self.seed }),
+        })
     }
 
     /// In what this recipe differs from an earlier one's [`Recipe::to_toml`], by key; None if that

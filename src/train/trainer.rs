@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::files::write_atomically;
 use crate::gpu::Gpu;
 use crate::model::folder::set_aside;
-use crate::model::weights::{ParameterValues, RandomWeights};
+use crate::model::weights::RandomWeights;
 use crate::train::dataset::Dataset;
 use crate::train::describe::describe;
 use crate::train::learner::{Learner, memory_plan};
@@ -17,6 +17,7 @@ use crate::train::prepare::{Prepared, RECIPE, prepare};
 use crate::train::program::train_all;
 use crate::train::proof::{Hashed, Proof};
 use crate::train::recipe::Recipe;
+use crate::train::reference_logps::{ReferenceModel, Resumed};
 use crate::train::sampler::Sampler;
 use crate::train::training::{Heldout, Training};
 use std::path::{Path, PathBuf};
@@ -27,6 +28,11 @@ use std::time::Instant;
 pub enum TrainEvent<'a> {
     /// Lines that describe the run, before anything is computed.
     Plan(Vec<String>),
+    /// The initial weights are about to give so many rows their reference log-probs.
+    Referring {
+        /// How many.
+        rows: usize,
+    },
     /// The run begins at this step of so many.
     Begin {
         /// Steps done before (a resumed run).
@@ -106,7 +112,7 @@ pub fn run(
     let memory = memory_plan(target, config, capacity, objective, &train_all(), room)?;
     let learner = load(&mut prepared, gpu)?;
     on_event(TrainEvent::Plan(describe(gpu, &prepared, &memory)));
-    let Prepared { recipe, config, capacity, form, train, .. } = prepared;
+    let Prepared { recipe, config, capacity, form, mut train, .. } = prepared;
     for note in prepared.notes {
         on_event(TrainEvent::Note(note));
     }
@@ -114,7 +120,7 @@ pub fn run(
         let shares = rows.share_out(capacity)?;
         Ok(Heldout { rows, shares })
     };
-    let heldout = prepared.heldout.map(held_out).transpose()?;
+    let mut heldout = prepared.heldout.map(held_out).transpose()?;
     let sample = &recipe.sample;
     let sampler = match sample.every {
         0 => None,
@@ -131,6 +137,24 @@ pub fn run(
         Some(lock) => lock,
         None => RunLock::make(&recipe.output)?,
     };
+    if objective.has_reference() {
+        let reference = ReferenceModel {
+            learner: &learner,
+            objective,
+            capacity,
+            model: &recipe.model,
+            start_hash: &prepared.state.start_hash,
+            cache: prepared.cache.as_deref(),
+            stop: &prepared.stop,
+        };
+        let mut sets = vec![("", &mut train)];
+        sets.extend(heldout.as_mut().map(|heldout| ("held-out ", &mut heldout.rows)));
+        let checkpoint = prepared.weights.filter(|_| prepared.moments.is_some());
+        let initial = checkpoint.as_ref().map(|_| recipe.initial_weights(&config)).transpose()?;
+        let both = initial.as_deref().zip(checkpoint.as_ref());
+        let resumed = both.map(|(initial, checkpoint)| Resumed { initial, checkpoint });
+        reference.enter(sets, resumed, on_event)?;
+    }
     let metrics = open_output(recipe, prepared.state.step, &prepared.damaged, on_event)?;
     let mut state = prepared.state;
     let kernels = learner.kernels_hash();
@@ -166,14 +190,13 @@ pub fn run(
 
 /// Puts the weights, and the moments of a resumed run, on the device.
 fn load(prepared: &mut Prepared, gpu: &Rc<Gpu>) -> Result<Learner> {
-    let from_folder = prepared.weights.take();
-    let Prepared { recipe, config, capacity, moments, state, .. } = prepared;
-    let weights: Box<dyn ParameterValues> = match from_folder {
-        Some(weights) => Box::new(weights),
-        None => Box::new(RandomWeights { config, seed: recipe.seed }),
-    };
+    let Prepared { recipe, config, capacity, weights, moments, state, .. } = prepared;
+    let random = RandomWeights { config, seed: recipe.seed };
     let objective = &*recipe.loss.objective;
-    let weights = Hashed::new(&*weights);
+    let weights = Hashed::new(match weights {
+        Some(weights) => weights,
+        None => &random,
+    });
     let mut learner = Learner::new(gpu, config, &weights, *capacity, objective, &recipe.optim)?;
     match moments {
         Some(moments) => learner.restore(state.step, moments)?,

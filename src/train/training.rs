@@ -5,7 +5,6 @@ use crate::data::pack::{Capacity, PackedBatch};
 use crate::error::{Error, Result};
 use crate::model::folder::replace_model_folder;
 use crate::model::generate::Sampling;
-use crate::model::weights::{FolderWeights, ParameterValues, RandomWeights};
 use crate::train::checkpoint::{self, TrainState};
 use crate::train::dataset::Dataset;
 use crate::train::learner::Learner;
@@ -14,7 +13,7 @@ use crate::train::metrics::{METRICS, MetricsRecord, MetricsWriter, Split, Sums, 
 use crate::train::objectives::{Accumulation, LOGP, Results};
 use crate::train::program::train_all;
 use crate::train::proof::{Claim, PROOF, Proof};
-use crate::train::recipe::{InitialWeights, Recipe};
+use crate::train::recipe::Recipe;
 use crate::train::sampler::Sampler;
 use crate::train::trainer::{MODEL, TrainEvent, TrainOutcome, open_output};
 use std::path::{Path, PathBuf};
@@ -119,14 +118,7 @@ impl Training<'_> {
         if path.exists() {
             std::fs::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?;
         }
-        let start: Box<dyn ParameterValues> = match recipe.init {
-            InitialWeights::Pretrained => {
-                Box::new(FolderWeights::open(&recipe.model, &learner.config)?)
-            }
-            InitialWeights::Random => {
-                Box::new(RandomWeights { config: &learner.config, seed: recipe.seed })
-            }
-        };
+        let start = recipe.initial_weights(&learner.config)?;
         let claim = Claim {
             learner,
             trained: &train_all(),

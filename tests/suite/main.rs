@@ -11,6 +11,7 @@ mod library;
 mod numbers;
 mod place;
 mod portability;
+mod reference;
 mod runs;
 mod shaders;
 mod storage;
