@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::path::Path;
+#[cfg(feature = "cli")]
+use std::path::PathBuf;
 
 use crate::error::{Error, Result};
 
@@ -27,6 +29,24 @@ pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     file.write_all(bytes).map_err(|e| Error::io("write", path, e))?;
     file.persist(path).map_err(|e| Error::io("write", path, e.error))?;
     Ok(())
+}
+
+/// The folder of what a machine need not compute again: `ODDGRAD_CACHE`, else where the system keeps such things.
+/// None where no home is known.
+#[cfg(feature = "cli")]
+pub(crate) fn cache_folder() -> Option<PathBuf> {
+    let dir = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    if let Some(folder) = dir("ODDGRAD_CACHE") {
+        return Some(folder);
+    }
+    let base = if cfg!(windows) {
+        dir("LOCALAPPDATA")
+    } else if cfg!(target_os = "macos") {
+        dir("HOME").map(|home| home.join("Library/Caches"))
+    } else {
+        dir("XDG_CACHE_HOME").or_else(|| dir("HOME").map(|home| home.join(".cache")))
+    };
+    Some(base?.join("oddgrad"))
 }
 
 /// Finds out, before anything is computed, whether a folder that does not exist yet can be made at

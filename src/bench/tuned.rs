@@ -5,7 +5,7 @@
 //! kernel makes it void instead of wrong.
 
 use crate::error::{Error, Result};
-use crate::files::write_atomically;
+use crate::files::{cache_folder, write_atomically};
 use crate::gpu::Gpu;
 use crate::kernel::{Pass, SizeClass, Tuned, VariantId};
 use serde::{Deserialize, Serialize};
@@ -104,30 +104,13 @@ pub fn texts_hash(pass: &Pass) -> String {
     hasher.finalize().to_hex()[..16].into()
 }
 
-/// The folder that holds these files: `ODDGRAD_CACHE`, else where the system keeps such things.
-/// None where no home is known.
-pub fn folder() -> Option<PathBuf> {
-    let dir = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-    if let Some(folder) = dir("ODDGRAD_CACHE") {
-        return Some(folder);
-    }
-    let base = if cfg!(windows) {
-        dir("LOCALAPPDATA")
-    } else if cfg!(target_os = "macos") {
-        dir("HOME").map(|home| home.join("Library/Caches"))
-    } else {
-        dir("XDG_CACHE_HOME").or_else(|| dir("HOME").map(|home| home.join(".cache")))
-    };
-    Some(base?.join("oddgrad"))
-}
-
-/// The file of an adapter, below [`folder`].
+/// The file of an adapter, in the [`cache_folder`].
 pub fn path_of(gpu: &Gpu) -> Option<PathBuf> {
     let info = gpu.info();
     let name = format!("{} {:?}", info.name, info.backend).to_lowercase();
     let words: Vec<&str> =
         name.split(|c: char| !c.is_ascii_alphanumeric()).filter(|w| !w.is_empty()).collect();
-    Some(folder()?.join(format!("tuned-{}.toml", words.join("-"))))
+    Some(cache_folder()?.join(format!("tuned-{}.toml", words.join("-"))))
 }
 
 /// What a file holds for this program on this adapter.

@@ -35,6 +35,9 @@ impl Display {
         working::done();
         match event {
             TrainEvent::Plan(lines) => lines.iter().for_each(|l| errln!("{l}")),
+            TrainEvent::Referring { rows } => {
+                working::on(&format!("reference log-probs of {rows} rows"))
+            }
             TrainEvent::Begin { step, total, metrics } => {
                 let style = ProgressStyle::with_template(
                     "{prefix}{wide_bar} {pos}/{len} {msg} {elapsed}, eta {eta}",

@@ -5,6 +5,7 @@ use super::display::Display;
 use super::interrupt::stop_on_signal;
 use super::working;
 use crate::error::{Error, Result};
+use crate::files::cache_folder;
 use crate::train::prepare::prepare;
 use crate::train::{recipe, trainer};
 use clap::Args;
@@ -42,7 +43,7 @@ pub(super) fn run(args: &TrainArgs, device: &DeviceArgs) -> Result<()> {
     let prepared = prepare(&recipe, args.resume)?;
     let gpu = device.open()?;
     working::on("reading weights");
-    let prepared = prepared.stop_when(stop_on_signal()?);
+    let prepared = prepared.stop_when(stop_on_signal()?).cache_in(cache_folder());
     let mut display = Display::new("");
     let outcome = trainer::run(prepared, &gpu, &mut |event| display.show(event));
     display.finish();

@@ -55,7 +55,7 @@ pub enum TargetKind {
 }
 
 /// One micro-batch. Every array has its full static length; the unused tail is inert.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct PackedBatch {
     /// The static sizes T, N and P.
     pub capacity: Capacity,
@@ -81,6 +81,9 @@ pub struct PackedBatch {
     pub seq_offset: Vec<u32>,
     /// `[2 N]` indices of targets, sequence after sequence; 0 in the unused tail.
     pub seq_target: Vec<u32>,
+    /// `[S]` mean log-probability of each sequence's response by the model that a run started from;
+    /// 0 where nobody has said so ([`PackedBatch::refer`]).
+    pub reference: Vec<f32>,
     /// Source row of each pair, in the order of the pairs; its length is the number of pairs.
     pub rows: Vec<usize>,
     /// How many of the T tokens are used.
@@ -248,9 +251,20 @@ impl PackedBatch {
             nll_pair: vec![NONE; targets],
             seq_offset: vec![0; 2 * pairs + 1],
             seq_target: vec![0; 2 * targets],
+            reference: vec![0.0; 2 * pairs],
             rows: Vec::new(),
             used_tokens: 0,
             used_targets: 0,
+        }
+    }
+
+    /// Enters what the model that a run started from gives both answers of each row, by source row.
+    ///
+    /// # Panics
+    /// When a row of the stream is beyond `by_row`.
+    pub fn refer(&mut self, by_row: &[[f32; 2]]) {
+        for (answers, &row) in self.reference.chunks_mut(2).zip(&self.rows) {
+            answers.copy_from_slice(&by_row[row]);
         }
     }
 

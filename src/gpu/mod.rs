@@ -40,6 +40,7 @@ pub struct Gpu {
     pipelines: Mutex<HashMap<pipeline::Key, Compiled>>,
     bytes: AtomicU64,
     created: AtomicU64,
+    runs: AtomicU64,
     /// What was said once already.
     notes: Mutex<BTreeSet<String>>,
     listener: Mutex<Option<Listener>>,
@@ -146,6 +147,7 @@ impl Gpu {
             pipelines: Mutex::default(),
             bytes: AtomicU64::new(0),
             created: AtomicU64::new(0),
+            runs: AtomicU64::new(0),
             notes: Mutex::default(),
             listener: Mutex::default(),
             complaint,
@@ -199,6 +201,11 @@ impl Gpu {
         self.created.load(Ordering::Relaxed)
     }
 
+    /// Programs run so far.
+    pub fn runs(&self) -> u64 {
+        self.runs.load(Ordering::Relaxed)
+    }
+
     /// Says something on stderr that a user who chose kernels by hand should hear, once a device.
     pub(crate) fn note(&self, text: &str) {
         let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
@@ -223,6 +230,10 @@ impl Gpu {
 
     pub(crate) fn count_created(&self) {
         self.created.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn count_run(&self) {
+        self.runs.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A buffer of `bytes` (padded to four).

@@ -268,6 +268,7 @@ impl Program {
 
     /// Submits every dispatch in order. Returns at once; [`Program::read`] waits.
     pub fn run(&self) {
+        self.gpu.count_run();
         for chunk in self.dispatches.chunks(PER_SUBMISSION) {
             self.submit(chunk);
         }

@@ -33,6 +33,8 @@ pub struct Dataset {
     pub skipped: Vec<Problem>,
     /// Lines for the user about the files and what of them is not used.
     pub notes: Vec<String>,
+    /// What the reference model gives both answers of each row; empty without one.
+    reference: Vec<[f32; 2]>,
 }
 
 fn form_of<'a>(mut texts: impl Iterator<Item = &'a Text>) -> Form {
@@ -81,7 +83,7 @@ impl Dataset {
             ));
         }
         let Examples { examples, counts, .. } = tokenized;
-        Ok(Self { examples, sources, form, counts, skipped, notes })
+        Ok(Self { examples, sources, form, counts, skipped, notes, reference: Vec::new() })
     }
 
     fn load_texts(
@@ -109,7 +111,15 @@ impl Dataset {
         let counts = Counts { kept: texts.len(), ..Counts::default() };
         let form = form_of(texts.iter().map(|(_, text)| text));
         let sources = texts.into_iter().map(|(source, _)| source).collect();
-        Ok(Self { examples, sources, form, counts, skipped: problems, notes })
+        Ok(Self {
+            examples,
+            sources,
+            form,
+            counts,
+            skipped: problems,
+            notes,
+            reference: Vec::new(),
+        })
     }
 
     /// Checks the examples against the tokenizer, the model and the stream.
@@ -152,7 +162,23 @@ impl Dataset {
     /// When one does not fit `capacity`; [`Dataset::check_fit`] finds that beforehand.
     pub fn pack(&self, indices: &[usize], capacity: Capacity) -> Result<Vec<PackedBatch>> {
         let picked: Vec<&Example> = indices.iter().map(|&i| &self.examples[i]).collect();
-        pack(&picked, capacity)
+        let mut streams = pack(&picked, capacity)?;
+        streams.iter_mut().for_each(|stream| self.refer_in(stream));
+        Ok(streams)
+    }
+
+    /// Keeps what the reference model gives both answers of each example, for the streams to come.
+    pub(super) fn refer(&mut self, by_example: &[[f32; 2]]) {
+        self.reference = vec![[0.0; 2]; self.sources.len()];
+        for (example, &answers) in self.examples.iter().zip(by_example) {
+            self.reference[example.row] = answers;
+        }
+    }
+
+    fn refer_in(&self, stream: &mut PackedBatch) {
+        if !self.reference.is_empty() {
+            stream.refer(&self.reference);
+        }
     }
 
     /// The examples of each stream that packing all of them makes, by their indices.
@@ -165,7 +191,9 @@ impl Dataset {
 
     /// The stream of one share of [`Dataset::share_out`].
     pub fn stream(&self, share: &[usize], capacity: Capacity) -> PackedBatch {
-        PackedBatch::of(share.iter().map(|&i| &self.examples[i]), capacity)
+        let mut stream = PackedBatch::of(share.iter().map(|&i| &self.examples[i]), capacity);
+        self.refer_in(&mut stream);
+        stream
     }
 
     /// What packing an epoch in this order saves against padded concatenation. Nothing is packed.

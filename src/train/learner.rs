@@ -18,6 +18,7 @@ use crate::program::{Program, ProgramOptions, Store};
 use crate::train::objectives::{Coefficients, Objective, Results};
 use crate::train::program::{MicroProgram, Placement, micro_graph};
 use crate::train::recipe::OptimSettings;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
@@ -42,6 +43,17 @@ pub struct Learner {
     optim: OptimSettings,
     trained: Vec<Parameter>,
     steps: u64,
+}
+
+/// A hash of the kernels that programs run, in their order.
+fn kernels_hash(programs: &[&Program]) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for call in programs.iter().flat_map(|program| program.graph().calls()) {
+        for part in call.variant.identity() {
+            hasher.update(part.as_bytes());
+        }
+    }
+    hasher.finalize().to_hex()[..16].into()
 }
 
 /// The parameters of a graph that its trained set holds.
@@ -328,15 +340,12 @@ impl Learner {
     /// A hash of the kernels that forward, backward and update run, in their order: runs with one
     /// hash on one device give the same bits.
     pub fn kernels_hash(&self) -> String {
-        let mut hasher = blake3::Hasher::new();
-        for program in [&self.micro.program, &self.update.program] {
-            for call in program.graph().calls() {
-                for part in call.variant.identity() {
-                    hasher.update(part.as_bytes());
-                }
-            }
-        }
-        hasher.finalize().to_hex()[..16].into()
+        kernels_hash(&[&self.micro.program, &self.update.program])
+    }
+
+    /// The same of the kernels that evaluations run.
+    pub fn eval_kernels_hash(&self) -> String {
+        kernels_hash(&[&self.eval.program])
     }
 
     /// Optimizer steps done; AdamW's bias correction counts on it.
@@ -384,6 +393,14 @@ impl Learner {
         values.ok_or_else(|| Error::Device(format!("no state is called {name}")))
     }
 
+    /// `values` of a parameter as the device stores them: rounded where it keeps fewer bits.
+    pub fn as_stored<'a>(&self, name: &str, values: &'a [f32]) -> Cow<'a, [f32]> {
+        match self.store.dtype(name) {
+            None | Some(DType::F32) => Cow::Borrowed(values),
+            Some(dtype) => Cow::Owned(dtype.decode(&dtype.encode(values))),
+        }
+    }
+
     /// Reads one kind of state of all parameters that have it: "" for the weights, [`GRAD`],
     /// [`FIRST_MOMENT`] or [`SECOND_MOMENT`]. Names are the parameters'.
     ///
@@ -396,6 +413,14 @@ impl Learner {
             Ok((p.name.clone(), Tensor { shape: p.shape.clone(), data }))
         };
         of.iter().map(read).collect()
+    }
+
+    /// Puts other weights in the place of those on the device.
+    ///
+    /// # Errors
+    /// When they cannot be read, or the adapter's memory does not suffice.
+    pub fn put(&self, weights: &dyn ParameterValues) -> Result<()> {
+        weights.each(&mut |name, shape, values| self.store.write(name, shape, values))
     }
 
     /// Puts the optimizer back where a checkpoint left it; `moments` go by the names of their

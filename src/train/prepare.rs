@@ -18,7 +18,7 @@ use crate::model::config::ModelConfig;
 use crate::model::folder::PARTIAL;
 use crate::model::generate::Room;
 use crate::model::weight_files::check_weights_absent;
-use crate::model::weights::{FolderWeights, FreshAdapter, ParameterValues, RandomWeights, Storage};
+use crate::model::weights::{FolderWeights, ParameterValues, Storage};
 use crate::train::checkpoint::{self, Moments, TrainState};
 use crate::train::dataset::Dataset;
 use crate::train::lock::{LOCK, RunLock};
@@ -36,26 +36,6 @@ pub fn capacity(recipe: &Recipe) -> Capacity {
     let tokens = recipe.batch.stream_tokens;
     // An example has at least two tokens, and never more targets than tokens.
     Capacity { tokens, targets: tokens, pairs: recipe.batch.size.min(tokens / 2).max(1) }
-}
-
-/// The values that a run of `recipe` starts from: those in its model's folder, or drawn from its
-/// seed, and fresh factors for the additions of `config`.
-///
-/// # Errors
-/// Weights that cannot be used.
-pub(super) fn starting_values<'a>(
-    recipe: &Recipe,
-    config: &'a ModelConfig,
-) -> Result<Box<dyn ParameterValues + 'a>> {
-    let seed = recipe.seed;
-    let base: Box<dyn ParameterValues + 'a> = match recipe.init {
-        InitialWeights::Pretrained => Box::new(FolderWeights::open(&recipe.model, config)?),
-        InitialWeights::Random => Box::new(RandomWeights { config, seed }),
-    };
-    Ok(match recipe.lora {
-        None => base,
-        Some(_) => Box::new(FreshAdapter { base, config, seed }),
-    })
 }
 
 /// A run whose input was read and found usable.
@@ -82,6 +62,8 @@ pub struct Prepared<'a> {
     pub(super) damaged: Vec<PathBuf>,
     /// Of a folder that is there already: no other run is in it.
     pub(super) lock: Option<RunLock>,
+    /// The folder that reference log-probs are kept in.
+    pub(super) cache: Option<PathBuf>,
     /// Set when the run is to stop.
     pub(super) stop: Arc<AtomicBool>,
     /// Lines for the user.
@@ -93,6 +75,12 @@ impl Prepared<'_> {
     /// [`Error::Stopped`].
     pub fn stop_when(self, flag: Arc<AtomicBool>) -> Self {
         Self { stop: flag, ..self }
+    }
+
+    /// Keeps in `folder` what objectives with a reference model compute before the first step, and
+    /// takes it from there; without a folder every run computes it.
+    pub fn cache_in(self, folder: Option<PathBuf>) -> Self {
+        Self { cache: folder, ..self }
     }
 }
 
@@ -161,6 +149,7 @@ pub fn prepare(recipe: &Recipe, resume: bool) -> Result<Prepared<'_>> {
         moments,
         damaged,
         lock,
+        cache: None,
         stop: Arc::default(),
         notes,
     })

@@ -153,7 +153,7 @@ impl Claim<'_> {
         let start = Hashed::new(self.start);
         let mut changes = Vec::new();
         start.each(&mut |name, _, before| {
-            let now = self.learner.read(name)?;
+            let (before, now) = (self.learner.as_stored(name, before), self.learner.read(name)?);
             let (mut changed_values, mut added, mut size) = (0, 0.0, 0.0);
             for (&a, &b) in before.iter().zip(&now) {
                 changed_values += u64::from(a.to_bits() != b.to_bits());
@@ -223,6 +223,7 @@ impl Claim<'_> {
                 return Ok(());
             }
             let trained = self.learner.read(name)?;
+            let values = self.learner.as_stored(name, values);
             let pairs = values.iter().zip(&trained);
             let other = pairs.filter(|(a, b)| a.to_bits() != b.to_bits()).count();
             if other > 0 {

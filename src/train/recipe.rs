@@ -1,7 +1,7 @@
 //! The recipe of a run: one TOML file that says what is trained, on what and how.
 //!
 //! ```toml
-//! objective = "orpo"            # orpo | sft | lm | simpo
+//! objective = "orpo"            # orpo | sft | lm | simpo | dpo | cpo
 //! model = "models/nano"         # Hugging Face folder
 //! init = "pretrained"           # pretrained: from the folder's weights | random: drawn from `seed`,
 //!                               # for a folder without weights
@@ -22,9 +22,20 @@
 //! nll_scope = "prompt+response" # prompt+response | response
 //! nll_reduction = "token"       # token | sequence
 //! accumulation = "exact"        # exact | trl
-//! # simpo has, instead of lambda and nll_*:
+//! # simpo has, instead of lambda:
 //! # beta = 2.0                  # scale of the difference of mean log-probs
 //! # gamma = 0.5                 # margin by which the chosen answer should win
+//! # cpo_alpha = 0.0             # weight of an NLL of the chosen sequence; nll_* as above, but
+//! #                             # nll_scope = "response"
+//! # dpo has, instead of lambda and nll_*:
+//! # type = "sigmoid"            # sigmoid | robust | hinge | ipo
+//! # beta = 0.1                  # how strongly the model is held to the one it starts from
+//! # label_smoothing = 0.0       # share of labels believed wrong; sigmoid and robust only
+//! # cpo has, instead of lambda:
+//! # type = "sigmoid"            # sigmoid | hinge
+//! # beta = 0.1                  # scale of the difference of summed log-probs
+//! # label_smoothing = 0.0       # as for dpo; sigmoid only
+//! # cpo_alpha = 1.0             # as for simpo
 //!
 //! # [lora]                      # low-rank additions train and the model stays as it is; without this
 //!                               # section all weights train
@@ -65,6 +76,10 @@
 //! # form = "chat"               # plain | chat: the prompts' form; without it, that of the rows
 //! ```
 //!
+//! What dpo's reference model, the one the run starts from, gives the rows is computed once and kept
+//! in the cache folder (`$ODDGRAD_CACHE`, else `oddgrad` where the system keeps such files), in
+//! `reference-*.logps`: later runs on the same weights and rows take it from there.
+//!
 //! Only `model`, `output`, `data.train` and `optim.learning_rate` have no default: no rate fits both
 //! a pretrained model (8e-6 in ORPO's paper, 1e-4 to 2e-4 with LoRA) and one that starts at random
 //! (1e-3). **Relative paths are relative to the current directory**, not to the recipe.
@@ -87,7 +102,9 @@ use super::settings::{NOT_NEGATIVE, POSITIVE, Settings, single};
 use crate::error::{Error, Problem, Result};
 use crate::model::config::ModelConfig;
 use crate::model::lora::{Base, Lora, Targets, is_factor};
-use crate::model::weights::Storage;
+use crate::model::weights::{
+    FolderWeights, FreshAdapter, ParameterValues, RandomWeights, Storage,
+};
 
 /// What a run starts from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -335,6 +352,26 @@ impl Recipe {
     /// The resolved recipe as TOML; [`Recipe::parse`] reads the same recipe back.
     pub fn to_toml(&self) -> String {
         toml::to_string(self).expect("settings are TOML values")
+    }
+
+    /// The weights that a run of it starts from: those in its model's folder, or drawn from its seed,
+    /// and fresh factors for the additions of `config`.
+    ///
+    /// # Errors
+    /// A folder without weights that can be used.
+    pub fn initial_weights<'a>(
+        &self,
+        config: &'a ModelConfig,
+    ) -> Result<Box<dyn ParameterValues + 'a>> {
+        let seed = self.seed;
+        let base: Box<dyn ParameterValues + 'a> = match self.init {
+            InitialWeights::Pretrained => Box::new(FolderWeights::open(&self.model, config)?),
+            InitialWeights::Random => Box::new(RandomWeights { config, seed }),
+        };
+        Ok(match self.lora {
+            None => base,
+            Some(_) => Box::new(FreshAdapter { base, config, seed }),
+        })
     }
 
     /// The model with the recipe's additions.

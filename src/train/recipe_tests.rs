@@ -157,7 +157,7 @@ fn unknown_keys_get_a_suggestion() {
 
 #[test]
 fn values_out_of_range_all_at_once() {
-    let text = "objective = \"dpo\"\noutput = \"\"\nseed = -1\n[data]\ntrain = []\nmax_length = 1\neval = [3]\nskip_bad_rows = 1\n\
+    let text = "objective = \"ppo\"\noutput = \"\"\nseed = -1\n[data]\ntrain = []\nmax_length = 1\neval = [3]\nskip_bad_rows = 1\n\
          map = \"x\"\n[loss]\nlambda = -0.1\nnll_scope = \"all\"\n[optim]\nlearning_rate = nan\nbeta1 = 1.0\nbeta2 = 0.9999999999\n\
          eps = 1e-50\nweight_decay = -1\nmax_grad_norm = inf\nwarmup_ratio = 1.5\n[batch]\nsize = 0\nstream_tokens = 1.5\n\
          [train]\nmax_steps = 0\nlog_every = 0\nkeep_checkpoints = 0\n[sample]\nevery = 1\nmax_tokens = 0\n";

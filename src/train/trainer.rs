@@ -13,9 +13,10 @@ use crate::train::learner::{Learner, LearnerOptions, memory_plan};
 use crate::train::lock::RunLock;
 use crate::train::metrics::{METRICS, MetricsRecord, MetricsWriter, truncate_after_step};
 use crate::train::objectives::Metric;
-use crate::train::prepare::{Prepared, RECIPE, prepare, starting_values};
+use crate::train::prepare::{Prepared, RECIPE, prepare};
 use crate::train::proof::{Hashed, Proof};
 use crate::train::recipe::Recipe;
+use crate::train::reference_logps::{ReferenceModel, Resumed};
 use crate::train::sampler::Sampler;
 use crate::train::training::{Heldout, Training};
 use std::path::{Path, PathBuf};
@@ -26,6 +27,11 @@ use std::time::Instant;
 pub enum TrainEvent<'a> {
     /// Lines that describe the run, before anything is computed.
     Plan(Vec<String>),
+    /// The initial weights are about to give so many rows their reference log-probs.
+    Referring {
+        /// How many.
+        rows: usize,
+    },
     /// The run begins at this step of so many.
     Begin {
         /// Steps done before (a resumed run).
@@ -106,7 +112,7 @@ pub fn run(
     let memory = memory_plan(target, config, capacity, objective, placement, room)?;
     let learner = load(&mut prepared, gpu)?;
     on_event(TrainEvent::Plan(describe(gpu, &prepared, &memory)));
-    let Prepared { recipe, config, capacity, form, train, .. } = prepared;
+    let Prepared { recipe, config, capacity, form, mut train, .. } = prepared;
     for note in prepared.notes {
         on_event(TrainEvent::Note(note));
     }
@@ -114,7 +120,7 @@ pub fn run(
         let shares = rows.share_out(capacity)?;
         Ok(Heldout { rows, shares })
     };
-    let heldout = prepared.heldout.map(held_out).transpose()?;
+    let mut heldout = prepared.heldout.map(held_out).transpose()?;
     let sample = &recipe.sample;
     let sampler = match sample.every {
         0 => None,
@@ -131,6 +137,24 @@ pub fn run(
         Some(lock) => lock,
         None => RunLock::make(&recipe.output)?,
     };
+    if objective.has_reference() {
+        let reference = ReferenceModel {
+            learner: &learner,
+            objective,
+            capacity,
+            model: &recipe.model,
+            start_hash: &prepared.state.start_hash,
+            cache: prepared.cache.as_deref(),
+            stop: &prepared.stop,
+        };
+        let mut sets = vec![("", &mut train)];
+        sets.extend(heldout.as_mut().map(|heldout| ("held-out ", &mut heldout.rows)));
+        let checkpoint = prepared.weights.filter(|_| prepared.moments.is_some());
+        let initial = checkpoint.as_ref().map(|_| recipe.initial_weights(&config)).transpose()?;
+        let both = initial.as_deref().zip(checkpoint.as_ref());
+        let resumed = both.map(|(initial, checkpoint)| Resumed { initial, checkpoint });
+        reference.enter(sets, resumed, on_event)?;
+    }
     let metrics = open_output(recipe, prepared.state.step, &prepared.damaged, on_event)?;
     let mut state = prepared.state;
     let kernels = learner.kernels_hash();
@@ -166,14 +190,17 @@ pub fn run(
 
 /// Puts the weights, and the moments of a resumed run, on the device.
 fn load(prepared: &mut Prepared, gpu: &Rc<Gpu>) -> Result<Learner> {
-    let of_checkpoint = prepared.weights.take();
-    let Prepared { recipe, config, capacity, moments, state, placement, .. } = prepared;
-    let weights: Box<dyn ParameterValues> = match of_checkpoint {
-        Some(weights) => Box::new(weights),
-        None => starting_values(recipe, config)?,
+    let Prepared { recipe, config, capacity, weights, moments, state, placement, .. } = prepared;
+    let initial;
+    let weights: &dyn ParameterValues = match weights {
+        Some(of_checkpoint) => of_checkpoint,
+        None => {
+            initial = recipe.initial_weights(config)?;
+            &*initial
+        }
     };
     let (objective, optim) = (&*recipe.loss.objective, &recipe.optim);
-    let weights = Hashed::new(&*weights);
+    let weights = Hashed::new(weights);
     let options = LearnerOptions { placement: placement.clone(), ..LearnerOptions::default() };
     let mut learner =
         Learner::with_options(gpu, config, &weights, *capacity, objective, optim, &options)?;

@@ -11,7 +11,6 @@ use crate::train::learner::Learner;
 use crate::train::lock::{Kept, RunLock};
 use crate::train::metrics::{METRICS, MetricsRecord, MetricsWriter, Split, Sums, read_metrics};
 use crate::train::objectives::{Accumulation, LOGP, Results};
-use crate::train::prepare::starting_values;
 use crate::train::proof::{Claim, PROOF, Proof};
 use crate::train::recipe::Recipe;
 use crate::train::sampler::Sampler;
@@ -118,8 +117,7 @@ impl Training<'_> {
         if path.exists() {
             std::fs::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?;
         }
-        let config = learner.config.clone();
-        let start = starting_values(recipe, &config)?;
+        let start = recipe.initial_weights(&learner.config)?;
         let claim = Claim {
             learner,
             trained: &recipe.trained(),

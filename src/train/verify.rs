@@ -4,7 +4,9 @@
 //! - a *model folder* in Hugging Face layout with `batch.json` (tokenized rows), `golden.json`
 //!   (loss parts), `golden.safetensors` (logits, token log-probs) and `grads_f64.safetensors`.
 //!   `golden.json` may name the `objective` and its `loss` settings as a recipe does; without, it is
-//!   ORPO's with lambda under `beta`. In an adapter's folder the gradients are those of its factors;
+//!   ORPO's with lambda under `beta`. An objective with a reference model needs what that gives the
+//!   rows, mean log-probs at `reference.chosen_logps` and `reference.rejected_logps`. In an adapter's
+//!   folder the gradients are those of its factors;
 //! - a *recorded run* with `log.json` (arguments and per-step log), `batches.json` (every
 //!   micro-batch) and the model it started from in `../../<model>`.
 
@@ -195,7 +197,10 @@ impl ModelReference {
         let options = LearnerOptions { placement, ..LearnerOptions::default() };
         let learner =
             Learner::with_options(gpu, config, weights, capacity, objective, &optim, &options)?;
-        let streams = pack(&examples.iter().collect::<Vec<_>>(), capacity)?;
+        let mut streams = pack(&examples.iter().collect::<Vec<_>>(), capacity)?;
+        if objective.has_reference() {
+            streams[0].refer(&self.reference_logps()?);
+        }
         let (stream, coefficients) = (&streams[0], &loss.coefficients(&streams)[0]);
         let results = learner.accumulate_in_detail(stream, coefficients)?;
 
@@ -249,6 +254,21 @@ impl ModelReference {
         let at = out.len() - tensors.len();
         out.splice(at..at, self.compare_logits(gpu, capacity)?);
         Ok(out)
+    }
+
+    /// What the reference model gives both answers of each row.
+    fn reference_logps(&self) -> Result<Vec<[f32; 2]>> {
+        let Self { golden_path: path, golden, examples, .. } = self;
+        let of_row = |row: usize| -> Result<[f32; 2]> {
+            let side = |key: &str| {
+                let list = golden.get("reference").and_then(|r| r.get(key));
+                let value = list.and_then(|l| l.get(row)).and_then(Value::as_f64);
+                let missing = || Error::file(path, format!("has no reference.{key}[{row}]"));
+                value.map(|v| v as f32).ok_or_else(missing)
+            };
+            Ok([side("chosen_logps")?, side("rejected_logps")?])
+        };
+        (0..examples.len()).map(of_row).collect()
     }
 
     /// Logits and token log-probs of every token, each sequence by itself, with 16-bit weights as

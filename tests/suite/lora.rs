@@ -77,6 +77,20 @@ fn a_run_trains_the_factors_alone_and_leaves_an_adapter() {
     assert!(adapted.out != base.out, "{}", base.out);
     assert!(p.path("merged/tokenizer.json").is_file());
 
+    // Over a base of fewer bits.
+    let few = p.run(&format!("{TRAIN} --set output=few --set lora.base=q4_0"));
+    assert_eq!(few.code, Some(0), "{}", few.err);
+    assert!(factors(&p.path("few/model")) != factors(&p.path("run/model")));
+
+    // With a reference model, which is the one without additions.
+    let dpo = "--set objective=dpo --set loss.beta=0.5 --set data.eval=rows.jsonl";
+    let dpo = p.run(&format!("{TRAIN} --set output=dpo {dpo} --set train.eval_at_start=true"));
+    assert_eq!(dpo.code, Some(0), "{}", dpo.err);
+    let metrics = std::fs::read_to_string(p.path("dpo/metrics.jsonl")).unwrap();
+    let first: serde_json::Value = serde_json::from_str(metrics.lines().next().unwrap()).unwrap();
+    assert_eq!(first["step"], 0);
+    assert!((first["loss"].as_f64().unwrap() - 2f64.ln()).abs() < 1e-6, "{first}");
+
     // Neither can be mistaken for the other.
     let again = p.run("train r.toml --set model=run/model --set output=more");
     assert_eq!(again.code, Some(1));

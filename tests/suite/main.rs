@@ -12,6 +12,7 @@ mod lora;
 mod numbers;
 mod place;
 mod portability;
+mod reference;
 mod runs;
 mod shaders;
 mod storage;

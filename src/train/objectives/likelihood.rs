@@ -1,4 +1,4 @@
-//! The negative log-likelihood of the chosen sequence, a part of every objective so far.
+//! The negative log-likelihood of the chosen sequence, a part of most objectives.
 //!
 //! Every target carries its weight as an input, 0 where it does not count, so the graph is one dot
 //! product (`ops/nll.rs`) for every scope and reduction.
@@ -54,8 +54,12 @@ const NLL: &str = "nll";
 
 impl Likelihood {
     pub(super) fn read(s: &mut Settings) -> Self {
+        Self::read_over(s, Self::default())
+    }
+
+    /// Takes the settings; what is not set stays as in `default`.
+    pub(super) fn read_over(s: &mut Settings, default: Self) -> Self {
         use {NllReduction::*, NllScope::*};
-        let default = Self::default();
         Self {
             scope: s
                 .choice("loss.nll_scope", &[PromptAndResponse, Response])

@@ -13,18 +13,23 @@
 //! # How to add one
 //! 1. `objectives/<name>.rs`: a struct of its settings, `impl Objective` for it, and `read`, which
 //!    takes the settings from a recipe. [`likelihood`] has the negative log-likelihood of the
-//!    chosen side and [`preference`] the figures of two answers, both to be used as parts. Loss terms
+//!    chosen side, [`preference`] the figures of two answers and [`pairwise`] what two answers differ by,
+//!    all to be used as parts. Loss terms
 //!    that no operation computes yet are an operation of their own (`ops/README.md`).
 //! 2. `pub mod <name>;` and one line in `OBJECTIVES`.
 //!
 //! Mean log-probabilities of responses are [`Scored::mean`]; a sum is that times the length, which
-//! the collator knows. What differs from sequence to sequence, such as the log-probabilities of a
-//! reference model, is one more input, `[2P]`. Rows without a partner are sequences of a pair that
+//! the collator knows. What differs from sequence to sequence is one more input, `[2P]`. An objective
+//! with a reference model says so ([`Objective::has_reference`]) and finds its log-probabilities in
+//! every stream. Rows without a partner are sequences of a pair that
 //! has only one side ([`Pair::rejected`](crate::data::pack::Pair::rejected) is None).
 
+pub mod cpo;
+pub mod dpo;
 pub mod likelihood;
 pub mod lm;
 pub mod orpo;
+pub mod pairwise;
 pub mod preference;
 pub mod sft;
 pub mod simpo;
@@ -51,6 +56,8 @@ static OBJECTIVES: &[(&str, Read)] = &[
     ("sft", sft::read),
     ("lm", lm::read),
     ("simpo", simpo::read),
+    ("dpo", dpo::read),
+    ("cpo", cpo::read),
 ];
 
 /// Something to minimise, with its settings.
@@ -60,6 +67,13 @@ pub trait Objective: fmt::Debug + Send + Sync {
 
     /// The rows it trains on.
     fn rows(&self) -> RowKind;
+
+    /// Whether it compares the model with the one that the run starts from: then every stream holds
+    /// what that gives each answer ([`PackedBatch::reference`]), and its results hold
+    /// [`MEAN_LOGP`](preference::MEAN_LOGP), of which that is made.
+    fn has_reference(&self) -> bool {
+        false
+    }
 
     /// Its keys under `[loss]` with their values, in the order they are written.
     fn settings(&self) -> Vec<(&'static str, toml::Value)>;

@@ -121,6 +121,16 @@ pub const REJECTED_LOGP: Metric = Metric {
     better: Better::Lower,
 };
 
+/// Imitation of the chosen answer.
+pub const NLL_LOSS: Metric = Metric {
+    key: "nll_loss",
+    label: None,
+    title: "Loss on the chosen answer (NLL)",
+    chart: Some("Loss on the chosen answer"),
+    unit: Unit::Number,
+    better: Better::Lower,
+};
+
 /// What a person is shown of two answers.
 pub static METRICS: [Metric; 6] = [
     Metric {
@@ -142,14 +152,7 @@ pub static METRICS: [Metric; 6] = [
     ACCURACY,
     CHOSEN_LOGP,
     REJECTED_LOGP,
-    Metric {
-        key: "nll_loss",
-        label: None,
-        title: "Loss on the chosen answer (NLL)",
-        chart: Some("Loss on the chosen answer"),
-        unit: Unit::Number,
-        better: Better::Lower,
-    },
+    NLL_LOSS,
 ];
 
 /// The chart of both answers' log-probabilities.

@@ -1,17 +1,17 @@
 //! SimPO: the chosen answer's mean log-probability above the rejected one's by a margin.
 //!
 //! ```text
-//! L = mean over pairs of -log sigmoid(beta (l_w - l_l) - gamma)          (ops/bradley_terry.rs)
+//! L = mean over pairs of -log sigmoid(beta (l_w - l_l) - gamma)          (objectives/pairwise.rs)
 //! ```
 //! Source: Meng, Xia, Chen, "SimPO", arXiv 2405.14734, equation 6. l are mean log-probabilities of
-//! responses, so no reference model is needed. TRL adds `cpo_alpha` times an NLL unless that is 0;
-//! the paper's loss has none, and neither has this. Every pair carries its weight 1 / B as an input.
+//! responses, so no reference model is needed. TRL adds an NLL of the chosen answer unless its
+//! `cpo_alpha` is 0; the paper's loss has none, and neither has this unless `cpo_alpha` asks for it.
 
-use super::preference::{self, MEAN_LOGP};
-use super::{Better, Coefficients, Metric, Objective, Results, RowKind, Scored, Terms, Unit};
+use super::pairwise::{self, Imitation, Pairwise, Score};
+use super::{Coefficients, Metric, Objective, Results, RowKind, Scored, Terms, preference};
 use crate::data::pack::PackedBatch;
-use crate::graph::{DType, Graph};
-use crate::ops::bradley_terry::{bradley_terry, preference_loss};
+use crate::graph::Graph;
+use crate::ops::bradley_terry::Link;
 use crate::train::metrics::Sums;
 use crate::train::settings::{NOT_NEGATIVE, POSITIVE, Settings, single};
 use std::sync::Arc;
@@ -23,20 +23,15 @@ pub struct SimPo {
     pub beta: f64,
     /// The margin, in units of beta times a log-probability.
     pub gamma: f64,
+    /// The NLL of the chosen answer; none by default.
+    pub imitation: Imitation,
 }
 
 impl Default for SimPo {
     fn default() -> Self {
-        Self { beta: 2.0, gamma: 0.5 }
+        Self { beta: 2.0, gamma: 0.5, imitation: Imitation::weighing(0.0) }
     }
 }
-
-/// Each pair's weight `[P]`, an input.
-const PAIR_WEIGHT: &str = "pair weight";
-/// Each pair's margin `[P]`, an input.
-const MARGIN: &str = "margin";
-/// The loss in [`Sums`].
-const LOSS: &str = "simpo loss";
 
 pub(super) fn read(s: &mut Settings) -> Arc<dyn Objective> {
     let default = SimPo::default();
@@ -45,7 +40,22 @@ pub(super) fn read(s: &mut Settings) -> Arc<dyn Objective> {
         gamma: s
             .number("loss.gamma", NOT_NEGATIVE, |x| x >= 0.0 && single(x))
             .unwrap_or(default.gamma),
+        imitation: Imitation::read(s, default.imitation.alpha),
     })
+}
+
+impl SimPo {
+    fn parts(&self) -> Pairwise {
+        Pairwise {
+            link: Link::LOGISTIC,
+            scale: self.beta,
+            margin: self.gamma,
+            score: Score::Mean,
+            beta: self.beta,
+            reported: Score::Mean,
+            imitation: self.imitation,
+        }
+    }
 }
 
 impl Objective for SimPo {
@@ -58,45 +68,28 @@ impl Objective for SimPo {
     }
 
     fn settings(&self) -> Vec<(&'static str, toml::Value)> {
-        vec![("beta", self.beta.into()), ("gamma", self.gamma.into())]
+        let mut settings = vec![("beta", self.beta.into()), ("gamma", self.gamma.into())];
+        // The default is left out: fingerprints of runs that never heard of the keys stay.
+        if self.imitation != Self::default().imitation {
+            settings.extend(self.imitation.settings());
+        }
+        settings
     }
 
     fn declare(&self, g: &mut Graph, scored: &Scored) -> Terms {
-        let [margin, weight] =
-            [MARGIN, PAIR_WEIGHT].map(|name| g.input(name, &[scored.capacity.pairs], DType::F32));
-        let (name, mean) = preference::declare(g, scored);
-        Terms {
-            loss: bradley_terry(g, mean, margin, weight, self.beta as f32),
-            inputs: vec![(MARGIN, margin), (PAIR_WEIGHT, weight)],
-            results: vec![(name, mean)],
-            details: Vec::new(),
-        }
+        self.parts().declare(g, scored)
     }
 
     fn coefficients(&self, streams: &[&PackedBatch], parts: usize) -> Vec<Coefficients> {
-        let weights = preference::pair_weights(streams, 1.0, parts).into_iter();
-        weights
-            .map(|weight| {
-                let margin = vec![self.gamma as f32; weight.len()];
-                Coefficients::from([(MARGIN, margin), (PAIR_WEIGHT, weight)])
-            })
-            .collect()
+        self.parts().coefficients(streams, parts)
     }
 
     fn measure(&self, stream: &PackedBatch, results: &Results, sums: &mut Sums) {
-        preference::measure(stream, results, sums);
-        let mean = results.get(MEAN_LOGP);
-        for pair in stream.pairs() {
-            let Some(rejected) = pair.rejected else { continue };
-            let difference = f64::from(mean[pair.chosen]) - f64::from(mean[rejected]);
-            sums.add(LOSS, preference_loss(self.beta * difference - self.gamma), 1.0);
-        }
+        self.parts().measure(stream, results, sums);
     }
 
     fn figures(&self, sums: &Sums) -> Vec<(&'static str, f64)> {
-        let mut figures = vec![("loss", sums.mean(LOSS).unwrap_or(0.0))];
-        figures.extend(preference::answers(sums, self.beta));
-        figures
+        self.parts().figures(sums)
     }
 
     fn metrics(&self) -> &'static [Metric] {
@@ -104,16 +97,5 @@ impl Objective for SimPo {
     }
 }
 
-static METRICS: [Metric; 4] = [
-    Metric {
-        key: "loss",
-        label: Some("loss"),
-        title: "Loss",
-        chart: Some("Loss"),
-        unit: Unit::Number,
-        better: Better::Lower,
-    },
-    preference::ACCURACY,
-    preference::CHOSEN_LOGP,
-    preference::REJECTED_LOGP,
-];
+static METRICS: [Metric; 4] =
+    [pairwise::TOTAL, preference::ACCURACY, preference::CHOSEN_LOGP, preference::REJECTED_LOGP];

@@ -1,6 +1,9 @@
+use super::cpo::Cpo;
+use super::dpo::{Dpo, DpoType};
 use super::likelihood::{Likelihood, NLL_WEIGHT, NllReduction, NllScope};
 use super::lm::Lm;
 use super::orpo::{Orpo, PAIR_WEIGHT};
+use super::pairwise::Imitation;
 use super::preference::MEAN_LOGP;
 use super::sft::Sft;
 use super::simpo::SimPo;
@@ -216,7 +219,7 @@ fn rows_without_a_rejected_answer_have_no_figures_of_pairs() {
 /// The golden batch's means differ by 1 and by -1.
 #[test]
 fn simpo_by_hand() {
-    let simpo = SimPo { beta: 2.0, gamma: 0.5 };
+    let simpo = SimPo::default();
     let got = figures(&simpo, &streams(&golden(), 20), &GOLDEN);
     let softplus = |x: f64| (1.0 + x.exp()).ln();
     for (name, want) in [
@@ -232,6 +235,86 @@ fn simpo_by_hand() {
     let two = simpo.coefficients(&streams(&golden(), 8).iter().collect::<Vec<_>>(), 1);
     let total = |all: &[Coefficients]| -> f32 { all.iter().flat_map(|c| &c[PAIR_WEIGHT]).sum() };
     assert_eq!((total(&whole), total(&two)), (1.0, 1.0));
+}
+
+fn softplus(x: f64) -> f64 {
+    (1.0 + x.exp()).ln()
+}
+
+/// Sums of the golden batch: -1.5 and -3, -1.5 and -2; by the reference model 3 x -1 and 2 x -1, 0.5
+/// and 4 x -0.25.
+#[test]
+fn dpo_by_hand() {
+    let mut all = streams(&golden(), 20);
+    all[0].refer(&[[-1.0, -1.0], [0.5, -0.25]]);
+    let ratios = [(1.5, -1.0), (-2.0, -1.0)];
+    let [a, b] = ratios.map(|(w, l)| 0.1 * (w - l));
+    let hinge = (1.0 - a + 1.0 - b) / 2.0;
+    let loss = |x: f64, eps: f64| (1.0 - eps) * softplus(-x) + eps * softplus(x);
+    let robust = |x: f64| (0.8 * softplus(-x) - 0.2 * softplus(x)) / 0.6;
+    // Means less those of the reference model, and less the margin of 5.
+    let ipo = [0.5 - -0.5 - 5.0, -2.0 - -0.25 - 5.0f64].map(|z| z * z);
+    let dpo = |kind, label_smoothing| Dpo { kind, label_smoothing, ..Dpo::default() };
+    for (dpo, want) in [
+        (Dpo::default(), (softplus(-a) + softplus(-b)) / 2.0),
+        (dpo(DpoType::Sigmoid, 0.2), (loss(a, 0.2) + loss(b, 0.2)) / 2.0),
+        (dpo(DpoType::Robust, 0.2), (robust(a) + robust(b)) / 2.0),
+        (dpo(DpoType::Hinge, 0.0), hinge),
+        (dpo(DpoType::Ipo, 0.0), (ipo[0] + ipo[1]) / 2.0),
+    ] {
+        let got = figures(&dpo, &all, &GOLDEN);
+        for (name, want) in [
+            ("loss", want),
+            ("logps/chosen", -1.5),
+            ("logps/rejected", -2.5),
+            ("rewards/chosen", 0.1 * (1.5 - 2.0) / 2.0),
+            ("rewards/rejected", -0.1),
+            ("rewards/accuracies", 0.5),
+            ("rewards/margins", (a + b) / 2.0),
+        ] {
+            assert!((figure(&got, name) - want).abs() < 1e-6, "{dpo:?}, {name}: {got:?}");
+        }
+    }
+}
+
+#[test]
+fn cpo_by_hand() {
+    let all = streams(&golden(), 20);
+    let nll = 0.75;
+    let alone = (softplus(-0.15) + softplus(-0.05)) / 2.0;
+    for alpha in [0.0, 1.0, 0.3] {
+        let imitation = Imitation::weighing(alpha);
+        let got = figures(&Cpo { imitation, ..Cpo::default() }, &all, &GOLDEN);
+        assert!((figure(&got, "loss") - alone - alpha * nll).abs() < 1e-6, "{got:?}");
+        assert!((figure(&got, "rewards/margins") - 0.1).abs() < 1e-6, "{got:?}");
+        let simpo = figures(&SimPo { imitation, ..SimPo::default() }, &all, &GOLDEN);
+        let of_means = (softplus(-1.5) + softplus(2.5)) / 2.0;
+        assert!((figure(&simpo, "loss") - of_means - alpha * nll).abs() < 1e-6, "{simpo:?}");
+        assert_eq!(got.iter().any(|(name, _)| *name == "nll_loss"), alpha > 0.0);
+    }
+}
+
+#[test]
+fn settings_of_pairs_that_do_nothing_are_refused() {
+    let problems = |objective: &str, kind: &str| {
+        let text = format!(
+            "objective = \"{objective}\"\n[loss]\ntype = \"{kind}\"\nlabel_smoothing = 0.1\n"
+        );
+        let mut settings = Settings::new("r.toml", toml::from_str(&text).unwrap(), &[]);
+        Loss::read(&mut settings);
+        settings
+            .finish()
+            .into_iter()
+            .map(|p| format!("{}: {}", p.place, p.what))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(problems("dpo", "sigmoid"), problems("dpo", "robust"));
+    assert!(problems("cpo", "sigmoid").is_empty());
+    for (objective, kind) in [("dpo", "hinge"), ("dpo", "ipo"), ("cpo", "hinge")] {
+        let found = problems(objective, kind);
+        assert!(found.len() == 1 && found[0].contains("label_smoothing"), "{found:?}");
+    }
+    assert!(problems("cpo", "ipo")[0].contains("one of \"sigmoid\", \"hinge\""));
 }
 
 #[test]
