@@ -104,7 +104,7 @@ pub fn texts_hash(pass: &Pass) -> String {
     hasher.finalize().to_hex()[..16].into()
 }
 
-/// The file of an adapter, in the [`cache_folder`].
+/// The file of an adapter, in `ODDGRAD_CACHE` or where the system keeps caches.
 pub fn path_of(gpu: &Gpu) -> Option<PathBuf> {
     let info = gpu.info();
     let name = format!("{} {:?}", info.name, info.backend).to_lowercase();

@@ -149,7 +149,7 @@ fn reference(s: &[usize], inputs: &[Array]) -> Vec<Vec<f64>> {
 /// The case's beta.
 const BETA: f64 = 1.75;
 
-/// Shapes are `[P, LINK]`, LINK one of [`LINKS`]; every fifth pair is unused, every seventh answer
+/// Shapes are `[P, LINK]`, LINK one of `LINKS`; every fifth pair is unused, every seventh answer
 /// has scale 0.
 pub fn case() -> OpCase {
     OpCase {

@@ -15,6 +15,7 @@ pub mod proof;
 pub mod recipe;
 mod reference;
 mod reference_logps;
+pub mod replay;
 pub mod sampler;
 pub mod schedule;
 mod settings;

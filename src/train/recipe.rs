@@ -102,9 +102,7 @@ use super::settings::{NOT_NEGATIVE, POSITIVE, Settings, single};
 use crate::error::{Error, Problem, Result};
 use crate::model::config::ModelConfig;
 use crate::model::lora::{Base, Lora, Targets, is_factor};
-use crate::model::weights::{
-    FolderWeights, FreshAdapter, ParameterValues, RandomWeights, Storage,
-};
+use crate::model::weights::{FolderWeights, FreshAdapter, ParameterValues, RandomWeights, Storage};
 
 /// What a run starts from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

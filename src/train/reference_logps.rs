@@ -9,7 +9,7 @@
 //! their `config.json`, the rows' token ids, the length of streams, the adapter and the kernels. In
 //! it stand the hash of the rest, the hash of its name, and two f32 for each row.
 
-use crate::data::pack::Capacity;
+use crate::data::pack::{Capacity, PackedBatch, Pair};
 use crate::error::{Error, Result};
 use crate::files::{read_file, write_atomically};
 use crate::model::folder::hash_file;
@@ -25,7 +25,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 /// Mean log-probabilities of the chosen and the rejected answer; 0 for a side that is not there.
-type Answers = [f32; 2];
+pub(super) type Answers = [f32; 2];
 
 /// Bytes of a blake3 hash.
 const HASH: usize = 32;
@@ -142,24 +142,19 @@ impl ReferenceModel<'_> {
     /// What the weights on the device give every example.
     fn compute(&self, rows: &Dataset) -> Result<Vec<Answers>> {
         let shares = rows.share_out(self.capacity)?;
-        let streams = shares.iter().map(|share| {
-            let stream = rows.stream(share, self.capacity);
-            let coefficients = self.objective.coefficients(&[&stream], 1).remove(0);
-            (stream, coefficients)
-        });
+        let streams = shares.iter().map(|share| rows.stream(share, self.capacity));
         let mut values = vec![[0.0; 2]; rows.examples.len()];
         let (mut done, mut bad) = (shares.iter(), Vec::new());
-        self.learner.evaluate_all(streams, |stream, results| {
+        answers(self.learner, self.objective, streams, |stream, answers| {
             if self.stop.load(Ordering::Relaxed) {
                 let what = "stopped while the reference log-probs were computed, before the first step; start again with --resume";
                 return Err(Error::Stopped(what.into()));
             }
-            let mean = results.get(MEAN_LOGP);
             let share = done.next().expect("streams come back in their order");
-            for (&example, pair) in share.iter().zip(stream.pairs()) {
-                values[example] = [mean[pair.chosen], pair.rejected.map_or(0.0, |r| mean[r])];
-                if values[example].iter().any(|value| !value.is_finite()) {
-                    bad.push(pair.row);
+            for ((&example, &row), &answers) in share.iter().zip(&stream.rows).zip(answers) {
+                values[example] = answers;
+                if answers.iter().any(|value| !value.is_finite()) {
+                    bad.push(row);
                 }
             }
             Ok(())
@@ -179,6 +174,28 @@ impl ReferenceModel<'_> {
             self.model.display()
         )))
     }
+}
+
+/// Tells `each` what the weights on the device give the answers of every pair of these streams, in
+/// their order.
+///
+/// # Errors
+/// A lost device, or what `each` says.
+pub(super) fn answers(
+    learner: &Learner,
+    objective: &dyn Objective,
+    streams: impl IntoIterator<Item = PackedBatch>,
+    mut each: impl FnMut(&PackedBatch, &[Answers]) -> Result<()>,
+) -> Result<()> {
+    let streams = streams.into_iter().map(|stream| {
+        let coefficients = objective.coefficients(&[&stream], 1).remove(0);
+        (stream, coefficients)
+    });
+    learner.evaluate_all(streams, |stream, results| {
+        let mean = results.get(MEAN_LOGP);
+        let of_pair = |pair: Pair| [mean[pair.chosen], pair.rejected.map_or(0.0, |r| mean[r])];
+        each(stream, &stream.pairs().map(of_pair).collect::<Vec<_>>())
+    })
 }
 
 fn path_of(cache: &Path, key: &blake3::Hash) -> PathBuf {

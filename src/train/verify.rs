@@ -8,7 +8,9 @@
 //!   rows, mean log-probs at `reference.chosen_logps` and `reference.rejected_logps`. In an adapter's
 //!   folder the gradients are those of its factors;
 //! - a *recorded run* with `log.json` (arguments and per-step log), `batches.json` (every
-//!   micro-batch) and the model it started from in `../../<model>`.
+//!   micro-batch) and the model it started from in `../../<model>`. `log.json` names the objective as
+//!   `golden.json` does, with ORPO's lambda under `args.beta`; the reference model, if there is one, is
+//!   the model it started from.
 
 use crate::data::example::{Example, Sequence};
 use crate::data::pack::{Capacity, PackedBatch, footprint, pack};
@@ -27,10 +29,8 @@ use crate::train::learner::{Learner, LearnerOptions};
 use crate::train::objectives::{self, LOGP, Loss};
 use crate::train::program::{Placement, TrainedSet, train_all};
 use crate::train::recipe::OptimSettings;
-use crate::train::reference::{
-    batch_examples, count, number, read_batch, read_json, schedule_of_trl,
-};
-use crate::train::schedule::Schedule;
+use crate::train::reference::{number, read_batch, read_json};
+use crate::train::replay::RunReference;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -73,8 +73,6 @@ const LOSS_BAR: f64 = 5e-6;
 const LOGITS_BAR: f64 = 3e-5;
 const LOGP_BAR: f64 = 3e-5;
 const GRADIENT_BAR: f64 = 3e-5;
-const REPLAY_LOSS_BAR: f64 = 1e-4;
-const REPLAY_NORM_BAR: f64 = 1e-3;
 
 /// Reference values, read and checked.
 pub enum Reference {
@@ -133,7 +131,7 @@ pub fn verify(gpu: &Rc<Gpu>, folder: &Path, tolerance: f64) -> Result<Vec<Compar
 }
 
 /// A capacity that takes `examples` in one stream with `spare` unused room.
-fn capacity_for(examples: &[Example], spare: usize) -> Capacity {
+pub(super) fn capacity_for(examples: &[Example], spare: usize) -> Capacity {
     let sizes: Vec<_> = examples.iter().map(footprint).collect();
     Capacity {
         tokens: sizes.iter().map(|s| s.tokens).sum::<usize>() + spare,
@@ -174,7 +172,7 @@ impl ModelReference {
             weights: FolderWeights::open(folder, &config)?,
             config,
             examples,
-            loss: objectives::of_reference(&golden_path, &golden)?,
+            loss: objectives::of_reference(&golden_path, &golden, &[])?,
             tensors: read_safetensors_f64(&tensors_path)?,
             gradients: read_safetensors_f64(&gradients_path)?,
             golden_path,
@@ -362,148 +360,8 @@ impl Largest {
 }
 
 /// The larger of two absolute differences, NaN winning.
-fn worse(so_far: f64, difference: f64) -> f64 {
+pub(super) fn worse(so_far: f64, difference: f64) -> f64 {
     if difference.is_nan() { f64::NAN } else { so_far.max(difference.abs()) }
-}
-
-/// A recorded run, read.
-pub struct RunReference {
-    config: ModelConfig,
-    weights: FolderWeights,
-    batches: Vec<Vec<Example>>,
-    schedule: Schedule,
-    optim: OptimSettings,
-    loss: Loss,
-    warmup: u64,
-    /// Micro-batches of one optimizer step.
-    group: usize,
-    /// Micro-batches of one pass over the rows.
-    epoch: usize,
-    log_path: PathBuf,
-    steps: Vec<Value>,
-}
-
-impl RunReference {
-    fn load(folder: &Path) -> Result<Self> {
-        let log_path = folder.join("log.json");
-        let log = read_json(&log_path)?;
-        let arg = |key: &str| number(&log_path, &log, &["args", key]);
-        let text = |v: Option<&Value>, what: &str| {
-            let text = v.and_then(Value::as_str).map(str::to_owned);
-            text.ok_or_else(|| Error::file(&log_path, format!("has no text at {what}")))
-        };
-        let model = folder.join("../..").join(text(log.get("model"), "model")?);
-        let kind = text(
-            log.get("args").and_then(|a| a.get("lr_scheduler_type")),
-            "args.lr_scheduler_type",
-        )?;
-        let schedule = schedule_of_trl(&kind).ok_or_else(|| {
-            Error::file(&log_path, format!("schedule `{kind}` is not known here"))
-        })?;
-        let steps = log.get("log").and_then(Value::as_array).cloned().unwrap_or_default();
-        let total = count(&log_path, &log, &["args", "max_steps"])?;
-        if steps.len() != total {
-            return Err(Error::file(&log_path, format!("logs {} steps of {total}", steps.len())));
-        }
-        let group = count(&log_path, &log, &["args", "gradient_accumulation_steps"])?;
-        let epoch = match log.get("batches_per_epoch") {
-            None => 8,
-            Some(_) => count(&log_path, &log, &["batches_per_epoch"])?,
-        };
-        let config = ModelConfig::load(&model)?;
-        let batches_path = folder.join("batches.json");
-        let batches = read_json(&batches_path)?;
-        let batches: Vec<Vec<Example>> = batches
-            .as_array()
-            .ok_or_else(|| Error::file(&batches_path, "is not a list of micro-batches"))?
-            .iter()
-            .map(|b| batch_examples(&batches_path, b, config.vocab_size))
-            .collect::<Result<_>>()?;
-        if batches.len() < total {
-            let what = format!("has {} micro-batches, too few for {total} steps", batches.len());
-            return Err(Error::file(&batches_path, what));
-        }
-        let learning_rate = arg("learning_rate")?;
-        let optim = OptimSettings {
-            beta1: arg("adam_beta1")?,
-            beta2: arg("adam_beta2")?,
-            eps: arg("adam_epsilon")?,
-            weight_decay: arg("weight_decay")?,
-            max_grad_norm: arg("max_grad_norm")?,
-            ..OptimSettings::new(learning_rate)
-        };
-        let (loss, warmup) = (objectives::of_trl(&arg)?, arg("warmup_steps")? as u64);
-        let weights = FolderWeights::open(&model, &config)?;
-        let epoch = epoch.min(batches.len());
-        Ok(Self {
-            config,
-            weights,
-            batches,
-            schedule,
-            optim,
-            loss,
-            warmup,
-            group,
-            epoch,
-            log_path,
-            steps,
-        })
-    }
-
-    fn compare(&self, gpu: &Rc<Gpu>) -> Result<Vec<Comparison>> {
-        let Self { batches, optim, log_path, steps, .. } = self;
-        let total = steps.len() as u64;
-        let sizes: Vec<Capacity> = batches.iter().map(|b| capacity_for(b, 0)).collect();
-        let most = |f: fn(&Capacity) -> usize| sizes.iter().map(f).max().unwrap_or(1);
-        let capacity = Capacity {
-            tokens: most(|c| c.tokens),
-            targets: most(|c| c.targets),
-            pairs: most(|c| c.pairs),
-        };
-        let objective = &*self.loss.objective;
-        let mut learner =
-            Learner::new(gpu, &self.config, &self.weights, capacity, objective, optim)?;
-
-        let (mut next, mut worst) = (0usize, [0.0f64; 3]);
-        for (k, logged) in steps.iter().enumerate() {
-            // The last group of an epoch may be short.
-            let parts = self.group.min(self.epoch - next % self.epoch).min(batches.len() - next);
-            if parts == 0 {
-                let what = format!("logs step {}, for which there is no micro-batch left", k + 1);
-                return Err(Error::file(log_path, what));
-            }
-            let mut loss = 0.0;
-            for batch in &batches[next..next + parts] {
-                let streams = pack(&batch.iter().collect::<Vec<_>>(), capacity)?;
-                // TRL averages the means of the micro-batches.
-                let coefficients = self.loss.of_one_mean(&streams, parts);
-                for (stream, coefficients) in streams.iter().zip(&coefficients) {
-                    loss += f64::from(learner.accumulate(stream, coefficients)?.loss());
-                }
-            }
-            next += parts;
-            let rate =
-                self.schedule.learning_rate(optim.learning_rate, k as u64, self.warmup, total);
-            let norm = f64::from(learner.update(rate)?);
-            let want = |key: &str| number(log_path, logged, &[key]);
-            let want_norm = want("grad_norm")?;
-            worst[0] = worse(worst[0], loss - want("loss")?);
-            worst[1] = worse(worst[1], (norm - want_norm) / want_norm);
-            worst[2] = worse(worst[2], rate - want("learning_rate")?);
-        }
-        let row = |what: &str, i: usize, bar, measure| Comparison {
-            what: format!("{what}, {} steps", steps.len()),
-            values: steps.len(),
-            difference: worst[i],
-            bar,
-            measure,
-        };
-        Ok(vec![
-            row("loss", 0, REPLAY_LOSS_BAR, "absolute"),
-            row("grad_norm", 1, REPLAY_NORM_BAR, "relative"),
-            row("learning_rate", 2, 1e-12, "absolute"),
-        ])
-    }
 }
 
 #[cfg(test)]

@@ -83,6 +83,11 @@ fn recorded_run_with_constant_rate_agrees_with_trl() {
 }
 
 #[test]
+fn recorded_run_of_dpo_agrees_with_trl() {
+    check("train/llama_untied_dpo");
+}
+
+#[test]
 fn a_wrong_reference_is_noticed() {
     let dir = tempfile::tempdir().unwrap();
     for entry in std::fs::read_dir(golden("llama_tied")).unwrap() {

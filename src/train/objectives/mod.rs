@@ -337,16 +337,12 @@ fn spelling(value: impl Serialize) -> toml::Value {
     toml::Value::try_from(value).expect("settings are TOML values")
 }
 
-/// The objective of a recorded run, from the arguments of TRL's ORPO trainer.
-pub(super) fn of_trl(argument: &dyn Fn(&str) -> Result<f64>) -> Result<Loss> {
-    Ok(Loss::new(orpo::Orpo { lambda: argument("beta")?, ..orpo::Orpo::default() }))
-}
-
 /// The objective of a file of reference values: its `objective` and `loss` as a recipe has them, or
-/// an argument of TRL's ORPO trainer.
-pub(super) fn of_reference(path: &Path, file: &serde_json::Value) -> Result<Loss> {
+/// ORPO with the lambda that is TRL's argument `beta`, below the keys `at`.
+pub(super) fn of_reference(path: &Path, file: &serde_json::Value, at: &[&str]) -> Result<Loss> {
     if file.get("objective").is_none() {
-        return of_trl(&|key| number(path, file, &[key]));
+        let lambda = number(path, file, &[at, &["beta"]].concat())?;
+        return Ok(Loss::new(orpo::Orpo { lambda, ..orpo::Orpo::default() }));
     }
     let keys = ["objective", "loss"].into_iter().filter_map(|key| Some((key, file.get(key)?)));
     let table = toml::Table::try_from(keys.collect::<BTreeMap<_, _>>())
