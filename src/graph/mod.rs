@@ -18,6 +18,7 @@ pub use view::{BINDING_ALIGNMENT, FILL};
 
 use crate::kernel::Target;
 use gradient::Record;
+use parameter::Additions;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -103,7 +104,7 @@ pub struct Graph {
     parameters: Vec<Parameter>,
     trained: Box<dyn Fn(&str) -> bool>,
     storage: Box<dyn Fn(&str) -> DType>,
-    low_rank: Box<dyn Fn(&str) -> Option<LowRank>>,
+    low_rank: Additions,
 }
 
 impl Graph {

@@ -70,6 +70,9 @@ pub struct LowRank {
     pub scale: f32,
 }
 
+/// The addition to a linear layer by its name.
+pub(super) type Additions = Box<dyn Fn(&str) -> Option<LowRank>>;
+
 impl Graph {
     /// Adds to linear layers what `low_rank` says for their names.
     ///

@@ -28,8 +28,8 @@ pub fn embedding(g: &mut Graph, table: Var, ids: Var, index: GatherIndex) -> Var
 /// How a frozen table is stored, by the fourth number of a shape.
 const STORED: [DType; 4] = [DType::F16, DType::BF16, DType::Q8_0, DType::Q4_0];
 
-/// Shapes are `[V, T, D]`: rows of the table, ids, columns. A fourth number is the place of a frozen
-/// table's type in [`STORED`].
+/// Shapes are `[V, T, D]`: rows of the table, ids, columns. A fourth number is how a frozen table
+/// is stored: 0 as f16, 1 as bf16, 2 as q8_0, 3 as q4_0.
 pub fn case() -> OpCase {
     OpCase {
         op: "embedding",
