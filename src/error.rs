@@ -80,9 +80,13 @@ pub enum Error {
     /// No adapter, or not the one asked for.
     #[error("{0}")]
     Adapter(String),
-    /// The device was lost, ran out of memory or refused a command.
+    /// The device ran out of memory or refused a command.
     #[error("{0}")]
     Device(String),
+    /// The device is gone: a reset or an update of its driver, a watchdog, a cable. A new device can
+    /// go on from what was saved.
+    #[error("{0}")]
+    Lost(String),
     /// The run does not fit the adapter's limits or memory.
     #[error("{0}")]
     Limit(String),

@@ -1,5 +1,5 @@
-//! Foreign code on untrusted files: a panic of a library becomes an error, without a backtrace on
-//! the screen, and code that descends with its input does so on a large stack of its own.
+//! Foreign code on untrusted files and lost devices: a panic of a library becomes an error, without a
+//! backtrace on the screen, and code that descends with its input does so on a large stack of its own.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -7,10 +7,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
 
 /// Stack of [`on_own_stack`] in bytes. Pages that are never touched cost nothing.
+#[cfg(feature = "train")]
 const STACK: usize = 128 << 20;
 
 thread_local! {
     static QUIET: Cell<u32> = const { Cell::new(0) };
+}
+
+#[cfg(feature = "train")]
+thread_local! {
     static OWN_STACK: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -40,6 +45,7 @@ fn reason(payload: Box<dyn Any + Send>) -> String {
 }
 
 /// [`caught`] on a thread with [`STACK`] bytes of stack; on such a thread already, there.
+#[cfg(feature = "train")]
 pub(crate) fn on_own_stack<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, String> {
     if OWN_STACK.get() {
         return caught(work);

@@ -76,7 +76,6 @@ pub mod error;
 mod files;
 pub mod gpu;
 pub mod graph;
-#[cfg(feature = "train")]
 mod guard;
 pub mod kernel;
 #[cfg(feature = "train")]

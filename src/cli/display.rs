@@ -51,7 +51,10 @@ impl Display {
                 });
                 // What lasts, such as an evaluation or a checkpoint, is seen to go on.
                 bar.enable_steady_tick(Duration::from_millis(200));
-                self.bar = Some(bar);
+                // A run whose device was lost begins again.
+                if let Some(before) = self.bar.replace(bar) {
+                    before.finish_and_clear();
+                }
                 self.total = total;
                 self.metrics = metrics;
             }
@@ -64,6 +67,10 @@ impl Display {
                 self.line(&format!("step {step:>5}  {prompt} -> {text}"))
             }
             TrainEvent::Saved(folder) => self.line(&format!("saved {}", folder.display())),
+            TrainEvent::Best(best) => self.line(&format!(
+                "step {:>5}  best so far: eval {} {:.4}",
+                best.step, best.metric, best.value
+            )),
             TrainEvent::Note(text) => self.line(&text),
         }
     }

@@ -6,9 +6,12 @@ use super::interrupt::stop_on_signal;
 use super::working;
 use crate::error::{Error, Result};
 use crate::files::cache_folder;
+use crate::train::best::Best;
 use crate::train::prepare::prepare;
+use crate::train::recovery::run_recovering;
+use crate::train::trainer::TrainEvent;
 use crate::train::{recipe, trainer};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 
 /// Arguments of `oddgrad train`.
@@ -25,6 +28,22 @@ pub struct TrainArgs {
     /// Go on from the newest checkpoint in the output folder.
     #[arg(long)]
     resume: bool,
+    /// What to do when the device is lost (a reset of its driver, a watchdog): stop, or go on from the
+    /// last checkpoint on a new one.
+    #[arg(long, value_enum, value_name = "WHAT", default_value_t = OnDeviceLost::Stop)]
+    on_device_lost: OnDeviceLost,
+    /// For tests: loses the device at this submission, the next device at the next number, and so on.
+    #[arg(long, hide = true, value_name = "N,…", value_delimiter = ',')]
+    lose_device_at: Vec<u64>,
+}
+
+/// What happens when the device is lost.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum OnDeviceLost {
+    /// The run ends with an error.
+    Stop,
+    /// The run goes on from its last checkpoint.
+    Resume,
 }
 
 pub(super) fn run(args: &TrainArgs, device: &DeviceArgs) -> Result<()> {
@@ -41,13 +60,35 @@ pub(super) fn run(args: &TrainArgs, device: &DeviceArgs) -> Result<()> {
     }
     working::on("reading the model and the rows");
     let prepared = prepare(&recipe, args.resume)?;
-    let gpu = device.open()?;
-    working::on("reading weights");
+    let mut losses = args.lose_device_at.iter();
+    let mut open = || {
+        let gpu = device.open()?;
+        losses.next().iter().for_each(|&&n| gpu.lose_at(n));
+        working::on("reading weights");
+        Ok(gpu)
+    };
     let prepared = prepared.stop_when(stop_on_signal()?).cache_in(cache_folder());
     let mut display = Display::new("");
-    let outcome = trainer::run(prepared, &gpu, &mut |event| display.show(event));
+    let mut show = |event: TrainEvent| display.show(event);
+    let outcome = match args.on_device_lost {
+        OnDeviceLost::Stop => trainer::run(prepared, &open()?, &mut show).map_err(say_how_to_go_on),
+        OnDeviceLost::Resume => run_recovering(prepared, &mut open, &mut show),
+    };
     display.finish();
     let outcome = outcome?;
     outln!("model      {}", outcome.model.display());
+    if let Some((best, folder)) = outcome.best {
+        let Best { step, metric, value } = best;
+        outln!("best       {} (step {step}, eval {metric} {value:.4})", folder.display());
+    }
     Ok(())
+}
+
+fn say_how_to_go_on(error: Error) -> Error {
+    match error {
+        Error::Lost(text) => Error::Lost(format!(
+            "{text} Go on from the last checkpoint with --resume; with --on-device-lost resume a run does so itself."
+        )),
+        other => other,
+    }
 }

@@ -1,6 +1,7 @@
 //! Adapter choice, the device, buffers, readback and pipelines.
 
 mod adapter;
+mod flight;
 mod memory;
 mod pipeline;
 #[cfg(feature = "cli")]
@@ -15,14 +16,11 @@ pub(crate) use stopwatch::Stopwatch;
 
 use crate::error::{Error, Problem, Result};
 use crate::kernel::{Class, Target, Tuned};
+use flight::Flight;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
-
-/// How long a submission may take before the device counts as lost.
-const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A started mapping of a buffer.
 pub(crate) type Mapping =
@@ -46,6 +44,7 @@ pub struct Gpu {
     listener: Mutex<Option<Listener>>,
     /// The first thing the device complained about outside an error scope.
     complaint: Arc<Mutex<Option<String>>>,
+    flight: Flight,
 }
 
 impl Gpu {
@@ -117,12 +116,12 @@ impl Gpu {
         };
         let into = complaint.clone();
         device.on_uncaptured_error(Arc::new(move |e: wgpu::Error| keep(e.to_string(), &into)));
-        let into = complaint.clone();
+        let flight = Flight::default();
+        let into = flight.lost.clone();
         device.set_device_lost_callback(move |reason, text| {
-            // Closing the device at the end is reported as a loss too.
-            if reason != wgpu::DeviceLostReason::Destroyed {
-                keep(format!("the device was lost: {text}"), &into);
-            }
+            // Closing the device at the end is reported as a loss too, when nobody asks any more.
+            let destroyed = reason == wgpu::DeviceLostReason::Destroyed;
+            keep(if destroyed { "it was destroyed".into() } else { text }, &into);
         });
         let target = Target {
             class: adapter::class(&info),
@@ -151,6 +150,7 @@ impl Gpu {
             notes: Mutex::default(),
             listener: Mutex::default(),
             complaint,
+            flight,
         })
     }
 
@@ -287,27 +287,6 @@ impl Gpu {
         }
     }
 
-    /// Waits until the device has done everything submitted.
-    ///
-    /// # Errors
-    /// When the device does not answer in time or is lost.
-    pub fn wait(&self) -> Result<()> {
-        self.wait_for(None)
-    }
-
-    /// Waits for one submission, or for all.
-    pub(crate) fn wait_for(&self, submission_index: Option<wgpu::SubmissionIndex>) -> Result<()> {
-        let poll = wgpu::PollType::Wait { submission_index, timeout: Some(TIMEOUT) };
-        self.device.poll(poll).map(|_| ()).map_err(|e| {
-            Error::Device(format!(
-                "{} did not answer for {} s ({e}); the device may be lost. Update its driver.",
-                self.info.name,
-                TIMEOUT.as_secs()
-            ))
-        })?;
-        self.check_complaints()
-    }
-
     /// What the device complained about since it was opened.
     ///
     /// # Errors
@@ -342,10 +321,7 @@ impl Gpu {
         let lost = |e: String| {
             Error::Device(format!("cannot read results back from {}: {e}", self.info.name))
         };
-        mapping
-            .recv_timeout(TIMEOUT)
-            .map_err(|e| lost(e.to_string()))?
-            .map_err(|e| lost(e.to_string()))?;
+        mapping.try_recv().map_err(|e| lost(e.to_string()))?.map_err(|e| lost(e.to_string()))?;
         let data = buffer.get_mapped_range(..bytes).map_err(|e| lost(e.to_string()))?.to_vec();
         buffer.unmap();
         Ok(data)
@@ -367,9 +343,9 @@ impl Gpu {
         });
         let mut encoder = self.device.create_command_encoder(&Default::default());
         encoder.copy_buffer_to_buffer(buffer, offset, &staging, 0, crate::plan::padded(bytes));
-        let submission = self.queue.submit([encoder.finish()]);
+        let submission = self.submit([encoder.finish()], &"reading back".into());
         let mapping = self.start_map(&staging);
-        self.wait_for(Some(submission))?;
+        self.wait_for(submission)?;
         self.finish_map(&staging, bytes, mapping)
     }
 

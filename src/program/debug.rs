@@ -1,7 +1,7 @@
 //! What tests and benchmarks look into a program with: poisoned memory, guard zones, a run call by
 //! call.
 
-use super::{PER_SUBMISSION, Program};
+use super::Program;
 use crate::error::{Error, Result};
 use crate::graph::{DType, Role};
 use crate::plan::{Reuse, padded};
@@ -23,8 +23,8 @@ impl Program {
     /// adapter whose work the CPU does not do itself.
     pub fn encoding_seconds(&self) -> f64 {
         let start = std::time::Instant::now();
-        for chunk in self.dispatches.chunks(PER_SUBMISSION) {
-            drop(self.encode(chunk));
+        for submission in self.submissions.borrow().iter() {
+            drop(self.encode(&self.dispatches[submission.dispatches.clone()]));
         }
         start.elapsed().as_secs_f64()
     }
@@ -36,7 +36,7 @@ impl Program {
     /// [`Error::NonFinite`] with the call's listing line, or a lost device.
     pub fn run_checked(&self) -> Result<()> {
         for (i, (call, dispatch)) in self.graph.calls().iter().zip(&self.dispatches).enumerate() {
-            self.submit(std::slice::from_ref(dispatch));
+            self.submit(dispatch);
             for &var in &call.writes {
                 let info = self.graph.info(var);
                 let data = self.read_now(var)?;
@@ -56,8 +56,7 @@ impl Program {
         Ok(())
     }
 
-    /// Runs one call at a time and waits for each: wall-clock seconds per call, for the step
-    /// benchmark.
+    /// Runs one call at a time and waits for each: wall-clock seconds per call.
     ///
     /// # Errors
     /// When the device is lost.
@@ -67,7 +66,7 @@ impl Program {
             .iter()
             .map(|d| {
                 let start = std::time::Instant::now();
-                self.submit(std::slice::from_ref(d));
+                self.submit(d);
                 self.gpu.wait()?;
                 Ok(start.elapsed().as_secs_f64())
             })

@@ -7,6 +7,7 @@ mod debug;
 #[cfg(feature = "cli")]
 mod replay;
 mod store;
+mod submissions;
 
 use debug::GUARD_BYTES;
 pub use debug::POISON;
@@ -18,13 +19,12 @@ use crate::error::Result;
 use crate::gpu::{Checks, Compiled, Gpu, Mapping};
 use crate::graph::{Call, DType, Graph, Role, Var};
 use crate::plan::{Plan, READS_IN_FLIGHT, Reuse, padded, plan};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::Arc;
 use store::{Held, storage};
-
-/// Dispatches per submission: few enough for watchdogs, many enough to hide the cost of one.
-const PER_SUBMISSION: usize = 48;
+use submissions::{Submission, split};
 
 /// How a step is made.
 #[derive(Debug, Clone, Copy)]
@@ -48,7 +48,7 @@ impl Default for ProgramOptions {
 pub struct Fetch {
     set: usize,
     vars: Vec<Var>,
-    submission: wgpu::SubmissionIndex,
+    submission: u64,
     maps: Vec<Mapping>,
 }
 
@@ -57,6 +57,8 @@ struct Dispatch {
     pipeline: wgpu::ComputePipeline,
     group: wgpu::BindGroup,
     grid: [u32; 3],
+    /// The kernel, in words.
+    what: Arc<str>,
 }
 
 /// A graph ready to run.
@@ -66,8 +68,13 @@ pub struct Program {
     plan: Plan,
     buffers: Vec<Option<Rc<Held>>>,
     dispatches: Vec<Dispatch>,
+    submissions: RefCell<Vec<Submission>>,
+    /// Whether the submissions are those of measured dispatches.
+    measured: Cell<bool>,
     staging: Vec<HashMap<Var, Held>>,
     next_read: Cell<usize>,
+    /// What [`Program::fetch`] submits, in words.
+    fetching: Arc<str>,
     options: ProgramOptions,
 }
 
@@ -134,14 +141,18 @@ impl Program {
             plan,
             buffers,
             dispatches: Vec::new(),
+            submissions: RefCell::default(),
+            measured: Cell::new(false),
             staging,
             next_read: Cell::new(0),
+            fetching: "reading results back".into(),
             options,
         };
         if options.poison {
             program.poison();
         }
         program.dispatches = program.compile()?;
+        program.submit_by(&vec![0.0; program.dispatches.len()]);
         gpu.check_complaints()?;
         Ok(program)
     }
@@ -156,7 +167,7 @@ impl Program {
             if new {
                 compiled_any = true;
                 self.gpu.compiles(Some(&call.variant.label()));
-                self.submit(&[Dispatch { grid: [0; 3], ..dispatch.clone() }]);
+                self.submit(&Dispatch { grid: [0; 3], ..dispatch.clone() });
                 self.gpu.wait()?;
             }
             Ok(dispatch)
@@ -195,7 +206,8 @@ impl Program {
             entries: &entries,
         });
         self.gpu.count_created();
-        Dispatch { pipeline: compiled.pipeline, group, grid: call.grid }
+        let what = call.variant.label().into();
+        Dispatch { pipeline: compiled.pipeline, group, grid: call.grid, what }
     }
 
     fn held(&self, var: Var) -> &Held {
@@ -230,9 +242,14 @@ impl Program {
         self.staging.iter().flatten().map(|(_, held)| held.buffer.size()).sum()
     }
 
-    /// Submissions one run makes.
+    /// Submissions one run makes; the first one makes more, to find out how many.
     pub fn submissions(&self) -> usize {
-        self.dispatches.len().div_ceil(PER_SUBMISSION)
+        self.submissions.borrow().len()
+    }
+
+    /// Splits the dispatches, which take `seconds` each, into submissions.
+    fn submit_by(&self, seconds: &[f64]) {
+        *self.submissions.borrow_mut() = split(seconds, |i| self.dispatches[i].what.to_string());
     }
 
     /// Writes an input of floats, in the type it is stored in.
@@ -266,16 +283,27 @@ impl Program {
         self.gpu.write(&self.held(var).buffer, bytes);
     }
 
-    /// Submits every dispatch in order. Returns at once; [`Program::read`] waits.
+    /// Submits every dispatch in order. Returns at once, but for the first time, when it measures the
+    /// dispatches one by one to know how many may be submitted together; [`Program::read`] waits.
     pub fn run(&self) {
         self.gpu.count_run();
-        for chunk in self.dispatches.chunks(PER_SUBMISSION) {
-            self.submit(chunk);
+        if !self.measured.get() {
+            // What goes wrong is kept and told by the next wait.
+            if let Ok(seconds) = self.run_timed() {
+                self.submit_by(&seconds);
+                self.measured.set(true);
+            }
+            return;
+        }
+        for submission in self.submissions.borrow().iter() {
+            let commands = self.encode(&self.dispatches[submission.dispatches.clone()]);
+            self.gpu.submit([commands], &submission.what);
         }
     }
 
-    fn submit(&self, dispatches: &[Dispatch]) {
-        self.gpu.queue.submit([self.encode(dispatches)]);
+    fn submit(&self, dispatch: &Dispatch) {
+        let commands = self.encode(std::slice::from_ref(dispatch));
+        self.gpu.submit([commands], &dispatch.what);
     }
 
     fn encode(&self, dispatches: &[Dispatch]) -> wgpu::CommandBuffer {
@@ -307,7 +335,7 @@ impl Program {
             let from = &self.held(var).buffer;
             encoder.copy_buffer_to_buffer(from, self.offset(var), staging, 0, bytes);
         }
-        let submission = self.gpu.queue.submit([encoder.finish()]);
+        let submission = self.gpu.submit([encoder.finish()], &self.fetching);
         let maps = vars.iter().map(|&v| self.gpu.start_map(&self.staging(set, v).buffer)).collect();
         Fetch { set, vars: vars.to_vec(), submission, maps }
     }
@@ -317,7 +345,7 @@ impl Program {
     /// # Errors
     /// When the device is lost.
     pub fn collect(&self, fetch: Fetch) -> Result<Vec<Vec<f32>>> {
-        self.gpu.wait_for(Some(fetch.submission))?;
+        self.gpu.wait_for(fetch.submission)?;
         let read = |(&var, map)| {
             let bytes = self.graph.info(var).bytes();
             let data = self.gpu.finish_map(&self.staging(fetch.set, var).buffer, bytes, map)?;

@@ -84,6 +84,7 @@ impl Program {
         self.gpu.wait()?;
         let per_submission = (MOST_AT_ONCE / replay.dispatches.len().max(1)).max(1);
         let (mut wall, mut device) = (0.0, watch.map(|_| 0.0));
+        let what = replay.dispatches.first().map_or_else(|| "nothing".into(), |d| d.what.clone());
         let mut left = repeats;
         while left > 0 {
             let now = left.min(per_submission);
@@ -106,7 +107,7 @@ impl Program {
             if let Some(watch) = watch {
                 watch.resolve(&mut encoder);
             }
-            self.gpu.queue.submit([encoder.finish()]);
+            self.gpu.submit([encoder.finish()], &what);
             self.gpu.wait()?;
             wall += start.elapsed().as_secs_f64();
             if let (Some(watch), Some(device)) = (watch, &mut device) {

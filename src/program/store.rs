@@ -126,7 +126,7 @@ impl Store {
         self.staged.set(self.staged.get() + needed);
         if self.staged.get() > STAGED_BYTES {
             self.staged.set(0);
-            self.gpu.queue.submit([]);
+            self.gpu.submit([], &"writing parameters".into());
             self.gpu.wait()?;
         }
         Ok(())

@@ -28,6 +28,7 @@ use crate::model::folder::{
 use crate::model::save::{ReadParameter, Unwritten, write_safetensors};
 use crate::model::source::{SafetensorsFile, WeightSource};
 use crate::model::weights::{FolderWeights, ParameterValues, Put};
+use crate::train::best::Best;
 use crate::train::learner::{FIRST_MOMENT, SECOND_MOMENT};
 
 const PREFIX: &str = "checkpoint-";
@@ -44,7 +45,7 @@ const BLANK: &str = "00000000000000000000000000000000000000000000000000000000000
 const MOST: u64 = 1 << 53;
 
 /// Where a run stands: what is needed to go on as if it had never stopped.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TrainState {
     /// Optimizer steps done.
     pub step: u64,
@@ -71,6 +72,9 @@ pub struct TrainState {
     /// checkpoints of earlier versions.
     #[serde(default)]
     pub start_hash: String,
+    /// The best evaluation so far.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub best: Option<Best>,
 }
 
 impl TrainState {
@@ -388,13 +392,14 @@ pub fn list(run_folder: &Path) -> Result<Vec<(u64, PathBuf)>> {
     Ok(found)
 }
 
-/// Deletes all but the `keep` newest checkpoints (at least one stays), and what a killed process
-/// left half-written. Call it after a checkpoint was written.
+/// Deletes all but the `keep` newest checkpoints (at least one stays) and that of step `best`, and
+/// what a killed process left half-written. Call it after a checkpoint was written.
 ///
 /// # Errors
 /// When a folder cannot be read, renamed or deleted.
-pub fn prune(run_folder: &Path, keep: usize) -> Result<()> {
-    let all = list(run_folder)?;
+pub fn prune(run_folder: &Path, keep: usize, best: Option<u64>) -> Result<()> {
+    let mut all = list(run_folder)?;
+    all.retain(|(step, _)| Some(*step) != best);
     let old = all.len().saturating_sub(keep.max(1));
     for (_, folder) in &all[..old] {
         // Renamed first: a deletion that stops half-way must not look like a checkpoint.

@@ -14,6 +14,8 @@ fn state(step: u64) -> TrainState {
         recipe: "seed = 3\n".into(),
         kernels_hash: "kernels".into(),
         start_hash: "start".into(),
+        // A number that is read back as another one by parsers that round.
+        best: Some(Best { step: 2, metric: "loss".into(), value: 0.1 + 0.7 }),
     }
 }
 
@@ -193,11 +195,13 @@ fn damaged_ones_are_passed_over() {
 
 #[test]
 fn only_the_newest_stay() {
-    let (dir, ..) = run(&[1, 2, 3, 4]);
+    let (dir, ..) = run(&[0, 1, 2, 3, 4]);
     let run = dir.path().join("run");
+    prune(&run, 3, Some(1)).unwrap();
+    assert_eq!(list(&run).unwrap().len(), 4, "the best one is not counted");
     fs::create_dir(run.join("checkpoint-mine")).unwrap();
     fs::create_dir(run.join(".checkpoint-00000007.partial")).unwrap();
-    prune(&run, 2).unwrap();
+    prune(&run, 2, None).unwrap();
     let steps = |run: &Path| list(run).unwrap().into_iter().map(|(s, _)| s).collect::<Vec<_>>();
     assert_eq!(steps(&run), [3, 4]);
     assert_eq!(
@@ -205,7 +209,7 @@ fn only_the_newest_stay() {
         3,
         "the leftover went, the user's folder stayed"
     );
-    prune(&run, 0).unwrap();
+    prune(&run, 0, None).unwrap();
     assert_eq!(steps(&run), [4]);
     assert!(verify(&folder_of(&run, 4)).is_ok());
 }

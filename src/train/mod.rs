@@ -1,5 +1,6 @@
 //! Objectives, schedules, checkpoints, metrics and the training loop.
 
+pub mod best;
 mod change;
 pub mod checkpoint;
 pub mod dataset;
@@ -13,6 +14,7 @@ pub mod prepare;
 pub mod program;
 pub mod proof;
 pub mod recipe;
+pub mod recovery;
 mod reference;
 mod reference_logps;
 pub mod replay;

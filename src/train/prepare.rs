@@ -181,6 +181,7 @@ fn starting_point(
         recipe: recipe.to_toml(),
         kernels_hash: String::new(),
         start_hash: String::new(),
+        best: None,
     };
     Ok(match latest {
         Some(folder) => {

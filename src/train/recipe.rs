@@ -68,6 +68,8 @@
 //! # save_minutes = 30           # and whenever so much time has passed
 //! log_every = 1
 //! keep_checkpoints = 2
+//! best = "loss"                 # the held-out figure whose best checkpoint stays besides those:
+//!                               # loss, rewards/accuracies, … (one the objective shows) | none
 //!
 //! [sample]
 //! every = 0                     # steps; 0 = never
@@ -95,7 +97,7 @@ pub use super::change::Change;
 pub use crate::data::form::Form;
 pub use crate::data::tokenize::{EosRule, OverLength};
 
-use super::objectives::Loss;
+use super::objectives::{Loss, Metric};
 use super::program::{Placement, TrainedSet, train_all};
 use super::schedule::Schedule;
 use super::settings::{NOT_NEGATIVE, POSITIVE, Settings, single};
@@ -234,7 +236,14 @@ pub struct TrainSettings {
     pub log_every: u64,
     /// How many checkpoints stay; the newest ones.
     pub keep_checkpoints: usize,
+    /// The held-out figure whose best checkpoint stays besides those: a key of the objective's
+    /// [`Metric`]s, or [`NO_BEST`].
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub best: String,
 }
+
+/// [`TrainSettings::best`] where no evaluation is kept for being the best.
+pub const NO_BEST: &str = "none";
 
 impl TrainSettings {
     /// Optimizer steps of the run: `max_steps`, or the epochs rounded up to whole steps.
@@ -347,6 +356,11 @@ impl Recipe {
         }
     }
 
+    /// The held-out figure that decides which evaluation is the best; None if none is.
+    pub fn best_metric(&self) -> Option<&'static Metric> {
+        self.loss.objective.metrics().iter().find(|metric| metric.key == self.train.best)
+    }
+
     /// The resolved recipe as TOML; [`Recipe::parse`] reads the same recipe back.
     pub fn to_toml(&self) -> String {
         toml::to_string(self).expect("settings are TOML values")
@@ -418,6 +432,7 @@ impl Recipe {
             save_minutes: None,
             log_every: 0,
             keep_checkpoints: 0,
+            best: String::new(),
         };
         blake3::hash(copy.to_toml().as_bytes()).to_hex().to_string()
     }
@@ -446,7 +461,7 @@ fn read(s: &mut Settings) -> Recipe {
         size: s.whole("batch.size", 1, 1 << 24).unwrap_or(16) as usize,
         stream_tokens: s.whole("batch.stream_tokens", 2, 1 << 24).unwrap_or(1024) as usize,
     };
-    let train = read_train(s);
+    let train = read_train(s, &loss);
     let sample = SampleSettings {
         every: s.whole("sample.every", 0, u64::MAX).unwrap_or(0),
         prompts: s.texts("sample.prompts"),
@@ -553,7 +568,9 @@ fn read_optim(s: &mut Settings) -> OptimSettings {
     optim
 }
 
-fn read_train(s: &mut Settings) -> TrainSettings {
+fn read_train(s: &mut Settings, loss: &Loss) -> TrainSettings {
+    let figures = loss.objective.metrics().iter().map(|metric| metric.key);
+    let figures: Vec<&str> = figures.chain([NO_BEST]).collect();
     let mut train = TrainSettings {
         epochs: s.number("train.epochs", POSITIVE, |x| x > 0.0 && single(x)),
         max_steps: s.whole("train.max_steps", 1, u64::MAX),
@@ -564,6 +581,7 @@ fn read_train(s: &mut Settings) -> TrainSettings {
             .number("train.save_minutes", "a positive number of minutes", |x| x > 0.0 && x <= 1e6),
         log_every: s.whole("train.log_every", 1, u64::MAX).unwrap_or(1),
         keep_checkpoints: s.whole("train.keep_checkpoints", 1, 1 << 24).unwrap_or(2) as usize,
+        best: s.choice("train.best", &figures).unwrap_or(figures[0]).to_owned(),
     };
     if train.max_steps.is_none() {
         train.epochs.get_or_insert(1.0);

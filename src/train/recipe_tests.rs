@@ -211,6 +211,18 @@ fn no_learning_rate_fits_every_run() {
 }
 
 #[test]
+fn the_figure_that_decides_is_one_of_the_objective() {
+    let of = |overrides: &[&str]| parse(SMALL, overrides).unwrap().best_metric().map(|m| m.key);
+    assert_eq!(of(&[]), Some("loss"));
+    assert_eq!(of(&["train.best=rewards/accuracies"]), Some("rewards/accuracies"));
+    assert_eq!(of(&["train.best=none"]), None);
+    let found = problems(SMALL, &["train.best=eval_los"]);
+    assert!(found[0].contains("one of \"loss\"") && found[0].contains("\"none\""), "{found:?}");
+    let found = problems(SMALL, &["objective=simpo", "train.best=log_odds_chosen"]);
+    assert!(found[0].starts_with("--set: train.best: is"), "{found:?}");
+}
+
+#[test]
 fn sft_is_lambda_zero() {
     for objective in ["sft", "lm"] {
         let text = format!("objective = \"{objective}\"\n{SMALL}");
@@ -243,7 +255,7 @@ fn files() {
 fn the_fingerprint_follows_what_decides_the_weights() {
     let print = |overrides: &[&str]| parse(SMALL, overrides).unwrap().fingerprint();
     let first = print(&[]);
-    for same in ["output=elsewhere", "train.save_every=1", "train.log_every=9", "data.eval=held"] {
+    for same in ["output=elsewhere", "train.save_every=1", "train.best=none", "data.eval=held"] {
         assert_eq!(print(&[same]), first, "{same}");
     }
     for other in

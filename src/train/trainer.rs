@@ -7,6 +7,7 @@ use crate::files::write_atomically;
 use crate::gpu::Gpu;
 use crate::model::folder::set_aside;
 use crate::model::weights::ParameterValues;
+use crate::train::best::Best;
 use crate::train::dataset::Dataset;
 use crate::train::describe::describe;
 use crate::train::learner::{Learner, LearnerOptions, memory_plan};
@@ -58,6 +59,8 @@ pub enum TrainEvent<'a> {
     },
     /// A checkpoint was written.
     Saved(&'a Path),
+    /// The last evaluation is the best so far, and its checkpoint is written.
+    Best(&'a Best),
     /// Something worth a line.
     Note(String),
 }
@@ -71,6 +74,9 @@ pub struct TrainOutcome {
     pub steps: u64,
     /// The last evaluation.
     pub eval: Option<MetricsRecord>,
+    /// The best evaluation and its checkpoint, which is a model folder too; None without any, or
+    /// if the checkpoint is gone.
+    pub best: Option<(Best, PathBuf)>,
     /// What the run has shown to be called finished.
     pub proof: Proof,
 }

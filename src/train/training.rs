@@ -5,6 +5,7 @@ use crate::data::pack::{Capacity, PackedBatch};
 use crate::error::{Error, Result};
 use crate::model::folder::replace_model_folder;
 use crate::model::generate::Sampling;
+use crate::train::best::{BEST, Best};
 use crate::train::checkpoint::{self, TrainState};
 use crate::train::dataset::Dataset;
 use crate::train::learner::Learner;
@@ -58,9 +59,11 @@ impl Training<'_> {
         let mut last_eval = None;
         let metrics = self.recipe.loss.objective.metrics();
         (self.on_event)(TrainEvent::Begin { step: self.state.step, total: self.total, metrics });
+        self.recall_best()?;
         if self.state.step == 0 && t.eval_at_start {
             if t.eval_every > 0 {
                 last_eval = self.evaluate()?;
+                self.is_best(last_eval.as_ref())?;
             }
             self.sample()?;
         }
@@ -68,6 +71,9 @@ impl Training<'_> {
         self.begin_epoch(&order)?;
         if self.state.step > 0 && self.misses_evaluation()? {
             last_eval = self.evaluate()?;
+            if self.is_best(last_eval.as_ref())? {
+                self.record_best()?;
+            }
         }
         while self.state.step < self.total {
             if self.is_stopped() {
@@ -92,21 +98,92 @@ impl Training<'_> {
             if self.is_stopped() && step < self.total {
                 continue;
             }
+            let mut best = false;
             if due(t.eval_every) || (t.eval_every > 0 && step == self.total) {
-                last_eval = self.evaluate()?.or(last_eval);
+                let eval = self.evaluate()?;
+                best = self.is_best(eval.as_ref())?;
+                last_eval = eval.or(last_eval);
             }
             if due(self.recipe.sample.every) {
                 self.sample()?;
             }
             let minutes = self.saved_at.elapsed().as_secs_f64() / 60.0;
             let late = t.save_minutes.is_some_and(|most| minutes >= most);
-            if due(t.save_every) || late || step == self.total {
+            if due(t.save_every) || late || best || step == self.total {
                 self.save()?;
+            }
+            if best {
+                self.record_best()?;
             }
         }
         let model = self.save_model()?;
         let proof = self.prove(&model)?;
-        Ok(TrainOutcome { model, steps: self.state.step, eval: last_eval, proof })
+        let best = self.find_best();
+        Ok(TrainOutcome { model, steps: self.state.step, eval: last_eval, best, proof })
+    }
+
+    /// What of the best evaluation is known when a run begins or goes on. A checkpoint does not know
+    /// the evaluation of its own step if the run was stopped between the two.
+    fn recall_best(&mut self) -> Result<()> {
+        let metric = self.recipe.best_metric();
+        self.state.best =
+            self.state.best.take().filter(|b| metric.is_some_and(|m| m.key == b.metric));
+        let own = self.recorded_evaluation()?;
+        self.is_best(own.as_ref())?;
+        let output = &self.recipe.output;
+        let path = output.join(BEST);
+        match &self.state.best {
+            Some(best) => best.write(output),
+            // Of what happened after the checkpoint.
+            None if path.exists() => {
+                std::fs::remove_file(&path).map_err(|e| Error::io("remove", &path, e))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Whether this evaluation is the best so far, which is remembered.
+    fn is_best(&mut self, eval: Option<&MetricsRecord>) -> Result<bool> {
+        let (Some(eval), Some(metric)) = (eval, self.recipe.best_metric()) else {
+            return Ok(false);
+        };
+        let better = match Best::of(eval, metric, self.state.best.as_ref()) {
+            Ok(better) => better,
+            Err(error) => {
+                // The setting can be changed, and the run goes on from here.
+                if self.saved < self.state.step {
+                    self.save()?;
+                }
+                return Err(error);
+            }
+        };
+        let is_best = better.is_some();
+        self.state.best = better.or_else(|| self.state.best.take());
+        Ok(is_best)
+    }
+
+    /// Says which evaluation is the best, now that its checkpoint is written.
+    fn record_best(&mut self) -> Result<()> {
+        if let Some(best) = &self.state.best {
+            best.write(&self.recipe.output)?;
+            (self.on_event)(TrainEvent::Best(best));
+        }
+        Ok(())
+    }
+
+    /// The best evaluation and its checkpoint, if that is still whole.
+    fn find_best(&mut self) -> Option<(Best, PathBuf)> {
+        let best = self.state.best.clone()?;
+        match best.checkpoint(&self.recipe.output) {
+            Ok(folder) => Some((best, folder)),
+            Err(error) => {
+                (self.on_event)(TrainEvent::Note(format!(
+                    "the best evaluation was that of step {} ({} {:.4}), but its checkpoint cannot be used: {error}",
+                    best.step, best.metric, best.value
+                )));
+                None
+            }
+        }
     }
 
     /// Shows that the run trained what it should have and that `model` holds it.
@@ -142,6 +219,8 @@ impl Training<'_> {
         let output = &self.recipe.output;
         if self.lock.keep(output)? == Kept::Remade {
             self.metrics = open_output(self.recipe, self.state.step, &[], self.on_event)?;
+            // Its checkpoint went with the folder.
+            self.state.best = self.state.best.take().filter(|b| b.step == self.state.step);
             (self.on_event)(TrainEvent::Note(format!(
                 "{} was moved or removed while the run was in it, and is made again",
                 output.display()
@@ -191,11 +270,14 @@ impl Training<'_> {
     fn misses_evaluation(&self) -> Result<bool> {
         let (t, step) = (&self.recipe.train, self.state.step);
         let due = t.eval_every > 0 && (step.is_multiple_of(t.eval_every) || step == self.total);
-        if !due || self.heldout.is_none() {
-            return Ok(false);
-        }
+        Ok(due && self.heldout.is_some() && self.recorded_evaluation()?.is_none())
+    }
+
+    /// The evaluation of this step, if it is in the metrics.
+    fn recorded_evaluation(&self) -> Result<Option<MetricsRecord>> {
+        let step = self.state.step;
         let records = read_metrics(&self.recipe.output.join(METRICS))?;
-        Ok(!records.iter().any(|r| r.split == Split::Eval && r.step == step))
+        Ok(records.into_iter().find(|r| r.split == Split::Eval && r.step == step))
     }
 
     fn begin_epoch(&mut self, order: &[usize]) -> Result<()> {
@@ -382,7 +464,8 @@ impl Training<'_> {
             &|name| self.learner.read(name),
         )?;
         (self.saved, self.saved_at) = (self.state.step, Instant::now());
-        checkpoint::prune(output, self.recipe.train.keep_checkpoints)?;
+        let best = self.state.best.as_ref().map(|best| best.step);
+        checkpoint::prune(output, self.recipe.train.keep_checkpoints, best)?;
         (self.on_event)(TrainEvent::Saved(&folder));
         Ok(())
     }

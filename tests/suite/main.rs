@@ -5,6 +5,7 @@ mod bench;
 mod demo;
 mod engine;
 mod families;
+mod faults;
 mod generate;
 mod golden;
 mod library;

@@ -42,49 +42,10 @@ fn model(p: &Place, run: &str) -> Vec<u8> {
 
 #[cfg(unix)]
 #[test]
-fn a_run_that_is_asked_to_stop_saves_its_step_and_goes_on_with_the_same_bits() {
-    let long = "--set train.max_steps=150 --set train.save_every=0 --set train.eval_every=20 \
-                --set data.eval=rows.jsonl";
+fn a_second_signal_does_not_wait() {
     let p = Place::new();
-    let whole = p.run(&format!("train r.toml --set output=whole {long}"));
-    assert_eq!(whole.code, Some(0), "{}", whole.err);
-    let mut rng = fastrand::Rng::with_seed(3);
-    let mut line = 0;
-    for (round, name) in ["INT", "TERM", "INT"].into_iter().enumerate() {
-        let resume = if round > 0 { "--resume" } else { "" };
-        line += rng.usize(1..35);
-        let mut child = started(&p, &format!("train r.toml {long} {resume}"), "run", line);
-        signal(&child, name);
-        assert_eq!(child.wait().unwrap().code(), Some(130));
-        let checkpoints: Vec<String> = std::fs::read_dir(p.path("run"))
-            .unwrap()
-            .map(|e| e.unwrap().file_name().into_string().unwrap())
-            .filter(|name| name.starts_with("checkpoint-"))
-            .collect();
-        let text = std::fs::read_to_string(p.path("run/metrics.jsonl")).unwrap();
-        let last: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
-        let step = last["step"].as_u64().unwrap();
-        assert!(step > 0 && step < 150, "{last}");
-        let newest = format!("checkpoint-{step:08}");
-        assert!(checkpoints.contains(&newest), "{newest} in {checkpoints:?}");
-        line = text.lines().count();
-    }
-    let rest = p.run(&format!("train r.toml --resume {long}"));
-    assert_eq!(rest.code, Some(0), "{}", rest.err);
-    assert!(model(&p, "run") == model(&p, "whole"), "other bits");
-    let figures = |run: &str| -> Vec<serde_json::Value> {
-        let text = std::fs::read_to_string(p.path(run).join("metrics.jsonl")).unwrap();
-        let mut lines: Vec<serde_json::Value> =
-            text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
-        for line in &mut lines {
-            line.as_object_mut().unwrap().retain(|key, _| !key.ends_with("tokens_per_second"));
-        }
-        lines
-    };
-    assert_eq!(figures("run"), figures("whole"));
-
-    // The second signal does not wait for anything.
-    let mut child = started(&p, &format!("train r.toml {long} --set output=twice"), "twice", 1);
+    let train = "train r.toml --set train.max_steps=1000000 --set train.save_every=0";
+    let mut child = started(&p, train, "run", 1);
     signal(&child, "INT");
     signal(&child, "INT");
     assert_eq!(child.wait().unwrap().code(), Some(130));
@@ -211,6 +172,64 @@ fn a_run_ends_with_a_proof() {
     let faint = p.run("train r.toml --set output=faint --set optim.learning_rate=1e-30");
     assert_eq!(faint.code, Some(1), "{}", faint.err);
     assert!(faint.err.contains("model.norm.weight: had gradients"), "{}", faint.err);
+}
+
+/// The checkpoint of the best evaluation stays, whatever comes after it.
+#[test]
+fn the_best_checkpoint_stays() {
+    let p = Place::new();
+    // Held-out rows that want the contrary: each step makes them worse.
+    let contrary = r#"{"prompt": "Say it.", "chosen": "No.", "rejected": "Yes, of course."}"#;
+    p.write("held.jsonl", format!("{contrary}\n"));
+    let bare = "train r.toml --set objective=simpo --set optim.schedule=constant \
+                --set train.save_every=1 \
+                --set train.eval_every=2 --set train.keep_checkpoints=1";
+    let train = format!("{bare} --set data.eval=held.jsonl");
+    let steps = |run: &str| -> Vec<u64> {
+        let all = oddgrad::train::checkpoint::list(&p.path(run)).unwrap();
+        all.into_iter().map(|(step, _)| step).collect()
+    };
+    let whole = p.run(&format!("{train} --set output=whole --set train.max_steps=8"));
+    assert_eq!(whole.code, Some(0), "{}", whole.err);
+    assert_eq!(steps("whole"), [2, 8]);
+    assert!(whole.err.contains("step     2  best so far: eval loss "), "{}", whole.err);
+    let told = "best       whole/checkpoint-00000002 (step 2, eval loss ";
+    assert!(whole.out.contains(told), "{}", whole.out);
+    let best = |run: &str| -> serde_json::Value {
+        serde_json::from_slice(&std::fs::read(p.path(run).join("best.json")).unwrap()).unwrap()
+    };
+    let metrics = std::fs::read_to_string(p.path("whole/metrics.jsonl")).unwrap();
+    let evaluation = metrics.lines().find(|line| line.contains("eval_loss")).unwrap();
+    let evaluation: serde_json::Value = serde_json::from_str(evaluation).unwrap();
+    assert_eq!(best("whole")["step"], evaluation["step"]);
+    assert_eq!(best("whole")["value"], evaluation["eval_loss"]);
+    let generate = "generate whole/checkpoint-00000002 --prompt Say --max-tokens 2";
+    assert_eq!(p.run(generate).code, Some(0));
+
+    // It stays over a resume, and the run is the same.
+    assert_eq!(p.run(&format!("{train} --set train.max_steps=5")).code, Some(0));
+    assert_eq!(steps("run"), [2, 5]);
+    let on = p.run(&format!("{train} --set train.max_steps=8 --resume"));
+    assert_eq!(on.code, Some(0), "{}", on.err);
+    assert_eq!((steps("run"), best("run")), (vec![2, 8], best("whole")));
+    assert!(model(&p, "run") == model(&p, "whole"), "other bits");
+    let weights = |run: &str| {
+        std::fs::read(p.path(run).join("checkpoint-00000002/model.safetensors")).unwrap()
+    };
+    assert!(weights("run") == weights("whole"), "other bits");
+
+    // Another figure decides, none does, or there is none.
+    let other = format!("{train} --set train.best=logps/rejected --set output=other");
+    assert_eq!(p.run(&format!("{other} --set train.max_steps=8")).code, Some(0));
+    assert_eq!(best("other")["metric"], "logps/rejected");
+    for (run, train) in [("none", format!("{train} --set train.best=none")), ("bare", bare.into())]
+    {
+        let answer = p.run(&format!("{train} --set output={run} --set train.max_steps=8"));
+        assert_eq!(answer.code, Some(0), "{}", answer.err);
+        assert_eq!(steps(run), [8], "{run}");
+        assert!(!p.path(run).join("best.json").exists() && !answer.out.contains("best"));
+        assert!(model(&p, run) == model(&p, "whole"), "other bits");
+    }
 }
 
 #[test]
