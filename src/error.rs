@@ -125,6 +125,9 @@ pub enum Error {
     /// A comparison with reference values failed.
     #[error("{0}")]
     Mismatch(String),
+    /// A comparison of measurements that are too uncertain to tell.
+    #[error("{0}")]
+    Inconclusive(String),
 }
 
 impl Error {

@@ -26,8 +26,10 @@ pub struct Change {
 /// What a change is called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// The interval holds zero.
+    /// The interval holds zero, and ends before the limit.
     Noise,
+    /// The interval holds both zero and the limit: no change and a regression look alike.
+    Inconclusive,
     /// Less time.
     Faster,
     /// More time, within the limit.
@@ -54,7 +56,9 @@ impl Change {
 
     /// The verdict with a limit given as a part.
     pub fn verdict(&self, limit: f64) -> Verdict {
-        if self.low <= 0.0 && self.high >= 0.0 {
+        if self.low <= 0.0 && self.high > limit {
+            Verdict::Inconclusive
+        } else if self.low <= 0.0 && self.high >= 0.0 {
             Verdict::Noise
         } else if self.change < 0.0 {
             Verdict::Faster
@@ -128,9 +132,9 @@ pub fn compare(a: &BenchReport, b: &BenchReport, any_adapter: bool) -> Result<Ch
 }
 
 impl Changes {
-    /// Rows that are slower than the limit allows.
-    pub fn regressions(&self, limit: f64) -> usize {
-        self.changes.iter().filter(|c| c.verdict(limit) == Verdict::Regression).count()
+    /// Rows with this verdict under a limit given as a part.
+    pub fn count(&self, verdict: Verdict, limit: f64) -> usize {
+        self.changes.iter().filter(|c| c.verdict(limit) == verdict).count()
     }
 
     /// For the terminal.
@@ -140,6 +144,7 @@ impl Changes {
         for c in &self.changes {
             let says = match c.verdict(limit) {
                 Verdict::Noise => "no difference within noise",
+                Verdict::Inconclusive => "inconclusive",
                 Verdict::Faster => "faster",
                 Verdict::Slower => "slower, within the limit",
                 Verdict::Regression => "REGRESSION",
@@ -186,13 +191,17 @@ mod tests {
     #[test]
     fn compare_tells_noise_from_change() {
         assert_eq!(verdict(around(1.0), around(1.0)), Verdict::Noise);
-        assert_eq!(verdict(around(1.0), around(1.01)), Verdict::Noise);
+        let close = compare(&report(&around(1.0)), &report(&around(1.01)), false).unwrap();
+        assert_eq!(close.changes[0].verdict(0.1), Verdict::Noise);
+        let tight = compare(&report(&around(1.0)), &report(&around(1.0)), false).unwrap();
+        assert_eq!(tight.changes[0].verdict(0.001), Verdict::Inconclusive);
         assert_eq!(verdict(around(1.0), around(1.045)), Verdict::Slower);
         assert_eq!(verdict(around(1.0), around(1.2)), Verdict::Regression);
         assert_eq!(verdict(around(1.0), around(0.9)), Verdict::Faster);
         // Ten per cent slower, but so scattered that it says nothing.
         let scattered = [0.5, 0.8, 0.9, 1.1, 1.3, 1.5, 2.0];
-        assert_eq!(verdict(around(1.0), scattered), Verdict::Noise);
+        assert_eq!(verdict(around(1.0), scattered), Verdict::Inconclusive);
+        assert_eq!(verdict(scattered, scattered), Verdict::Inconclusive);
     }
 
     #[test]
@@ -206,7 +215,7 @@ mod tests {
             let mut b = a.clone();
             change(&mut b);
             assert!(compare(&a, &b, false).unwrap_err().to_string().contains("--any-adapter"));
-            assert_eq!(compare(&a, &b, true).unwrap().regressions(0.05), 0);
+            assert_eq!(compare(&a, &b, true).unwrap().count(Verdict::Regression, 0.05), 0);
         }
     }
 

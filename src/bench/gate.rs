@@ -57,6 +57,8 @@ pub fn judge(
             let what = format!("gradient {shape:?}, {values}");
             attempt(Trial::gradient(case, shape, values, seed), what)?;
         }
+        let what = format!("gradient {shape:?}, added to one that is there");
+        attempt(Trial::added_gradient(case, shape, seed), what)?;
     }
     Ok(verdicts)
 }

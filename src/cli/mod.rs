@@ -157,8 +157,11 @@ enum Command {
     Tokenizer(tokenizer::TokenizerArgs),
 }
 
-/// Parses the command line and runs it. What goes wrong is printed: 1; a run that was asked to stop
-/// and can go on: 130.
+/// Exit code of a comparison whose measurements are too uncertain to tell.
+const INCONCLUSIVE: u8 = 3;
+
+/// Parses the command line and runs it. What goes wrong is printed: 1; a comparison that cannot tell:
+/// 3; a run that was asked to stop and can go on: 130.
 pub fn run() -> ExitCode {
     let result = execute(&Cli::parse());
     working::done();
@@ -167,6 +170,10 @@ pub fn run() -> ExitCode {
         Err(Error::Stopped(text)) => {
             errln!("{text}");
             interrupt::STOPPED.into()
+        }
+        Err(Error::Inconclusive(text)) => {
+            errln!("inconclusive: {text}");
+            INCONCLUSIVE.into()
         }
         Err(error) => {
             errln!("error: {error}");

@@ -97,6 +97,8 @@ pub struct Trial<'a> {
     shape: &'a [usize],
     values: Values,
     inputs: Vec<Array>,
+    /// How often the operation is applied to the same inputs.
+    uses: usize,
     wanted: Wanted,
 }
 
@@ -156,7 +158,7 @@ impl<'a> Trial<'a> {
     pub fn forward(case: &'a OpCase, shape: &'a [usize], values: Values, seed: u64) -> Self {
         let inputs = case.inputs_of(shape, values, &mut rng(shape, seed));
         let wanted = Wanted::Outputs((case.reference)(shape, &inputs));
-        Self { case, shape, values, inputs, wanted }
+        Self { case, shape, values, inputs, uses: 1, wanted }
     }
 
     /// Compares the gradients of the inputs.
@@ -165,13 +167,30 @@ impl<'a> Trial<'a> {
     /// When the operation has no derivative.
     pub fn gradient(case: &'a OpCase, shape: &'a [usize], values: Values, seed: u64) -> Self {
         let Derivatives { inputs, cotangents, samples } = derivatives(case, shape, values, seed);
-        Self { case, shape, values, inputs, wanted: Wanted::Derivatives { cotangents, samples } }
+        let wanted = Wanted::Derivatives { cotangents, samples };
+        Self { case, shape, values, inputs, uses: 1, wanted }
+    }
+
+    /// As [`Trial::gradient`] of the operation applied twice to the same inputs, ordinary ones: the
+    /// gradients of the second use are added to those that are there.
+    ///
+    /// # Panics
+    /// When the operation has no derivative.
+    pub fn added_gradient(case: &'a OpCase, shape: &'a [usize], seed: u64) -> Self {
+        let mut trial = Self { uses: 2, ..Self::gradient(case, shape, Values::Normal, seed) };
+        if let Wanted::Derivatives { samples, .. } = &mut trial.wanted {
+            samples.iter_mut().flat_map(|s| &mut s.values).for_each(|value| *value *= 2.0);
+        }
+        trial
     }
 
     fn build(&self, target: &Target) -> Built {
         let mut graph = Graph::new(target);
         let vars = declare(&mut graph, &self.inputs);
-        let results = (self.case.build)(&mut graph, self.shape, &vars);
+        let mut results = Vec::new();
+        for _ in 0..self.uses {
+            results.extend((self.case.build)(&mut graph, self.shape, &vars));
+        }
         let mut built = Built { graph, vars, outputs: Vec::new(), cotangents: Vec::new() };
         let graph = &mut built.graph;
         match &self.wanted {
@@ -263,6 +282,7 @@ impl<'a> Trial<'a> {
         let run = || {
             upload(&program, vars.iter().copied().zip(&self.inputs));
             if let Wanted::Derivatives { cotangents: values, .. } = &self.wanted {
+                let values = values.iter().cycle();
                 cotangents.iter().zip(values).for_each(|(&var, c)| program.write(var, c));
             }
             program.run();

@@ -219,8 +219,17 @@ fn bench_compares_a_kernel_from_a_file_and_writes_reports() {
     let svg = std::fs::read_to_string(at.join("a.svg")).unwrap();
     assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"), "{svg}");
 
-    let (out, text) = oddgrad(at, &["bench", "compare", "a.json", "a.json"]);
+    let same = ["bench", "compare", "a.json", "a.json", "--limit"];
+    let (out, text) = oddgrad(at, &[&same[..], &["1000%"]].concat());
     assert!(out.status.success() && text.contains("no difference within noise"), "{text}");
+    // No interval is narrow enough for no limit at all.
+    let (out, text) = oddgrad(at, &[&same[..], &["0%"]].concat());
+    assert_eq!(out.status.code(), Some(3), "{text}");
+    assert!(text.contains("inconclusive: 2 of 2 rows"), "{text}");
+    // A kernel is for an operation.
+    let (out, text) = oddgrad(at, &["bench", "--with", "my.wgsl", "--json", "c.json"]);
+    assert_eq!(out.status.code(), Some(1), "{text}");
+    assert!(text.contains("--with: is for one operation") && text.contains("--json"), "{text}");
     // The same with every time of one kernel doubled.
     let mut slow: serde_json::Value =
         serde_json::from_slice(&std::fs::read(at.join("a.json")).unwrap()).unwrap();

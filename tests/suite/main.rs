@@ -12,6 +12,7 @@ mod library;
 mod lora;
 mod numbers;
 mod place;
+mod planted;
 mod portability;
 mod reference;
 mod runs;

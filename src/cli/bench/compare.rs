@@ -1,6 +1,6 @@
 //! `oddgrad bench compare`
 
-use crate::bench::compare::compare;
+use crate::bench::compare::{Verdict, compare};
 use crate::bench::report::BenchReport;
 use crate::error::{Error, Result};
 use clap::Args;
@@ -36,11 +36,18 @@ pub(super) fn run(args: &CompareArgs) -> Result<()> {
     outln!("after     {}", after.device());
     out!("\n{}", comparison.table(args.limit));
     let limit = 100.0 * args.limit;
-    let slower = comparison.regressions(args.limit);
+    let slower = comparison.count(Verdict::Regression, args.limit);
     if slower > 0 || !comparison.broken.is_empty() {
         return Err(Error::Mismatch(format!(
             "{slower} rows are more than {limit} % slower, {} kernels fail the gate that passed before",
             comparison.broken.len()
+        )));
+    }
+    let open = comparison.count(Verdict::Inconclusive, args.limit);
+    if open > 0 {
+        return Err(Error::Inconclusive(format!(
+            "{open} of {} rows are too uncertain to tell no change from one of {limit} %; measure both reports longer (--seconds, --within) on an idle machine, or allow more (--limit)",
+            comparison.changes.len()
         )));
     }
     outln!("no row is more than {limit} % slower beyond noise");

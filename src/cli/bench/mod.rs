@@ -22,7 +22,8 @@ pub struct BenchArgs {
 enum What {
     /// Forward, backward and AdamW of a model on full streams: tokens/s and time per operation.
     Step(step::StepArgs),
-    /// Compare two JSON reports of an operation; fails on a regression past the limit.
+    /// Compare two JSON reports of an operation. Exit code 0: no regression past the limit; 1: one, or
+    /// reports that cannot be compared; 3: inconclusive, the intervals are too wide to tell.
     Compare(compare::CompareArgs),
 }
 

@@ -73,6 +73,26 @@ pub(super) struct OpArgs {
     block: bool,
 }
 
+impl OpArgs {
+    /// What was asked of an operation that was not named.
+    fn without_operation(&self) -> Vec<Problem> {
+        let given = [
+            ("--pass", self.pass.is_some()),
+            ("--variants", !self.variants.is_empty()),
+            ("--shapes", self.shapes.is_some()),
+            ("--with", self.with.is_some()),
+            ("--contract", self.contract),
+            ("--seed", self.seed.is_some()),
+            ("--json", self.json.is_some()),
+            ("--md", self.md.is_some()),
+            ("--svg", self.svg.is_some()),
+            ("--readme", self.readme),
+        ];
+        let what = "is for one operation; name it, as in `oddgrad bench softmax --pass forward`";
+        given.iter().filter(|(_, on)| *on).map(|(flag, _)| Problem::new(*flag, what)).collect()
+    }
+}
+
 fn tile(text: &str) -> std::result::Result<[u32; 3], String> {
     let parts: Option<Vec<u32>> =
         text.split('x').map(|p| p.parse().ok().filter(|&n| n > 0)).collect();
@@ -81,8 +101,13 @@ fn tile(text: &str) -> std::result::Result<[u32; 3], String> {
 
 pub(super) fn run(args: &OpArgs, device: &DeviceArgs) -> Result<()> {
     let Some(op) = &args.op else {
-        list();
-        return Ok(());
+        let problems = args.without_operation();
+        if problems.is_empty() {
+            list();
+            return Ok(());
+        }
+        let summary = "there is no operation to measure; `oddgrad bench` alone lists them";
+        return Err(Error::input(summary, problems));
     };
     let case = find_case(op)?;
     if args.contract {
