@@ -20,6 +20,7 @@ pub mod compare;
 pub mod comparison;
 pub mod facts;
 pub mod gate;
+pub mod machine;
 pub mod op;
 pub mod report;
 pub mod shapes;

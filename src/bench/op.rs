@@ -6,6 +6,7 @@ use crate::bench::clock::Clock;
 use crate::bench::comparison::{Block, BlockOf, BlockRequest, Comparison, Limits};
 use crate::bench::facts::workgroup_bytes;
 use crate::bench::gate::{judge, same_as_first};
+use crate::bench::machine::Machine;
 use crate::bench::report::{BenchReport, BenchRow, FORMAT, Gate, LeftOut};
 use crate::bench::shapes::{self, Shape};
 use crate::bench::stats::Summary;
@@ -63,6 +64,7 @@ pub fn bench_op(
     time_blocks: &mut TimeBlocks,
     progress: &mut dyn FnMut(&str),
 ) -> Result<BenchReport> {
+    let machine = Machine::now(gpu);
     let case = find_case(&request.op)?;
     let passes = find_passes(&case, request.pass.as_deref())?;
     if request.with.is_some() && passes.len() > 1 {
@@ -96,6 +98,7 @@ pub fn bench_op(
         adapter: info.name.clone(),
         driver: format!("{} {}", info.driver, info.driver_info).trim().into(),
         backend: format!("{:?}", info.backend),
+        machine,
         clock: clock.name.clone(),
         command: request.command.clone(),
         seed: request.seed,

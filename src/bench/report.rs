@@ -1,6 +1,7 @@
 //! What a benchmark found, and how it is written down: table, JSON, Markdown.
 
 use crate::bench::ceiling::Ceilings;
+use crate::bench::machine::Machine;
 use crate::bench::stats::Summary;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -26,6 +27,9 @@ pub struct BenchReport {
     pub driver: String,
     /// Vulkan, Metal, …
     pub backend: String,
+    /// The machine, and when; empty in reports of earlier versions.
+    #[serde(default)]
+    pub machine: Machine,
     /// Which clock was read.
     pub clock: String,
     /// Arguments that reproduce the run.
@@ -164,7 +168,8 @@ impl BenchReport {
     /// The lines above a table.
     fn head(&self) -> Vec<String> {
         let c = &self.ceilings;
-        vec![
+        let mut lines = self.machine.lines(&self.version);
+        lines.extend([
             format!("adapter   {}", self.device()),
             format!("clock     {}", self.clock),
             format!(
@@ -173,7 +178,8 @@ impl BenchReport {
                 1e-9 * c.bytes
             ),
             format!("seed      {}", self.seed),
-        ]
+        ]);
+        lines
     }
 
     /// The columns of every table, a list of cells for each row.
@@ -355,6 +361,7 @@ pub(crate) mod tests {
             adapter: "a \"GPU\"".into(),
             driver: "driver 1, build 2".into(),
             backend: "Vulkan".into(),
+            machine: Machine::default(),
             clock: "wall clock (test)".into(),
             command: "bench scale".into(),
             seed: 1,
