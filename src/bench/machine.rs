@@ -103,7 +103,9 @@ mod tests {
     fn the_machine_is_named() {
         let gpu = crate::ops::case::tests::gpu();
         let machine = Machine::now(&gpu);
-        assert!(machine.date.ends_with('Z') && machine.cores > 0 && machine.device_id.contains(':'));
+        assert!(
+            machine.date.ends_with('Z') && machine.cores > 0 && machine.device_id.contains(':')
+        );
         assert!(machine.os.contains(std::env::consts::ARCH));
     }
 }

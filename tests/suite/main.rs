@@ -10,6 +10,7 @@ mod generate;
 mod golden;
 mod library;
 mod lora;
+mod malformed;
 mod numbers;
 mod place;
 mod planted;

@@ -1,0 +1,420 @@
+//! Property tests of everything that is read from a file: whatever the bytes, a reader answers or
+//! refuses. It does not panic, hang or ask for memory without end.
+//!
+//! Each test takes files that are right and damages them at random, a few hundred times;
+//! `ODDGRAD_FUZZ_SECONDS=600 cargo nextest run --no-capture malformed` goes on for so long and tells
+//! how many it tried. The input of a case that takes the process down is in the folder that the test
+//! names, `target/tmp/malformed`.
+
+use crate::golden;
+use fastrand::Rng;
+use oddgrad::bench::facts;
+use oddgrad::bench::tuned::TunedFile;
+use oddgrad::data::messages::Message;
+use oddgrad::data::rows::{ReadOptions, read_preferences, read_texts};
+use oddgrad::data::tokenize::Tokenizer;
+use oddgrad::model::adapter::Adapter;
+use oddgrad::model::config::ModelConfig;
+use oddgrad::model::source::{SafetensorsFile, WeightSource};
+use oddgrad::model::weights::{FolderWeights, collect};
+use oddgrad::ops;
+use oddgrad::train::checkpoint;
+use oddgrad::train::recipe::Recipe;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+/// A case may take no longer.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Bytes that all cases together may make the process grow by.
+#[cfg(target_os = "linux")]
+const MEMORY: u64 = 1 << 30;
+
+/// Numbers and marks that readers trip over.
+const PIECES: [&str; 30] = [
+    "0",
+    "-1",
+    "1e400",
+    "18446744073709551615",
+    "9223372036854775808",
+    "4294967296",
+    "null",
+    "NaN",
+    "true",
+    "\"\"",
+    "[]",
+    "{}",
+    "[[",
+    "{{",
+    "{%",
+    "%}",
+    "}}",
+    "\0",
+    "\u{fffd}",
+    "\r\n",
+    "\\u0000",
+    "\\ud800",
+    "\u{202e}",
+    "99999999999999999999999999",
+    "\"a\":",
+    ",",
+    ":",
+    "<|im_start|>",
+    "é",
+    "- 1",
+];
+
+fn damaged(seed: &[u8], rng: &mut Rng) -> Vec<u8> {
+    let mut bytes = seed.to_vec();
+    for _ in 0..rng.usize(1..=4) {
+        if bytes.is_empty() {
+            return bytes;
+        }
+        // Headers are where lengths and offsets are.
+        let end = if rng.bool() { bytes.len() } else { bytes.len().min(600) };
+        let at = rng.usize(0..end);
+        let to = (at + rng.usize(1..=32)).min(bytes.len());
+        match rng.u8(0..8) {
+            0 => bytes[at] ^= 1 << rng.u8(0..8),
+            1 => bytes[at] = rng.u8(..),
+            2 => bytes.truncate(at),
+            3 => drop(bytes.drain(at..to)),
+            4 => {
+                let copy = bytes[at..to].repeat(rng.usize(1..4));
+                bytes.splice(at..at, copy);
+            }
+            5 => drop(bytes.splice(at..at, PIECES[rng.usize(0..PIECES.len())].bytes())),
+            6 => drop(bytes.splice(at..to, PIECES[rng.usize(0..PIECES.len())].bytes())),
+            _ => {
+                // A number becomes another.
+                let digit = (at..bytes.len()).find(|&i| bytes[i].is_ascii_digit()).unwrap_or(at);
+                let last = (digit..bytes.len()).find(|&i| !bytes[i].is_ascii_digit());
+                let piece = PIECES[rng.usize(0..6)].bytes();
+                bytes.splice(digit..last.unwrap_or(bytes.len()), piece);
+            }
+        }
+    }
+    bytes
+}
+
+/// Kibibytes that this process had in memory at its peak.
+#[cfg(target_os = "linux")]
+fn peak() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).unwrap();
+    line.trim().strip_suffix("kB").unwrap().trim().parse().unwrap()
+}
+
+/// Damages `seeds` and hands each result, written to the file that `place` makes of a folder, to
+/// `read`.
+fn hammer(
+    name: &str,
+    file: &str,
+    seeds: Vec<Vec<u8>>,
+    prepare: impl Fn(&Path),
+    read: impl Fn(&Path, &[u8]) + Send + Sync + 'static,
+) {
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("malformed").join(name);
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(&folder).unwrap();
+    prepare(&folder);
+    let seconds = std::env::var("ODDGRAD_FUZZ_SECONDS").ok();
+    let seconds = seconds.map(|s| s.parse::<f64>().expect("ODDGRAD_FUZZ_SECONDS is a number"));
+    // As is, nothing is wrong with them.
+    let (send_case, cases) = mpsc::channel::<Vec<u8>>();
+    let (send_done, done) = mpsc::channel::<Result<(), ()>>();
+    let path = folder.join(file);
+    let (to, at) = (path.clone(), folder.clone());
+    std::thread::spawn(move || {
+        for bytes in cases {
+            let mut out = std::fs::File::create(&to).unwrap();
+            out.write_all(&bytes).unwrap();
+            drop(out);
+            let result =
+                std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| read(&at, &bytes)));
+            send_done.send(result.map_err(|_| ())).unwrap();
+        }
+    });
+    #[cfg(target_os = "linux")]
+    let before = peak();
+    let mut rng = Rng::with_seed(7);
+    let start = Instant::now();
+    let mut count = 0u64;
+    loop {
+        let seed = &seeds[count as usize % seeds.len()];
+        let bytes = if count < seeds.len() as u64 { seed.clone() } else { damaged(seed, &mut rng) };
+        let size = bytes.len();
+        send_case.send(bytes).unwrap();
+        match done.recv_timeout(PATIENCE) {
+            Ok(Ok(())) => {}
+            Ok(Err(())) => {
+                panic!("{name}: case {count} panics; its {size} bytes are {}", path.display())
+            }
+            Err(_) => panic!("{name}: case {count} hangs; its {size} bytes are {}", path.display()),
+        }
+        count += 1;
+        let over = match seconds {
+            None => count >= 200 + seeds.len() as u64,
+            Some(seconds) => start.elapsed().as_secs_f64() > seconds,
+        };
+        if over {
+            break;
+        }
+    }
+    #[cfg(target_os = "linux")]
+    {
+        let grown = (peak() - before) << 10;
+        assert!(grown < MEMORY, "{name}: {grown} bytes more in memory");
+    }
+    println!("{name}: {count} inputs in {:.0} s", start.elapsed().as_secs_f64());
+    let _ = std::fs::remove_dir_all(&folder);
+}
+
+fn bytes(name: &str) -> Vec<u8> {
+    std::fs::read(golden(name)).unwrap()
+}
+
+/// Copies files of a golden folder.
+fn copied(from: &'static str, files: &'static [&'static str]) -> impl Fn(&Path) {
+    move |folder| {
+        for file in files {
+            std::fs::write(folder.join(file), bytes(&format!("{from}/{file}"))).unwrap();
+        }
+    }
+}
+
+#[test]
+fn malformed_safetensors() {
+    let seeds = vec![bytes("lora_llama_untied/adapter_model.safetensors")];
+    hammer(
+        "safetensors",
+        "x.safetensors",
+        seeds,
+        |_| (),
+        |folder, _| {
+            let Ok(file) = SafetensorsFile::open(&folder.join("x.safetensors")) else { return };
+            let mut values = Vec::new();
+            for name in file.names() {
+                let _ = (file.info(&name), file.place(&name), file.read(&name, &mut values));
+            }
+        },
+    );
+}
+
+#[test]
+fn malformed_weights_of_a_model() {
+    let seeds = vec![bytes("llama_tied/model.safetensors")];
+    let with = copied("llama_tied", &["config.json"]);
+    hammer("weights", "model.safetensors", seeds, with, |folder, _| {
+        let config = ModelConfig::load(folder).unwrap();
+        let _ = FolderWeights::open(folder, &config).and_then(|weights| collect(&weights));
+    });
+}
+
+#[test]
+fn malformed_configurations() {
+    let folders = ["llama_tied", "qwen3_tied", "gpt2", "mistral_window", "qwen2_window"];
+    let seeds = folders.map(|f| bytes(&format!("{f}/config.json"))).to_vec();
+    hammer(
+        "config",
+        "config.json",
+        seeds,
+        |_| (),
+        |folder, _| {
+            if let Ok(config) = ModelConfig::load(folder) {
+                let _ = (config.to_json(), config.parameter_count());
+            }
+        },
+    );
+}
+
+#[test]
+fn malformed_adapters() {
+    let seeds = vec![bytes("lora_llama_untied/adapter_config.json")];
+    let with = copied("lora_llama_untied", &["adapter_model.safetensors"]);
+    hammer("adapter", "adapter_config.json", seeds, with, |folder, _| {
+        if let Ok(Some(adapter)) = Adapter::of(folder) {
+            let _ = adapter.config();
+        }
+    });
+}
+
+#[test]
+fn malformed_tokenizers() {
+    let seeds = vec![bytes("llama_tied/tokenizer.json")];
+    let with = copied("llama_tied", &["tokenizer_config.json"]);
+    hammer("tokenizer", "tokenizer.json", seeds, with, |folder, _| {
+        let Ok(tokenizer) = Tokenizer::from_folder(folder) else { return };
+        if let Ok(ids) = tokenizer.encode("Say it: \u{e9}\n\n  42 <s>") {
+            let _ = tokenizer.decode(&ids, false);
+        }
+    });
+}
+
+#[test]
+fn malformed_templates() {
+    let seeds = vec![b"{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}".to_vec(), b"{% for m in messages %}{% if m['role'] == 'user' %}{{ '<u>' + m['content'] | trim }}{% elif loop.last %}{{ raise_exception('no') }}{% endif %}{{ strftime_now('%Y-%d') }}{% endfor %}{{ '%s' % 4 }}{% set ns = namespace(x=1) %}{{ range(3) | list }}".to_vec()];
+    let with = copied("llama_tied", &["tokenizer.json", "tokenizer_config.json"]);
+    hammer("template", "chat_template.jinja", seeds, with, |folder, _| {
+        let Ok(tokenizer) = Tokenizer::from_folder(folder) else { return };
+        let _ = tokenizer.render_prompt(&[Message::new("user", "Hello")]);
+    });
+}
+
+#[test]
+fn malformed_recipes() {
+    let seeds = vec![
+        b"objective = \"orpo\"\nmodel = \"m\"\noutput = \"o\"\nseed = 3\n[data]\ntrain = [\"a.jsonl\"]\nmap = { chosen = \"good\" }\n[loss]\nlambda = 0.1\n[lora]\nrank = 8\ntargets = [\"q_proj\"]\n[optim]\nlearning_rate = 1e-3\nwarmup_ratio = 0.1\n[batch]\nsize = 2\n[train]\nepochs = 1.5\nsave_minutes = 2\n".to_vec(),
+        b"objective = \"dpo\"\nmodel = \"m\"\noutput = \"o\"\ndata.train = \"x\"\noptim.learning_rate = 1e-3\nloss.type = \"ipo\"\nloss.beta = 0.5\nsample.every = 5\nsample.prompts = [\"a\"]\n".to_vec(),
+    ];
+    hammer(
+        "recipe",
+        "recipe.toml",
+        seeds,
+        |_| (),
+        |_, bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            if let Ok(recipe) = Recipe::parse("recipe.toml", &text, &["train.max_steps=3".into()]) {
+                let again = Recipe::parse("again", &recipe.to_toml(), &[]).unwrap();
+                assert_eq!(again.fingerprint(), recipe.fingerprint());
+            }
+        },
+    );
+}
+
+#[test]
+fn malformed_rows() {
+    let seeds = ["prefs_plain", "prefs_chat", "prefs_chat_implicit"];
+    let seeds: Vec<Vec<u8>> = seeds.iter().map(|s| bytes(&format!("data/{s}.jsonl"))).collect();
+    let lines =
+        |seed: &Vec<u8>| seed.split_inclusive(|&b| b == b'\n').take(3).collect::<Vec<_>>().concat();
+    let seeds: Vec<Vec<u8>> = seeds.iter().map(lines).collect();
+    let all = |folder: &Path, file: &str| {
+        let paths = [folder.join(file)];
+        let _ = read_preferences(&paths, &ReadOptions::default());
+        let options =
+            ReadOptions { skip_bad_rows: true, need_rejected: false, ..ReadOptions::default() };
+        let _ = read_preferences(&paths, &options);
+        let _ = read_texts(&paths);
+    };
+    hammer(
+        "jsonl",
+        "rows.jsonl",
+        seeds.clone(),
+        |_| (),
+        move |folder, _| all(folder, "rows.jsonl"),
+    );
+    let array = seeds.iter().map(|s| {
+        let rows: Vec<serde_json::Value> = s
+            .split(|&b| b == b'\n')
+            .filter(|l| !l.is_empty())
+            .map(|l| serde_json::from_slice(l).unwrap())
+            .collect();
+        serde_json::to_vec_pretty(&rows).unwrap()
+    });
+    hammer("json", "rows.json", array.collect(), |_| (), move |folder, _| all(folder, "rows.json"));
+    let zipped = seeds.iter().map(|s| {
+        let mut zip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        zip.write_all(s).unwrap();
+        zip.finish().unwrap()
+    });
+    hammer(
+        "gz",
+        "rows.jsonl.gz",
+        zipped.collect(),
+        |_| (),
+        move |folder, _| all(folder, "rows.jsonl.gz"),
+    );
+}
+
+/// Two rows of three columns of text.
+fn parquet(compression: parquet::basic::Compression) -> Vec<u8> {
+    use parquet::data_type::{ByteArray, ByteArrayType};
+    let schema = "message schema { required binary prompt (UTF8); required binary chosen (UTF8); required binary rejected (UTF8); }";
+    let schema = parquet::schema::parser::parse_message_type(schema).unwrap();
+    let properties =
+        parquet::file::properties::WriterProperties::builder().set_compression(compression).build();
+    let mut bytes = Vec::new();
+    let mut writer = parquet::file::writer::SerializedFileWriter::new(
+        &mut bytes,
+        schema.into(),
+        properties.into(),
+    )
+    .unwrap();
+    let mut group = writer.next_row_group().unwrap();
+    for values in [["Hi", "Ho"], ["Yes", "Ja"], ["No", "Nein"]] {
+        let mut column = group.next_column().unwrap().unwrap();
+        let values = values.map(ByteArray::from);
+        column.typed::<ByteArrayType>().write_batch(&values, None, None).unwrap();
+        column.close().unwrap();
+    }
+    group.close().unwrap();
+    writer.close().unwrap();
+    bytes
+}
+
+#[test]
+fn malformed_parquet() {
+    use parquet::basic::Compression::{SNAPPY, UNCOMPRESSED};
+    let seeds = vec![parquet(UNCOMPRESSED), parquet(SNAPPY)];
+    hammer(
+        "parquet",
+        "rows.parquet",
+        seeds,
+        |_| (),
+        |folder, _| {
+            let _ = read_preferences(&[folder.join("rows.parquet")], &ReadOptions::default());
+        },
+    );
+}
+
+#[test]
+fn malformed_states_of_checkpoints() {
+    let p = crate::place::Place::new();
+    let done = p.run("train r.toml --set train.max_steps=1");
+    assert_eq!(done.code, Some(0), "{}", done.err);
+    let from = p.path("run/checkpoint-00000001");
+    let seeds = vec![std::fs::read(from.join("state.json")).unwrap()];
+    let whole = seeds[0].clone();
+    let copy = |folder: &Path| crate::place::copy_folder(&from, folder);
+    hammer("state", "state.json", seeds, copy, move |folder, bytes| {
+        let found = checkpoint::verify(folder);
+        assert!(found.is_err() || bytes == whole, "a damaged state passes");
+    });
+}
+
+#[test]
+fn malformed_tuner_caches() {
+    let mut seed =
+        b"adapter = \"llvmpipe\"\ndriver = \"llvmpipe Mesa\"\nbackend = \"Vulkan\"\n".to_vec();
+    seed.extend(b"[[choices]]\npass = \"matmul.nt\"\nreads_below = 1024\nwrites_below = 64\ncolumns_below = 64\nvariant = 3\ntile = \"\"\ndtype = \"f32\"\nkernels = \"00\"\nseconds = 1e-3\nbaseline = 2e-3\n");
+    hammer(
+        "tuner",
+        "tuned.toml",
+        vec![seed],
+        |_| (),
+        |folder, _| {
+            let _ = TunedFile::load(&folder.join("tuned.toml"));
+        },
+    );
+}
+
+#[test]
+fn malformed_kernels() {
+    let case = ops::softmax::case();
+    let seeds = case.passes[0].variants.iter().map(|v| v.source.as_bytes().to_vec()).collect();
+    hammer(
+        "wgsl",
+        "my.wgsl",
+        seeds,
+        |_| (),
+        |_, bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            let case = ops::softmax::case();
+            let _ = facts::parse("my.wgsl", &text);
+            let _ = facts::check_contract("my.wgsl", &text, case.passes[0]);
+            let _ = facts::workgroup_bytes(&text);
+        },
+    );
+}
