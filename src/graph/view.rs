@@ -42,7 +42,7 @@ impl Graph {
     /// The rows `start..start + count` of `var` `[rows, …]`, without a copy: `[count, …]`.
     ///
     /// # Panics
-    /// When the rows are not there, or the first does not begin at a multiple of
+    /// When the rows are not there, are stored in blocks, or the first does not begin at a multiple of
     /// [`BINDING_ALIGNMENT`] bytes (64 floats), where WebGPU can bind it. `gather_rows` copies any.
     #[track_caller]
     pub fn rows(&mut self, var: Var, start: usize, count: usize) -> Var {
@@ -55,7 +55,7 @@ impl Graph {
         let (elements, _) = info.dtype.block();
         let byte = info.dtype.bytes(first);
         assert!(
-            byte.is_multiple_of(BINDING_ALIGNMENT) && first.is_multiple_of(elements),
+            byte.is_multiple_of(BINDING_ALIGNMENT) && elements == 1,
             "{name} begin at byte {byte}, and a binding begins at a multiple of {BINDING_ALIGNMENT} \
              bytes: slice at other rows, or copy them with gather_rows"
         );

@@ -147,7 +147,7 @@ fn all_problems_at_once() {
 #[test]
 fn one_problem_each() {
     for (change, key) in [
-        (("model_type", json!("opt")), "model_type"),
+        (("model_type", json!("bloom")), "model_type"),
         (("rope_scaling", json!({"type": "linear", "factor": 2.0})), "rope_scaling"),
         (("rope_theta", json!(5.0)), "rope_theta"),
         (("num_hidden_layers", json!(1u64 << 40)), "num_hidden_layers"),
@@ -165,8 +165,8 @@ fn one_problem_each() {
     }
     assert_eq!(problems(&json!([1])).len(), 1);
     assert_eq!(
-        problems(&json!({"model_type": "opt", "n_embd": 64})),
-        [format!("config.json: model_type: is `opt`; {} are supported", supported())]
+        problems(&json!({"model_type": "bloom", "n_embd": 64})),
+        [format!("config.json: model_type: is `bloom`; {} are supported", supported())]
     );
     assert!(problems(&json!({}))[0].contains("model_type: is missing"));
     let bare = problems(&json!({"model_type": "llama"}));

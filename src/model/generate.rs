@@ -443,6 +443,7 @@ mod tests {
     #[test]
     fn cached_logits_of_learned_positions() {
         cached_logits_are_those_of_one_run("gpt2");
+        cached_logits_are_those_of_one_run("opt");
     }
 
     #[test]

@@ -139,7 +139,7 @@ pub enum Base {
 
 impl Base {
     /// The type of each matrix of `model`, whose file stores them as `stored`. Rows that are no whole
-    /// blocks are BF16 instead.
+    /// blocks are BF16 instead, and so are learned positions.
     pub fn storage(self, model: &ModelConfig, stored: Storage) -> Storage {
         let matrices = model.parameters().iter().filter(|p| p.shape.len() > 1);
         let linear = model.linear_layers();
@@ -151,6 +151,10 @@ impl Base {
             Self::F16 => Some(DType::F16),
             Self::BF16 => Some(DType::BF16),
             Self::Q8_0 | Self::Q4_0 if !p.shape[1].is_multiple_of(DType::Q8_0.block().0) => {
+                Some(DType::BF16)
+            }
+            Self::Q8_0 | Self::Q4_0 if !is_linear(&p.name) && p.shape[0] != model.vocab_size => {
+                // Positions, of which a family may take a part: blocks are not sliced.
                 Some(DType::BF16)
             }
             Self::Q4_0 if is_linear(&p.name) => Some(DType::Q4_0),

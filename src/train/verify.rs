@@ -140,10 +140,20 @@ pub(super) fn capacity_for(examples: &[Example], spare: usize) -> Capacity {
     }
 }
 
-fn relative_l2(got: &[f32], want: &[f64]) -> f64 {
+/// A gradient this much smaller than all together is zero but for rounding: that of a key's bias is,
+/// which softmax does not see.
+const NOTHING: f64 = 1e-12;
+
+/// The L2 norm of `got` - `want` over that of `want`, or, where `want` is zero but for rounding, over
+/// that of all gradients together, `whole`.
+fn relative_l2(got: &[f32], want: &[f64], whole: f64) -> f64 {
     let difference: f64 = got.iter().zip(want).map(|(&g, &w)| (f64::from(g) - w).powi(2)).sum();
-    let size: f64 = want.iter().map(|w| w * w).sum();
-    (difference / size.max(1e-60)).sqrt()
+    let size = norm(want);
+    difference.sqrt() / if size > NOTHING * whole { size } else { whole }
+}
+
+fn norm(values: &[f64]) -> f64 {
+    values.iter().map(|x| x * x).sum::<f64>().sqrt()
 }
 
 /// A model folder with expected values, read.
@@ -227,6 +237,7 @@ impl ModelReference {
             absolute(&format!("pair {row} {what}"), value, want);
         }
         let (gradients_path, expected) = (&self.gradients_path, &self.gradients);
+        let whole = norm(&expected.values().map(|t| norm(&t.data)).collect::<Vec<_>>());
         for tensor in &tensors {
             let name = &tensor.name;
             let got = tensor.join(&|parameter| learner.read(&format!("{parameter}{GRAD}")))?;
@@ -243,7 +254,7 @@ impl ModelReference {
             out.push(Comparison {
                 what: format!("gradient {name}"),
                 values: want.len(),
-                difference: relative_l2(&got, want),
+                difference: relative_l2(&got, want, whole),
                 bar: GRADIENT_BAR,
                 measure: "relative L2",
             });

@@ -99,7 +99,7 @@ fn models_that_cannot_be_used() {
         p.model(name);
         p.write(&format!("{name}/model.safetensors"), bytes);
     }
-    for name in ["shape", "layers", "no_tokenizer", "bad_tokenizer", "opt", "torn"] {
+    for name in ["shape", "layers", "no_tokenizer", "bad_tokenizer", "bloom", "torn"] {
         p.model(name);
     }
     for (name, file) in [
@@ -130,7 +130,7 @@ fn models_that_cannot_be_used() {
     });
     std::fs::remove_file(p.path("no_tokenizer/tokenizer.json")).unwrap();
     p.write("bad_tokenizer/tokenizer.json", "{}");
-    p.write("opt/config.json", r#"{"model_type": "opt"}"#);
+    p.write("bloom/config.json", r#"{"model_type": "bloom"}"#);
     p.write("torn/config.json", "{");
     for (model, phrases) in [
         ("nowhere", &["nowhere: is not a model folder"][..]),
@@ -164,7 +164,7 @@ fn models_that_cannot_be_used() {
         ("wide", &["wide/config.json: hidden_size: asks for a width of 16777216"]),
         ("no_tokenizer", &["no_tokenizer: has no tokenizer.json", "oddgrad tokenizer"]),
         ("bad_tokenizer", &["bad_tokenizer/tokenizer.json: is not a tokenizer"]),
-        ("opt", &["model_type: is `opt`; llama, mistral, qwen2", "are supported"]),
+        ("bloom", &["model_type: is `bloom`; llama, mistral, qwen2", "are supported"]),
         ("torn", &["torn/config.json: is not JSON"]),
     ] {
         p.refused(&format!("train r.toml --set model={model}"), phrases);

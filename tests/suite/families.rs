@@ -30,6 +30,7 @@ const FOLDERS: &[(&str, &str)] = &[
     ("qwen2", "qwen2_window"),
     ("qwen3", "qwen3_tied"),
     ("gpt2", "gpt2"),
+    ("opt", "opt"),
 ];
 
 #[test]

@@ -61,6 +61,11 @@ fn gpt2_agrees_with_pytorch() {
     check("gpt2");
 }
 
+#[test]
+fn opt_agrees_with_pytorch() {
+    check("opt");
+}
+
 /// PEFT's adapter on llama_untied: its logits, and the gradients of its factors.
 #[test]
 fn lora_agrees_with_peft() {

@@ -214,7 +214,7 @@ fn malformed_weights_of_a_model() {
 
 #[test]
 fn malformed_configurations() {
-    let folders = ["llama_tied", "qwen3_tied", "gpt2", "mistral_window", "qwen2_window"];
+    let folders = ["llama_tied", "qwen3_tied", "gpt2", "mistral_window", "opt", "qwen2_window"];
     let seeds = folders.map(|f| bytes(&format!("{f}/config.json"))).to_vec();
     hammer(
         "config",

@@ -106,7 +106,7 @@ fn no_number_in_a_config_panics() {
     let recipe = Recipe::parse("r.toml", RECIPE, &["sample.max_tokens=16".into()]).unwrap();
     let mut rng = fastrand::Rng::with_seed(8);
     let (mut refused, mut planned, mut limited) = (0, 0, 0);
-    for family in ["gpt2", "llama_tied", "mistral_window", "qwen2_window", "qwen3_tied"] {
+    for family in ["gpt2", "llama_tied", "mistral_window", "opt", "qwen2_window", "qwen3_tied"] {
         let text = std::fs::read_to_string(golden(family).join("config.json")).unwrap();
         let whole: Value = serde_json::from_str(&text).unwrap();
         let mut paths = Vec::new();

@@ -17,6 +17,7 @@
 mod gpt2;
 mod llama;
 mod mistral;
+mod opt;
 mod qwen2;
 mod qwen3;
 mod sizes;
@@ -38,6 +39,7 @@ pub(super) static FAMILIES: &[(&str, Read)] = &[
     ("qwen2", qwen2::read),
     ("qwen3", qwen3::read),
     ("gpt2", gpt2::read),
+    ("opt", opt::read),
 ];
 
 /// Every supported `model_type`, as a list in words.
