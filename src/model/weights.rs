@@ -113,7 +113,7 @@ impl FolderWeights {
     }
 
     /// Puts the parameters on the device, 16-bit floats as they are: for generation and
-    /// evaluation ([`Store::inference_graph`]). Training wants F32 throughout.
+    /// evaluation ([`Store::inference_graph`]).
     ///
     /// # Errors
     /// As [`ParameterValues::each`]; when a parameter does not fit the adapter.
