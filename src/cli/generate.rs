@@ -34,14 +34,33 @@ pub struct GenerateArgs {
     /// 0 takes the most probable token; above 0 tokens are drawn.
     #[arg(long, default_value_t = 0.0)]
     temperature: f32,
+    /// Draw among the so many most probable tokens; 0 for all.
+    #[arg(long, default_value_t = 0)]
+    top_k: usize,
+    /// Draw among the fewest most probable tokens that have this share of the probability.
+    #[arg(long, default_value_t = 1.0)]
+    top_p: f32,
+    /// Draw among tokens with at least this part of the largest probability.
+    #[arg(long, default_value_t = 0.0)]
+    min_p: f32,
+    /// Make tokens that are in the text already less probable, as transformers does; 1 for not.
+    #[arg(long, default_value_t = 1.0)]
+    repetition_penalty: f32,
     /// Seed of the draws.
     #[arg(long, default_value_t = 0)]
     seed: u64,
 }
 
 pub(super) fn run(args: &GenerateArgs, device: &DeviceArgs) -> Result<()> {
-    let sampling =
-        Sampling { max_tokens: args.max_tokens, temperature: args.temperature, seed: args.seed };
+    let sampling = Sampling {
+        max_tokens: args.max_tokens,
+        temperature: args.temperature,
+        top_k: args.top_k,
+        top_p: args.top_p,
+        min_p: args.min_p,
+        repetition_penalty: args.repetition_penalty,
+        seed: args.seed,
+    };
     let problems = sampling.problems();
     if !problems.is_empty() {
         return Err(Error::input("nothing can be generated with these settings", problems));

@@ -457,7 +457,7 @@ fn correct(gpu: &Rc<Gpu>, models: [&PathBuf; 3], rows: &[&HeldOutRow]) -> Result
     let prompts: Vec<String> = rows.iter().map(|row| row.prompt.clone()).collect();
     let prompts = (&prompts[..], Form::of_template(tokenizer.has_template()));
     let sampler = Sampler::new(gpu, &store, &config, tokenizer, prompts, max_tokens)?;
-    let greedy = Sampling { max_tokens, temperature: 0.0, seed: 0 };
+    let greedy = Sampling::greedy(max_tokens);
     let mut texts = Vec::new();
     for model in models {
         put(model)?;

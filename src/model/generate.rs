@@ -12,42 +12,17 @@ use crate::graph::{Graph, Role, Var, VarInfo};
 use crate::kernel::Target;
 use crate::model::config::ModelConfig;
 use crate::model::limits::check_tokens;
+pub use crate::model::sampling::Sampling;
 use crate::model::stream::{BatchInputs, CachedToken, HeadRows};
 use crate::plan::{Plan, Reuse, padded, plan};
 use crate::program::{Program, ProgramOptions, Store};
-use rand::{RngExt, SeedableRng};
+use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use std::collections::HashSet;
 use std::rc::Rc;
 
 /// Tokens of prompts that are read at a time.
 pub const PIECE: usize = 64;
-
-/// How the next token is chosen.
-#[derive(Debug, Clone, Copy)]
-pub struct Sampling {
-    /// Most new tokens per prompt.
-    pub max_tokens: usize,
-    /// 0 takes the most probable token; above, logits are divided by it and sampled.
-    pub temperature: f32,
-    /// Seed for temperatures above 0.
-    pub seed: u64,
-}
-
-impl Sampling {
-    /// What is wrong with these settings, by the names of the command line.
-    pub fn problems(&self) -> Vec<Problem> {
-        let mut problems = Vec::new();
-        if self.max_tokens == 0 {
-            problems.push(Problem::new("--max-tokens", "is 0; it must be at least 1"));
-        }
-        if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
-            let what = format!("is {}; it must be 0 or a positive number", self.temperature);
-            problems.push(Problem::new("--temperature", what));
-        }
-        problems
-    }
-}
 
 /// Compares prompts and what is to follow them with the `room` in positions there is.
 ///
@@ -280,7 +255,7 @@ impl Generator {
         loop {
             for (i, sequence) in sequences.iter_mut().enumerate().filter(|(_, s)| !s.done) {
                 let logits = &logits[i * self.vocab..][..self.vocab];
-                let token = choose(logits, sampling.temperature, rng)?;
+                let token = sampling.choose(logits, &sequence.ids, rng)?;
                 if stop.contains(&token) {
                     sequence.done = true;
                     continue;
@@ -325,38 +300,13 @@ impl Generator {
     }
 }
 
-/// The next token: the most probable, or a sample at a temperature.
-///
-/// # Errors
-/// When a logit is not finite.
-fn choose(logits: &[f32], temperature: f32, rng: &mut ChaCha8Rng) -> Result<u32> {
-    if let Some(id) = logits.iter().position(|l| !l.is_finite()) {
-        return Err(Error::NonFinite(format!(
-            "the model gives token {id} a logit of {}: its weights are damaged or its training diverged. Take an earlier checkpoint.",
-            logits[id]
-        )));
-    }
-    let best = logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map_or(0, |(i, _)| i);
-    if temperature <= 0.0 {
-        return Ok(best as u32);
-    }
-    let weight = |l: f32| f64::from((l - logits[best]) / temperature).exp();
-    let mut left = rng.random::<f64>() * logits.iter().map(|&l| weight(l)).sum::<f64>();
-    for (i, &l) in logits.iter().enumerate() {
-        left -= weight(l);
-        if left <= 0.0 {
-            return Ok(i as u32);
-        }
-    }
-    Ok(best as u32)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::data::pack::{Capacity, PackedBatch};
     use crate::model::weights::{FolderWeights, ParameterValues};
     use crate::ops::case::tests::gpu;
+    use rand::RngExt;
     use std::path::Path;
 
     fn model(gpu: &Rc<Gpu>, name: &str) -> (ModelConfig, Store) {
@@ -466,7 +416,7 @@ mod tests {
         store.write(&norm.name, &norm.shape, &vec![f32::NAN; norm.len()]).unwrap();
         let room = Room { sequences: 2, length: 8 };
         let generator = Generator::new(&gpu, &store, &config, room).unwrap();
-        let sampling = Sampling { max_tokens: 2, temperature: 0.0, seed: 0 };
+        let sampling = Sampling::greedy(2);
         let error = generator.generate(&[vec![3], vec![4, 5]], &[], &sampling).unwrap_err();
         assert!(matches!(error, Error::NonFinite(_)), "{error}");
     }
@@ -475,9 +425,12 @@ mod tests {
     fn logits_that_are_not_finite_are_refused() {
         let mut rng = ChaCha8Rng::seed_from_u64(0);
         for bad in [f32::NAN, f32::INFINITY] {
-            let error = choose(&[0.0, bad, 1.0], 0.0, &mut rng).unwrap_err().to_string();
+            let error = Sampling::greedy(1)
+                .choose(&[0.0, bad, 1.0], &[], &mut rng)
+                .unwrap_err()
+                .to_string();
             assert!(error.contains("token 1"), "{error}");
         }
-        assert_eq!(choose(&[0.0, 3.0, 1.0], 0.0, &mut rng).unwrap(), 1);
+        assert_eq!(Sampling::greedy(1).choose(&[0.0, 3.0, 1.0], &[], &mut rng).unwrap(), 1);
     }
 }

@@ -440,11 +440,7 @@ impl Training<'_> {
         let Some(sampler) = self.sampler.as_ref().filter(|_| !self.is_stopped()) else {
             return Ok(());
         };
-        let texts = sampler.run(&Sampling {
-            max_tokens: self.recipe.sample.max_tokens,
-            temperature: 0.0,
-            seed: 0,
-        })?;
+        let texts = sampler.run(&Sampling::greedy(self.recipe.sample.max_tokens))?;
         for (prompt, text) in self.recipe.sample.prompts.iter().zip(&texts) {
             (self.on_event)(TrainEvent::Sampled { step: self.state.step, prompt, text });
         }

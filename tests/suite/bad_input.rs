@@ -71,6 +71,10 @@ fn settings_that_cannot_be() {
         ("generate model --prompt x --max-tokens 0", &["--max-tokens: is 0"]),
         ("generate model --prompt x --temperature=-1", &["--temperature: is -1"]),
         ("generate model --prompt x --temperature nan", &["--temperature: is NaN"]),
+        (
+            "generate model --prompt x --top-p 0 --top-k 5",
+            &["--top-p: is 0", "--top-k: changes nothing at --temperature 0"],
+        ),
         ("demo --output model --model model", &["model: exists already", "--resume"]),
         ("demo --output new --model nowhere", &["nowhere: is not a model folder", "--model"]),
         ("demo --output new --model model --set batch.sise=3", &["did you mean batch.size?"]),

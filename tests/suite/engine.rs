@@ -154,7 +154,7 @@ fn learner(gpu: &Rc<Gpu>, config: &ModelConfig, capacity: Capacity) -> Learner {
 }
 
 fn greedy(max_tokens: usize) -> Sampling {
-    Sampling { max_tokens, temperature: 0.0, seed: 0 }
+    Sampling::greedy(max_tokens)
 }
 
 #[test]

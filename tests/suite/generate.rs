@@ -61,7 +61,7 @@ fn greedy_continuations_are_those_recorded() {
             let longest = prompts.iter().map(Vec::len).max().unwrap();
             let room = Room { sequences: 8, length: longest + NEW };
             let generator = Generator::new(&gpu, &store, &config, room).unwrap();
-            let greedy = Sampling { max_tokens: NEW, temperature: 0.0, seed: 0 };
+            let greedy = Sampling::greedy(NEW);
             let new = generator.generate(&prompts, &[], &greedy).unwrap();
             let want: Vec<Vec<u32>> =
                 serde_json::from_value(recorded[format!("{model}/{file}")].clone()).unwrap();
