@@ -4,7 +4,7 @@
 // variant 1.
 // Grid: x = ceil(N / 8), y = ceil(M / 8).
 // Needs: nothing beyond WebGPU's default limits.
-// Called by product in src/ops/matmul.rs; tests matmul_gradient, matmul_stored_gradients.
+// Called by product in src/ops/matmul.rs; test matmul_gradient.
 
 const BIAS: bool = false; // add bias; without one any variable may be bound in its place
 const ACCUMULATE: bool = false; // add to out instead of overwriting it

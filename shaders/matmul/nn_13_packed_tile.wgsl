@@ -5,7 +5,7 @@
 // neighbouring ones, and each keeps four rows of one k.
 // Grid: x = ceil(N / 64), y = ceil(M / 64).
 // Needs: N a multiple of 4 (8,704 bytes of workgroup memory).
-// Called by product in src/ops/matmul.rs; tests matmul_gradient, matmul_stored_gradients.
+// Called by product in src/ops/matmul.rs; test matmul_gradient.
 
 const BIAS: bool = false; // add bias; without one any variable may be bound in its place
 const ACCUMULATE: bool = false; // add to out instead of overwriting it

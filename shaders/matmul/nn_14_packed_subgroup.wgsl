@@ -3,7 +3,7 @@
 // 0.25 bytes per product in 16 bits instead of 0.375.
 // Grid: x = ceil(N / 64), y = ceil(M / 16).
 // Needs: subgroups; N a multiple of 4.
-// Called by product in src/ops/matmul.rs; tests matmul_gradient, matmul_stored_gradients.
+// Called by product in src/ops/matmul.rs; test matmul_gradient.
 
 const BIAS: bool = false; // add bias; without one any variable may be bound in its place
 const ACCUMULATE: bool = false; // add to out instead of overwriting it
