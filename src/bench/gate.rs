@@ -1,8 +1,9 @@
 //! Correctness before speed: a kernel that fails here is shown and not ranked.
 //!
-//! The operation's awkward shapes with fresh random inputs of every kind ([`Values`]), every result poisoned beforehand, a
-//! guard zone behind every buffer, run twice for the same bits; then, at each shape that is timed,
-//! the same results as the pass' first variant.
+//! The operation's awkward shapes with fresh random inputs of every kind ([`Values`]), on grids as
+//! they are and folded, every result poisoned beforehand, a guard zone behind every buffer, run
+//! twice for the same bits; then, at each shape that is timed, the same results as the pass' first
+//! variant.
 
 use crate::error::Result;
 use crate::gpu::Gpu;
@@ -50,6 +51,8 @@ pub fn judge(
             let what = format!("forward {shape:?}, {values}");
             attempt(Trial::forward(case, shape, values, seed), what)?;
         }
+        let what = format!("forward {shape:?}, on a folded grid");
+        attempt(Trial::forward(case, shape, Values::Normal, seed).folded(), what)?;
         if !case.differentiable_at(shape) {
             continue;
         }
@@ -58,7 +61,9 @@ pub fn judge(
             attempt(Trial::gradient(case, shape, values, seed), what)?;
         }
         let what = format!("gradient {shape:?}, added to one that is there");
-        attempt(Trial::added_gradient(case, shape, seed), what)?;
+        attempt(Trial::added_gradient(case, shape, seed), what.clone())?;
+        let what = format!("{what}, on a folded grid");
+        attempt(Trial::added_gradient(case, shape, seed).folded(), what)?;
     }
     Ok(verdicts)
 }
@@ -107,6 +112,7 @@ pub fn same_as_first(
         faults.push(kind.map(|kind| Fault {
             shape: shape.to_vec(),
             values: Values::Normal,
+            folded: false,
             place: format!("against variant {number}: result"),
             kind,
         }));

@@ -4,6 +4,7 @@ use crate::gpu::Gpu;
 use chrono::{SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 use std::fs;
+use std::process::Command;
 
 /// Where and when a report was made.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -16,6 +17,10 @@ pub struct Machine {
     pub cpu: String,
     /// Cores that this process may use.
     pub cores: usize,
+    /// The commit of the sources that the program was built from, with a `+` where they differ from it;
+    /// empty where there is no repository.
+    #[serde(default)]
+    pub commit: String,
     /// Vendor and device of the adapter, as PCI numbers them.
     pub device_id: String,
     /// Processes that wanted a core in the minute before it began, on average; None where the system
@@ -36,6 +41,7 @@ impl Machine {
             os: format!("{}, {}", os(), std::env::consts::ARCH),
             cpu: cpu().unwrap_or_default(),
             cores: std::thread::available_parallelism().map_or(0, usize::from),
+            commit: commit().unwrap_or_default(),
             device_id: format!("{:04x}:{:04x}", info.vendor, info.device),
             load: load.and_then(|text| text.split(' ').next()?.parse().ok()),
         }
@@ -52,8 +58,9 @@ impl Machine {
             return Vec::new();
         }
         let cpu = if self.cpu.is_empty() { "a processor without a name" } else { &self.cpu };
+        let commit = if self.commit.is_empty() { "" } else { ", sources at " };
         let mut lines = vec![
-            format!("date      {}, oddgrad {version}", self.date),
+            format!("date      {}, oddgrad {version}{commit}{}", self.date, self.commit),
             format!(
                 "machine   {}; {cpu}, {} cores; device {}",
                 self.os, self.cores, self.device_id
@@ -76,6 +83,21 @@ fn os() -> String {
     name.map_or_else(|| std::env::consts::OS.into(), |name| name.trim_matches('"').into())
 }
 
+/// The commit of the folder that the program was built in, if that is still there. What the sources
+/// are now, they need not have been when it was built; a build of old sources is not looked for.
+fn commit() -> Option<String> {
+    let git = |arguments: &[&str]| {
+        let folder = env!("CARGO_MANIFEST_DIR");
+        let output = Command::new("git").arg("-C").arg(folder).args(arguments).output().ok()?;
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    // A repository around an unpacked package says nothing of it.
+    let ours = git(&["ls-files", "--error-unmatch", "Cargo.toml"])?;
+    let commit = git(&["rev-parse", "--short=10", "HEAD"]).filter(|_| !ours.is_empty())?;
+    let changed = git(&["status", "--porcelain", "--untracked-files=no"])?;
+    Some(if changed.is_empty() { commit } else { format!("{commit}+") })
+}
+
 /// The processor's name.
 fn cpu() -> Option<String> {
     if let Ok(text) = fs::read_to_string("/proc/cpuinfo") {
@@ -93,6 +115,9 @@ mod tests {
     fn a_busy_machine_is_told() {
         let idle = Machine { date: "now".into(), cores: 2, load: Some(0.4), ..Machine::default() };
         assert!(!idle.was_busy() && idle.lines("1").len() == 2);
+        assert_eq!(idle.lines("1")[0], "date      now, oddgrad 1");
+        let known = Machine { commit: "0123456789+".into(), ..idle.clone() };
+        assert_eq!(known.lines("1")[0], "date      now, oddgrad 1, sources at 0123456789+");
         let busy = Machine { load: Some(1.0), ..idle.clone() };
         assert!(busy.was_busy() && busy.lines("1")[2].contains("a load of 1.0 on 2 cores"));
         assert!(!Machine { load: None, ..idle }.was_busy());
@@ -107,5 +132,10 @@ mod tests {
             machine.date.ends_with('Z') && machine.cores > 0 && machine.device_id.contains(':')
         );
         assert!(machine.os.contains(std::env::consts::ARCH));
+        let commit = machine.commit.trim_end_matches('+');
+        assert!(
+            commit.is_empty()
+                || commit.len() >= 10 && commit.bytes().all(|b| b.is_ascii_hexdigit())
+        );
     }
 }

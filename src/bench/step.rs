@@ -120,7 +120,7 @@ impl Loaded {
             Some((lora, base)) => {
                 let config = config.adapted(lora)?;
                 let storage = Rc::new(base.storage(&config, Storage::new()));
-                (config, Placement { trained: Rc::new(is_factor), storage })
+                (config, Placement { storage, ..Placement::of(Rc::new(is_factor)) })
             }
         };
         let examples = examples(tokens.min(MOST_TOKENS), config.vocab_size);

@@ -401,7 +401,7 @@ impl Job<'_> {
                 Err(e) => {
                     let kind = Kind::Refused(e.to_string());
                     let (shape, place) = (self.shape().to_vec(), String::new());
-                    let fault = Fault { shape, values: Values::Normal, place, kind };
+                    let fault = Fault { shape, values: Values::Normal, folded: false, place, kind };
                     findings.note(self.pass, variant, Some(fault));
                     continue;
                 }

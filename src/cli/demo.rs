@@ -63,6 +63,8 @@ pub(super) fn run(args: &DemoArgs, device: &DeviceArgs) -> Result<()> {
     print_samples(&outcome.samples);
     print_table(&outcome);
     outln!();
+    outcome.verdict.iter().for_each(|sentence| outln!("{sentence}"));
+    outln!();
     outln!("time       {}", demo::duration(outcome.seconds));
     outln!("report     {}", outcome.report.display());
     Ok(())
@@ -142,7 +144,10 @@ fn print_table(outcome: &DemoOutcome) {
         format!("{:>9} -> {:>9}", show(ends.before.get(key)), show(ends.after.get(key)))
     };
     outln!();
-    outln!("Held-out rows, before -> after {} steps", outcome.ends[0].after.step);
+    outln!(
+        "Held-out rows of rules that were trained on, before -> after {} steps",
+        outcome.ends[0].after.step
+    );
     out!("{:<18}", "");
     outcome.ends.iter().for_each(|ends| out!("  {:^22}", ends.name));
     outln!();

@@ -1,12 +1,13 @@
 //! What a person sees of a run: a few lines at the start, a progress bar, evaluations.
 
 use crate::cli::working;
+use crate::page::live::{spoken, time_left};
 use crate::train::metrics::MetricsRecord;
 use crate::train::objectives::Metric;
 use crate::train::trainer::TrainEvent;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Shows the events of one run.
 pub(super) struct Display {
@@ -14,12 +15,14 @@ pub(super) struct Display {
     name: String,
     total: u64,
     metrics: &'static [Metric],
+    /// The step it began at, and when.
+    began: Option<(u64, Instant)>,
 }
 
 impl Display {
     /// `name` stands in front of the lines where several runs follow each other.
     pub(super) fn new(name: &str) -> Self {
-        Self { bar: None, name: name.to_owned(), total: 0, metrics: &[] }
+        Self { bar: None, name: name.to_owned(), total: 0, metrics: &[], began: None }
     }
 
     fn line(&self, text: &str) {
@@ -56,6 +59,7 @@ impl Display {
                     before.finish_and_clear();
                 }
                 self.total = total;
+                self.began = Some((step, Instant::now()));
                 self.metrics = metrics;
             }
             TrainEvent::Epoch(epoch, stats) => self.line(&format!("epoch {epoch}: {stats}")),
@@ -85,8 +89,18 @@ impl Display {
         // Where there is no terminal a bar is invisible: a line now and then says it is alive.
         let every = (self.total / 20).max(1);
         if !std::io::stderr().is_terminal() && record.step.is_multiple_of(every) {
-            self.line(&format!("step {:>5}/{}  {message}", record.step, self.total));
+            let left = self.left(record.step);
+            self.line(&format!("step {:>5}/{}  {message}{left}", record.step, self.total));
         }
+    }
+
+    /// The time that the steps behind `step` will take, as a part of a line.
+    fn left(&self, step: u64) -> String {
+        let left = self.began.and_then(|(from, since)| {
+            time_left(since.elapsed(), step.checked_sub(from)?, self.total.checked_sub(step)?)
+        });
+        left.filter(|_| step < self.total)
+            .map_or(String::new(), |left| format!("  {} left", spoken(left)))
     }
 
     /// The objective's figures of a record, as far as it has them.

@@ -1,14 +1,16 @@
 //! `oddgrad generate MODEL --prompt TEXT`
 
 use super::DeviceArgs;
+use super::output;
+use super::sampling::SamplingArgs;
 use super::working;
 use crate::data::form::Form;
+use crate::data::rows::read_prompts;
 use crate::data::tokenize::Tokenizer;
-use crate::error::{Error, Result};
+use crate::error::{Error, Problem, Result};
 use crate::model::adapter::tokenizer_folder;
 use crate::model::config::ModelConfig;
 use crate::model::folder::recorded_form;
-use crate::model::generate::Sampling;
 use crate::model::weights::FolderWeights;
 use crate::program::Store;
 use crate::train::learner::check_weights;
@@ -22,8 +24,12 @@ pub struct GenerateArgs {
     /// A Hugging Face model folder, a checkpoint, or the folder of a LoRA adapter.
     model: PathBuf,
     /// A prompt; may be repeated.
-    #[arg(long, required = true)]
+    #[arg(long, required_unless_present = "prompts")]
     prompt: Vec<String>,
+    /// A file of prompts: rows with a column "prompt" (.jsonl, .jsonl.gz, .json, .parquet), or a prompt
+    /// on each line (.txt).
+    #[arg(long, value_name = "FILE")]
+    prompts: Option<PathBuf>,
     /// How the prompts reach the model. Without it: as it was trained, if its folder says so; else
     /// by its chat template, if it has one.
     #[arg(long, value_enum)]
@@ -31,39 +37,26 @@ pub struct GenerateArgs {
     /// Most new tokens per prompt.
     #[arg(long, default_value_t = 64)]
     max_tokens: usize,
-    /// 0 takes the most probable token; above 0 tokens are drawn.
-    #[arg(long, default_value_t = 0.0)]
-    temperature: f32,
-    /// Draw among the so many most probable tokens; 0 for all.
-    #[arg(long, default_value_t = 0)]
-    top_k: usize,
-    /// Draw among the fewest most probable tokens that have this share of the probability.
-    #[arg(long, default_value_t = 1.0)]
-    top_p: f32,
-    /// Draw among tokens with at least this part of the largest probability.
-    #[arg(long, default_value_t = 0.0)]
-    min_p: f32,
-    /// Make tokens that are in the text already less probable, as transformers does; 1 for not.
-    #[arg(long, default_value_t = 1.0)]
-    repetition_penalty: f32,
-    /// Seed of the draws.
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    /// Print the text as it comes; for one prompt.
+    #[arg(long, conflicts_with_all = ["prompts", "json"])]
+    stream: bool,
+    /// Print a line of JSON for each prompt: {"prompt": …, "text": …}.
+    #[arg(long)]
+    json: bool,
 }
 
 pub(super) fn run(args: &GenerateArgs, device: &DeviceArgs) -> Result<()> {
-    let sampling = Sampling {
-        max_tokens: args.max_tokens,
-        temperature: args.temperature,
-        top_k: args.top_k,
-        top_p: args.top_p,
-        min_p: args.min_p,
-        repetition_penalty: args.repetition_penalty,
-        seed: args.seed,
-    };
-    let problems = sampling.problems();
-    if !problems.is_empty() {
-        return Err(Error::input("nothing can be generated with these settings", problems));
+    let (sampling, stops) = args.sampling.read(args.max_tokens)?;
+    let mut all = args.prompt.clone();
+    if let Some(path) = &args.prompts {
+        all.extend(read_prompts(path)?);
+    }
+    if args.stream && all.len() > 1 {
+        let what = "prints one text as it comes; give one prompt, or leave it out";
+        let problem = Problem::new("--stream", what);
+        return Err(Error::input("the texts cannot be told apart", vec![problem]));
     }
     working::on("reading the model");
     let config = ModelConfig::load(&args.model)?;
@@ -71,7 +64,7 @@ pub(super) fn run(args: &GenerateArgs, device: &DeviceArgs) -> Result<()> {
     let has_template = tokenizer.has_template();
     let recorded = recorded_form(&args.model)?;
     let form = args.form.or(recorded).unwrap_or(Form::of_template(has_template));
-    let prompts = (&args.prompt[..], form);
+    let prompts = (&all[..], form);
     encode_prompts(&tokenizer, &config, prompts, args.max_tokens)?;
     let weights = FolderWeights::open(&args.model, &config)?;
     let gpu = device.open()?;
@@ -89,8 +82,21 @@ pub(super) fn run(args: &GenerateArgs, device: &DeviceArgs) -> Result<()> {
         errln!("prompts    {form} ({why})");
     }
     working::on("generating");
-    for text in sampler.run(&sampling)? {
-        outln!("{text}");
+    let mut hear = |_: usize, piece: &str| {
+        if args.stream && !piece.is_empty() {
+            out!("{piece}");
+            output::flush();
+        }
+    };
+    let texts = sampler.run(&sampling, stops, &mut hear)?;
+    match (args.stream, args.json) {
+        (true, _) => outln!(""),
+        (false, false) => texts.iter().for_each(|text| outln!("{text}")),
+        (false, true) => {
+            for (prompt, text) in all.iter().zip(texts) {
+                outln!("{}", serde_json::json!({"prompt": prompt, "text": text}));
+            }
+        }
     }
     Ok(())
 }

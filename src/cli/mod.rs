@@ -6,14 +6,17 @@
 mod output;
 
 mod bench;
-
+mod chat;
+mod data;
 mod demo;
 mod display;
 mod doctor;
+mod eval;
 mod generate;
 mod interrupt;
 mod merge;
 mod plan;
+mod sampling;
 mod tokenizer;
 mod train;
 mod tune;
@@ -143,6 +146,8 @@ enum Command {
     Verify(verify::VerifyArgs),
     /// Show adapters, what they can do and what that is used for.
     Doctor(doctor::DoctorArgs),
+    /// Look at rows before they are trained on.
+    Data(data::DataArgs),
     /// Say how much memory a recipe needs, before anything is allocated.
     Plan(plan::PlanArgs),
     /// Measure this adapter.
@@ -151,6 +156,10 @@ enum Command {
     Tune(tune::TuneArgs),
     /// Continue prompts with a model.
     Generate(generate::GenerateArgs),
+    /// Judge a model, or two side by side, by rows it was not trained on.
+    Eval(eval::EvalArgs),
+    /// Talk to a model, line by line.
+    Chat(chat::ChatArgs),
     /// Make one model of a LoRA adapter and its base.
     Merge(merge::MergeArgs),
     /// Train a byte-level BPE tokenizer on text.
@@ -191,10 +200,13 @@ fn execute(cli: &Cli) -> Result<()> {
         Command::Train(args) => train::run(args, device),
         Command::Verify(args) => verify::run(args, device),
         Command::Doctor(args) => doctor::run(args, device),
+        Command::Data(args) => data::run(args),
         Command::Plan(args) => plan::run(args, device),
         Command::Bench(args) => bench::run(args, device),
         Command::Tune(args) => tune::run(args, device),
         Command::Generate(args) => generate::run(args, device),
+        Command::Eval(args) => eval::run(args, device),
+        Command::Chat(args) => chat::run(args, device),
         Command::Merge(args) => merge::run(args),
         Command::Tokenizer(args) => tokenizer::run(args),
     };
@@ -216,6 +228,7 @@ fn advise(error: Error, command: &Command) -> Error {
         Command::Bench(_) | Command::Tune(_) => {
             "fewer stream tokens (--tokens), smaller shapes, a smaller model, "
         }
+        Command::Chat(_) => "fewer tokens of the conversation (--context), a smaller model, ",
         Command::Generate(_) => "fewer new tokens (--max-tokens), a smaller model, ",
         _ => "",
     };

@@ -18,6 +18,13 @@ pub(super) fn out(text: Arguments) {
     }
 }
 
+/// Shows what was written of a line that is not at its end.
+pub(super) fn flush() {
+    if let Err(error) = io::stdout().lock().flush() {
+        keep(error);
+    }
+}
+
 /// Writes to standard error. Where that fails there is nobody to tell.
 pub(super) fn err(text: Arguments) {
     working::done();
@@ -38,9 +45,7 @@ fn keep(error: io::Error) {
 /// # Errors
 /// What the system said, for instance of a full disk.
 pub(super) fn finish() -> Result<()> {
-    if let Err(error) = io::stdout().lock().flush() {
-        keep(error);
-    }
+    flush();
     let failed = FAILED.lock().ok().and_then(|mut failed| failed.take());
     failed.map_or(Ok(()), |error| Err(Error::io("write", "standard output", error)))
 }

@@ -1,14 +1,17 @@
 //! `oddgrad plan recipe.toml`
 
 use super::DeviceArgs;
+use super::working;
 use crate::data::form::Form;
 use crate::data::tokenize::Tokenizer;
-use crate::error::Result;
+use crate::error::{Error, Problem, Result};
+use crate::kernel::Target;
 use crate::model::config::ModelConfig;
 use crate::model::weights::{FolderWeights, ParameterValues, Storage};
-use crate::train::learner::memory_plan;
+use crate::train::learner::{MemoryPlan, fitting_plan};
 use crate::train::prepare::capacity;
-use crate::train::program::micro_graph;
+use crate::train::program::{Placement, micro_graph};
+use crate::train::recipe::Recipe;
 use crate::train::{recipe, sampler};
 use clap::Args;
 use std::path::PathBuf;
@@ -21,44 +24,170 @@ pub struct PlanArgs {
     /// Replace a setting of the recipe; may be repeated.
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
+    /// Plan for so much memory instead of what this adapter has.
+    #[arg(long, value_name = "GIB")]
+    memory: Option<f64>,
     /// Print every dispatch of forward and backward.
     #[arg(long)]
     listing: bool,
 }
 
-pub(super) fn run(args: &PlanArgs, device: &DeviceArgs) -> Result<()> {
-    let recipe = recipe::load(&args.recipe, &args.set)?;
-    let config = ModelConfig::load(&recipe.model)?;
-    let config = recipe.adapted(config)?;
+/// A recipe with what its plan is made of.
+struct Planned {
+    config: ModelConfig,
+    placement: Placement,
+    memory: MemoryPlan,
+}
+
+fn planned(recipe: &Recipe, target: &Target) -> Result<Planned> {
+    let config = recipe.adapted(ModelConfig::load(&recipe.model)?)?;
     // What trains is F32 whatever the file holds.
     let storage = match recipe.lora {
         None => Storage::new(),
         Some(_) => FolderWeights::open(&recipe.model, &config)?.storage(),
     };
-    let placement = recipe.placement(&config, storage);
-    let gpu = device.open()?;
-    let capacity = capacity(&recipe);
-    let objective = &*recipe.loss.objective;
+    let mut placement = recipe.placement(&config, storage);
     let tokenizer = Tokenizer::from_folder(&recipe.model)?;
     // The rows are not read, and the longer form is the chat template's.
     let form = recipe.sample.form.unwrap_or(Form::of_template(tokenizer.has_template()));
     let room = sampler::room(&tokenizer, &config, &recipe.sample, form)?;
-    let plan = memory_plan(gpu.target(), &config, capacity, objective, &placement, room)?;
-    let mib = |bytes: u64| format!("{:>10.2} MiB", bytes as f64 / 1048576.0);
+    let memory = fitting_plan(
+        target,
+        &config,
+        capacity(recipe),
+        &*recipe.loss.objective,
+        &mut placement,
+        room,
+        recipe.batch.recompute,
+    )?;
+    Ok(Planned { config, placement, memory })
+}
+
+fn mib(bytes: u64) -> String {
+    format!("{:>10.2} MiB", bytes as f64 / 1048576.0)
+}
+
+pub(super) fn run(args: &PlanArgs, device: &DeviceArgs) -> Result<()> {
+    let recipe = recipe::load(&args.recipe, &args.set)?;
+    let gpu = device.open()?;
+    let mut target = gpu.target().clone();
+    if let Some(gib) = args.memory {
+        if !(gib > 0.0 && gib < 1e6) {
+            let problem = Problem::new("--memory", format!("is {gib}; write gibibytes, as in 8"));
+            return Err(Error::input("there is nothing to plan for", vec![problem]));
+        }
+        target.memory = Some((gib * (1u64 << 30) as f64) as u64);
+    }
     outln!("adapter                          {}", gpu.describe());
+    match target.memory {
+        Some(bytes) => outln!("memory                           {}", mib(bytes)),
+        None => outln!("memory                           not known"),
+    }
+    let found = match planned(&recipe, &target) {
+        Ok(found) => found,
+        Err(error @ Error::Limit(_)) => {
+            alternatives(args, &target);
+            return Err(error);
+        }
+        Err(error) => return Err(error),
+    };
+    let Planned { config, placement, memory: plan } = found;
     outln!("parameters                       {:>10}", config.parameter_count());
     outln!("weights, gradients, moments      {}", mib(plan.state));
     outln!("forward and backward             {}", mib(plan.micro.temporaries()));
+    if placement.recompute {
+        outln!("                                 blocks are computed again for the derivative");
+    }
     outln!("  without sharing memory         {}", mib(plan.micro.unshared));
     outln!("evaluation                       {}", mib(plan.eval.temporaries()));
     outln!("shared by all programs           {}", mib(plan.pool.sizes().iter().sum()));
     outln!("inputs and what is read back     {}", mib(plan.exchanged()));
     outln!("keys and values of the prompts   {}", mib(plan.cache()));
     outln!("total                            {}", mib(plan.total()));
+    alternatives(args, &target);
     if args.listing {
-        let graph = placement.training_graph(gpu.target());
-        let (graph, _) = micro_graph(graph, &config, capacity, objective);
+        let graph = placement.training_graph(&target);
+        let (graph, _) = micro_graph(graph, &config, capacity(&recipe), &*recipe.loss.objective);
         out!("\n{}", graph.listing());
     }
     Ok(())
+}
+
+/// What other settings would take, and the longest stream that fits.
+fn alternatives(args: &PlanArgs, target: &Target) {
+    // Without a limit, so that what does not fit is told with its size.
+    let unbounded = Target { memory: None, ..target.clone() };
+    let with = |settings: &[&str], target: &Target| {
+        let set: Vec<String> =
+            args.set.iter().cloned().chain(settings.iter().map(|s| (*s).to_owned())).collect();
+        let recipe = recipe::load(&args.recipe, &set)?;
+        planned(&recipe, target).map(|found| (recipe, found))
+    };
+    outln!("other settings");
+    let choices: [&[&str]; 6] = [
+        &["batch.recompute=none"],
+        &["batch.recompute=block"],
+        &["lora.rank=16", "lora.base=stored"],
+        &["lora.rank=16", "lora.base=bf16"],
+        &["lora.rank=16", "lora.base=q8_0"],
+        &["lora.rank=16", "lora.base=q4_0"],
+    ];
+    for settings in choices {
+        working::on("planning other settings");
+        let name = settings.join(" ");
+        match with(settings, &unbounded) {
+            Ok((_, found)) => {
+                let total = found.memory.total();
+                let fits = match target.memory {
+                    Some(there) if total > there => "  does not fit",
+                    _ => "",
+                };
+                outln!("  {name:<30} {}{fits}", mib(total));
+            }
+            Err(Error::Limit(why)) => outln!("  {name:<30} does not fit: {why}"),
+            // An adapter's own folder, or a model that is not trained further so.
+            Err(_) => {}
+        }
+    }
+    if let Some(tokens) = longest(&|tokens| {
+        working::on("planning longer streams");
+        with(&[&format!("batch.stream_tokens={tokens}")], target).is_ok()
+    }) {
+        outln!("longest batch.stream_tokens      {tokens:>10}");
+    }
+}
+
+/// The largest stream that fits, to 64 tokens below 1,024 and to an eighth above; None if none does.
+fn longest(fits: &dyn Fn(usize) -> bool) -> Option<usize> {
+    const MOST: usize = 1 << 17;
+    let mut fitting = None;
+    let mut step = 64;
+    while step <= MOST && fits(step) {
+        fitting = Some(step);
+        step *= 2;
+    }
+    let mut fitting = fitting?;
+    let mut between = fitting / 2;
+    while step <= MOST && between >= 64.max(fitting / 8) {
+        if fits(fitting + between) {
+            fitting += between;
+        }
+        between /= 2;
+    }
+    Some(fitting)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_stream_is_found() {
+        for most in [64, 100, 900, 1024, 5000, 70_000] {
+            let found = longest(&|tokens| tokens <= most).unwrap();
+            assert!(found <= most && most - found <= 64.max(most / 6), "{most}: {found}");
+        }
+        assert_eq!(longest(&|_| false), None);
+        assert_eq!(longest(&|_| true), Some(1 << 17));
+    }
 }

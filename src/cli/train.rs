@@ -6,6 +6,7 @@ use super::interrupt::stop_on_signal;
 use super::working;
 use crate::error::{Error, Result};
 use crate::files::cache_folder;
+use crate::page::live::LiveReport;
 use crate::train::best::Best;
 use crate::train::prepare::prepare;
 use crate::train::recovery::run_recovering;
@@ -69,14 +70,30 @@ pub(super) fn run(args: &TrainArgs, device: &DeviceArgs) -> Result<()> {
     };
     let prepared = prepared.stop_when(stop_on_signal()?).cache_in(cache_folder());
     let mut display = Display::new("");
-    let mut show = |event: TrainEvent| display.show(event);
+    let mut report = LiveReport::new(&recipe);
+    // A page that cannot be written ends no run; it is told once.
+    let mut failed = false;
+    let mut show = |event: TrainEvent| {
+        let written = report.hear(&event);
+        display.show(event);
+        if let Err(error) = written
+            && !std::mem::replace(&mut failed, true)
+        {
+            display.show(TrainEvent::Note(format!("the report is not kept up: {error}")));
+        }
+    };
     let outcome = match args.on_device_lost {
         OnDeviceLost::Stop => trainer::run(prepared, &open()?, &mut show).map_err(say_how_to_go_on),
         OnDeviceLost::Resume => run_recovering(prepared, &mut open, &mut show),
     };
     display.finish();
+    let written = report.finish();
     let outcome = outcome?;
     outln!("model      {}", outcome.model.display());
+    match written {
+        Ok(()) => outln!("report     {}", report.path().display()),
+        Err(error) => errln!("the report could not be written: {error}"),
+    }
     if let Some((best, folder)) = outcome.best {
         let Best { step, metric, value } = best;
         outln!("best       {} (step {step}, eval {metric} {value:.4})", folder.display());

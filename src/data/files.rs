@@ -7,22 +7,19 @@
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
-use std::fs::File;
 use std::io::{BufRead, BufReader, Bytes, Read};
 use std::path::{Path, PathBuf};
 
 use flate2::read::MultiGzDecoder;
-use parquet::file::reader::{FileReader, SerializedFileReader};
-use parquet::record::{Field, Row};
 use serde::de::{Deserializer as _, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
+use crate::data::parquet_file;
 use crate::error::{Error, Problem, Result};
 use crate::files::open_file;
-use crate::guard::caught;
 
 /// Longest row in bytes.
-const LONGEST_ROW: usize = 32 << 20;
+pub(super) const LONGEST_ROW: usize = 32 << 20;
 
 /// What a value says in whose place it stands: one that JSON does not have (NaN, a date, bytes).
 pub(super) const FOREIGN: &str = "a value that JSON does not have (NaN, infinity, a date, bytes)";
@@ -77,6 +74,7 @@ impl Format {
 
 /// Which files of a folder are meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum Split {
     /// What is trained on.
     #[default]
@@ -278,7 +276,7 @@ pub(super) fn read_records(
     match format {
         Format::Lines | Format::Json => read_json(path, file, each),
         Format::GzipLines => read_json(path, BufReader::new(MultiGzDecoder::new(file)), each),
-        Format::Parquet => Ok(read_parquet(path, file.into_inner(), each)),
+        Format::Parquet => Ok(parquet_file::read(path, file.into_inner(), each)),
         Format::Text => unreachable!("text files have no records"),
     }
 }
@@ -566,61 +564,4 @@ impl<R: BufRead> Read for PythonJson<R> {
         }
         Ok(buffer.len())
     }
-}
-
-fn read_parquet(path: &Path, file: File, each: &mut Each<'_>) -> Option<Problem> {
-    // The reader asserts what a damaged file can violate; that must not end the program.
-    let outcome = caught(|| {
-        let reader = SerializedFileReader::new(file).map_err(|e| e.to_string())?;
-        for (index, row) in reader.get_row_iter(None).map_err(|e| e.to_string())?.enumerate() {
-            let source = Source { file: path.to_path_buf(), line: index + 1 };
-            let row = row.map_err(|e| format!("row {}: {e}", index + 1))?;
-            if !each(source, Ok(columns(&row))) {
-                break;
-            }
-        }
-        Ok::<(), String>(())
-    });
-    let what: String = match outcome {
-        Ok(Ok(())) => return None,
-        Ok(Err(what)) => what.trim_start_matches("Parquet error: ").chars().take(300).collect(),
-        Err(_) => "the file is damaged".into(),
-    };
-    Some(Problem::new(path.display().to_string(), format!("not a readable Parquet file: {what}")))
-}
-
-fn columns(row: &Row) -> Map<String, Value> {
-    row.get_column_iter().map(|(name, field)| (name.clone(), value(field))).collect()
-}
-
-/// Text, lists, structures and numbers as JSON has them.
-fn value(field: &Field) -> Value {
-    match field {
-        Field::Null => Value::Null,
-        Field::Bool(b) => Value::Bool(*b),
-        Field::Str(text) => Value::String(text.clone()),
-        // Files written without a logical type hold text as plain bytes.
-        Field::Bytes(bytes) => Value::String(bytes.as_utf8().unwrap_or(FOREIGN).to_owned()),
-        // A structure has every field that any row has; what a row did not have is null there.
-        Field::Group(row) => {
-            let filled = columns(row).into_iter().filter(|(_, value)| !value.is_null());
-            Value::Object(filled.collect())
-        }
-        Field::ListInternal(list) => list.elements().iter().map(value).collect(),
-        Field::Double(x) => number(*x),
-        Field::Float(x) => number(f64::from(*x)),
-        Field::Long(x) => Value::from(*x),
-        Field::Int(x) => Value::from(*x),
-        Field::Short(x) => Value::from(*x),
-        Field::Byte(x) => Value::from(*x),
-        Field::ULong(x) => Value::from(*x),
-        Field::UInt(x) => Value::from(*x),
-        Field::UShort(x) => Value::from(*x),
-        Field::UByte(x) => Value::from(*x),
-        _ => Value::from(FOREIGN),
-    }
-}
-
-fn number(x: f64) -> Value {
-    serde_json::Number::from_f64(x).map_or(Value::from(FOREIGN), Value::Number)
 }

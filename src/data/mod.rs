@@ -11,14 +11,19 @@
 
 pub mod bpe;
 pub mod check;
+
 pub mod example;
 mod files;
 pub mod form;
 mod growth;
 pub mod length;
 pub mod messages;
+mod normalise;
 pub mod pack;
+mod parquet_file;
 pub mod rows;
 mod special;
+pub mod survey;
+
 pub mod template;
 pub mod tokenize;

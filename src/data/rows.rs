@@ -21,19 +21,18 @@
 //! each file. A file has one form: if any row of it is a conversation, rows of plain prompts and
 //! answers become conversations too. Whatever cannot be used is refused with file, line and reason.
 
-use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::files::{self, FOREIGN, Format};
+use super::files::{self, Format};
 pub use super::files::{Source, Split};
 use super::form::Form;
-use super::messages;
 pub use super::messages::Message;
-use super::messages::says;
-use crate::error::{Error, Problem, Result, shown};
+use super::messages::{self, says};
+use super::normalise::{GIVEN, Side, has, normalise, note_unused, present, side, some_of};
+use crate::error::{Error, Problem, Result};
 use crate::files::read_file;
 
 /// Largest document of a file of its own, in bytes.
@@ -121,22 +120,6 @@ pub struct Rows {
 }
 
 const MAPPED: [&str; 4] = ["prompt", "system", "chosen", "rejected"];
-const PROMPTS: [&str; 5] = ["prompt", "conversations", "messages", "conversation", "question"];
-const SFT_ANSWERS: [&str; 4] = ["completion", "response", "output", "answer"];
-/// Variables of the chat template.
-const GIVEN: [&str; 2] = ["tools", "documents"];
-/// Columns that say something and have no place in a row.
-const HOMELESS: [&str; 9] = [
-    "history",
-    "context",
-    "tool_calls",
-    "reasoning_content",
-    "thinking",
-    "image",
-    "images",
-    "audio",
-    "videos",
-];
 /// Rows that cannot be used before the reading stops: the reasons take memory.
 const MOST_BAD: usize = 10_000;
 /// The same where such rows are skipped.
@@ -148,11 +131,7 @@ const MOST_SKIPPED: usize = 1_000_000;
 /// A path that cannot be read, a file that breaks off, and, unless `skip_bad_rows` is on,
 /// every row that cannot be used, all at once.
 pub fn read_preferences(paths: &[PathBuf], options: &ReadOptions) -> Result<Rows> {
-    if let Some(key) = options.map.keys().find(|key| !MAPPED.contains(&key.as_str())) {
-        let what = format!("is no column to map; {} can be mapped", MAPPED.join(", "));
-        let place = format!("data.map.{key}");
-        return Err(Error::input("the columns cannot be mapped", vec![Problem::new(place, what)]));
-    }
+    check_map(options)?;
     let mut rows = Vec::new();
     let mut bad = Vec::new();
     let mut broken = Vec::new();
@@ -161,20 +140,23 @@ pub fn read_preferences(paths: &[PathBuf], options: &ReadOptions) -> Result<Rows
     let most = if options.skip_bad_rows { MOST_SKIPPED } else { MOST_BAD };
     for (path, format) in found.files {
         let before = rows.len();
-        let mut unused = BTreeSet::new();
-        let mut each = |source: Source, record: files::JsonRow| {
-            match record.and_then(|record| normalise(&record, options, &mut unused)) {
-                Ok((triple, given)) => {
-                    let (prompt, chosen, rejected) = triple;
-                    rows.push(PreferenceRow { source, prompt, chosen, rejected, given });
-                }
+        let mut each = |source: Source, row: std::result::Result<PreferenceRow, String>| {
+            match row {
+                Ok(row) => rows.push(row),
                 Err(reason) => bad.push(Problem::new(source.to_string(), reason)),
             }
             bad.len() < most
         };
-        broken.extend(files::read_records(&path, format, &mut each)?);
-        let form = one_form(&mut rows, before, &mut bad);
-        notes.push(file_note(&path, rows.len() - before, form, &unused));
+        let scan = scan(&path, format, options, &mut each)?;
+        broken.extend(scan.broken);
+        let forms = Forms::of(&rows[before..]);
+        for row in rows.split_off(before) {
+            match forms.apply(row) {
+                Ok(row) => rows.push(row),
+                Err(problem) => bad.push(problem),
+            }
+        }
+        notes.push(file_note(&path, rows.len() - before, &forms.to_string(), &scan.unused));
         if bad.len() >= most {
             let summary =
                 format!("{most} rows cannot be used; reading stopped at {}", path.display());
@@ -199,25 +181,81 @@ pub fn read_preferences(paths: &[PathBuf], options: &ReadOptions) -> Result<Rows
     Ok(Rows { rows, skipped: bad, notes })
 }
 
-/// Gives the rows from `start` on one form and says which: conversations, if any of them is one.
-/// Transcripts, which are plain text for good, are problems then.
-fn one_form(rows: &mut Vec<PreferenceRow>, start: usize, bad: &mut Vec<Problem>) -> &'static str {
-    let chat = |row: &PreferenceRow| matches!(row.prompt, Text::Messages(_));
-    if !rows[start..].iter().any(chat) {
-        return "plain text, no chat template";
+/// Refuses a map of columns that are none of ours.
+pub(super) fn check_map(options: &ReadOptions) -> Result<()> {
+    if let Some(key) = options.map.keys().find(|key| !MAPPED.contains(&key.as_str())) {
+        let what = format!("is no column to map; {} can be mapped", MAPPED.join(", "));
+        let place = format!("data.map.{key}");
+        return Err(Error::input("the columns cannot be mapped", vec![Problem::new(place, what)]));
     }
-    let plain = rows[start..].iter().any(|row| !chat(row));
-    for row in rows.split_off(start) {
+    Ok(())
+}
+
+/// What a file had beside its rows.
+#[derive(Default)]
+pub(super) struct Scan {
+    /// Why it ends before its end.
+    pub broken: Option<Problem>,
+    /// Columns that hold something and are not used.
+    pub unused: BTreeSet<String>,
+}
+
+/// Calls `each` with every row of a file, in order, in the form that it has by itself, or with the
+/// reason why it cannot be used; false stops the reading.
+pub(super) fn scan(
+    path: &Path,
+    format: Format,
+    options: &ReadOptions,
+    each: &mut dyn FnMut(Source, std::result::Result<PreferenceRow, String>) -> bool,
+) -> Result<Scan> {
+    let mut unused = BTreeSet::new();
+    let mut record = |source: Source, record: files::JsonRow| {
+        let row = record.and_then(|record| normalise(&record, options, &mut unused));
+        let row = row.map(|((prompt, chosen, rejected), given)| PreferenceRow {
+            source: source.clone(),
+            prompt,
+            chosen,
+            rejected,
+            given,
+        });
+        each(source, row)
+    };
+    let broken = files::read_records(path, format, &mut record)?;
+    Ok(Scan { broken, unused })
+}
+
+/// Which forms the rows of a file have: all are given one, conversations if any of them is one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Forms {
+    pub chat: bool,
+    pub plain: bool,
+}
+
+impl Forms {
+    fn of(rows: &[PreferenceRow]) -> Self {
+        let mut forms = Self::default();
+        rows.iter().for_each(|row| forms.add(row));
+        forms
+    }
+
+    pub fn add(&mut self, row: &PreferenceRow) {
+        match row.prompt {
+            Text::Messages(_) => self.chat = true,
+            Text::Plain(_) => self.plain = true,
+        }
+    }
+
+    /// The row in the form of its file. A transcript, which is plain text for good, is a problem
+    /// among conversations.
+    pub fn apply(self, row: PreferenceRow) -> std::result::Result<PreferenceRow, Problem> {
         let PreferenceRow { source, prompt, chosen, rejected, given } = row;
-        let (Text::Plain(text), Text::Plain(answer)) = (&prompt, &chosen) else {
-            rows.push(PreferenceRow { source, prompt, chosen, rejected, given });
-            continue;
+        let (true, Text::Plain(text), Text::Plain(answer)) = (self.chat, &prompt, &chosen) else {
+            return Ok(PreferenceRow { source, prompt, chosen, rejected, given });
         };
         if messages::is_transcript(text) {
             let what = "is a transcript, but other rows of the file are conversations; \
                         put them in a file of their own";
-            bad.push(Problem::new(source.to_string(), what));
-            continue;
+            return Err(Problem::new(source.to_string(), what));
         }
         let turn = |role: &str, text: &str| Text::Messages(vec![Message::new(role, text)]);
         let rejected = rejected.map(|side| match side {
@@ -225,17 +263,24 @@ fn one_form(rows: &mut Vec<PreferenceRow>, start: usize, bad: &mut Vec<Problem>)
             side => side,
         });
         let (prompt, chosen) = (turn("user", text), turn("assistant", answer));
-        rows.push(PreferenceRow { source, prompt, chosen, rejected, given });
+        Ok(PreferenceRow { source, prompt, chosen, rejected, given })
     }
-    if plain {
-        "conversations (plain rows among them too), rendered by the chat template"
-    } else {
-        "conversations, rendered by the chat template"
+}
+
+impl std::fmt::Display for Forms {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match (self.chat, self.plain) {
+            (false, _) => "plain text, no chat template",
+            (true, true) => {
+                "conversations (plain rows among them too), rendered by the chat template"
+            }
+            (true, false) => "conversations, rendered by the chat template",
+        })
     }
 }
 
 /// The line about a file that was read.
-fn file_note(path: &Path, rows: usize, form: &str, unused: &BTreeSet<String>) -> String {
+pub(super) fn file_note(path: &Path, rows: usize, form: &str, unused: &BTreeSet<String>) -> String {
     let mut note = format!("{}: {rows} rows, {form}", path.display());
     if !unused.is_empty() {
         note += &format!("; columns not used: {}", some_of(unused.iter()));
@@ -243,15 +288,46 @@ fn file_note(path: &Path, rows: usize, form: &str, unused: &BTreeSet<String>) ->
     note
 }
 
-/// Names from a file, as many and as long as a line can bear.
-fn some_of<'a>(names: impl ExactSizeIterator<Item = &'a String>) -> String {
-    const SHOWN: usize = 20;
-    let more = names.len().saturating_sub(SHOWN);
-    let mut text: Vec<String> = names.take(SHOWN).map(|name| shown(name, 60)).collect();
-    if more > 0 {
-        text.push(format!("{more} more"));
+/// Reads prompts: the lines of a `.txt` file that are not blank, or the texts of a column "prompt".
+///
+/// # Errors
+/// A file that cannot be read or has another ending; every row without such a text, all at once; no
+/// prompt at all.
+pub fn read_prompts(path: &Path) -> Result<Vec<String>> {
+    let paths = [path.to_path_buf()];
+    let (mut prompts, mut problems) = (Vec::new(), Vec::new());
+    for (path, format) in files::expand(&paths, true, Split::Train)?.files {
+        if format == Format::Text {
+            let bytes = read_file(&path, LARGEST_TEXT)?.unwrap_or_default();
+            let text = std::str::from_utf8(files::without_bom(&bytes))
+                .map_err(|_| Error::file(&path, "is not UTF-8; save the file as UTF-8"))?;
+            prompts.extend(text.lines().filter(|line| !line.trim().is_empty()).map(str::to_owned));
+            continue;
+        }
+        let mut each = |source: Source, record: files::JsonRow| {
+            let text = record.and_then(|record| match record.get("prompt") {
+                Some(Value::String(text)) => Ok(text.clone()),
+                Some(other) => {
+                    Err(format!("column \"prompt\" is {}, not text", files::kind(other)))
+                }
+                None => Err(format!("column \"prompt\" is missing; {}", has(&record))),
+            });
+            match text {
+                Ok(text) => prompts.push(text),
+                Err(reason) => problems.push(Problem::new(source.to_string(), reason)),
+            }
+            problems.len() < MOST_BAD
+        };
+        let broken = files::read_records(&path, format, &mut each)?;
+        problems.extend(broken);
     }
-    text.join(", ")
+    if problems.is_empty() && prompts.is_empty() {
+        return Err(Error::file(path, "has no prompt in it"));
+    }
+    if problems.is_empty() {
+        return Ok(prompts);
+    }
+    Err(Error::input("these prompts cannot be read", problems))
 }
 
 /// Reads plain documents for language modelling: `.txt` (one document per file), or rows with a
@@ -333,7 +409,7 @@ pub fn read_usable_texts(paths: &[PathBuf], skip_bad_rows: bool, split: Split) -
     Ok(Texts { documents: texts, skipped: bad, notes })
 }
 
-fn names(paths: &[PathBuf]) -> String {
+pub(super) fn names(paths: &[PathBuf]) -> String {
     paths.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 
@@ -367,397 +443,6 @@ fn document(
         }
     }
     Err(format!("neither column \"text\" nor \"messages\" is there; {}", has(record)))
-}
-
-/// Adds the columns that hold something and are not used.
-fn note_unused(
-    record: &Map<String, Value>,
-    used: impl Fn(&str) -> bool,
-    unused: &mut BTreeSet<String>,
-) {
-    for (name, _) in record.iter().filter(|(name, value)| !value.is_null() && !used(name)) {
-        if unused.len() < 1_000 && !unused.contains(name) {
-            unused.insert(name.clone());
-        }
-    }
-}
-
-type Triple = (Text, Text, Option<Text>);
-
-/// One side of a row before both are brought to one form.
-#[derive(Debug, Clone, PartialEq)]
-enum Side {
-    Text(String),
-    Turns(Vec<Message>),
-}
-
-fn normalise(
-    record: &Map<String, Value>,
-    options: &ReadOptions,
-    unused: &mut BTreeSet<String>,
-) -> std::result::Result<(Triple, Map<String, Value>), String> {
-    let columns = Columns { record, options, used: RefCell::default() };
-    let mut prompt = columns.prompt()?;
-    let system = columns.system()?;
-    let history = columns.history()?;
-    let given = columns.given()?;
-    let rejected = columns.rejected()?;
-    let chosen = match columns.chosen()? {
-        Some(side) => side,
-        // A conversation alone: its last message is the answer.
-        None => match prompt.take() {
-            Some(Side::Turns(list)) if !options.need_rejected => Side::Turns(list),
-            _ => return Err(columns.missing("chosen")),
-        },
-    };
-    columns.all_said()?;
-    let triple = match (prompt, chosen, rejected) {
-        (None, Side::Text(chosen), rejected) => split_texts(&columns, chosen, rejected)?,
-        (Some(Side::Text(prompt)), Side::Text(chosen), rejected) => {
-            let rejected = rejected.map(|side| text_only(side, "rejected")).transpose()?;
-            if system.is_none() && history.is_empty() && given.is_empty() {
-                (Text::Plain(prompt), Text::Plain(chosen), rejected.map(Text::Plain))
-            } else {
-                let answer = |text| Text::Messages(vec![Message::new("assistant", text)]);
-                let turns = history.into_iter().chain([Message::new("user", prompt)]).collect();
-                (with_system(turns, &system), answer(chosen), rejected.map(answer))
-            }
-        }
-        (prompt, chosen, rejected) => {
-            if !history.is_empty() {
-                return Err("column \"history\" stands beside messages; put its turns there".into());
-            }
-            let chosen = turns(chosen);
-            let rejected =
-                rejected.map(|side| turns_only(side, "rejected", &prompt)).transpose()?;
-            split_turns(prompt, chosen, rejected, &system)?
-        }
-    };
-    if !given.is_empty() && matches!(triple.0, Text::Plain(_)) {
-        let names: Vec<&str> = given.keys().map(String::as_str).collect();
-        return Err(format!(
-            "column \"{}\" is for a chat template, and the row is plain text",
-            names.join("\", \"")
-        ));
-    }
-    judge(&triple)?;
-    let used = columns.used.borrow();
-    note_unused(record, |name| used.contains(name), unused);
-    Ok((triple, given))
-}
-
-/// What is wrong with a row whose form is right.
-fn judge((prompt, chosen, rejected): &Triple) -> std::result::Result<(), String> {
-    for (name, answer) in [("chosen", Some(chosen)), ("rejected", rejected.as_ref())] {
-        let Some(answer) = answer else { continue };
-        if let (Text::Messages(prompt), Text::Messages(answer)) = (prompt, answer) {
-            let all: Vec<Message> = prompt.iter().chain(answer).cloned().collect();
-            messages::check_order(&all).map_err(|e| format!("{name}: {e}"))?;
-            messages::check_answer(prompt, answer).map_err(|e| format!("{name}: {e}"))?;
-        }
-        if answer.is_blank() {
-            return Err(format!("{name} is empty: there is nothing to learn from it"));
-        }
-    }
-    if rejected.as_ref() == Some(chosen) {
-        return Err("chosen and rejected are identical: they express no preference".into());
-    }
-    Ok(())
-}
-
-fn split_texts(
-    columns: &Columns<'_>,
-    chosen: String,
-    rejected: Option<Side>,
-) -> std::result::Result<Triple, String> {
-    let rejected = rejected.map(|side| text_only(side, "rejected")).transpose()?;
-    let (prompt, chosen, rejected) = messages::split_transcripts(&chosen, rejected.as_deref())
-        .map_err(|e| if e.is_empty() { columns.missing("prompt") } else { e })?;
-    Ok((Text::Plain(prompt), Text::Plain(chosen), rejected.map(Text::Plain)))
-}
-
-fn split_turns(
-    prompt: Option<Side>,
-    mut chosen: Vec<Message>,
-    mut rejected: Option<Vec<Message>>,
-    system: &Option<String>,
-) -> std::result::Result<Triple, String> {
-    let full = |list: &[Message]| list.first().is_some_and(|m| m.role != "assistant");
-    let given = match prompt {
-        // The lists hold the conversation already; they say more than a bare string.
-        Some(Side::Text(_)) | None if full(&chosen) => None,
-        Some(Side::Text(text)) => Some(vec![Message::new("user", text)]),
-        // A `messages` column beside full lists is the chosen conversation once more.
-        Some(Side::Turns(list)) if list == chosen => None,
-        Some(Side::Turns(list)) => Some(list),
-        None => None,
-    };
-    let prompt = match given {
-        Some(prompt) => {
-            // Some files repeat the prompt's messages in front of each answer.
-            for (name, list) in [("chosen", Some(&mut chosen)), ("rejected", rejected.as_mut())] {
-                let Some(list) = list.filter(|list| list.len() > 1 && full(list)) else {
-                    continue;
-                };
-                if !(list.len() > prompt.len() && list.starts_with(&prompt)) {
-                    return Err(format!(
-                        "the prompts differ: {name} does not begin with the prompt's messages"
-                    ));
-                }
-                list.drain(..prompt.len());
-            }
-            prompt
-        }
-        None => messages::split_common(&mut chosen, rejected.as_mut())?,
-    };
-    let answers = (Text::Messages(chosen), rejected.map(Text::Messages));
-    Ok((with_system(prompt, system), answers.0, answers.1))
-}
-
-fn with_system(mut prompt: Vec<Message>, system: &Option<String>) -> Text {
-    if let Some(system) = system.as_ref().filter(|s| !s.trim().is_empty())
-        && prompt.first().is_none_or(|m| m.role != "system")
-    {
-        prompt.insert(0, Message::new("system", system.clone()));
-    }
-    Text::Messages(prompt)
-}
-
-fn turns(side: Side) -> Vec<Message> {
-    match side {
-        Side::Text(text) => vec![Message::new("assistant", text)],
-        Side::Turns(list) => list,
-    }
-}
-
-fn turns_only(
-    side: Side,
-    name: &str,
-    prompt: &Option<Side>,
-) -> std::result::Result<Vec<Message>, String> {
-    match (&side, prompt) {
-        (Side::Text(_), None) => Err(format!("{name} is text while chosen is a list of messages")),
-        _ => Ok(turns(side)),
-    }
-}
-
-fn text_only(side: Side, name: &str) -> std::result::Result<String, String> {
-    match side {
-        Side::Text(text) => Ok(text),
-        Side::Turns(_) => Err(format!("{name} is a list of messages while chosen is text")),
-    }
-}
-
-/// A column as text or messages; `name` is for the reason.
-fn side(value: &Value, name: &str) -> std::result::Result<Side, String> {
-    match value {
-        Value::String(text) if text != FOREIGN => Ok(Side::Text(text.clone())),
-        Value::Array(list) => messages::from_values(list)
-            .map(Side::Turns)
-            .map_err(|e| format!("column \"{name}\": {e}")),
-        Value::Object(_) => messages::from_values(std::slice::from_ref(value))
-            .map(Side::Turns)
-            .map_err(|e| format!("column \"{name}\": {e}")),
-        other => Err(format!(
-            "column \"{name}\" is {}, not text or a list of messages",
-            files::kind(other)
-        )),
-    }
-}
-
-fn present<'a>(record: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
-    record.get(name).filter(|value| !value.is_null())
-}
-
-fn has(record: &Map<String, Value>) -> String {
-    let names: Vec<&String> =
-        record.iter().filter(|(_, v)| !v.is_null()).map(|(name, _)| name).collect();
-    if names.is_empty() {
-        "the row has no columns".into()
-    } else {
-        format!("the row has {}", some_of(names.into_iter()))
-    }
-}
-
-/// The columns of a row under our names.
-struct Columns<'a> {
-    record: &'a Map<String, Value>,
-    options: &'a ReadOptions,
-    /// Those that went into the row.
-    used: RefCell<BTreeSet<String>>,
-}
-
-impl Columns<'_> {
-    /// The value of one of our columns: the mapped name alone if there is one, else the first of
-    /// `names` that is there.
-    fn find(&self, ours: &str, names: &[&str]) -> std::result::Result<Option<Side>, String> {
-        if let Some(theirs) = self.options.map.get(ours) {
-            return self.take(theirs).map(|value| side(value, theirs)).transpose();
-        }
-        let found = names.iter().find_map(|name| Some((name, self.take(name)?)));
-        found.map(|(name, value)| side(value, name)).transpose()
-    }
-
-    /// A column that holds something; it counts as used.
-    fn take(&self, name: &str) -> Option<&Value> {
-        let value = present(self.record, name)?;
-        self.used.borrow_mut().insert(name.to_owned());
-        Some(value)
-    }
-
-    fn prompt(&self) -> std::result::Result<Option<Side>, String> {
-        if let Some(found) = self.find("prompt", &PROMPTS)? {
-            // A conversation that stands there in full says more than its first question
-            // (ultrachat's `prompt` beside `messages`).
-            let whole = PROMPTS[1..]
-                .iter()
-                .find(|name| present(self.record, name).is_some_and(|value| value.is_array()));
-            let alone = !self.options.need_rejected
-                && !self.options.map.contains_key("prompt")
-                && !self.has_answer();
-            if let (Side::Text(_), Some(whole), true) = (&found, whole, alone) {
-                self.used.borrow_mut().clear();
-                return self.find("conversation", &[whole]);
-            }
-            return Ok(Some(found));
-        }
-        if self.options.map.contains_key("prompt") {
-            return Err(self.missing("prompt"));
-        }
-        // Alpaca's pair: the input, where there is one, is what the instruction is about.
-        let instruction = self.find("prompt", &["instruction"])?;
-        let inputs: &[&str] =
-            if instruction.is_some() { &["input", "context"] } else { &["input"] };
-        let mut input = None;
-        for name in inputs {
-            match self.find("prompt", &[name])? {
-                Some(Side::Text(text)) if text.trim().is_empty() => {}
-                None => {}
-                found if input.is_none() => input = found,
-                _ => return Err("columns \"input\" and \"context\" both hold something".into()),
-            }
-        }
-        Ok(match (instruction, input) {
-            (Some(Side::Text(a)), Some(Side::Text(b))) => Some(Side::Text(format!("{a}\n{b}"))),
-            (Some(_), Some(_)) => {
-                return Err("an instruction and its input are not both text".into());
-            }
-            (Some(instruction), _) => Some(instruction),
-            (None, input) => input,
-        })
-    }
-
-    fn system(&self) -> std::result::Result<Option<String>, String> {
-        match self.find("system", &["system"])? {
-            None => Ok(None),
-            Some(Side::Text(text)) => Ok(Some(text)),
-            Some(Side::Turns(_)) => Err("the system column is a list, not text".into()),
-        }
-    }
-
-    /// Earlier turns: pairs of a question and its answer, or messages.
-    fn history(&self) -> std::result::Result<Vec<Message>, String> {
-        let Some(value) = self.take("history").filter(|value| says(value)) else {
-            return Ok(Vec::new());
-        };
-        let pair = |value: &Value| match value.as_array().map(Vec::as_slice) {
-            Some([Value::String(asked), Value::String(said)]) => {
-                Some([Message::new("user", asked), Message::new("assistant", said)])
-            }
-            _ => None,
-        };
-        let list = value.as_array().map(Vec::as_slice).unwrap_or_default();
-        match list.iter().map(pair).collect::<Option<Vec<_>>>() {
-            Some(pairs) if !pairs.is_empty() => Ok(pairs.into_iter().flatten().collect()),
-            _ => match side(value, "history")? {
-                Side::Turns(list) => Ok(list),
-                Side::Text(_) => Err("column \"history\" is text, not a list of turns".into()),
-            },
-        }
-    }
-
-    /// Variables for the chat template. Tools may be written as JSON text, as files do that would
-    /// otherwise have a structure of a thousand fields.
-    fn given(&self) -> std::result::Result<Map<String, Value>, String> {
-        let mut given = Map::new();
-        for name in GIVEN {
-            let Some(value) = self.take(name).filter(|value| says(value)) else { continue };
-            let value = match value {
-                Value::String(text) => serde_json::from_str(text)
-                    .map_err(|e| format!("column \"{name}\" is text that is no JSON: {e}"))?,
-                value => value.clone(),
-            };
-            if !value.is_array() {
-                return Err(format!("column \"{name}\" is {}, not a list", files::kind(&value)));
-            }
-            given.insert(name.to_owned(), value);
-        }
-        match self.take("chat_template_kwargs") {
-            None => {}
-            Some(Value::Object(more)) => given.extend(more.clone()),
-            Some(other) => {
-                let kind = files::kind(other);
-                return Err(format!("column \"chat_template_kwargs\" is {kind}, not an object"));
-            }
-        }
-        given.retain(|_, value| !value.is_null());
-        match given.iter().find(|(_, value)| files::holds_foreign(value)) {
-            Some((name, _)) => Err(format!("\"{}\" holds {FOREIGN}", shown(name, 60))),
-            None => Ok(given),
-        }
-    }
-
-    /// Whether the answer has a column of its own.
-    fn has_answer(&self) -> bool {
-        let mapped = self.options.map.get("chosen").map(String::as_str);
-        let names: &[&str] = &["chosen"];
-        let names = mapped.as_ref().map_or(names, std::slice::from_ref);
-        names.iter().chain(&SFT_ANSWERS).any(|name| present(self.record, name).is_some())
-    }
-
-    /// Refuses a row with a column that says something and went nowhere.
-    fn all_said(&self) -> std::result::Result<(), String> {
-        let used = self.used.borrow();
-        let lost = HOMELESS
-            .iter()
-            .find(|name| !used.contains(**name) && self.record.get(**name).is_some_and(says));
-        match lost {
-            None => Ok(()),
-            Some(name) => Err(format!(
-                "column \"{name}\" says something that would not reach the model; put it into the \
-                 prompt or the messages, or remove it"
-            )),
-        }
-    }
-
-    fn chosen(&self) -> std::result::Result<Option<Side>, String> {
-        let found = self.find("chosen", &["chosen"])?;
-        if found.is_none()
-            && !self.options.need_rejected
-            && !self.options.map.contains_key("chosen")
-        {
-            return self.find("chosen", &SFT_ANSWERS);
-        }
-        Ok(found)
-    }
-
-    fn rejected(&self) -> std::result::Result<Option<Side>, String> {
-        let found = self.find("rejected", &["rejected"])?;
-        if found.is_none() && self.options.need_rejected {
-            return Err(self.missing("rejected"));
-        }
-        Ok(found)
-    }
-
-    fn missing(&self, ours: &str) -> String {
-        let has = has(self.record);
-        match self.options.map.get(ours) {
-            Some(theirs) => format!("column \"{theirs}\" (mapped to {ours}) is missing; {has}"),
-            None => format!(
-                "column \"{ours}\" is missing; {has} (set data.map.{ours} to its name if it has another name)"
-            ),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ mod source;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::SystemTime;
 
 use chrono::{DateTime, Utc};
@@ -43,7 +43,8 @@ pub struct ChatTemplate {
 /// The time that templates are told: one for the whole life of a template, so that a run does not
 /// depend on when a row is rendered.
 struct Clock {
-    now: DateTime<Utc>,
+    /// Seconds since 1970, in UTC, so that it does not depend on the machine's time zone.
+    now: AtomicI64,
     asked: AtomicBool,
 }
 
@@ -64,8 +65,7 @@ impl ChatTemplate {
         source: &str,
         special: BTreeMap<String, String>,
     ) -> std::result::Result<Self, String> {
-        // In UTC, so that it does not depend on the machine's time zone.
-        let now = DateTime::<Utc>::from(SystemTime::now());
+        let now = AtomicI64::new(DateTime::<Utc>::from(SystemTime::now()).timestamp());
         let clock = Arc::new(Clock { now, asked: AtomicBool::new(false) });
         let compiled = on_own_stack(|| environment(source, &clock));
         let environment =
@@ -138,9 +138,15 @@ impl ChatTemplate {
         self.source.contains(word)
     }
 
-    /// Whether a rendering has asked for the date.
-    pub fn asked_for_date(&self) -> bool {
-        self.clock.asked.load(Ordering::Relaxed)
+    /// The time that renderings were told, in seconds since 1970; None if none has asked.
+    pub fn date(&self) -> Option<i64> {
+        let asked = self.clock.asked.load(Ordering::Relaxed);
+        asked.then(|| self.clock.now.load(Ordering::Relaxed))
+    }
+
+    /// Sets the time that renderings are told.
+    pub fn set_date(&self, seconds: i64) {
+        self.clock.now.store(seconds, Ordering::Relaxed);
     }
 }
 
@@ -161,7 +167,11 @@ fn environment(
     let clock = Arc::clone(clock);
     environment.add_function("strftime_now", move |format: String| {
         clock.asked.store(true, Ordering::Relaxed);
-        python::strftime(clock.now, &format)
+        let seconds = clock.now.load(Ordering::Relaxed);
+        let now = DateTime::from_timestamp(seconds, 0).ok_or_else(|| {
+            minijinja::Error::new(ErrorKind::InvalidOperation, format!("{seconds} s is no date"))
+        })?;
+        python::strftime(now, &format)
             .map_err(|e| minijinja::Error::new(ErrorKind::InvalidOperation, e))
     });
     environment.add_filter("tojson", python::to_json);
@@ -354,10 +364,15 @@ mod tests {
         )
         .unwrap();
         template.render(&talk(), &Map::new(), false).unwrap();
-        assert!(!template.asked_for_date());
+        assert_eq!(template.date(), None);
         let first = template.render(&talk(), &Map::new(), true).unwrap();
-        assert!(template.asked_for_date());
+        assert!(template.date().is_some());
         assert_eq!(first, template.render(&talk(), &Map::new(), true).unwrap());
+        template.set_date(86_400);
+        assert_eq!(template.render(&talk(), &Map::new(), true).unwrap(), "1970 000000");
+        assert_eq!(template.date(), Some(86_400));
+        template.set_date(i64::MAX);
+        assert!(template.render(&talk(), &Map::new(), true).unwrap_err().contains("is no date"));
         let unknown = render("{{ strftime_now('%Q') }}", &talk(), false).unwrap_err();
         assert!(unknown.contains("%Q"), "{unknown}");
     }

@@ -50,6 +50,7 @@ pub struct Tokenizer {
 /// When an end-of-sequence token is appended to an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum EosRule {
     /// Unless the answer ends with it already; white space that a template writes behind it is
     /// cut, so the sequence ends with its EOS.
@@ -88,6 +89,16 @@ pub struct Examples {
     pub skipped: Vec<Problem>,
     /// Keys of messages that the chat template does not name, so that they reach no model.
     pub unused: BTreeSet<String>,
+}
+
+/// The tokens of a row before anything is cut.
+pub(super) struct Untrimmed {
+    /// Chosen, and rejected if there is one.
+    pub sides: Vec<Sequence>,
+    /// Tokens at the prompt's end that open the answer.
+    pub opening: usize,
+    /// Whether the text of each side ends the sequence by itself.
+    pub ended: Vec<bool>,
 }
 
 /// The two sides of a row as text.
@@ -208,10 +219,17 @@ impl Tokenizer {
         self.inner.id_to_token(id)
     }
 
-    /// Whether the chat template has written the date into a conversation: the same rows are other
-    /// tokens tomorrow.
-    pub fn is_dated(&self) -> bool {
-        self.template.as_ref().is_some_and(ChatTemplate::asked_for_date)
+    /// The time that the chat template wrote into conversations, in seconds since 1970: the same rows
+    /// are other tokens tomorrow. None if it has written none.
+    pub fn date(&self) -> Option<i64> {
+        self.template.as_ref().and_then(ChatTemplate::date)
+    }
+
+    /// Sets the time that the chat template writes.
+    pub fn set_date(&self, seconds: i64) {
+        if let Some(template) = &self.template {
+            template.set_date(seconds);
+        }
     }
 
     /// Whether the model has a chat template.
@@ -340,26 +358,12 @@ impl Tokenizer {
         counts: &mut Counts,
     ) -> std::result::Result<Option<Example>, Problem> {
         let problem = |what: String| Problem::new(row.source.to_string(), what);
-        let text = self.rendered(row).map_err(problem)?;
-        let prompt = self.try_encode(&text.prompt).map_err(problem)?;
-        let mut sides = Vec::with_capacity(2);
-        for answer in std::iter::once(&text.chosen).chain(&text.rejected) {
-            let side = self.sequence(&text.prompt, &prompt, answer, options.eos);
-            sides.push(side.map_err(problem)?);
-        }
-        for (side, name) in sides.iter().zip(["chosen", "rejected"]) {
-            if side.ids.len() <= side.response_start.max(1) {
-                return Err(problem(format!("{name} has no token that could be learnt")));
-            }
-        }
-        if sides.len() == 2 && sides[0].ids == sides[1].ids {
-            return Err(problem("chosen and rejected are the same tokens".into()));
-        }
+        let Untrimmed { mut sides, opening, .. } = self.untrimmed(row, options.eos)?;
         let cut = Cut {
             max_length: options.max_length,
             over_length: options.over_length,
             bos: self.special.bos,
-            opening: self.try_encode(&text.opening).map_err(problem)?.len(),
+            opening,
         };
         let fits = cut.apply(&mut sides, counts).map_err(problem)?;
         if !fits {
@@ -371,6 +375,36 @@ impl Tokenizer {
             return Ok(None);
         };
         Ok(Some(Example { row: row_index, chosen, rejected: sides.next() }))
+    }
+
+    /// The tokens of a row, however long.
+    ///
+    /// # Errors
+    /// What makes the row unusable, with its file and line.
+    pub(super) fn untrimmed(
+        &self,
+        row: &PreferenceRow,
+        eos: EosRule,
+    ) -> std::result::Result<Untrimmed, Problem> {
+        let problem = |what: String| Problem::new(row.source.to_string(), what);
+        let text = self.rendered(row).map_err(problem)?;
+        let prompt = self.try_encode(&text.prompt).map_err(problem)?;
+        let (mut sides, mut ended) = (Vec::with_capacity(2), Vec::with_capacity(2));
+        for answer in std::iter::once(&text.chosen).chain(&text.rejected) {
+            let (side, end) = self.sequence(&text.prompt, &prompt, answer, eos).map_err(problem)?;
+            sides.push(side);
+            ended.push(end);
+        }
+        for (side, name) in sides.iter().zip(["chosen", "rejected"]) {
+            if side.ids.len() <= side.response_start.max(1) {
+                return Err(problem(format!("{name} has no token that could be learnt")));
+            }
+        }
+        if sides.len() == 2 && sides[0].ids == sides[1].ids {
+            return Err(problem("chosen and rejected are the same tokens".into()));
+        }
+        let opening = self.try_encode(&text.opening).map_err(problem)?.len();
+        Ok(Untrimmed { sides, opening, ended })
     }
 
     /// The texts of a row, by the chat template if it is a conversation.
@@ -420,14 +454,15 @@ impl Tokenizer {
         Ok(text)
     }
 
-    /// Ids of `prompt + answer` with BOS and EOS, and where the answer starts.
+    /// Ids of `prompt + answer` with BOS and EOS, and where the answer starts; whether the answer
+    /// ends with EOS by itself.
     fn sequence(
         &self,
         prompt: &str,
         prompt_ids: &[u32],
         answer: &str,
         eos: EosRule,
-    ) -> std::result::Result<Sequence, String> {
+    ) -> std::result::Result<(Sequence, bool), String> {
         let mut ids = self.try_encode(&format!("{prompt}{answer}"))?;
         let mut response_start = ids.iter().zip(prompt_ids).take_while(|(a, b)| a == b).count();
         if let Some(bos) = self.special.bos
@@ -436,18 +471,18 @@ impl Tokenizer {
             ids.insert(0, bos);
             response_start += 1;
         }
-        self.end(&mut ids, response_start, eos)?;
-        Ok(Sequence { ids, response_start })
+        let ended = self.end(&mut ids, response_start, eos)?;
+        Ok((Sequence { ids, response_start }, ended))
     }
 
-    /// Appends EOS unless `ids[start..]` ends with it already.
+    /// Appends EOS unless `ids[start..]` ends with it already, and says whether it does.
     fn end(
         &self,
         ids: &mut Vec<u32>,
         start: usize,
         rule: EosRule,
-    ) -> std::result::Result<(), String> {
-        let Some(eos) = self.special.eos else { return Ok(()) };
+    ) -> std::result::Result<bool, String> {
+        let Some(eos) = self.special.eos else { return Ok(false) };
         if rule == EosRule::Once {
             let start = start.min(ids.len());
             let mut end = ids.len();
@@ -460,13 +495,14 @@ impl Tokenizer {
             }
             if end > start && ids[end - 1] == eos {
                 ids.truncate(end);
-                return Ok(());
+                return Ok(true);
             }
         }
-        if ids.len() <= start || ids.last() != Some(&eos) {
+        let ended = ids.len() > start && ids.last() == Some(&eos);
+        if !ended {
             ids.push(eos);
         }
-        Ok(())
+        Ok(ended)
     }
 
     /// A document for language modelling as examples of at most `max_length` tokens, each token

@@ -15,9 +15,12 @@ use crate::model::config::ModelConfig;
 use crate::model::generate::Sampling;
 use crate::model::weight_files::check_weights_there;
 use crate::model::weights::{FolderWeights, ParameterValues};
-use crate::page::report::{self, ReportPage, Sample, write_report};
+use crate::page::report::{self, ReportPage, Sample, Table, write_report};
 use crate::program::Store;
+use crate::train::dataset::Dataset;
+use crate::train::evaluation::{Estimate, FIGURES, estimates, score};
 use crate::train::metrics::{METRICS, MetricsRecord, Split, read_metrics};
+use crate::train::objectives::RowKind;
 use crate::train::prepare::prepare;
 use crate::train::recipe::Recipe;
 use crate::train::sampler::Sampler;
@@ -40,7 +43,9 @@ const QUICK: [&str; 3] = ["train.max_steps=32", "train.eval_every=8", "train.sav
 
 /// Name of the page in the output folder.
 pub const REPORT: &str = "report.html";
-/// Name of the file of held-out rows in the output folder.
+/// Name of the file of held-out rows of rules that are trained on, in the output folder.
+pub const KNOWN: &str = "known.jsonl";
+/// Name of the file of rows of rules that are held out, in the output folder.
 pub const HELDOUT: &str = "heldout.jsonl";
 /// Folder of the ORPO run in the output folder.
 pub const ORPO: &str = "orpo";
@@ -71,6 +76,23 @@ pub struct DemoOptions {
     pub command: String,
     /// Set when the demo is to stop; it goes on with `resume`.
     pub stop: Arc<AtomicBool>,
+}
+
+/// Held-out rows of one kind, and what the base model and both trained ones make of them.
+#[derive(Debug, Clone)]
+pub struct Judged {
+    /// What the rows have in common, behind "sentences".
+    pub kind: &'static str,
+    /// How many rows there are.
+    pub rows: usize,
+    /// Of the base model, the control and ORPO: how often the right sentence is preferred.
+    pub preferred: [Estimate; 3],
+    /// Their log odds ratios.
+    pub log_odds: [Estimate; 3],
+    /// How many of [`Judged::corrected`] greedy corrections are exactly right.
+    pub exact: [usize; 3],
+    /// Sentences that each of them corrected.
+    pub corrected: usize,
 }
 
 /// What happens during a demo, for a display.
@@ -104,7 +126,12 @@ pub struct DemoOutcome {
     pub report: PathBuf,
     /// The held-out rows before and after: the control, then ORPO.
     pub ends: [Ends; 2],
-    /// Corrections of held-out sentences by the base model and both trained ones.
+    /// The held-out rows of rules that were trained on, and those of rules that were not.
+    pub judged: [Judged; 2],
+    /// What that comes to, in words.
+    pub verdict: Vec<String>,
+    /// Corrections of held-out sentences by the base model and both trained ones; first those that ORPO
+    /// gets right and the base model does not.
     pub samples: Vec<Sample>,
     /// Seconds from start to report.
     pub seconds: f64,
@@ -160,6 +187,11 @@ impl DemoOptions {
         if self.quick { 3 } else { 8 }
     }
 
+    /// Held-out rows of rules that are trained on which are evaluated at most.
+    fn known_rows(&self) -> usize {
+        if self.quick { 48 } else { 1000 }
+    }
+
     /// Held-out sentences that the page shows corrections of.
     fn shown(&self) -> usize {
         if self.quick { 8 } else { 24 }
@@ -180,8 +212,9 @@ pub fn run(
     options.check_start()?;
     let pairs = fetch_pairs(&options.cache)?;
     on_event(Event::Note(format!(
-        "pairs      {} to train on, {} held out, in {} (from harper-core's tests)",
+        "pairs      {} to train on, {} held out of the same rules and {} of other rules, in {} (from harper-core's tests)",
         pairs.train_rows,
+        pairs.known_rows,
         pairs.heldout_rows,
         options.cache.display()
     )));
@@ -200,13 +233,15 @@ pub fn run_on(
 ) -> Result<DemoOutcome> {
     let start = Instant::now();
     options.check_start()?;
-    let heldout = spread(read_rows(&pairs.heldout)?, options.rows_per_rule());
-    let heldout_file = options.output.join(HELDOUT);
-    write_heldout(&heldout_file, &heldout)?;
+    let known = every(read_rows(&pairs.known)?, options.known_rows());
+    let unknown = spread(read_rows(&pairs.heldout)?, options.rows_per_rule());
+    let [known_file, unknown_file] = [KNOWN, HELDOUT].map(|name| options.output.join(name));
+    write_heldout(&known_file, &known)?;
+    write_heldout(&unknown_file, &unknown)?;
 
     let mut runs = Vec::new();
     for (name, folder) in [("ORPO", ORPO), ("control", CONTROL)] {
-        let recipe = options.recipe(folder, &pairs.train, &heldout_file)?;
+        let recipe = options.recipe(folder, &pairs.train, &known_file)?;
         let prepared = prepare(&recipe, options.resume)?.stop_when(options.stop.clone());
         let outcome =
             trainer::run(prepared, gpu, &mut |event| on_event(Event::Run { name, event }))?;
@@ -215,24 +250,46 @@ pub fn run_on(
     }
     let [orpo, control] = &runs[..] else { unreachable!("two runs were made") };
 
-    let shown = pick(&heldout, options.shown());
-    on_event(Event::Note(format!(
-        "{} held-out sentences are corrected by the base model and both trained ones",
-        shown.len()
-    )));
-    let samples = correct(gpu, [&options.model, &orpo.model, &control.model], &shown)?;
+    let models = [&options.model, &control.model, &orpo.model];
+    let mut judged = Vec::new();
+    let mut samples = Vec::new();
+    for (kind, rows, file) in [
+        ("of rules that were trained on", &known, &known_file),
+        ("of rules that were not", &unknown, &unknown_file),
+    ] {
+        on_event(Event::Note(format!(
+            "{} held-out sentences {kind} are judged and corrected by the base model and both trained ones",
+            rows.len()
+        )));
+        let corrections = correct(gpu, models, rows)?;
+        judged.push(judge(gpu, models, kind, file, orpo, &corrections)?);
+        samples.extend(pick(rows, corrections, options.shown() / 2));
+    }
+    let judged: [Judged; 2] = judged.try_into().expect("two kinds were judged");
+    let verdict = judged.iter().map(verdict_of).collect::<Vec<_>>();
+    // ORPO's column comes first on the page, as its run does.
+    let ordered = |sample: Sample| {
+        let [base, control, orpo] =
+            <[String; 3]>::try_from(sample.outputs).expect("of three models");
+        Sample { outputs: vec![base, orpo, control], ..sample }
+    };
+    let mut samples: Vec<Sample> = samples.into_iter().map(ordered).collect();
+    samples.sort_by_key(|sample| !got_better(sample));
     let seconds = start.elapsed().as_secs_f64();
     let ends = [control.ends()?, orpo.ends()?];
     let report = ReportPage {
         title: "oddgrad: ORPO beside imitation alone".into(),
         runs: [orpo, control].map(|run| report::RunCurves::new(run.name, &run.records)).into(),
         metrics: orpo.recipe.loss.objective.metrics(),
+        verdict: verdict.clone(),
+        tables: vec![table_of(&judged)],
         samples: samples.clone(),
-        facts: facts(gpu, options, pairs, heldout.len(), orpo, control, seconds)?,
+        facts: facts(gpu, options, pairs, [known.len(), unknown.len()], orpo, control, seconds)?,
+        ..ReportPage::default()
     };
     let path = options.output.join(REPORT);
     write_report(&path, &report)?;
-    Ok(DemoOutcome { report: path, ends, samples, seconds })
+    Ok(DemoOutcome { report: path, ends, judged, verdict, samples, seconds })
 }
 
 /// A run that came to its end.
@@ -283,7 +340,7 @@ fn facts(
     gpu: &Gpu,
     options: &DemoOptions,
     pairs: &GrammarPairs,
-    heldout: usize,
+    [known, unknown]: [usize; 2],
     orpo: &Finished,
     control: &Finished,
     seconds: f64,
@@ -312,9 +369,14 @@ fn facts(
         (
             "Rows",
             format!(
-                "{} pairs of {} rule files to train on; of the {} held-out pairs, {heldout}, spread \
-                 over all {} rule files, are evaluated. No rule file is on both sides.",
-                pairs.train_rows, pairs.train_rules, pairs.heldout_rows, pairs.heldout_rules
+                "{} pairs of {} rule files to train on; {known} of {} held-out pairs of the same rule \
+                 files, and {unknown} of {} pairs of {} rule files that training does not see, spread \
+                 over all of them. No sentence is in two of the three.",
+                pairs.train_rows,
+                pairs.train_rules,
+                pairs.known_rows,
+                pairs.heldout_rows,
+                pairs.heldout_rules
             ),
         ),
         ("Steps", format!("{steps} of {} rows each, in both runs", recipe.batch.size)),
@@ -400,20 +462,145 @@ fn spread(rows: Vec<HeldOutRow>, per_rule: usize) -> Vec<HeldOutRow> {
     by_rule.into_values().flat_map(even).collect()
 }
 
-/// `count` rows short enough for a table: one of every rule file, then a second one, and so on.
-fn pick(rows: &[HeldOutRow], count: usize) -> Vec<&HeldOutRow> {
-    let mut by_rule: BTreeMap<&str, Vec<&HeldOutRow>> = BTreeMap::new();
-    for row in rows {
-        let longest = row.right.chars().count().max(row.wrong.chars().count());
-        if longest <= SHOWN_CHARS {
-            by_rule.entry(&row.source).or_default().push(row);
+/// At most `count` rows, evenly spaced.
+fn every(rows: Vec<HeldOutRow>, count: usize) -> Vec<HeldOutRow> {
+    let count = rows.len().min(count);
+    (0..count).map(|at| rows[at * rows.len() / count].clone()).collect()
+}
+
+/// `count` corrections short enough for a table: those that got better, then one of every rule file,
+/// then a second one, and so on.
+fn pick(rows: &[HeldOutRow], corrections: Vec<Sample>, count: usize) -> Vec<Sample> {
+    let mut better = Vec::new();
+    let mut by_rule: BTreeMap<&str, Vec<Sample>> = BTreeMap::new();
+    for (row, sample) in rows.iter().zip(corrections) {
+        if row.right.chars().count().max(row.wrong.chars().count()) > SHOWN_CHARS {
+            continue;
+        }
+        match sample.outputs.last().map(String::as_str) {
+            Some(orpo) if is_right(orpo, &sample) && !is_right(&sample.outputs[0], &sample) => {
+                better.push(sample);
+            }
+            _ => by_rule.entry(&row.source).or_default().push(sample),
         }
     }
+    // Half of the room at most, so that what did not get better is seen too.
+    better.truncate(count.div_ceil(2));
     let rounds = by_rule.values().map(Vec::len).max().unwrap_or(0);
-    (0..rounds)
-        .flat_map(|round| by_rule.values().filter_map(move |rows| rows.get(round).copied()))
-        .take(count)
-        .collect()
+    let others = (0..rounds)
+        .flat_map(|round| by_rule.values().filter_map(move |rows| rows.get(round)).cloned());
+    let left = count - better.len();
+    better.extend(others.take(left).collect::<Vec<_>>());
+    better
+}
+
+fn is_right(text: &str, sample: &Sample) -> bool {
+    text.trim() == sample.right.trim()
+}
+
+/// Whether ORPO's correction, the second, is right and that of the base model, the first, is not.
+fn got_better(sample: &Sample) -> bool {
+    match &sample.outputs[..] {
+        [base, orpo, ..] => is_right(orpo, sample) && !is_right(base, sample),
+        _ => false,
+    }
+}
+
+/// What the base model, the control and ORPO make of the rows in a file.
+fn judge(
+    gpu: &Rc<Gpu>,
+    models: [&PathBuf; 3],
+    kind: &'static str,
+    file: &Path,
+    orpo: &Finished,
+    corrections: &[Sample],
+) -> Result<Judged> {
+    let config = ModelConfig::load(models[0])?;
+    let tokenizer = Tokenizer::from_folder(models[0])?;
+    let paths = [file.to_owned()];
+    let (data, tokens) = (&orpo.recipe.data, orpo.recipe.batch.stream_tokens);
+    let rows =
+        Dataset::load(data, RowKind::Pairs, &tokenizer, &paths, crate::data::rows::Split::Train)?;
+    let mut scored = Vec::new();
+    for model in models {
+        let weights = FolderWeights::open(model, &config)?;
+        scored.push(score(gpu, &config, &weights, &tokenizer, &rows, tokens, &mut |_| ())?);
+    }
+    let found = estimates(&scored, RESAMPLES, 0);
+    let of = |key: &str| -> [Estimate; 3] {
+        let at = FIGURES.iter().position(|figure| figure.key == key).expect("it is a figure");
+        let found = found[at].as_ref().expect("every row has both answers");
+        [0, 1, 2].map(|model| found.models[model])
+    };
+    let exact = [0, 1, 2].map(|model| {
+        corrections.iter().filter(|sample| is_right(&sample.outputs[model], sample)).count()
+    });
+    Ok(Judged {
+        kind,
+        rows: scored[0].len(),
+        preferred: of("rewards/accuracies"),
+        log_odds: of("log_odds_chosen"),
+        exact,
+        corrected: corrections.len(),
+    })
+}
+
+/// Draws of rows for the intervals.
+const RESAMPLES: usize = 1000;
+
+/// A sentence about rows of one kind. Whether something is a difference is told by the intervals.
+fn verdict_of(judged: &Judged) -> String {
+    let Judged { kind, rows, preferred: [base, control, orpo], exact, corrected, .. } = judged;
+    let share = |e: &Estimate| format!("{:.1} %", 100.0 * e.value);
+    let apart =
+        |a: &Estimate, b: &Estimate| a.interval[1] < b.interval[0] || b.interval[1] < a.interval[0];
+    let change = match (apart(base, orpo), orpo.value > base.value) {
+        (false, _) => "that is no change that so few rows could show",
+        (true, true) if apart(control, orpo) && orpo.value > control.value => {
+            "more than before, and more than imitation alone brings"
+        }
+        (true, true) => "more than before",
+        (true, false) => "less than before",
+    };
+    format!(
+        "On {rows} new sentences {kind}, ORPO prefers the right one in {} of the pairs, the base model in {} and imitation alone in {}: {change}. Exactly right corrections, of {corrected}: ORPO {}, base model {}, imitation {}.",
+        share(orpo),
+        share(base),
+        share(control),
+        exact[2],
+        exact[0],
+        exact[1]
+    )
+}
+
+/// Both kinds of rows as a table.
+fn table_of(judged: &[Judged; 2]) -> Table {
+    let share = |e: &Estimate| {
+        let [low, high] = e.interval.map(|x| 100.0 * x);
+        format!("{:.1} % ({low:.1} to {high:.1})", 100.0 * e.value)
+    };
+    let number =
+        |e: &Estimate| format!("{:.2} ({:.2} to {:.2})", e.value, e.interval[0], e.interval[1]);
+    let mut rows = Vec::new();
+    for j in judged {
+        let Judged { kind, rows: count, preferred, log_odds, exact, corrected } = j;
+        rows.push((
+            format!("Right sentence preferred, {count} sentences {kind}"),
+            preferred.iter().map(share).collect(),
+        ));
+        rows.push((
+            format!("Log odds ratio, sentences {kind}"),
+            log_odds.iter().map(number).collect(),
+        ));
+        let exact = exact.iter().map(|n| format!("{n} of {corrected}")).collect();
+        rows.push((format!("Exactly right corrections, sentences {kind}"), exact));
+    }
+    Table {
+        title: "Sentences that no run has seen".into(),
+        note: "In brackets 95 % of 1,000 draws of the rows (bootstrap).".into(),
+        columns: ["base model", "imitation alone", "ORPO"].map(str::to_owned).into(),
+        rows,
+    }
 }
 
 /// Writes the rows that both runs are evaluated on. Where they are already, they must be the same:
@@ -437,9 +624,9 @@ fn write_heldout(path: &Path, rows: &[HeldOutRow]) -> Result<()> {
     write_atomically(path, text.as_bytes())
 }
 
-/// Greedy corrections by the base model, the ORPO model and the control: one program, in which the
-/// weights are exchanged.
-fn correct(gpu: &Rc<Gpu>, models: [&PathBuf; 3], rows: &[&HeldOutRow]) -> Result<Vec<Sample>> {
+/// Greedy corrections by the base model, the control and ORPO: one program, in which the weights are
+/// exchanged.
+fn correct(gpu: &Rc<Gpu>, models: [&PathBuf; 3], rows: &[HeldOutRow]) -> Result<Vec<Sample>> {
     if rows.is_empty() {
         return Ok(Vec::new());
     }
@@ -461,10 +648,10 @@ fn correct(gpu: &Rc<Gpu>, models: [&PathBuf; 3], rows: &[&HeldOutRow]) -> Result
     let mut texts = Vec::new();
     for model in models {
         put(model)?;
-        texts.push(sampler.run(&greedy)?.into_iter());
+        texts.push(sampler.run(&greedy, &[], &mut |_, _| ())?.into_iter());
     }
     let mut next = |model: usize| texts[model].next().expect("one text a prompt");
-    let sample = |row: &&HeldOutRow| Sample {
+    let sample = |row: &HeldOutRow| Sample {
         wrong: row.wrong.clone(),
         outputs: (0..3).map(&mut next).collect(),
         right: row.right.clone(),
@@ -500,13 +687,52 @@ mod tests {
         );
     }
 
+    /// Corrections of which ORPO's is right where `better` says so.
+    fn corrections(rows: &[HeldOutRow], better: &[usize]) -> Vec<Sample> {
+        let sample = |(at, row): (usize, &HeldOutRow)| {
+            let orpo = if better.contains(&at) { row.right.clone() } else { "no".into() };
+            let outputs = vec!["no".into(), "no".into(), orpo];
+            Sample { wrong: row.wrong.clone(), outputs, right: row.right.clone() }
+        };
+        rows.iter().enumerate().map(sample).collect()
+    }
+
     #[test]
-    fn demo_shows_sentences_of_different_rules_first_and_no_long_ones() {
+    fn demo_shows_what_got_better_then_different_rules_and_no_long_ones() {
         let mut rows = rows(&[("a", 3), ("b", 1), ("c", 2)]);
         rows[0].wrong = "x".repeat(SHOWN_CHARS + 1);
-        let lines = |count| pick(&rows, count).iter().map(|r| r.line.as_str()).collect::<Vec<_>>();
-        assert_eq!(lines(4), ["a 1", "b 0", "c 0", "a 2"]);
-        assert_eq!(lines(99).len(), 5);
+        let shown = |better: &[usize], count| -> Vec<String> {
+            let picked = pick(&rows, corrections(&rows, better), count);
+            picked
+                .into_iter()
+                .map(|s| s.right.replace("sentence ", "").replace("of ", ""))
+                .collect()
+        };
+        assert_eq!(shown(&[], 4), ["1 a", "0 b", "0 c", "2 a"]);
+        assert_eq!(shown(&[5, 2, 3], 4), ["2 a", "0 b", "1 a", "0 c"]);
+        assert_eq!(shown(&[], 99).len(), 5);
+    }
+
+    #[test]
+    fn demo_verdicts_go_by_the_intervals() {
+        let estimate = |value: f64, by: f64| Estimate { value, interval: [value - by, value + by] };
+        let judged = |shares: [f64; 3], by| Judged {
+            kind: "of rules",
+            rows: 160,
+            preferred: shares.map(|share| estimate(share, by)),
+            log_odds: [estimate(0.0, 1.0); 3],
+            exact: [1, 2, 30],
+            corrected: 160,
+        };
+        let verdict = |shares, by| verdict_of(&judged(shares, by));
+        let clear = verdict([0.01, 0.05, 0.55], 0.04);
+        assert!(clear.contains("55.0 %") && clear.contains("more than imitation alone"), "{clear}");
+        assert!(clear.contains("ORPO 30, base model 1, imitation 2"), "{clear}");
+        assert!(verdict([0.01, 0.5, 0.55], 0.04).contains("more than before."));
+        assert!(verdict([0.5, 0.5, 0.55], 0.04).contains("no change"));
+        assert!(verdict([0.6, 0.5, 0.5], 0.04).contains("less than before"));
+        let table = table_of(&[judged([0.01, 0.05, 0.55], 0.01), judged([0.0, 0.0, 0.0], 0.0)]);
+        assert_eq!((table.rows.len(), table.rows[0].1[2].as_str()), (6, "55.0 % (54.0 to 56.0)"));
     }
 
     #[test]

@@ -7,8 +7,9 @@
 //! checksummed, and the rows built from it stay in a cache folder, from which they are read
 //! offline afterwards.
 //!
-//! Train and held-out rows are split by rule file, never by row: the held-out sentences break
-//! rules that the training rows say nothing about.
+//! Held out are two kinds of rows: whole rule files, whose sentences break rules that the training rows
+//! say nothing about, and some rows of the other files: new sentences that break rules which are trained
+//! on. No sentence is in two of the three.
 
 mod calls;
 mod crate_file;
@@ -29,21 +30,36 @@ const MIN_CHARS: usize = 15;
 
 /// One rule file in this many is held out.
 const HELDOUT_ONE_IN: u64 = 10;
+/// Of the other files, one row in this many is held out.
+const KNOWN_ONE_IN: u64 = 18;
 
 /// BLAKE3 of the rows as this version of the program builds them: a cache from another version,
 /// or one that was cut short or edited, is built again.
 const TRAIN_BLAKE3: &str = "8305b315bf68e7631b0cbd21d62ea04c14fd20fba9ace66c60cf18ba6bf25045";
+const KNOWN_BLAKE3: &str = "";
 const HELDOUT_BLAKE3: &str = "d584dd511dd80d8350207c315454e91163a855dd1a023cd0bca04c006d221ae2";
+
+/// The files of rows.
+const FILES: [(&str, &str); 3] = [
+    ("train.jsonl", TRAIN_BLAKE3),
+    ("known.jsonl", KNOWN_BLAKE3),
+    ("heldout.jsonl", HELDOUT_BLAKE3),
+];
 
 /// Where the rows are and how many there are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GrammarPairs {
     /// JSONL file of the training rows.
     pub train: PathBuf,
-    /// JSONL file of the held-out rows; no rule file and no sentence of theirs is in `train`.
+    /// JSONL file of held-out rows of rule files in `train`; no sentence of theirs is there.
+    pub known: PathBuf,
+    /// JSONL file of the rows of rule files that are held out; neither these nor a sentence of theirs is
+    /// in `train`.
     pub heldout: PathBuf,
     /// Number of rows in `train`.
     pub train_rows: usize,
+    /// Number of rows in `known`.
+    pub known_rows: usize,
     /// Number of rows in `heldout`.
     pub heldout_rows: usize,
     /// Number of rule files that `train` comes from.
@@ -52,7 +68,7 @@ pub struct GrammarPairs {
     pub heldout_rules: usize,
 }
 
-/// Makes `train.jsonl` and `heldout.jsonl` in the folder `cache` and says where they are.
+/// Makes `train.jsonl`, `known.jsonl` and `heldout.jsonl` in the folder `cache` and says where they are.
 ///
 /// Rows that are there with the right checksum are used as they are, without cargo and without a
 /// network. Otherwise the crate is read from `cache` or from cargo's registry folder, after cargo
@@ -68,33 +84,33 @@ pub fn fetch_pairs(cache: &Path) -> Result<GrammarPairs> {
 }
 
 fn fetch_pairs_with(cache: &Path, cargo: &crate_file::Cargo) -> Result<GrammarPairs> {
-    let train = cache.join("train.jsonl");
-    let heldout = cache.join("heldout.jsonl");
-    if let (Some(train_text), Some(heldout_text)) =
-        (read_if_intact(&train, TRAIN_BLAKE3)?, read_if_intact(&heldout, HELDOUT_BLAKE3)?)
-    {
-        return Ok(summary(train, &train_text, heldout, &heldout_text));
+    let paths = FILES.map(|(name, _)| cache.join(name));
+    let mut texts = Vec::new();
+    for (path, (_, expected)) in paths.iter().zip(FILES) {
+        texts.extend(read_if_intact(path, expected)?);
+    }
+    if let Ok(texts) = <[String; 3]>::try_from(texts) {
+        return Ok(summary(paths, &texts));
     }
     std::fs::create_dir_all(cache).map_err(|e| Error::io("create", cache, e))?;
     let sources = crate_file::rust_sources(cache, cargo)?;
-    let rows = Split::of(pairs_of(&sources)?);
-    let (train_text, heldout_text) = (to_jsonl(&rows.train), to_jsonl(&rows.heldout));
-    for (name, text, expected) in
-        [("train", &train_text, TRAIN_BLAKE3), ("held-out", &heldout_text, HELDOUT_BLAKE3)]
-    {
+    let Split { train, known, heldout } = Split::of(pairs_of(&sources)?);
+    let texts = [train, known, heldout].map(|pairs| to_jsonl(&pairs));
+    for (text, (name, expected)) in texts.iter().zip(FILES) {
         let found = blake3::hash(text.as_bytes()).to_hex();
         if found.as_str() != expected {
             return Err(Error::Mismatch(format!(
-                "the {name} rows built from {} have the checksum {found}, not {expected}: the \
+                "the rows of {name} built from {} have the checksum {found}, not {expected}: the \
                  extraction changed; if that is meant, put the new checksum into \
                  src/demo/pairs.rs",
                 crate_file::NAME_VERSION
             )));
         }
     }
-    write_atomically(&train, train_text.as_bytes())?;
-    write_atomically(&heldout, heldout_text.as_bytes())?;
-    Ok(summary(train, &train_text, heldout, &heldout_text))
+    for (path, text) in paths.iter().zip(&texts) {
+        write_atomically(path, text.as_bytes())?;
+    }
+    Ok(summary(paths, &texts))
 }
 
 /// The file's text, or nothing if it is absent or not what it should be.
@@ -110,18 +126,22 @@ fn read_if_intact(path: &Path, expected: &str) -> Result<Option<String>> {
     Ok(String::from_utf8(bytes).ok())
 }
 
-fn summary(train: PathBuf, train_text: &str, heldout: PathBuf, heldout_text: &str) -> GrammarPairs {
+fn summary(paths: [PathBuf; 3], texts: &[String; 3]) -> GrammarPairs {
     let rules = |text: &str| {
         let source = |line: &str| line.rsplit_once("\"source\":").map(|(_, s)| s.to_owned());
         text.lines().filter_map(source).collect::<HashSet<_>>().len()
     };
+    let [train, known, heldout] = paths;
+    let [train_rows, known_rows, heldout_rows] = [0, 1, 2].map(|file| texts[file].lines().count());
     GrammarPairs {
-        train_rows: train_text.lines().count(),
-        heldout_rows: heldout_text.lines().count(),
-        train_rules: rules(train_text),
-        heldout_rules: rules(heldout_text),
         train,
+        known,
         heldout,
+        train_rows,
+        known_rows,
+        heldout_rows,
+        train_rules: rules(&texts[0]),
+        heldout_rules: rules(&texts[2]),
     }
 }
 
@@ -168,23 +188,35 @@ fn pairs_of(sources: &[(String, String)]) -> Result<Vec<Pair>> {
 
 struct Split {
     train: Vec<Pair>,
+    known: Vec<Pair>,
     heldout: Vec<Pair>,
 }
 
 impl Split {
-    /// By the hash of the rule file's path, so that a file stays on its side whatever else changes.
+    /// By hashes of the rule file's path and of the wrong sentence, so that a file and a row stay on
+    /// their sides whatever else changes.
     fn of(pairs: Vec<Pair>) -> Self {
-        let is_heldout = |pair: &Pair| {
-            let hash = blake3::hash(pair.source.as_bytes());
+        let one_in = |text: &str, n: u64| {
+            let hash = blake3::hash(text.as_bytes());
             let head: [u8; 8] = hash.as_bytes()[..8].try_into().expect("a hash has 32 bytes");
-            u64::from_le_bytes(head).is_multiple_of(HELDOUT_ONE_IN)
+            u64::from_le_bytes(head).is_multiple_of(n)
         };
-        let (heldout, mut train): (Vec<_>, Vec<_>) = pairs.into_iter().partition(is_heldout);
+        let (heldout, mut rest): (Vec<_>, Vec<_>) =
+            pairs.into_iter().partition(|pair| one_in(&pair.source, HELDOUT_ONE_IN));
         // Two rules may test the same sentence. Such a row would show training what is held out.
-        let held: HashSet<&str> =
-            heldout.iter().flat_map(|p| [p.wrong.as_str(), p.right.as_str()]).collect();
-        train.retain(|p| !held.contains(p.wrong.as_str()) && !held.contains(p.right.as_str()));
-        Self { train, heldout }
+        let without = |pairs: &mut Vec<Pair>, held: &[Pair]| {
+            let held: HashSet<&str> =
+                held.iter().flat_map(|p| [p.wrong.as_str(), p.right.as_str()]).collect();
+            pairs.retain(|p| !held.contains(p.wrong.as_str()) && !held.contains(p.right.as_str()));
+        };
+        without(&mut rest, &heldout);
+        let (mut known, mut train): (Vec<_>, Vec<_>) =
+            rest.into_iter().partition(|pair| one_in(&pair.wrong, KNOWN_ONE_IN));
+        without(&mut train, &known);
+        // A rule is known if a row of it is left.
+        let trained: HashSet<&str> = train.iter().map(|p| p.source.as_str()).collect();
+        known.retain(|pair| trained.contains(pair.source.as_str()));
+        Self { train, known, heldout }
     }
 }
 
@@ -246,7 +278,13 @@ mod tests {
             pairs.push(pair(n, &format!("the second sentence of file {n}")));
         }
         let alone = Split::of(pairs.clone());
-        assert_eq!(alone.train.len() + alone.heldout.len(), 800);
+        // Where both rows of a file fell to the held-out ones, the file is not known and they go.
+        let kept = alone.train.len() + alone.known.len() + alone.heldout.len();
+        assert!((790..=800).contains(&kept), "{kept}");
+        assert!((20..=70).contains(&alone.known.len()), "{}", alone.known.len());
+        let trained: HashSet<_> = alone.train.iter().map(|p| &p.source).collect();
+        assert!(alone.known.iter().all(|p| trained.contains(&p.source)));
+        assert!(alone.known.iter().all(|p| alone.train.iter().all(|t| t.wrong != p.wrong)));
         assert!((40..=120).contains(&alone.heldout.len()), "{}", alone.heldout.len());
         let files: HashSet<_> = alone.heldout.iter().map(|p| &p.source).collect();
         assert!(alone.train.iter().all(|p| !files.contains(&p.source)));
@@ -258,7 +296,7 @@ mod tests {
         pairs[at] = leak;
         let clean = Split::of(pairs);
         assert_eq!(clean.train, alone.train[1..]);
-        assert_eq!(clean.heldout, alone.heldout);
+        assert_eq!((clean.heldout, clean.known), (alone.heldout, alone.known));
     }
 
     #[test]
@@ -283,7 +321,7 @@ mod tests {
     fn grammar_builds_the_real_pairs_once_and_then_works_offline() {
         let cache = tempfile::tempdir().unwrap();
         let built = fetch_pairs(cache.path()).unwrap();
-        assert_eq!((built.train_rows, built.heldout_rows), (2938, 567));
+        assert_eq!((built.train_rows, built.known_rows, built.heldout_rows), (0, 0, 567));
         assert_eq!((built.train_rules, built.heldout_rules), (305, 28));
 
         let rows = |path: &Path| -> Vec<serde_json::Value> {

@@ -8,7 +8,6 @@ mod pipeline;
 mod stopwatch;
 
 pub use adapter::{AdapterChoice, Backend, cooperative_matrices, list_adapters};
-pub use memory::available as available_memory;
 pub use pipeline::Checks;
 pub(crate) use pipeline::Compiled;
 #[cfg(feature = "cli")]
@@ -123,8 +122,10 @@ impl Gpu {
             let destroyed = reason == wgpu::DeviceLostReason::Destroyed;
             keep(if destroyed { "it was destroyed".into() } else { text }, &into);
         });
+        let class = adapter::class(&info);
         let target = Target {
-            class: adapter::class(&info),
+            class,
+            memory: memory::of(adapter, class),
             subgroups: features.contains(wgpu::Features::SUBGROUP),
             f16: features.contains(wgpu::Features::SHADER_F16),
             cooperative: match features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) {

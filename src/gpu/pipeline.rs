@@ -3,6 +3,9 @@
 use super::Gpu;
 use crate::error::{Error, Result};
 use crate::graph::Call;
+use std::collections::HashSet;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// A pipeline with the layout its bind groups need.
 #[derive(Clone)]
@@ -14,6 +17,13 @@ pub struct Compiled {
 /// What pipelines are kept by: WGSL text, constants, checks.
 pub(super) type Key = (&'static str, String, Checks);
 
+/// By the text, not the path: two kernels outside the tables may have one path.
+fn key(call: &Call, checks: Checks) -> Key {
+    let constants = call.variant.constants.iter().chain(&call.constants);
+    let constants: Vec<_> = constants.map(|(n, v)| format!("{n}={v}")).collect();
+    (call.variant.source, constants.join(" "), checks)
+}
+
 /// Whether the driver's bounds and loop checks stay in the shader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Checks {
@@ -24,25 +34,41 @@ pub enum Checks {
 }
 
 impl Gpu {
-    /// The pipeline of `call`, from the cache if the same kernel was compiled with the same
-    /// constants before, and whether it is new.
-    pub(crate) fn pipeline(&self, call: &Call, checks: Checks) -> (Compiled, bool) {
-        let constants = call.variant.constants.iter().chain(&call.constants);
-        let constants: Vec<_> = constants.map(|(n, v)| format!("{n}={v}")).collect();
-        // By the text, not the path: two kernels outside the tables may have one path.
-        let key = (call.variant.source, constants.join(" "), checks);
-        let mut cache = self.pipelines.lock().unwrap_or_else(|e| e.into_inner());
-        match cache.get(&key) {
-            Some(compiled) => (compiled.clone(), false),
-            None => {
-                let compiled = self.compile(call, checks);
-                cache.insert(key, compiled.clone());
-                (compiled, true)
+    /// The pipelines of `calls`, in their order, and which of them are new. Kernels that were not
+    /// compiled with the same constants before are compiled now, as many at a time as there are
+    /// cores: drivers that compile when a pipeline is made take most of the time of a start for it.
+    pub(crate) fn pipelines(&self, calls: &[Call], checks: Checks) -> Vec<(Compiled, bool)> {
+        let keys: Vec<Key> = calls.iter().map(|call| key(call, checks)).collect();
+        let known = || self.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut new = HashSet::new();
+        let missing: Vec<usize> = {
+            let known = known();
+            (0..calls.len())
+                .filter(|&i| !known.contains_key(&keys[i]) && new.insert(&keys[i]))
+                .collect()
+        };
+        let next = AtomicUsize::new(0);
+        let work = || {
+            while let Some(&i) = missing.get(next.fetch_add(1, Ordering::Relaxed)) {
+                self.compiles(Some(&calls[i].variant.label()));
+                let compiled = self.compile(&calls[i], checks);
+                known().insert(keys[i].clone(), compiled);
             }
-        }
+        };
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        std::thread::scope(|scope| {
+            let others: Vec<_> = (1..cores.min(missing.len())).map(|_| scope.spawn(work)).collect();
+            work();
+            for other in others {
+                other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            }
+        });
+        let known = known();
+        // Of several calls of a new kernel the first is the new one.
+        keys.iter().map(|key| (known[key].clone(), new.remove(key))).collect()
     }
 
-    /// As [`Gpu::pipeline`] for a kernel that may be wrong.
+    /// The pipeline of a kernel that may be wrong, compiled afresh.
     ///
     /// # Errors
     /// What the device says against it.
@@ -55,7 +81,7 @@ impl Gpu {
         }
     }
 
-    /// Compiles afresh, without the cache of [`Gpu::pipeline`].
+    /// Compiles afresh, without the cache of [`Gpu::pipelines`].
     pub(crate) fn compile(&self, call: &Call, checks: Checks) -> Compiled {
         let path = call.variant.path;
         let source =

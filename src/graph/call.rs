@@ -24,6 +24,8 @@ pub struct Call {
     pub grid: [u32; 3],
     /// Outputs along x, y, z, from which the grid of another variant follows.
     pub extent: [usize; 3],
+    /// It does a second time what a call of the forward pass did ([`Graph::recompute_between`]).
+    pub again: bool,
 }
 
 impl Call {
@@ -124,6 +126,7 @@ impl Graph {
             writes: writes.to_vec(),
             grid,
             extent,
+            again: false,
         });
     }
 
@@ -227,6 +230,17 @@ impl Graph {
             self.calls[i] = self.calls[i].with_variant(variant);
         }
         places.len()
+    }
+
+    /// Folds the grid of every call of `variant` into two rows, where it has one dimension and more
+    /// than one group: for tests of what [`Graph::call`] does to grids beyond 65,535 groups.
+    pub fn fold(&mut self, variant: &Variant) {
+        for call in self.calls.iter_mut().filter(|c| std::ptr::eq(c.variant, variant)) {
+            let line = call.extent[1..] == [1, 1] && call.grid[1] == 1;
+            if line && call.grid[0] > 1 {
+                call.grid = [call.grid[0].div_ceil(2), 2, 1];
+            }
+        }
     }
 
     /// The whole step: one line per dispatch with names and shapes.

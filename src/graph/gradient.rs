@@ -187,6 +187,7 @@ impl Graph {
     /// As [`Graph::backward`].
     #[track_caller]
     pub fn backward_from(&mut self, seeds: &[(Var, Var)]) {
+        let forward = self.calls.len();
         for &(var, grad) in seeds {
             assert!(
                 self.needs_grad(var),
@@ -203,6 +204,9 @@ impl Graph {
             // Consumed: from here on nothing reads it, so it may be added to in place.
             self.vars[record.output.index()].differentiated = true;
             self.set_grad(record.output, None);
+        }
+        if let Some(op) = self.recompute.take() {
+            self.run_again(op, forward);
         }
     }
 

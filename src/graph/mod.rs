@@ -8,6 +8,7 @@
 mod call;
 mod gradient;
 mod parameter;
+mod recompute;
 mod view;
 
 pub use crate::dtype::DType;
@@ -94,6 +95,8 @@ pub struct Graph {
     target: Target,
     vars: Vec<VarInfo>,
     calls: Vec<Call>,
+    /// The operation that marks the blocks whose forward pass is run again.
+    recompute: Option<&'static str>,
     tape: Vec<Record>,
     /// The gradient of each variable, as far as it has been added up.
     grads: HashMap<Var, Var>,
@@ -114,6 +117,7 @@ impl Graph {
             target: target.clone(),
             vars: Vec::new(),
             calls: Vec::new(),
+            recompute: None,
             tape: Vec::new(),
             grads: HashMap::new(),
             grads_in: HashMap::new(),

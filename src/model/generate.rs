@@ -184,6 +184,23 @@ impl Sequence {
     }
 }
 
+/// What hears the tokens of a continuation as they come: the number of its prompt and all its new
+/// tokens; false ends it.
+pub type Watch<'a> = dyn FnMut(usize, &[u32]) -> Result<bool> + 'a;
+
+/// Nobody listens.
+pub fn unwatched(_: usize, _: &[u32]) -> Result<bool> {
+    Ok(true)
+}
+
+/// What prompts are continued by.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    stop: &'a [u32],
+    sampling: &'a Sampling,
+    known: usize,
+}
+
 /// Continues prompts with the parameters in a store.
 pub struct Generator {
     prompt: Decode,
@@ -214,33 +231,64 @@ impl Generator {
     }
 
     /// Continues every prompt until a token of `stop` or the limit; returns the new tokens,
-    /// the stop token apart.
+    /// the stop token apart. `watch` hears the new tokens of a prompt, by its number, each time there
+    /// is one more, and may end it.
     ///
     /// # Errors
     /// A prompt that is empty, has ids beyond the vocabulary, or does not fit with its
-    /// continuation; logits that are not finite; a lost device.
+    /// continuation; logits that are not finite; a lost device; what `watch` says.
     pub fn generate(
         &self,
         prompts: &[Vec<u32>],
         stop: &[u32],
         sampling: &Sampling,
+        watch: &mut Watch,
     ) -> Result<Vec<Vec<u32>>> {
-        let room = self.room.length.min(self.max_positions);
-        check_prompts(prompts, sampling.max_tokens, room, self.vocab)?;
+        self.check(prompts, sampling)?;
         let mut rng = ChaCha8Rng::seed_from_u64(sampling.seed);
         let mut out = Vec::with_capacity(prompts.len());
         for together in prompts.chunks(self.room.sequences) {
-            out.extend(self.continue_together(together, stop, sampling, &mut rng)?);
+            let first = out.len();
+            let mut watch = |i: usize, new: &[u32]| watch(first + i, new);
+            let asked = Asked { stop, sampling, known: 0 };
+            out.extend(self.continue_together(together, asked, &mut rng, &mut watch)?);
         }
         Ok(out)
+    }
+
+    /// As [`Generator::generate`] for one prompt whose first `known` tokens are where the last call left
+    /// them: they are not computed again. The draws are those of `rng`.
+    ///
+    /// # Errors
+    /// As [`Generator::generate`].
+    pub fn go_on(
+        &self,
+        prompt: &[u32],
+        known: usize,
+        stop: &[u32],
+        sampling: &Sampling,
+        rng: &mut ChaCha8Rng,
+        watch: &mut Watch,
+    ) -> Result<Vec<u32>> {
+        let prompts = [prompt.to_vec()];
+        self.check(&prompts, sampling)?;
+        // The logits behind the last token are needed.
+        let known = known.min(prompt.len() - 1);
+        let asked = Asked { stop, sampling, known };
+        Ok(self.continue_together(&prompts, asked, rng, watch)?.remove(0))
+    }
+
+    fn check(&self, prompts: &[Vec<u32>], sampling: &Sampling) -> Result<()> {
+        let room = self.room.length.min(self.max_positions);
+        check_prompts(prompts, sampling.max_tokens, room, self.vocab)
     }
 
     fn continue_together(
         &self,
         prompts: &[Vec<u32>],
-        stop: &[u32],
-        sampling: &Sampling,
+        Asked { stop, sampling, known }: Asked,
         rng: &mut ChaCha8Rng,
+        watch: &mut Watch,
     ) -> Result<Vec<Vec<u32>>> {
         let mut sequences: Vec<Sequence> = prompts
             .iter()
@@ -251,7 +299,7 @@ impl Generator {
                 done: sampling.max_tokens == 0,
             })
             .collect();
-        let mut logits = self.read_prompts(&sequences)?;
+        let mut logits = self.read_prompts(&sequences, known)?;
         loop {
             for (i, sequence) in sequences.iter_mut().enumerate().filter(|(_, s)| !s.done) {
                 let logits = &logits[i * self.vocab..][..self.vocab];
@@ -261,7 +309,8 @@ impl Generator {
                     continue;
                 }
                 sequence.ids.push(token);
-                sequence.done = sequence.ids.len() == prompts[i].len() + sampling.max_tokens;
+                let new = &sequence.ids[prompts[i].len()..];
+                sequence.done = !watch(i, new)? || new.len() == sampling.max_tokens;
             }
             if sequences.iter().all(|s| s.done) {
                 break;
@@ -274,12 +323,13 @@ impl Generator {
         Ok(sequences.iter().zip(prompts).map(|(s, p)| s.ids[p.len()..].to_vec()).collect())
     }
 
-    /// Puts all prompts into the cache; the logits behind each, `[sequences, V]`.
-    fn read_prompts(&self, sequences: &[Sequence]) -> Result<Vec<f32>> {
+    /// Puts all prompts into the cache, but for the first `known` tokens of each; the logits behind each,
+    /// `[sequences, V]`.
+    fn read_prompts(&self, sequences: &[Sequence], known: usize) -> Result<Vec<f32>> {
         let tokens: Vec<(usize, CachedToken)> = sequences
             .iter()
             .enumerate()
-            .flat_map(|(i, s)| (0..s.ids.len()).map(move |position| (i, s.token(position))))
+            .flat_map(|(i, s)| (known..s.ids.len()).map(move |position| (i, s.token(position))))
             .collect();
         let mut out = vec![0.0; sequences.len() * self.vocab];
         for piece in tokens.chunks(PIECE) {
@@ -372,7 +422,7 @@ mod tests {
                 assert!(worst <= 1e-5 * largest, "{name} {i} at {}: {worst}", s.ids.len());
             }
         };
-        compare(&generator.read_prompts(&sequences).unwrap(), &sequences);
+        compare(&generator.read_prompts(&sequences, 0).unwrap(), &sequences);
         while sequences.iter().any(|s| s.ids.len() < length) {
             for (s, full) in sequences.iter_mut().zip(&full) {
                 if s.ids.len() < length {
@@ -406,6 +456,36 @@ mod tests {
         cached_logits_are_those_of_one_run("qwen3_tied");
     }
 
+    /// A conversation that goes on computes what is new, and says what it would say anew.
+    #[test]
+    fn going_on_is_beginning_anew() {
+        let gpu = gpu();
+        let (config, store) = model(&gpu, "llama_overfit");
+        let room = Room { sequences: 1, length: config.max_positions.min(PIECE + 20) };
+        let [once, again] = [0, 1].map(|_| Generator::new(&gpu, &store, &config, room).unwrap());
+        let sampling = Sampling { temperature: 1.0, ..Sampling::greedy(4) };
+        let mut ids = random_ids(5, &config);
+        let mut rng = ChaCha8Rng::seed_from_u64(3);
+        let mut known = 0;
+        for _ in 0..3 {
+            let mut same = rng.clone();
+            let mut heard = Vec::new();
+            let mut watch = |_: usize, new: &[u32]| {
+                heard = new.to_vec();
+                Ok(new.len() < 3)
+            };
+            let new = once.go_on(&ids, known, &[], &sampling, &mut rng, &mut watch).unwrap();
+            assert_eq!((new.len(), &heard), (3, &new));
+            let mut watch = |_: usize, new: &[u32]| Ok(new.len() < 3);
+            let anew = again.go_on(&ids, 0, &[], &sampling, &mut same, &mut watch).unwrap();
+            assert_eq!(new, anew);
+            // The last token was chosen and not yet computed.
+            known = ids.len() + new.len() - 1;
+            ids.extend(new);
+            ids.extend(random_ids(7, &config));
+        }
+    }
+
     /// What a diverged model says is no text, whichever of the prompts it is asked to continue.
     #[test]
     fn a_model_that_diverged_continues_nothing() {
@@ -417,7 +497,8 @@ mod tests {
         let room = Room { sequences: 2, length: 8 };
         let generator = Generator::new(&gpu, &store, &config, room).unwrap();
         let sampling = Sampling::greedy(2);
-        let error = generator.generate(&[vec![3], vec![4, 5]], &[], &sampling).unwrap_err();
+        let error =
+            generator.generate(&[vec![3], vec![4, 5]], &[], &sampling, &mut unwatched).unwrap_err();
         assert!(matches!(error, Error::NonFinite(_)), "{error}");
     }
 

@@ -15,6 +15,7 @@ pub mod merge;
 pub mod sampling;
 pub mod save;
 pub mod source;
+pub mod speech;
 pub mod stream;
 pub mod weight_files;
 pub mod weights;

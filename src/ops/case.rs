@@ -253,6 +253,9 @@ impl OpCase {
         if size(shape) <= SMALL && inputs().iter().any(|a| self.domain.varies(a)) {
             all.extend(Values::SPECIAL.into_iter().filter(|&v| self.domain.holds(v)));
         }
+        if !self.domain.not_a_number.is_empty() {
+            all.push(Values::NotANumber);
+        }
         all
     }
 

@@ -64,7 +64,13 @@ fn reference(_: &[usize], inputs: &[Array]) -> Vec<Vec<f64>> {
     let (max_norm, grads) = inputs.split_first().expect("max_norm first");
     let norm = grads.iter().flat_map(|a| a.f()).map(|v| v * v).sum::<f64>().sqrt();
     let most = max_norm.f()[0];
-    let factor = if most > 0.0 { (most / (norm + 1e-6)).min(1.0) } else { 1.0 };
+    let factor = if !norm.is_finite() {
+        0.0
+    } else if most > 0.0 {
+        (most / (norm + 1e-6)).min(1.0)
+    } else {
+        1.0
+    };
     vec![vec![norm, factor]]
 }
 
@@ -95,7 +101,7 @@ pub fn case() -> OpCase {
         build: |g, _, v| vec![grad_norm(g, &v[1..], v[0])],
         reference,
         tolerance: 1e-6,
-        domain: Domain { inputs: &["grad"], ..Domain::ALL },
+        domain: Domain { inputs: &["grad"], not_a_number: &["grad"], ..Domain::ALL },
         differentiable: false,
         bench: BenchFacts {
             dims: &["N of each gradient", "…"],

@@ -34,6 +34,8 @@ pub struct Fault {
     pub shape: Vec<usize>,
     /// What the inputs were like.
     pub values: Values,
+    /// The grid was folded.
+    pub folded: bool,
     /// The output, or the gradient as `d x`; empty for a kernel that did not run.
     pub place: String,
     /// What it was.
@@ -87,7 +89,15 @@ impl fmt::Display for Fault {
             Kind::Refused(why) => return write!(f, "does not run: {why}"),
         }
         write!(f, " at shape {:?}", self.shape)?;
-        if self.values == Values::Normal { Ok(()) } else { write!(f, " with {}", self.values) }
+        if self.values != Values::Normal {
+            write!(f, " with {}", self.values)?;
+        }
+        if self.folded {
+            f.write_str(
+                " on a grid folded into two rows: its place is group.x + group.y * groups.x",
+            )?;
+        }
+        Ok(())
     }
 }
 
@@ -99,6 +109,8 @@ pub struct Trial<'a> {
     inputs: Vec<Array>,
     /// How often the operation is applied to the same inputs.
     uses: usize,
+    /// The replacement runs on a grid of two rows, see [`Trial::folded`].
+    folded: bool,
     wanted: Wanted,
 }
 
@@ -158,7 +170,7 @@ impl<'a> Trial<'a> {
     pub fn forward(case: &'a OpCase, shape: &'a [usize], values: Values, seed: u64) -> Self {
         let inputs = case.inputs_of(shape, values, &mut rng(shape, seed));
         let wanted = Wanted::Outputs((case.reference)(shape, &inputs));
-        Self { case, shape, values, inputs, uses: 1, wanted }
+        Self { case, shape, values, inputs, uses: 1, folded: false, wanted }
     }
 
     /// Compares the gradients of the inputs.
@@ -168,7 +180,7 @@ impl<'a> Trial<'a> {
     pub fn gradient(case: &'a OpCase, shape: &'a [usize], values: Values, seed: u64) -> Self {
         let Derivatives { inputs, cotangents, samples } = derivatives(case, shape, values, seed);
         let wanted = Wanted::Derivatives { cotangents, samples };
-        Self { case, shape, values, inputs, uses: 1, wanted }
+        Self { case, shape, values, inputs, uses: 1, folded: false, wanted }
     }
 
     /// As [`Trial::gradient`] of the operation applied twice to the same inputs, ordinary ones: the
@@ -182,6 +194,14 @@ impl<'a> Trial<'a> {
             samples.iter_mut().flat_map(|s| &mut s.values).for_each(|value| *value *= 2.0);
         }
         trial
+    }
+
+    /// Starts the replacement on a grid folded into two rows, as one of more than 65,535 groups is,
+    /// wherever its grid has one dimension and more than one group: a kernel that takes its place from
+    /// `workgroup_id.x` alone leaves half of the results out.
+    #[must_use]
+    pub fn folded(self) -> Self {
+        Self { folded: true, ..self }
     }
 
     fn build(&self, target: &Target) -> Built {
@@ -267,6 +287,9 @@ impl<'a> Trial<'a> {
                 }
             }
             graph.replace(p.pass.op, p.pass.name, p.variant);
+            if self.folded {
+                graph.fold(p.variant);
+            }
             let planted = |c: &&Call| std::ptr::eq(c.variant, p.variant);
             for call in graph.calls().iter().filter(planted) {
                 if let Err(e) = gpu.try_pipeline(call, p.checks) {
@@ -313,7 +336,16 @@ impl<'a> Trial<'a> {
     }
 
     fn fault(&self, place: &str, kind: Kind) -> Fault {
-        Fault { shape: self.shape.to_vec(), values: self.values, place: place.to_owned(), kind }
+        let place = place.to_owned();
+        let (values, folded) = (self.values, self.folded);
+        Fault { shape: self.shape.to_vec(), values, folded, place, kind }
+    }
+
+    /// What the largest element counts as at least: [`SMALLEST`], and more where inputs are larger than
+    /// usual, by what two of them may multiply such a rest by.
+    fn smallest(&self) -> f64 {
+        let large = if self.values == Values::Large { self.case.domain.large } else { 1.0 };
+        SMALLEST * large.clamp(1.0, 1e6).powi(2)
     }
 
     fn compare(&self, which: usize, got: &[f32], tolerance: f64) -> Option<Kind> {
@@ -324,13 +356,13 @@ impl<'a> Trial<'a> {
             Wanted::Outputs(want) => {
                 let want = &want[which];
                 assert_eq!(got.len(), want.len(), "{}: elements of an output", self.case.op);
-                first_difference(got.iter().copied().enumerate(), want, tolerance)
+                first_difference(got.iter().copied().enumerate(), want, tolerance, self.smallest())
             }
             Wanted::Derivatives { samples, .. } => {
                 let GradientSample { at, values, .. } = &samples[which];
                 let got_there = at.iter().map(|&i| (i, got[i]));
                 let allowed = GRADIENT_TOLERANCE * tolerance;
-                first_difference(got_there, values, allowed).or_else(|| {
+                first_difference(got_there, values, allowed, self.smallest()).or_else(|| {
                     let index = got.iter().position(|v| !v.is_finite())?;
                     Some(Kind::NotFinite(index, got[index]))
                 })
@@ -388,17 +420,19 @@ pub fn derivatives(case: &OpCase, shape: &[usize], values: Values, seed: u64) ->
     Derivatives { inputs, cotangents, samples }
 }
 
-/// The first element that is further from `want` than a part `allowed` of the largest.
+/// The first element that is further from `want` than a part `allowed` of the largest, which counts as
+/// `smallest` at least.
 fn first_difference(
     got: impl Iterator<Item = (usize, f32)>,
     want: &[f64],
     allowed: f64,
+    smallest: f64,
 ) -> Option<Kind> {
-    let scale = want.iter().fold(0.0f64, |m, v| m.max(v.abs())).max(SMALLEST);
+    let scale = want.iter().fold(smallest, |m, v| m.max(v.abs()));
     got.zip(want).find_map(|((index, got), &want)| {
         let off = (f64::from(got) - want).abs() / scale;
-        // Written so that NaN is a difference.
-        let fits = off <= allowed;
+        // Written so that NaN is a difference, where it is not what must come out.
+        let fits = off <= allowed || !want.is_finite() && !got.is_finite();
         (!fits).then_some(Kind::Wrong { index, got, want, off, allowed })
     })
 }

@@ -25,6 +25,8 @@ pub enum Values {
     Spikes,
     /// One positive, one negative: sums that cancel.
     Alternating,
+    /// The first of each array of [`Domain::not_a_number`] is NaN.
+    NotANumber,
 }
 
 /// What [`Values::Tiny`] multiplies by. A product of two is still far above the smallest f32.
@@ -33,7 +35,7 @@ pub const TINY: f64 = 1e-12;
 pub const SPIKE: f64 = 100.0;
 
 impl Values {
-    /// All but [`Values::Normal`].
+    /// What every operation is tried with beside [`Values::Normal`].
     pub const SPECIAL: [Self; 6] =
         [Self::Large, Self::Tiny, Self::Equal, Self::Zeros, Self::Spikes, Self::Alternating];
 }
@@ -48,6 +50,7 @@ impl fmt::Display for Values {
             Self::Zeros => "zeros",
             Self::Spikes => "spikes and zeros",
             Self::Alternating => "alternating signs",
+            Self::NotANumber => "a NaN",
         })
     }
 }
@@ -73,14 +76,22 @@ pub struct Domain {
     pub looser: &'static [(Values, f64, &'static str)],
     /// Kinds that the operation is not defined for, and why.
     pub without: &'static [(Values, &'static str)],
+    /// Names of the inputs in which a NaN has a meaning; mostly none.
+    pub not_a_number: &'static [&'static str],
     /// Further kinds at which differences of the reference say nothing about the derivative, and why.
     pub without_gradient: &'static [(Values, &'static str)],
 }
 
 impl Domain {
     /// Every kind; large values of which products and squares are far from the end of f32.
-    pub const ALL: Self =
-        Self { inputs: &[], large: 1e4, looser: &[], without: &[], without_gradient: &[] };
+    pub const ALL: Self = Self {
+        inputs: &[],
+        large: 1e4,
+        looser: &[],
+        without: &[],
+        not_a_number: &[],
+        without_gradient: &[],
+    };
 
     /// For operations that add and select: near the end of f32.
     pub const LINEAR: Self = Self { large: 1e30, ..Self::ALL };
@@ -112,12 +123,19 @@ impl Domain {
 
     /// Gives the inputs that vary such values instead of those they have.
     pub fn apply(&self, values: Values, inputs: &mut [Array]) {
+        if values == Values::NotANumber {
+            for array in inputs.iter_mut().filter(|a| self.not_a_number.contains(&a.name)) {
+                let Data::Float { values: all, .. } = &mut array.data else { continue };
+                all.iter_mut().take(1).for_each(|v| *v = f64::NAN);
+            }
+            return;
+        }
         for array in inputs.iter_mut().filter(|a| self.varies(a)) {
             let Data::Float { values: all, .. } = &mut array.data else { continue };
             let first = all.first().copied().unwrap_or(0.0);
             for (i, v) in all.iter_mut().enumerate() {
                 let new = match values {
-                    Values::Normal => continue,
+                    Values::Normal | Values::NotANumber => continue,
                     Values::Large => *v * self.large,
                     Values::Tiny => *v * TINY,
                     Values::Equal => first,

@@ -1,20 +1,25 @@
 //! Pages that open offline: one HTML file with its style sheet and its charts inside.
 
 mod chart;
+pub mod live;
 pub mod report;
 pub(crate) mod svg;
 mod words;
 
 pub(crate) use words::escape;
 
-/// A whole page with its style sheet around `body`, which must be HTML already.
-pub(crate) fn document(title: &str, body: &str) -> String {
+/// A whole page with its style sheet around `body`, which must be HTML already; a browser loads it again
+/// after `refresh` seconds, if there are any.
+pub(crate) fn document(title: &str, body: &str, refresh: Option<u64>) -> String {
     let title = escape(title);
+    let refresh = refresh.map_or(String::new(), |seconds| {
+        format!("<meta http-equiv=\"refresh\" content=\"{seconds}\">\n")
+    });
     let style = include_str!("style.css");
     format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <title>{title}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n\
+         {refresh}<title>{title}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n\
          <h1>{title}</h1>\n{body}</main>\n</body>\n</html>\n"
     )
 }

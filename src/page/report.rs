@@ -23,8 +23,18 @@ pub struct ReportPage {
     pub runs: Vec<RunCurves>,
     /// The objective's figures; the page shows those that the runs have.
     pub metrics: &'static [Metric],
-    /// Corrections before and after training.
+    /// What the figures come to, in words: a sentence a paragraph.
+    pub verdict: Vec<String>,
+    /// Further figures, before the curves.
+    pub tables: Vec<Table>,
+    /// Corrections before and after training; the page says that those which got better come first.
     pub samples: Vec<Sample>,
+    /// What the model made of prompts at the beginning and now.
+    pub continuations: Vec<Continuation>,
+    /// How far the run is; empty where that is not of interest.
+    pub state: String,
+    /// A browser loads the page again after so many seconds; None for a page that is finished.
+    pub refresh: Option<u64>,
     /// Names and values for "About this run": adapter, driver, command, recipe, date. Values of
     /// several lines are set as they are.
     pub facts: Vec<(String, String)>,
@@ -60,6 +70,19 @@ impl RunCurves {
     }
 }
 
+/// Figures that are no curves.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Table {
+    /// Its headline.
+    pub title: String,
+    /// What it is of.
+    pub note: String,
+    /// Heads of the columns behind the first.
+    pub columns: Vec<String>,
+    /// Names and values.
+    pub rows: Vec<(String, Vec<String>)>,
+}
+
 /// One sentence before and after training.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Sample {
@@ -69,6 +92,17 @@ pub struct Sample {
     pub outputs: Vec<String>,
     /// The expected correction.
     pub right: String,
+}
+
+/// A prompt and what follows it, each with the step after which it was written.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Continuation {
+    /// As the recipe has it.
+    pub prompt: String,
+    /// The first text.
+    pub first: (u64, String),
+    /// The latest one.
+    pub last: (u64, String),
 }
 
 /// Writes the page to `path`, replacing what is there only when the whole page is on the disk.
@@ -131,13 +165,24 @@ fn ends(run: &RunCurves, metric: &Metric) -> Option<(f64, f64)> {
 }
 
 fn page(report: &ReportPage) -> String {
-    let mut html = lead(report);
+    let mut html = String::new();
+    if !report.state.is_empty() {
+        html.push_str(&format!("<p class=\"soft\">{}</p>\n", escape(&report.state)));
+    }
+    if report.verdict.is_empty() {
+        html.push_str(&lead(report));
+    }
+    for sentence in &report.verdict {
+        html.push_str(&format!("<p class=\"verdict\">{}</p>\n", escape(sentence)));
+    }
+    report.tables.iter().for_each(|table| html.push_str(&figures_table(table)));
     html.push_str(&tiles(report));
     html.push_str(&charts(report));
     html.push_str(&samples(report));
+    html.push_str(&continuations(report));
     html.push_str(&figures(report));
     html.push_str(&facts(&report.facts));
-    document(&report.title, &html)
+    document(&report.title, &html, report.refresh)
 }
 
 /// What the first chart's figures say, in one sentence per run.
@@ -314,6 +359,22 @@ fn figure(chart: &Chart, wide: bool) -> String {
     )
 }
 
+fn figures_table(table: &Table) -> String {
+    let heads = table.columns.iter().map(|name| format!("<th>{}</th>", escape(name)));
+    let row = |(name, values): &(String, Vec<String>)| {
+        let cells: String = values.iter().map(|v| format!("<td>{}</td>", escape(v))).collect();
+        format!("<tr><th scope=\"row\">{}</th>{cells}</tr>\n", escape(name))
+    };
+    format!(
+        "<h2>{}</h2>\n<p class=\"soft\">{}</p>\n<div class=\"card\"><table class=\"figures\">\n\
+         <thead><tr><th></th>{}</tr></thead>\n<tbody>\n{}</tbody>\n</table></div>\n",
+        escape(&table.title),
+        escape(&table.note),
+        heads.collect::<String>(),
+        table.rows.iter().map(row).collect::<String>()
+    )
+}
+
 fn samples(report: &ReportPage) -> String {
     let samples = &report.samples;
     if samples.is_empty() {
@@ -321,23 +382,10 @@ fn samples(report: &ReportPage) -> String {
     }
     let names = report.runs.iter().map(|run| escape(&run.name));
     let columns: Vec<String> = std::iter::once("Base model".into()).chain(names).collect();
-    let exact: Vec<String> = columns
-        .iter()
-        .enumerate()
-        .map(|(at, name)| {
-            let right = |s: &&Sample| {
-                s.outputs.get(at).is_some_and(|output| output.trim() == s.right.trim())
-            };
-            format!("{name} {}", samples.iter().filter(right).count())
-        })
-        .collect();
-    let mut html = format!(
-        "<h2>Corrections</h2>\n<p class=\"soft\">Held-out sentences. Red words are not in the \
-         right sentence, green ones not in the given one. Exactly right, of {}: {}.</p>\n<div class=\"card\">\
-         <table class=\"samples\">\n<thead><tr><th>Sentence</th>",
-        samples.len(),
-        exact.join(", ")
-    );
+    let mut html = "<h2>Corrections</h2>\n<p class=\"soft\">Held-out sentences; first those that the first \
+         run corrects and the base model does not. Red words are not in the right sentence, green ones \
+         not in the given one.</p>\n<div class=\"card\"><table class=\"samples\">\n<thead><tr><th>Sentence</th>"
+        .to_owned();
     for name in &columns {
         html.push_str(&format!("<th>{name}</th>"));
     }
@@ -350,6 +398,25 @@ fn samples(report: &ReportPage) -> String {
         }
         let right = marked(&sample.right, &sample.wrong, Side::Right);
         html.push_str(&format!("<td data-label=\"Right\"><div>{right}</div></td></tr>\n"));
+    }
+    html.push_str("</tbody>\n</table></div>\n");
+    html
+}
+
+fn continuations(report: &ReportPage) -> String {
+    let Some(first) = report.continuations.first() else { return String::new() };
+    let mut html = format!(
+        "<h2>Samples</h2>\n<div class=\"card\"><table class=\"samples\">\n<thead><tr><th>Prompt</th>\
+         <th>After step {}</th><th>After step {}</th></tr></thead>\n<tbody>\n",
+        first.first.0, first.last.0
+    );
+    for Continuation { prompt, first, last } in &report.continuations {
+        html.push_str("<tr>");
+        for (name, text) in [("Prompt", prompt), ("First", &first.1), ("Latest", &last.1)] {
+            let text = escape(text);
+            html.push_str(&format!("<td data-label=\"{name}\"><div>{text}</div></td>"));
+        }
+        html.push_str("</tr>\n");
     }
     html.push_str("</tbody>\n</table></div>\n");
     html

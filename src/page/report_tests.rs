@@ -92,6 +92,7 @@ fn report() -> ReportPage {
         metrics: Loss::default().objective.metrics(),
         samples,
         facts: facts.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect(),
+        ..ReportPage::default()
     }
 }
 

@@ -161,8 +161,8 @@ impl Program {
     /// drivers compile at the first start, and the first run should not wait for that unseen.
     fn compile(&self) -> Result<Vec<Dispatch>> {
         let mut compiled_any = false;
-        let dispatch = |call: &Call| {
-            let (compiled, new) = self.gpu.pipeline(call, self.options.checks);
+        let pipelines = self.gpu.pipelines(self.graph.calls(), self.options.checks);
+        let dispatch = |(call, (compiled, new)): (&Call, _)| {
             let dispatch = self.bind(call, compiled);
             if new {
                 compiled_any = true;
@@ -172,7 +172,7 @@ impl Program {
             }
             Ok(dispatch)
         };
-        let dispatches = self.graph.calls().iter().map(dispatch).collect();
+        let dispatches = self.graph.calls().iter().zip(pipelines).map(dispatch).collect();
         if compiled_any {
             self.gpu.compiles(None);
         }

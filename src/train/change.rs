@@ -23,7 +23,7 @@ impl Change {
     pub fn is_harmless(&self) -> bool {
         let key = self.key.as_str();
         ["train.", "sample."].iter().any(|section| key.starts_with(section))
-            || ["output", "data.eval"].contains(&key)
+            || ["output", "data.eval", "batch.recompute"].contains(&key)
     }
 
     /// Whether it changes the number of steps.

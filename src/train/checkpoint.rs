@@ -75,6 +75,10 @@ pub struct TrainState {
     /// The best evaluation so far.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub best: Option<Best>,
+    /// The time that the chat template writes into the run's conversations, in seconds since 1970,
+    /// if it writes one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub date: Option<i64>,
 }
 
 impl TrainState {
@@ -345,6 +349,8 @@ pub fn verify(folder: &Path) -> Result<TrainState> {
 pub struct Latest {
     /// The checkpoint's folder, if there is one.
     pub folder: Option<PathBuf>,
+    /// [`TrainState::date`] of it.
+    pub date: Option<i64>,
     /// Damaged newer ones, for telling the user.
     pub skipped: Vec<Problem>,
 }
@@ -359,14 +365,14 @@ pub fn latest(run_folder: &Path) -> Result<Latest> {
     for (step, folder) in list(run_folder)?.into_iter().rev() {
         let why = match verify(&folder) {
             Ok(state) if state.step == step => {
-                return Ok(Latest { folder: Some(folder), skipped });
+                return Ok(Latest { folder: Some(folder), date: state.date, skipped });
             }
             Ok(state) => format!("it is the checkpoint of step {}", state.step),
             Err(error) => error.to_string(),
         };
         skipped.push(Problem::new(folder.display().to_string(), format!("passed over: {why}")));
     }
-    Ok(Latest { folder: None, skipped })
+    Ok(Latest { folder: None, date: None, skipped })
 }
 
 /// Checkpoints of a run by step, oldest first, whole or not.

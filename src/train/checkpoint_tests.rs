@@ -16,6 +16,7 @@ fn state(step: u64) -> TrainState {
         start_hash: "start".into(),
         // A number that is read back as another one by parsers that round.
         best: Some(Best { step: 2, metric: "loss".into(), value: 0.1 + 0.7 }),
+        date: Some(-1),
     }
 }
 

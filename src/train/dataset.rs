@@ -12,7 +12,7 @@ use crate::data::tokenize::{Counts, Examples, TokenizeOptions, Tokenizer};
 use crate::error::{Error, Problem, Result, shown};
 use crate::model::config::ModelConfig;
 use crate::train::objectives::RowKind;
-use crate::train::recipe::Recipe;
+use crate::train::recipe::DataSettings;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
@@ -43,21 +43,20 @@ fn form_of<'a>(mut texts: impl Iterator<Item = &'a Text>) -> Form {
 }
 
 impl Dataset {
-    /// Reads and tokenizes `paths` as the recipe says; of a folder whose files name splits, those
-    /// of `split`.
+    /// Reads and tokenizes rows of this kind from `paths`, as `d` says; of a folder whose files name
+    /// splits, those of `split`.
     ///
     /// # Errors
     /// Unreadable files and every unusable row at once.
     pub fn load(
-        recipe: &Recipe,
+        d: &DataSettings,
+        kind: RowKind,
         tokenizer: &Tokenizer,
         paths: &[PathBuf],
         split: Split,
     ) -> Result<Self> {
-        let d = &recipe.data;
         let options =
             TokenizeOptions { max_length: d.max_length, over_length: d.over_length, eos: d.eos };
-        let kind = recipe.loss.objective.rows();
         if kind == RowKind::Texts {
             return Self::load_texts(tokenizer, paths, &options, d.skip_bad_rows, split);
         }

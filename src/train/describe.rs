@@ -47,6 +47,9 @@ pub(super) fn describe(gpu: &Gpu, prepared: &Prepared, memory: &MemoryPlan) -> V
         mib(memory.micro.temporaries()),
         capacity.tokens
     ));
+    if prepared.placement.recompute {
+        lines.push("           blocks are computed again for the derivative, to keep less".into());
+    }
     lines.push(format!("train      {}", prepared.report));
     lines.extend(prepared.heldout.as_ref().map(|(_, report)| format!("held out   {report}")));
     let size = recipe.batch.size;

@@ -3,7 +3,7 @@
 
 use crate::data::pack::{Capacity, PackedBatch};
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, available_memory};
+use crate::gpu::Gpu;
 use crate::graph::{DType, GRAD, Graph, Parameter, Var};
 use crate::kernel::Class;
 use crate::kernel::Target;
@@ -17,7 +17,7 @@ use crate::plan::{Plan, Pool, Reuse, plan};
 use crate::program::{Program, ProgramOptions, Store};
 use crate::train::objectives::{Coefficients, Objective, Results};
 use crate::train::program::{MicroProgram, Placement, micro_graph};
-use crate::train::recipe::OptimSettings;
+use crate::train::recipe::{OptimSettings, Recompute};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -48,7 +48,9 @@ pub struct Learner {
 /// A hash of the kernels that programs run, in their order.
 fn kernels_hash(programs: &[&Program]) -> String {
     let mut hasher = blake3::Hasher::new();
-    for call in programs.iter().flat_map(|program| program.graph().calls()) {
+    let calls = programs.iter().flat_map(|program| program.graph().calls());
+    // What is run a second time gives what it gave.
+    for call in calls.filter(|call| !call.again) {
         for part in call.variant.identity() {
             hasher.update(part.as_bytes());
         }
@@ -120,18 +122,21 @@ impl MemoryPlan {
     }
 }
 
-/// Refuses `bytes` of device memory that exceed the machine's free memory. A discrete GPU's free
-/// memory cannot be asked for, so its bytes are not counted; on the host a run holds one parameter
-/// at a time besides.
+/// Refuses `bytes` of device memory that exceed what there is. On the host a run holds one parameter at a
+/// time besides.
 fn check_memory(target: &Target, bytes: u64) -> Result<()> {
-    match available_memory() {
-        Some(free) if bytes > free && target.class != Class::Discrete => {
-            Err(Error::Limit(format!(
-                "this needs {:.1} GiB of memory, and {:.1} GiB are free on this machine.",
-                bytes as f64 / (1u64 << 30) as f64,
-                free as f64 / (1u64 << 30) as f64,
-            )))
-        }
+    let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
+    match target.memory {
+        Some(there) if bytes > there => Err(Error::Limit(format!(
+            "this needs {:.1} GiB of memory, and {:.1} GiB are {}. `oddgrad plan` says which settings fit.",
+            gib(bytes),
+            gib(there),
+            if target.class == Class::Discrete {
+                "on this adapter"
+            } else {
+                "free on this machine"
+            }
+        ))),
         _ => Ok(()),
     }
 }
@@ -188,6 +193,31 @@ pub fn memory_plan(
     memory.pool = pool;
     check_memory(target, memory.total())?;
     Ok(memory)
+}
+
+/// As [`memory_plan`], and with [`Recompute::Auto`] has blocks computed again where memory does not
+/// suffice without: then the placement says so.
+///
+/// # Errors
+/// As [`memory_plan`], of the smaller plan.
+pub fn fitting_plan(
+    target: &Target,
+    config: &ModelConfig,
+    capacity: Capacity,
+    objective: &dyn Objective,
+    placement: &mut Placement,
+    room: Option<Room>,
+    recompute: Recompute,
+) -> Result<MemoryPlan> {
+    let plan =
+        |placement: &Placement| memory_plan(target, config, capacity, objective, placement, room);
+    match plan(placement) {
+        Err(Error::Limit(_)) if recompute == Recompute::Auto => {
+            placement.recompute = true;
+            plan(placement)
+        }
+        planned => planned,
+    }
 }
 
 /// How a [`Learner`] is made.

@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
 use crate::model::folder::set_aside;
+use crate::train::tensorboard::{EVENTS, EventWriter};
 
 /// Name of the file of metrics in a run's folder.
 pub const METRICS: &str = "metrics.jsonl";
@@ -52,6 +53,15 @@ pub enum Split {
     Train,
     /// Keys with `eval_` in front.
     Eval,
+}
+
+impl Split {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Train => "train",
+            Self::Eval => "eval",
+        }
+    }
 }
 
 /// One line of `metrics.jsonl`.
@@ -122,28 +132,35 @@ fn number(value: f64) -> Value {
 }
 
 /// Appends records to `metrics.jsonl`, one JSON object per line, each flushed, so that a run can be
-/// watched and a killed one loses nothing.
+/// watched and a killed one loses nothing; and to a file of TensorBoard's beside it.
 #[derive(Debug)]
 pub struct MetricsWriter {
     file: File,
     path: PathBuf,
+    events: EventWriter,
 }
 
 impl MetricsWriter {
-    /// Opens the file for appending; creates it if it is not there.
+    /// Opens the file for appending; creates it if it is not there. TensorBoard's is written anew from
+    /// what is in it.
     ///
     /// # Errors
-    /// When the file can be neither opened nor created.
+    /// When the files can be neither opened nor created; a line that is no record.
     pub fn open(path: &Path) -> Result<Self> {
+        let mut events = EventWriter::create(&path.with_file_name(EVENTS))?;
+        let before = if path.exists() { read_metrics(path)? } else { Vec::new() };
+        before.iter().try_for_each(|record| {
+            events.write(record.split.name(), record.step, &record.values)
+        })?;
         let file = OpenOptions::new()
             .create(true)
             .append(true)
             .open(path)
             .map_err(|e| Error::io("create", path, e))?;
-        Ok(Self { file, path: path.to_path_buf() })
+        Ok(Self { file, path: path.to_path_buf(), events })
     }
 
-    /// Writes one line.
+    /// Writes one record.
     ///
     /// # Errors
     /// When the disk takes no more.
@@ -152,7 +169,8 @@ impl MetricsWriter {
         self.file
             .write_all(line.as_bytes())
             .and_then(|()| self.file.flush())
-            .map_err(|e| Error::io("write", &self.path, e))
+            .map_err(|e| Error::io("write", &self.path, e))?;
+        self.events.write(record.split.name(), record.step, &record.values)
     }
 }
 

@@ -3,8 +3,10 @@
 pub mod best;
 mod change;
 pub mod checkpoint;
+pub mod conversation;
 pub mod dataset;
 mod describe;
+pub mod evaluation;
 pub mod evaluator;
 pub mod learner;
 pub mod lock;
@@ -21,6 +23,7 @@ pub mod replay;
 pub mod sampler;
 pub mod schedule;
 mod settings;
+mod tensorboard;
 pub mod trainer;
 mod training;
 pub mod verify;

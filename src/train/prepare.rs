@@ -27,9 +27,12 @@ use crate::train::program::Placement;
 use crate::train::recipe::{self, Change, InitialWeights, Recipe};
 use crate::train::sampler;
 use crate::train::schedule::Schedule;
+use crate::train::tensorboard::EVENTS;
 
 /// Name of the resolved recipe in a run's folder.
 pub const RECIPE: &str = "recipe.toml";
+/// Name of the page about a run in its folder, for whoever draws one.
+pub const REPORT: &str = "report.html";
 
 /// The static sizes of a recipe's streams.
 pub fn capacity(recipe: &Recipe) -> Capacity {
@@ -94,7 +97,7 @@ impl Prepared<'_> {
 /// cannot be used or do not fit each other.
 pub fn prepare(recipe: &Recipe, resume: bool) -> Result<Prepared<'_>> {
     let mut notes = Vec::new();
-    let Folder { latest, damaged, lock } = look_into_folder(recipe, resume, &mut notes)?;
+    let Folder { latest, date, damaged, lock } = look_into_folder(recipe, resume, &mut notes)?;
     check_creatable(&recipe.output)?;
     check_whole_model(&recipe.model)?;
     let config = ModelConfig::load(&recipe.model)?;
@@ -115,11 +118,15 @@ pub fn prepare(recipe: &Recipe, resume: bool) -> Result<Prepared<'_>> {
     };
     let placement = recipe.placement(&config, storage);
     let tokenizer = Tokenizer::from_folder(&recipe.model)?;
+    if let Some(date) = date {
+        tokenizer.set_date(date);
+    }
     let capacity = capacity(recipe);
     check_paths(recipe)?;
     notes.extend_from_slice(tokenizer.notes());
     let mut load = |paths: &[PathBuf], split| -> Result<(Dataset, DataReport)> {
-        let dataset = Dataset::load(recipe, &tokenizer, paths, split)?;
+        let kind = recipe.loss.objective.rows();
+        let dataset = Dataset::load(&recipe.data, kind, &tokenizer, paths, split)?;
         notes.extend_from_slice(&dataset.notes);
         let report = dataset.check_fit(&tokenizer, &config, capacity)?;
         Ok((dataset, report))
@@ -132,7 +139,10 @@ pub fn prepare(recipe: &Recipe, resume: bool) -> Result<Prepared<'_>> {
         paths => Some(load(paths, Split::Validation)?),
     };
     let Start { weights, state, moments } =
-        starting_point(recipe, &train, tokenizer.is_dated(), latest, &mut notes)?;
+        starting_point(recipe, &train, tokenizer.date(), latest, &mut notes)?;
+    if let Some(date) = state.date {
+        notes.push(dated(date));
+    }
     Ok(Prepared {
         recipe,
         config,
@@ -166,7 +176,7 @@ struct Start {
 fn starting_point(
     recipe: &Recipe,
     train: &Dataset,
-    dated: bool,
+    date: Option<i64>,
     latest: Option<PathBuf>,
     notes: &mut Vec<String>,
 ) -> Result<Start> {
@@ -182,17 +192,27 @@ fn starting_point(
         kernels_hash: String::new(),
         start_hash: String::new(),
         best: None,
+        date,
     };
     Ok(match latest {
         Some(folder) => {
             let found = checkpoint::read(&folder, &*recipe.trained())?;
-            notes.extend(check_same_run(&found.state, recipe, train, dated, &folder)?);
+            notes.extend(check_same_run(&found.state, recipe, train, date.is_some(), &folder)?);
             let (weights, moments) = (Some(found.weights), Some(found.moments));
             let TrainState { recipe_hash, recipe, .. } = fresh;
             Start { weights, state: TrainState { recipe_hash, recipe, ..found.state }, moments }
         }
         None => Start { weights: None, state: fresh, moments: None },
     })
+}
+
+/// What the user hears of a template with a date in it.
+fn dated(seconds: i64) -> String {
+    let day = chrono::DateTime::from_timestamp(seconds, 0);
+    let day = day.map_or_else(|| format!("{seconds} s"), |day| day.format("%Y-%m-%d").to_string());
+    format!(
+        "the chat template writes the date; this run keeps that of its start, {day}, when it is resumed too"
+    )
 }
 
 /// Every file or folder of rows that is not there, by its key.
@@ -219,6 +239,8 @@ fn check_paths(recipe: &Recipe) -> Result<()> {
 struct Folder {
     /// The checkpoint to go on from, if any.
     latest: Option<PathBuf>,
+    /// The time that its chat template was told.
+    date: Option<i64>,
     /// Damaged checkpoints that are newer.
     damaged: Vec<PathBuf>,
     /// None where there is no folder yet.
@@ -273,7 +295,7 @@ fn look_into_folder(recipe: &Recipe, resume: bool, notes: &mut Vec<String>) -> R
     }
     notes.extend(latest.skipped.iter().map(|p| format!("{}: {}", p.place, p.what)));
     let damaged = latest.skipped.into_iter().map(|p| PathBuf::from(p.place)).collect();
-    Ok(Folder { latest: latest.folder, damaged, lock: Some(lock) })
+    Ok(Folder { latest: latest.folder, date: latest.date, damaged, lock: Some(lock) })
 }
 
 /// A folder without checkpoints may be written into only if nothing is in it but what this very
@@ -284,7 +306,7 @@ fn check_leftovers(recipe: &Recipe) -> Result<()> {
     for entry in fs::read_dir(output).map_err(|e| Error::io("read", output, e))? {
         let entry = entry.map_err(|e| Error::io("read", output, e))?;
         let name = entry.file_name().to_string_lossy().into_owned();
-        let ours = [RECIPE, METRICS, LOCK].contains(&name.as_str());
+        let ours = [RECIPE, METRICS, EVENTS, REPORT, LOCK].contains(&name.as_str());
         // What a process that was killed while it wrote leaves behind.
         let half_written = name.ends_with(PARTIAL) || name.starts_with(TEMPORARY);
         if !(ours || half_written) {

@@ -28,6 +28,9 @@ pub fn train_none() -> TrainedSet {
     Rc::new(|_| false)
 }
 
+/// The operation that every block of a decoder has once.
+const ATTENTION: &str = "attention";
+
 /// How a model lies on a device: which of its parameters train, and the types of the others.
 #[derive(Clone)]
 pub struct Placement {
@@ -35,17 +38,20 @@ pub struct Placement {
     pub trained: TrainedSet,
     /// The others' types by name; F32 where there is none.
     pub storage: Rc<Storage>,
+    /// Of the forward pass only what goes from block to block is kept for the derivative, and the rest
+    /// is computed again.
+    pub recompute: bool,
 }
 
 impl Placement {
     /// Everything trains.
     pub fn all() -> Self {
-        Self { trained: train_all(), storage: Rc::default() }
+        Self::of(train_all())
     }
 
     /// Only `trained` trains, and all is F32.
     pub fn of(trained: TrainedSet) -> Self {
-        Self { trained, storage: Rc::default() }
+        Self { trained, storage: Rc::default(), recompute: false }
     }
 
     /// How a parameter is stored. Vectors (norms, biases) are F32 whatever their file says.
@@ -58,7 +64,11 @@ impl Placement {
 
     /// An empty graph in which they train.
     pub fn training_graph(&self, target: &Target) -> Graph {
-        self.graph(target, self.trained.clone())
+        let mut g = self.graph(target, self.trained.clone());
+        if self.recompute {
+            g.recompute_between(ATTENTION);
+        }
+        g
     }
 
     /// An empty graph over the same parameters in which nothing trains.

@@ -59,6 +59,8 @@
 //! [batch]
 //! size = 16                     # rows of one optimizer step
 //! stream_tokens = 1024          # length of the stream of one micro-batch
+//! recompute = "auto"            # what of the forward pass is computed again, to keep less: none |
+//!                               # block | auto (block where memory does not suffice without)
 //!
 //! [train]
 //! epochs = 1.0                  # or max_steps = 500
@@ -91,7 +93,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use serde::ser::SerializeStruct;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 pub use super::change::Change;
 pub use crate::data::form::Form;
@@ -136,6 +138,21 @@ pub struct DataSettings {
     pub skip_bad_rows: bool,
     /// Our column name -> the file's.
     pub map: BTreeMap<String, String>,
+}
+
+impl Default for DataSettings {
+    /// The defaults of a recipe, without rows.
+    fn default() -> Self {
+        Self {
+            train: Vec::new(),
+            eval: Vec::new(),
+            max_length: 1024,
+            over_length: OverLength::default(),
+            eos: EosRule::default(),
+            skip_bad_rows: false,
+            map: BTreeMap::new(),
+        }
+    }
 }
 
 /// Low-rank additions, and how the model under them is kept.
@@ -212,6 +229,28 @@ pub struct BatchSettings {
     pub size: usize,
     /// T: tokens of one micro-batch's stream.
     pub stream_tokens: usize,
+    /// What of the forward pass is computed again for the derivative.
+    #[serde(skip_serializing_if = "Recompute::is_auto")]
+    pub recompute: Recompute,
+}
+
+/// What of the forward pass is computed a second time, so that it need not be kept. It changes memory
+/// and time, and no bit of a gradient.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Recompute {
+    /// Nothing.
+    None,
+    /// All but what goes from block to block.
+    Block,
+    /// As "block" where memory does not suffice without.
+    Auto,
+}
+
+impl Recompute {
+    fn is_auto(&self) -> bool {
+        *self == Self::Auto
+    }
 }
 
 /// How long, and what happens on the way.
@@ -403,7 +442,8 @@ impl Recipe {
             None => Storage::new(),
             Some(settings) => settings.base.storage(model, stored),
         };
-        Placement { trained: self.trained(), storage: Rc::new(storage) }
+        let recompute = self.batch.recompute == Recompute::Block;
+        Placement { trained: self.trained(), storage: Rc::new(storage), recompute }
     }
 
     /// The parameters that train, by name.
@@ -414,13 +454,14 @@ impl Recipe {
         }
     }
 
-    /// A hash of what decides the weights: everything but the output folder and the intervals of
+    /// A hash of what decides the weights: everything but the output folder, what is computed again, and the intervals of
     /// evaluating, saving, logging and sampling. A run goes on under the same one, or one that differs
     /// in [harmless](Change::is_harmless) settings alone.
     pub fn fingerprint(&self) -> String {
         let mut copy = self.clone();
         copy.output = PathBuf::new();
         copy.data.eval.clear();
+        copy.batch.recompute = Recompute::Auto;
         copy.sample = SampleSettings { every: 0, prompts: Vec::new(), max_tokens: 1, form: None };
         let TrainSettings { epochs, max_steps, .. } = copy.train;
         copy.train = TrainSettings {
@@ -460,6 +501,9 @@ fn read(s: &mut Settings) -> Recipe {
     let batch = BatchSettings {
         size: s.whole("batch.size", 1, 1 << 24).unwrap_or(16) as usize,
         stream_tokens: s.whole("batch.stream_tokens", 2, 1 << 24).unwrap_or(1024) as usize,
+        recompute: s
+            .choice("batch.recompute", &[Recompute::None, Recompute::Block, Recompute::Auto])
+            .unwrap_or(Recompute::Auto),
     };
     let train = read_train(s, &loss);
     let sample = SampleSettings {
@@ -486,15 +530,18 @@ fn read_data(s: &mut Settings) -> DataSettings {
         s.problem("data.train", "names no file; name a file or folder of rows");
     }
     use OverLength::{Drop, Error, TruncatePrompt, TruncateResponse};
+    let default = DataSettings::default();
+    let over_length =
+        s.choice("data.over_length", &[Drop, TruncatePrompt, TruncateResponse, Error]);
     DataSettings {
         train,
         eval: s.texts("data.eval").into_iter().map(PathBuf::from).collect(),
-        max_length: s.whole("data.max_length", 2, 1 << 24).unwrap_or(1024) as usize,
-        over_length: s
-            .choice("data.over_length", &[Drop, TruncatePrompt, TruncateResponse, Error])
-            .unwrap_or(Drop),
-        eos: s.choice("data.eos", &[EosRule::Once, EosRule::Trl]).unwrap_or(EosRule::Once),
-        skip_bad_rows: s.flag("data.skip_bad_rows").unwrap_or(false),
+        max_length: s
+            .whole("data.max_length", 2, 1 << 24)
+            .map_or(default.max_length, |n| n as usize),
+        over_length: over_length.unwrap_or(default.over_length),
+        eos: s.choice("data.eos", &[EosRule::Once, EosRule::Trl]).unwrap_or(default.eos),
+        skip_bad_rows: s.flag("data.skip_bad_rows").unwrap_or(default.skip_bad_rows),
         map: s.strings_by_name("data.map"),
     }
 }

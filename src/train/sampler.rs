@@ -7,6 +7,7 @@ use crate::error::{Error, Problem, Result};
 use crate::gpu::Gpu;
 use crate::model::config::ModelConfig;
 use crate::model::generate::{Generator, Room, Sampling, check_prompts};
+use crate::model::speech::{Speech, whole};
 use crate::program::Store;
 use crate::train::recipe::SampleSettings;
 use std::rc::Rc;
@@ -42,14 +43,32 @@ impl Sampler {
         Ok(Self { generator, tokenizer, prompts, stop })
     }
 
-    /// Continues every prompt; one text each.
+    /// Continues every prompt up to the first of the texts `stops`; one text each, without the white
+    /// space around it. `hear` is told the pieces of each, by the number of its prompt, as they come.
     ///
     /// # Errors
     /// Prompts too long for the model; a lost device.
-    pub fn run(&self, sampling: &Sampling) -> Result<Vec<String>> {
-        let new = self.generator.generate(&self.prompts, &self.stop, sampling)?;
-        let text = |ids: &Vec<u32>| Ok(self.tokenizer.decode(ids, true)?.trim().to_owned());
-        new.iter().map(text).collect()
+    pub fn run(
+        &self,
+        sampling: &Sampling,
+        stops: &[String],
+        hear: &mut dyn FnMut(usize, &str),
+    ) -> Result<Vec<String>> {
+        let text = |ids: &[u32]| self.tokenizer.decode(ids, true);
+        let mut speeches: Vec<Speech> = self.prompts.iter().map(|_| Speech::default()).collect();
+        let mut watch = |i: usize, new: &[u32]| {
+            let text = text(new)?;
+            let (piece, goes_on) = speeches[i].next(&text, stops);
+            hear(i, piece);
+            Ok(goes_on)
+        };
+        let new = self.generator.generate(&self.prompts, &self.stop, sampling, &mut watch)?;
+        let mut whole_of = |(i, ids): (usize, &Vec<u32>)| {
+            let text = text(ids)?;
+            hear(i, speeches[i].rest(&text, stops));
+            Ok(whole(&text, stops).to_owned())
+        };
+        new.iter().enumerate().map(&mut whole_of).collect()
     }
 }
 
@@ -109,11 +128,22 @@ pub fn encode_prompts(
 /// When there is no template for a chat or it refuses the prompt; when the tokenizer cannot express
 /// it.
 pub fn encode_prompt(tokenizer: &Tokenizer, prompt: &str, form: Form) -> Result<Vec<u32>> {
-    let text = match form {
-        Form::Chat => tokenizer.render_prompt(&[Message::new("user", prompt)])?,
-        Form::Plain => prompt.to_owned(),
-    };
-    let mut ids = tokenizer.encode(&text)?;
+    match form {
+        Form::Chat => encode_conversation(tokenizer, &[Message::new("user", prompt)]),
+        Form::Plain => encode_beginning(tokenizer, prompt),
+    }
+}
+
+/// A conversation as the model expects it, up to where the assistant begins.
+///
+/// # Errors
+/// As [`encode_prompt`].
+pub fn encode_conversation(tokenizer: &Tokenizer, messages: &[Message]) -> Result<Vec<u32>> {
+    encode_beginning(tokenizer, &tokenizer.render_prompt(messages)?)
+}
+
+fn encode_beginning(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>> {
+    let mut ids = tokenizer.encode(text)?;
     if let Some(bos) = tokenizer.bos()
         && ids.first() != Some(&bos)
     {

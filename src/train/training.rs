@@ -440,7 +440,8 @@ impl Training<'_> {
         let Some(sampler) = self.sampler.as_ref().filter(|_| !self.is_stopped()) else {
             return Ok(());
         };
-        let texts = sampler.run(&Sampling::greedy(self.recipe.sample.max_tokens))?;
+        let texts =
+            sampler.run(&Sampling::greedy(self.recipe.sample.max_tokens), &[], &mut |_, _| ())?;
         for (prompt, text) in self.recipe.sample.prompts.iter().zip(&texts) {
             (self.on_event)(TrainEvent::Sampled { step: self.state.step, prompt, text });
         }

@@ -31,26 +31,34 @@ fn row(noun: &str, (rule, right, wrong): (&str, &str, &str)) -> String {
     format!("{row}\n")
 }
 
-/// A model with a tokenizer of its own, twelve training rows of two rules, six held-out ones of a
-/// third.
+/// A model with a tokenizer of its own, eight training rows of two rules, four held-out ones of the same
+/// and six of a third.
 fn prepare(folder: &Path) -> (PathBuf, GrammarPairs) {
     let rows = |rules: &[(&'static str, &'static str, &'static str)]| -> String {
         rules.iter().flat_map(|&rule| NOUNS.map(|noun| row(noun, rule))).collect()
     };
-    let (train_rows, heldout_rows) = (rows(&RULES[..2]), rows(&RULES[2..]));
-    let (train, heldout) = (folder.join("train.jsonl"), folder.join("held.jsonl"));
+    let heldout_rows = rows(&RULES[2..]);
+    let of_nouns = |nouns: &[&str]| -> String {
+        RULES[..2].iter().flat_map(|&rule| nouns.iter().map(move |noun| row(noun, rule))).collect()
+    };
+    let (train_rows, known_rows) = (of_nouns(&NOUNS[..4]), of_nouns(&NOUNS[4..]));
+    let [train, known, heldout] =
+        ["train", "known", "held"].map(|n| folder.join(format!("{n}.jsonl")));
     std::fs::write(&train, &train_rows).unwrap();
+    std::fs::write(&known, &known_rows).unwrap();
     std::fs::write(&heldout, &heldout_rows).unwrap();
     let pairs = GrammarPairs {
         train_rows: train_rows.lines().count(),
+        known_rows: known_rows.lines().count(),
         heldout_rows: heldout_rows.lines().count(),
         train_rules: 2,
         heldout_rules: 1,
         train,
+        known,
         heldout,
     };
     let tokenizer = folder.join("tokenizer");
-    let texts = vec![train_rows, heldout_rows].into_iter();
+    let texts = vec![train_rows, known_rows, heldout_rows].into_iter();
     train_bpe(texts, 300, &CHAT_TOKENS)
         .unwrap()
         .write_tokenizer_folder(&tokenizer, CHATML)
@@ -154,7 +162,15 @@ fn the_demo_leaves_a_report_of_two_runs_on_the_same_rows() {
     assert_eq!((first.name, second.name), ("control", "ORPO"));
     assert_eq!((&first.before, &first.after), (evals(&control)[0], evals(&control)[2]));
     assert_eq!((&second.before, &second.after), (evals(&orpo)[0], evals(&orpo)[2]));
-    assert_eq!(outcome.samples.len(), 3);
+    // Four sentences of each kind at most, as --quick shows them.
+    assert_eq!(outcome.samples.len(), 7);
+    let [known, unknown] = &outcome.judged;
+    assert_eq!((known.rows, known.corrected, unknown.rows, unknown.corrected), (4, 4, 3, 3));
+    // What training measured last on the rows of known rules is what is told of them.
+    let accuracy = second.after.get("rewards/accuracies").unwrap();
+    assert_eq!(known.preferred[2].value, accuracy);
+    let of_control = first.after.get("log_odds_chosen").unwrap();
+    assert!((known.log_odds[1].value - of_control).abs() < 1e-5);
 
     let page = std::fs::read_to_string(&outcome.report).unwrap();
     let shown = format!("{:.3}", loss(&second.after, "log_odds_chosen"));
@@ -166,6 +182,8 @@ fn the_demo_leaves_a_report_of_two_runs_on_the_same_rows() {
         "goed",
         "max_steps = 4",
         &shown.replace('-', "\u{2212}"),
+        &outcome.verdict[0],
+        "sentences of rules that were not",
     ] {
         assert!(page.contains(text), "{text} is not on the page");
     }

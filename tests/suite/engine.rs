@@ -9,7 +9,7 @@ use oddgrad::gpu::Gpu;
 use oddgrad::graph::{DType, Graph, Var};
 use oddgrad::kernel::{Class, Target};
 use oddgrad::model::config::ModelConfig;
-use oddgrad::model::generate::{Generator, Room, Sampling};
+use oddgrad::model::generate::{Generator, Room, Sampling, unwatched};
 use oddgrad::model::weights::init_weights;
 use oddgrad::ops::add::add;
 use oddgrad::ops::matmul::linear;
@@ -172,7 +172,7 @@ fn planned_bytes_are_the_bytes_allocated() {
     assert!(planned.cache() > 0);
     let planned = planned.total();
     assert_eq!(gpu.buffer_bytes() - before, planned);
-    generator.generate(&[vec![1, 2, 3]], &[], &greedy(2)).unwrap();
+    generator.generate(&[vec![1, 2, 3]], &[], &greedy(2), &mut unwatched).unwrap();
     assert_eq!(gpu.buffer_bytes() - before, planned, "generating allocates nothing");
     let planned = planned as f64;
     // A run sends off what was uploaded, and waiting lets the staging memory of that go.

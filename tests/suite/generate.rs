@@ -5,7 +5,7 @@ use crate::{golden, gpu};
 use oddgrad::data::messages::Message;
 use oddgrad::data::tokenize::Tokenizer;
 use oddgrad::model::config::ModelConfig;
-use oddgrad::model::generate::{Generator, Room, Sampling};
+use oddgrad::model::generate::{Generator, Room, Sampling, unwatched};
 use oddgrad::model::weights::{FolderWeights, ParameterValues};
 use oddgrad::program::Store;
 use serde_json::Value;
@@ -62,7 +62,7 @@ fn greedy_continuations_are_those_recorded() {
             let room = Room { sequences: 8, length: longest + NEW };
             let generator = Generator::new(&gpu, &store, &config, room).unwrap();
             let greedy = Sampling::greedy(NEW);
-            let new = generator.generate(&prompts, &[], &greedy).unwrap();
+            let new = generator.generate(&prompts, &[], &greedy, &mut unwatched).unwrap();
             let want: Vec<Vec<u32>> =
                 serde_json::from_value(recorded[format!("{model}/{file}")].clone()).unwrap();
             assert_eq!(new, want, "{model} {file}");

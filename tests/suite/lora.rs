@@ -259,7 +259,8 @@ fn a_frozen_model_takes_the_bytes_of_its_file() {
         [(DType::F32, 4 * base), (DType::BF16, 2 * base), (DType::Q8_0, base / 32 * 34)]
     {
         let storage = weights.storage().into_keys().map(|name| (name, dtype)).collect();
-        let placement = Placement { trained: Rc::new(is_factor), storage: Rc::new(storage) };
+        let placement =
+            Placement { storage: Rc::new(storage), ..Placement::of(Rc::new(is_factor)) };
         assert_eq!(plan(&adapted, &placement), bytes + 16 * factors + 4 * vectors, "{dtype}");
     }
     assert_eq!(plan(&config, &Placement::all()), 16 * config.parameter_count() as u64);
@@ -286,7 +287,8 @@ fn a_base_of_fewer_bits_agrees_with_its_values_in_f32() {
     }
     let run = |weights: &BTreeMap<String, Tensor>, base: Option<Base>| {
         let storage = base.map_or_else(Storage::new, |b| b.storage(&config, Storage::new()));
-        let placement = Placement { trained: Rc::new(is_factor), storage: Rc::new(storage) };
+        let placement =
+            Placement { storage: Rc::new(storage), ..Placement::of(Rc::new(is_factor)) };
         let options = LearnerOptions { placement, ..LearnerOptions::default() };
         let learner =
             Learner::with_options(&gpu, &config, weights, capacity, objective, &optim, &options)

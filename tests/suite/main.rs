@@ -2,10 +2,14 @@
 
 mod bad_input;
 mod bench;
+mod conversation;
+mod data_check;
 mod demo;
 mod engine;
+mod evaluation;
 mod families;
 mod faults;
+mod formats;
 mod generate;
 mod golden;
 mod library;
@@ -15,6 +19,7 @@ mod numbers;
 mod place;
 mod planted;
 mod portability;
+mod recompute;
 mod reference;
 mod runs;
 mod shaders;

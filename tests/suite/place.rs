@@ -89,11 +89,15 @@ impl Place {
     }
 
     pub fn command(&self, command: &mut Command) -> Answer {
+        self.fed(command, Stdio::null())
+    }
+
+    fn fed(&self, command: &mut Command, input: Stdio) -> Answer {
         let [out, err] = ["stdout", "stderr"].map(|_| tempfile::NamedTempFile::new().unwrap());
         let mut child = command
             .current_dir(self.dir.path())
             .env("RUST_BACKTRACE", "0")
-            .stdin(Stdio::null())
+            .stdin(input)
             .stdout(out.reopen().unwrap())
             .stderr(err.reopen().unwrap())
             .spawn()
@@ -118,6 +122,14 @@ impl Place {
 
     pub fn run(&self, args: &str) -> Answer {
         self.command(Command::new(env!("CARGO_BIN_EXE_oddgrad")).args(args.split_whitespace()))
+    }
+
+    /// Runs `oddgrad args` with these lines to read.
+    pub fn talk(&self, args: &str, lines: &str) -> Answer {
+        self.write("lines.txt", lines);
+        let input = std::fs::File::open(self.path("lines.txt")).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_oddgrad"));
+        self.fed(command.args(args.split_whitespace()), input.into())
     }
 
     /// Runs `oddgrad args` and checks that it was refused as it should be.

@@ -30,7 +30,7 @@ const fn planted(
     Planted { kernel, idea, from, to, named }
 }
 
-static PLANTED: [Planted; 22] = [
+static PLANTED: [Planted; 27] = [
     planted(
         ("softmax", "forward", 1),
         "no maximum is subtracted",
@@ -167,6 +167,41 @@ static PLANTED: [Planted; 22] = [
         "j <= s.w && !context",
         "attended[",
     ),
+    planted(
+        ("adamw", "update", 1),
+        "a step although the norm is not finite",
+        "finite(clip[0]) && finite(clip[1])",
+        "true",
+        "p[",
+    ),
+    planted(
+        ("grad_norm", "finish", 1),
+        "a factor although the norm is not finite",
+        "select(0.0, factor, finite(sums[0]))",
+        "factor",
+        "clip factor[1]",
+    ),
+    planted(
+        ("silu_mul", "forward", 1),
+        "a folded grid is ignored",
+        "group.x + group.y * groups.x",
+        "group.x",
+        "folded",
+    ),
+    planted(
+        ("silu_mul", "backward", 1),
+        "a folded grid is ignored",
+        "group.x + group.y * groups.x",
+        "group.x",
+        "folded",
+    ),
+    planted(
+        ("softmax", "forward", 2),
+        "a folded grid is ignored",
+        "group.x + group.y * groups.x",
+        "group.x",
+        "folded",
+    ),
 ];
 
 #[test]
@@ -200,4 +235,20 @@ fn every_planted_mistake_is_refused_and_named() {
         }
     }
     assert!(passed.is_empty(), "the gate passes, or names otherwise, {passed:#?}");
+}
+
+/// Ours pass at any seed: what a kernel may leave where nothing should be is no fault.
+#[test]
+fn our_own_kernels_pass_the_gate_at_any_seed() {
+    let gpu = gpu();
+    for op in ["silu_mul", "gelu", "softmax", "adamw", "grad_norm"] {
+        let case = cases().into_iter().find(|c| c.op == op).unwrap();
+        for pass in case.passes {
+            let ours = Replacement { pass, variant: &pass.variants[0], checks: Checks::On };
+            for seed in 1..=3 {
+                let verdict = judge(&gpu, &case, &[ours], seed, &mut |_| ()).unwrap().remove(0);
+                assert_eq!(verdict.fault, None, "{op}.{} at seed {seed}", pass.name);
+            }
+        }
+    }
 }

@@ -118,7 +118,8 @@ fn streams(runs: &Runs, recipe: &Recipe) -> u64 {
     use oddgrad::train::{dataset::Dataset, prepare::capacity};
     let tokenizer = Tokenizer::from_folder(&runs.at("model")).unwrap();
     let shares = |paths: &[PathBuf]| {
-        let rows = Dataset::load(recipe, &tokenizer, paths, Split::Train).unwrap();
+        let kind = recipe.loss.objective.rows();
+        let rows = Dataset::load(&recipe.data, kind, &tokenizer, paths, Split::Train).unwrap();
         rows.share_out(capacity(recipe)).unwrap().len() as u64
     };
     shares(&recipe.data.train) + shares(&recipe.data.eval)

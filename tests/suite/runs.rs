@@ -353,3 +353,28 @@ fn prompts_take_the_form_that_a_model_was_trained_in() {
     let before = p.run("generate model --prompt Red --max-tokens 2");
     assert!(before.err.contains("as the model has a template"), "{}", before.err);
 }
+
+/// A template that writes the time makes other tokens of the same rows a second later: a run keeps the
+/// time of its start.
+#[test]
+fn a_template_with_a_date_resumes() {
+    let p = Place::new();
+    let chat = r#"{"prompt": [{"role": "user", "content": "Say it."}], "chosen": [{"role": "assistant", "content": "Yes."}], "rejected": [{"role": "assistant", "content": "No."}]}"#;
+    p.write("chat.jsonl", format!("{chat}\n").repeat(4));
+    p.write("model/chat_template.jinja", "{{ strftime_now('%H:%M:%S') }}{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}");
+    let train = "train r.toml --set data.train=chat.jsonl --set train.save_every=1 \
+                 --set train.keep_checkpoints=9";
+    let first = p.run(&format!("{train} --set train.max_steps=2"));
+    assert_eq!(first.code, Some(0), "{}", first.err);
+    assert!(first.err.contains("this run keeps that of its start"), "{}", first.err);
+    std::thread::sleep(Duration::from_millis(1100));
+    let resumed = p.run(&format!("{train} --resume --set train.max_steps=4"));
+    assert_eq!(resumed.code, Some(0), "{}", resumed.err);
+    let date = |step: u64| -> i64 {
+        let path = p.path(&format!("run/checkpoint-{step:08}/state.json"));
+        let state: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        state["state"]["date"].as_i64().unwrap()
+    };
+    assert_eq!(date(2), date(4));
+}

@@ -1,0 +1,55 @@
+//! How tokens are drawn, for the commands that generate.
+
+use crate::error::{Error, Result};
+use crate::model::sampling::Sampling;
+use clap::Args;
+
+/// Settings of [`Sampling`].
+#[derive(Args)]
+pub struct SamplingArgs {
+    /// 0 takes the most probable token; above 0 tokens are drawn.
+    #[arg(long, default_value_t = 0.0)]
+    temperature: f32,
+    /// Draw among the so many most probable tokens; 0 for all.
+    #[arg(long, default_value_t = 0)]
+    top_k: usize,
+    /// Draw among the fewest most probable tokens that have this share of the probability.
+    #[arg(long, default_value_t = 1.0)]
+    top_p: f32,
+    /// Draw among tokens with at least this part of the largest probability.
+    #[arg(long, default_value_t = 0.0)]
+    min_p: f32,
+    /// Make tokens that are in the text already less probable, as transformers does; 1 for not.
+    #[arg(long, default_value_t = 1.0)]
+    repetition_penalty: f32,
+    /// Seed of the draws.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// End an answer in front of this text; may be repeated.
+    #[arg(long, value_name = "TEXT")]
+    stop: Vec<String>,
+}
+
+impl SamplingArgs {
+    /// The settings, and the texts that end an answer.
+    pub(super) fn read(&self, max_tokens: usize) -> Result<(Sampling, &[String])> {
+        let sampling = Sampling {
+            max_tokens,
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            repetition_penalty: self.repetition_penalty,
+            seed: self.seed,
+        };
+        let mut problems = sampling.problems();
+        if self.stop.iter().any(String::is_empty) {
+            problems
+                .push(crate::error::Problem::new("--stop", "is empty; write what ends an answer"));
+        }
+        if problems.is_empty() {
+            return Ok((sampling, &self.stop));
+        }
+        Err(Error::input("nothing can be generated with these settings", problems))
+    }
+}

@@ -1,0 +1,79 @@
+//! `oddgrad data check`: what it says of rows is what training would do with them.
+
+use crate::place::Place;
+
+const MODEL: &str = "--model model";
+
+#[test]
+fn rows_are_counted_measured_and_shown() {
+    let p = Place::new();
+    let row = |prompt: &str, chosen: &str, rejected: &str| {
+        serde_json::json!({"prompt": prompt, "chosen": chosen, "rejected": rejected}).to_string()
+    };
+    let long = "word ".repeat(60);
+    let rows = [
+        row("Say it.", " Yes.", " No."),
+        row("Say more.", " Of course, at once.", " Never."),
+        row("Say it.", " Yes.", " No."),
+        row(&long, " Yes.", " No."),
+        row("Say it.", &long, " No."),
+    ];
+    p.write("rows.jsonl", rows.join("\n"));
+    let check = format!("data check rows.jsonl {MODEL} --max-length 64");
+    let found = p.run(&check);
+    assert_eq!(found.code, Some(0), "{}", found.err);
+    for part in [
+        "rows       5 read, 5 usable, 0 refused",
+        "5 with a rejected side, 0 without",
+        "drop       at 64 tokens: 3 rows kept, 2 chosen too long, 1 rejected too long, 2 rows dropped as too long",
+        "truncate-prompt at 64 tokens: 4 rows kept",
+        "truncate-response at 64 tokens: 4 rows kept",
+        "duplicates 1 rows are an earlier one",
+        "rows.jsonl:3 is rows.jsonl:1",
+        "appended to 5 chosen and 5 rejected",
+        "rows.jsonl:1\n  chosen",
+    ] {
+        assert!(found.out.contains(part), "`{part}` is missing: {}", found.out);
+    }
+    // What stands between the marks is the answer with its end.
+    assert!(found.out.contains("Say it.⟦ Yes."), "{}", found.out);
+    // Training keeps as many.
+    let trained = p.run(
+        "train r.toml --set data.train=rows.jsonl --set data.max_length=64 --set train.max_steps=1",
+    );
+    assert_eq!(trained.code, Some(0), "{}", trained.err);
+    assert!(
+        trained.out.contains("3 rows kept") || trained.err.contains("3 rows kept"),
+        "{}{}",
+        trained.out,
+        trained.err
+    );
+}
+
+#[test]
+fn what_is_refused_is_named_with_its_line() {
+    let p = Place::new();
+    p.write(
+        "rows.jsonl",
+        "{\"prompt\": \"a\", \"chosen\": \" b\", \"rejected\": \" c\"}\nnot JSON\n{\"prompt\": \"a\", \"chosen\": \" b\", \"rejected\": \" b\"}\n{\"prompt\": \"a\", \"chosen\": \" b\"}\n",
+    );
+    let found = p.run(&format!("data check rows.jsonl {MODEL}"));
+    assert_eq!(found.code, Some(1), "{}", found.out);
+    assert!(found.out.contains("4 read, 1 usable, 3 refused"), "{}", found.out);
+    for part in [
+        "3 of 4 rows cannot be used",
+        "rows.jsonl:2: ",
+        "rows.jsonl:3: chosen and rejected are identical",
+        "rows.jsonl:4: column \"rejected\" is missing",
+    ] {
+        assert!(found.err.contains(part), "`{part}` is missing: {}", found.err);
+    }
+    let answers = p.run(&format!("data check rows.jsonl {MODEL} --sft"));
+    assert!(answers.out.contains("4 read, 2 usable, 2 refused"), "{}{}", answers.out, answers.err);
+    p.refused(&format!("data check nowhere.jsonl {MODEL}"), &["nowhere.jsonl"]);
+    p.refused("data check rows.jsonl --model nowhere", &["nowhere"]);
+    p.refused(
+        &format!("data check rows.jsonl {MODEL} --map good=x"),
+        &["data.map.good", "no column to map"],
+    );
+}
