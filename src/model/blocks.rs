@@ -6,6 +6,7 @@
 //! size, V vocabulary, N rows that the head looks at.
 
 use crate::graph::{Graph, Init, LowRank, Var};
+use crate::model::rotary::Rotary;
 use crate::model::stream::{Attention, BatchInputs, HeadRows};
 use crate::ops::embedding::embedding;
 use crate::ops::gather_rows::gather_rows;
@@ -146,18 +147,13 @@ pub struct Rope {
 }
 
 impl Rope {
-    /// Angles of base `theta` for heads of `head_dim`. No position reaches the smaller of
-    /// `max_positions` and [`BatchInputs::positions`].
-    pub fn new(
-        g: &mut Graph,
-        s: &BatchInputs,
-        max_positions: usize,
-        head_dim: usize,
-        theta: f64,
-    ) -> Self {
+    /// The angles that `rotary` gives. No position reaches the smaller of `max_positions` and
+    /// [`BatchInputs::positions`].
+    pub fn new(g: &mut Graph, s: &BatchInputs, max_positions: usize, rotary: &Rotary) -> Self {
         let positions = max_positions.min(s.positions());
-        let table = rope_table(positions, head_dim, theta);
-        Self { table: g.constant("rope table", &[positions, head_dim / 2, 2], &table) }
+        let frequencies = rotary.frequencies();
+        let table = rope_table(positions, &frequencies, rotary.amplitude());
+        Self { table: g.constant("rope table", &[positions, frequencies.len(), 2], &table) }
     }
 }
 

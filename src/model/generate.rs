@@ -406,6 +406,11 @@ mod tests {
         cached_logits_are_those_of_one_run("qwen3_tied");
     }
 
+    #[test]
+    fn cached_logits_of_scaled_rope() {
+        cached_logits_are_those_of_one_run("llama_rope_yarn");
+    }
+
     /// What a diverged model says is no text, whichever of the prompts it is asked to continue.
     #[test]
     fn a_model_that_diverged_continues_nothing() {

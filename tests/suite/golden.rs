@@ -48,6 +48,14 @@ fn qwen3_agrees_with_pytorch() {
     check("qwen3_tied");
 }
 
+/// Frequencies scaled for longer contexts.
+#[test]
+fn scaled_rope_agrees_with_pytorch() {
+    for kind in ["linear", "dynamic", "llama3", "yarn"] {
+        check(&format!("llama_rope_{kind}"));
+    }
+}
+
 /// A window of 8 in every layer, and in the second of two: sequences of up to 32 tokens, whose
 /// shared prefixes it cuts too.
 #[test]

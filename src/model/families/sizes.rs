@@ -7,6 +7,7 @@ use super::Outline;
 use crate::graph::{Graph, Init, Var};
 use crate::model::blocks::{Embedding, GatedMlp, Linear, RmsNorm, Rope, SelfAttention};
 use crate::model::keys::Keys;
+use crate::model::rotary::{self, Asked, Rotary};
 use crate::model::stream::BatchInputs;
 
 /// Sizes of a decoder with rotary positions, RMS norms and a gated feed-forward.
@@ -21,7 +22,7 @@ pub(super) struct Sizes {
     pub head_dim: usize,
     pub max_positions: usize,
     pub eps: f64,
-    pub theta: f64,
+    pub rotary: Rotary,
     pub tied: bool,
     pub std: f64,
 }
@@ -67,7 +68,6 @@ impl Sizes {
             ("hidden_dropout", json!(0)),
             ("resid_pdrop", json!(0)),
             ("embd_pdrop", json!(0)),
-            ("partial_rotary_factor", json!(1)),
             ("residual_multiplier", json!(1)),
             ("embedding_multiplier", json!(1)),
             ("logits_scaling", json!(1)),
@@ -75,6 +75,10 @@ impl Sizes {
             ("final_logit_softcapping", Value::Null),
             ("no_rope_layers", Value::Null),
         ]);
+        let rotary = Rotary::read(
+            keys,
+            Asked { head_dim, theta: 10_000.0, types: rotary::ALL, partial: None },
+        );
         Self {
             vocab: keys.size("vocab_size"),
             hidden,
@@ -85,7 +89,7 @@ impl Sizes {
             head_dim,
             max_positions: keys.size("max_position_embeddings"),
             eps: keys.positive("rms_norm_eps", 1e-6),
-            theta: keys.rope_theta(10_000.0),
+            rotary,
             tied: keys.flag("tie_word_embeddings", false),
             std: keys.positive("initializer_range", 0.02),
         }
@@ -137,7 +141,7 @@ impl Sizes {
 
     /// The angles of all layers.
     pub fn rope(&self, g: &mut Graph, s: &BatchInputs) -> Rope {
-        Rope::new(g, s, self.max_positions, self.head_dim, self.theta)
+        Rope::new(g, s, self.max_positions, &self.rotary)
     }
 
     /// `{name}.{q,k,v,o}_proj`, of which `project` makes the first three.
