@@ -15,6 +15,7 @@ use crate::ops::low_rank::{Factors, low_rank_linear};
 use crate::ops::matmul::linear;
 use crate::ops::rms_norm::rms_norm;
 use crate::ops::rope::{rope, rope_table};
+use crate::ops::scale::scale;
 use crate::ops::silu_mul::silu_mul;
 
 /// y = x Wᵀ + b with `{name}.weight` `[outputs, inputs]` and perhaps `{name}.bias` `[outputs]`, and
@@ -115,10 +116,12 @@ pub struct SelfAttention {
     pub o: Linear,
     /// d, the width of one head.
     pub head_dim: usize,
-    /// Norms over d of each query head and of each key head.
+    /// Norms over d of each query head and of each key head, or over all of them together.
     pub norms: Option<[RmsNorm; 2]>,
     /// Turns queries and keys by their positions.
     pub rope: Option<Rope>,
+    /// Multiplies the queries: scores are this times q · k / sqrt(d).
+    pub scale: Option<f64>,
     /// A token sees itself and the `window - 1` before it; None: all before it.
     pub window: Option<usize>,
 }
@@ -133,6 +136,9 @@ impl SelfAttention {
         if let Some(Rope { table }) = self.rope {
             q = rope(g, q, s.position, table, self.head_dim);
             k = rope(g, k, s.position, table, self.head_dim);
+        }
+        if let Some(factor) = self.scale {
+            q = times(g, q, factor);
         }
         let options = Attention { head_dim: self.head_dim, window: self.window };
         let o = s.attend(g, layer, q, k, v, options);
@@ -234,6 +240,11 @@ impl Head {
     pub fn logits(&self, g: &mut Graph) -> Var {
         linear(g, self.input, self.weight, None)
     }
+}
+
+/// `factor` * x.
+pub fn times(g: &mut Graph, x: Var, factor: f64) -> Var {
+    if factor == 1.0 { x } else { scale(g, x, factor as f32) }
 }
 
 /// The rows that the head looks at `[N, D]`. Rows that no loss term uses never get there.

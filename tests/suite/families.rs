@@ -32,6 +32,10 @@ const FOLDERS: &[(&str, &str)] = &[
     ("gpt2", "gpt2"),
     ("opt", "opt"),
     ("llama", "llama_rope_yarn"),
+    ("phi3", "phi3"),
+    ("olmo2", "olmo2"),
+    ("smollm3", "smollm3"),
+    ("granite", "granite"),
 ];
 
 #[test]

@@ -74,6 +74,26 @@ fn opt_agrees_with_pytorch() {
     check("opt");
 }
 
+#[test]
+fn phi3_agrees_with_pytorch() {
+    check("phi3");
+}
+
+#[test]
+fn olmo2_agrees_with_pytorch() {
+    check("olmo2");
+}
+
+#[test]
+fn smollm3_agrees_with_pytorch() {
+    check("smollm3");
+}
+
+#[test]
+fn granite_agrees_with_pytorch() {
+    check("granite");
+}
+
 /// PEFT's adapter on llama_untied: its logits, and the gradients of its factors.
 #[test]
 fn lora_agrees_with_peft() {

@@ -78,6 +78,7 @@ impl Decoder for Gpt2 {
                 head_dim: self.head_dim,
                 norms: None,
                 rope: None,
+                scale: None,
                 window: None,
             };
             let ln_2 = LayerNorm::new(g, &format!("{at}.ln_2"), d, eps);

@@ -15,12 +15,16 @@
 //!    gradients agree with PyTorch's, and the file's tensors are the graph's parameters.
 
 mod gpt2;
+mod granite;
 mod llama;
 mod mistral;
+mod olmo2;
 mod opt;
+mod phi3;
 mod qwen2;
 mod qwen3;
 mod sizes;
+mod smollm3;
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -40,6 +44,10 @@ pub(super) static FAMILIES: &[(&str, Read)] = &[
     ("qwen3", qwen3::read),
     ("gpt2", gpt2::read),
     ("opt", opt::read),
+    ("phi3", phi3::read),
+    ("olmo2", olmo2::read),
+    ("smollm3", smollm3::read),
+    ("granite", granite::read),
 ];
 
 /// Every supported `model_type`, as a list in words.

@@ -86,6 +86,7 @@ impl Decoder for Opt {
                 head_dim: self.head_dim,
                 norms: None,
                 rope: None,
+                scale: None,
                 window: None,
             };
             let norm_1 = LayerNorm::new(g, &format!("{at}.self_attn_layer_norm"), d, EPS);

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::sizes::{Sizes, layer_windows};
+use super::sizes::{Reading, Sizes, layer_windows};
 use super::{Decoder, Outline};
 use crate::graph::Graph;
 use crate::model::blocks::{Head, Linear, RmsNorm, head_rows};
@@ -19,7 +19,7 @@ struct Qwen3 {
 }
 
 pub(super) fn read(keys: &mut Keys) -> Arc<dyn Decoder> {
-    let sizes = Sizes::read(keys, &[]);
+    let sizes = Sizes::read(keys, &Reading { optional: &[], ..Reading::LLAMA });
     let windows = layer_windows(keys, &sizes);
     Arc::new(Qwen3 { sizes, windows })
 }

@@ -27,12 +27,44 @@ pub(super) struct Sizes {
     pub std: f64,
 }
 
-impl Sizes {
-    /// Reads the sizes, and refuses what would change the output of such a decoder. Of the keys
-    /// in `optional`, `num_key_value_heads` may be missing for as many as there are query heads,
-    /// `head_dim` for hidden size / heads; where a family has a default of its own, a missing key
+/// How a family reads the keys: what it takes for those that a file lacks, and what it has besides.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Reading {
+    /// Keys that may be missing: `num_key_value_heads` for as many as there are query heads,
+    /// `head_dim` for hidden size / heads. Where a family has a default of its own, a missing key
     /// would silently be somebody else's model.
-    pub fn read(keys: &mut Keys, optional: &[&str]) -> Self {
+    pub optional: &'static [&'static str],
+    /// Keys that other families must not have and that this one reads itself.
+    pub own: &'static [&'static str],
+    /// Scalings of rotary positions that it knows.
+    pub rope_types: &'static [&'static str],
+    /// `rope_theta`.
+    pub theta: f64,
+    /// `partial_rotary_factor`; None: it turns whole heads.
+    pub partial: Option<f64>,
+    /// `rms_norm_eps`.
+    pub eps: f64,
+    /// `tie_word_embeddings`.
+    pub tied: bool,
+}
+
+impl Reading {
+    /// As Llama.
+    pub const LLAMA: Self = Self {
+        optional: &["num_key_value_heads", "head_dim"],
+        own: &[],
+        rope_types: rotary::ALL,
+        theta: 10_000.0,
+        partial: None,
+        eps: 1e-6,
+        tied: false,
+    };
+}
+
+impl Sizes {
+    /// Reads the sizes, and refuses what would change the output of such a decoder.
+    pub fn read(keys: &mut Keys, reading: &Reading) -> Self {
+        let Reading { optional, own, .. } = *reading;
         let hidden = keys.size("hidden_size");
         let intermediate = keys.size("intermediate_size");
         let heads = keys.size("num_attention_heads");
@@ -60,8 +92,10 @@ impl Sizes {
         keys.check_width("hidden_size", hidden);
         keys.check_width("intermediate_size", intermediate);
         keys.check_heads("num_attention_heads", heads, head_dim);
-        keys.activation("hidden_act", &["silu", "swish"]);
-        keys.refuse_unless(&[
+        if !own.contains(&"hidden_act") {
+            keys.activation("hidden_act", &["silu", "swish"]);
+        }
+        let harmless = [
             ("attention_bias", json!(false)),
             ("mlp_bias", json!(false)),
             ("attention_dropout", json!(0)),
@@ -74,11 +108,11 @@ impl Sizes {
             ("attn_logit_softcapping", Value::Null),
             ("final_logit_softcapping", Value::Null),
             ("no_rope_layers", Value::Null),
-        ]);
-        let rotary = Rotary::read(
-            keys,
-            Asked { head_dim, theta: 10_000.0, types: rotary::ALL, partial: None },
-        );
+        ];
+        let others = harmless.into_iter().filter(|(key, _)| !own.contains(key));
+        keys.refuse_unless(&others.collect::<Vec<_>>());
+        let Reading { theta, partial, rope_types: types, .. } = *reading;
+        let rotary = Rotary::read(keys, Asked { head_dim, theta, types, partial });
         Self {
             vocab: keys.size("vocab_size"),
             hidden,
@@ -88,9 +122,9 @@ impl Sizes {
             kv_heads,
             head_dim,
             max_positions: keys.size("max_position_embeddings"),
-            eps: keys.positive("rms_norm_eps", 1e-6),
+            eps: keys.positive("rms_norm_eps", reading.eps),
             rotary,
-            tied: keys.flag("tie_word_embeddings", false),
+            tied: keys.flag("tie_word_embeddings", reading.tied),
             std: keys.positive("initializer_range", 0.02),
         }
     }
@@ -161,6 +195,7 @@ impl Sizes {
             head_dim: self.head_dim,
             norms: None,
             rope: Some(rope),
+            scale: None,
             window: None,
         }
     }

@@ -24,6 +24,7 @@ BASE = dict(
     num_key_value_heads=1, max_position_embeddings=96, initializer_range=0.12, rms_norm_eps=1e-5,
     bos_token_id=3, eos_token_id=4, pad_token_id=5,
 )
+PLAIN = {"rope_type": "default", "rope_theta": 100.0}
 
 
 def llama(**rope):
@@ -39,6 +40,14 @@ CONFIGS = {
                                original_max_position_embeddings=32),
     "llama_rope_yarn": llama(rope_type="yarn", factor=4.0, original_max_position_embeddings=16,
                              beta_fast=2.0, beta_slow=0.25),
+    # 8 of the 16 elements of a head turn.
+    "phi3": lambda: T.Phi3Config(**BASE, sliding_window=9, rope_parameters={
+        "rope_type": "default", "rope_theta": 100.0, "partial_rotary_factor": 0.5}),
+    "olmo2": lambda: T.Olmo2Config(**BASE, rope_parameters=PLAIN),
+    "smollm3": lambda: T.SmolLM3Config(**{**BASE, "num_hidden_layers": 3}, no_rope_layers=[1, 0, 1],
+                                       use_sliding_window=True, sliding_window=8, rope_parameters=PLAIN),
+    "granite": lambda: T.GraniteConfig(**BASE, embedding_multiplier=5.0, attention_multiplier=0.125,
+                                       residual_multiplier=0.3, logits_scaling=1.5, rope_parameters=PLAIN),
 }
 
 
