@@ -13,10 +13,10 @@ use crate::ops::gather_rows::gather_rows;
 use crate::ops::layer_norm::layer_norm;
 use crate::ops::low_rank::{Factors, low_rank_linear};
 use crate::ops::matmul::linear;
-use crate::ops::rms_norm::rms_norm;
+use crate::ops::rms_norm::rms_norm_plus;
 use crate::ops::rope::{rope, rope_table};
 use crate::ops::scale::scale;
-use crate::ops::silu_mul::silu_mul;
+use crate::ops::soft_cap::soft_cap;
 
 /// y = x Wᵀ + b with `{name}.weight` `[outputs, inputs]` and perhaps `{name}.bias` `[outputs]`, and
 /// the low-rank addition that the graph has for it ([`Graph::adapt`]).
@@ -57,9 +57,10 @@ impl Linear {
     }
 }
 
-/// Each row divided by its root mean square and scaled by `{name}.weight`.
+/// Each row divided by its root mean square and scaled by `{name}.weight`, or by 1 more.
 pub struct RmsNorm {
     weight: Var,
+    offset: f32,
     eps: f32,
 }
 
@@ -67,7 +68,13 @@ impl RmsNorm {
     /// Declares `{name}.weight` `[width]`.
     pub fn new(g: &mut Graph, name: &str, width: usize, eps: f64) -> Self {
         let weight = g.parameter(&format!("{name}.weight"), &[width], Init::Ones);
-        Self { weight, eps: eps as f32 }
+        Self { weight, offset: 0.0, eps: eps as f32 }
+    }
+
+    /// Declares `{name}.weight` `[width]`, to which 1 is added.
+    pub fn plus_one(g: &mut Graph, name: &str, width: usize, eps: f64) -> Self {
+        let weight = g.parameter(&format!("{name}.weight"), &[width], Init::Zeros);
+        Self { weight, offset: 1.0, eps: eps as f32 }
     }
 
     /// x `[T, width]`, or `[T, heads * width]` of which each head is normalised by itself.
@@ -75,10 +82,10 @@ impl RmsNorm {
         let shape = g.shape(x).to_vec();
         let width = g.shape(self.weight)[0];
         if shape[1] == width {
-            return rms_norm(g, x, self.weight, self.eps);
+            return rms_norm_plus(g, x, self.weight, self.offset, self.eps);
         }
         let heads = g.view(x, &[shape[0] * shape[1] / width, width]);
-        let y = rms_norm(g, heads, self.weight, self.eps);
+        let y = rms_norm_plus(g, heads, self.weight, self.offset, self.eps);
         g.view(y, &shape)
     }
 }
@@ -122,6 +129,8 @@ pub struct SelfAttention {
     pub rope: Option<Rope>,
     /// Multiplies the queries: scores are this times q · k / sqrt(d).
     pub scale: Option<f64>,
+    /// Bounds the scores to cap * tanh(score / cap).
+    pub cap: Option<f64>,
     /// A token sees itself and the `window - 1` before it; None: all before it.
     pub window: Option<usize>,
 }
@@ -140,7 +149,8 @@ impl SelfAttention {
         if let Some(factor) = self.scale {
             q = times(g, q, factor);
         }
-        let options = Attention { head_dim: self.head_dim, window: self.window };
+        let cap = self.cap.map(|cap| cap as f32);
+        let options = Attention { head_dim: self.head_dim, cap, window: self.window };
         let o = s.attend(g, layer, q, k, v, options);
         self.o.apply(g, o)
     }
@@ -163,12 +173,15 @@ impl Rope {
     }
 }
 
-/// down(silu(gate x) * up x).
+/// down(f(gate x, up x)), with [`silu_mul`](crate::ops::silu_mul::silu_mul) or
+/// [`gelu_mul`](crate::ops::gelu_mul::gelu_mul) as `f`.
 pub struct GatedMlp {
     /// D to F.
     pub gate: Linear,
     /// D to F.
     pub up: Linear,
+    /// Of both.
+    pub gated: fn(&mut Graph, Var, Var) -> Var,
     /// F to D.
     pub down: Linear,
 }
@@ -178,7 +191,7 @@ impl GatedMlp {
     pub fn apply(&self, g: &mut Graph, x: Var) -> Var {
         let gate = self.gate.apply(g, x);
         let up = self.up.apply(g, x);
-        let h = silu_mul(g, gate, up);
+        let h = (self.gated)(g, gate, up);
         self.down.apply(g, h)
     }
 }
@@ -233,12 +246,18 @@ pub struct Head {
     pub input: Var,
     /// `[V, D]`.
     pub weight: Var,
+    /// Bounds the logits z to cap * tanh(z / cap).
+    pub cap: Option<f32>,
 }
 
 impl Head {
     /// Logits `[N, V]`: for generation and `verify`. Training never makes them.
     pub fn logits(&self, g: &mut Graph) -> Var {
-        linear(g, self.input, self.weight, None)
+        let logits = linear(g, self.input, self.weight, None);
+        match self.cap {
+            None => logits,
+            Some(cap) => soft_cap(g, logits, cap),
+        }
     }
 }
 

@@ -277,6 +277,49 @@ fn parameters_of_a_small_model() {
 }
 
 #[test]
+fn families_read_their_own_keys() {
+    let named = |family: &str, changes: &[(&str, Value)]| {
+        with(&[&[("model_type", json!(family))], changes].concat())
+    };
+    let granite = named("granite", &[("residual_multiplier", json!(0.2))]);
+    assert!(sizes(&granite).ends_with("attention: 1.0, residual: 0.2, logits: 1.0 }"));
+    assert!(problems(&named("granite", &[("logits_scaling", json!(0))]))[0].contains("logits_"));
+    let plain = [("residual_multiplier", json!(0.2))];
+    assert!(problems(&named("llama", &plain))[0].contains("residual_multiplier"));
+
+    let smol = |changes: &[(&str, Value)]| named("smollm3", changes);
+    let four = ("num_hidden_layers", json!(4));
+    assert!(sizes(&smol(&[four])).contains("turns: [true, true, true, false], windows: [None"));
+    let mixed = smol(&[
+        ("no_rope_layers", json!([0, 1])),
+        ("use_sliding_window", json!(true)),
+        ("sliding_window", json!(9)),
+    ]);
+    assert!(sizes(&mixed).contains("turns: [false, true], windows: [Some(9), None]"));
+    for wrong in [json!([1]), json!([1, 2]), json!("1")] {
+        let found = problems(&smol(&[("no_rope_layers", wrong)]));
+        assert!(found.len() == 1 && found[0].contains("no_rope_layers"), "{found:?}");
+    }
+
+    let longrope = json!({"rope_type": "longrope", "short_factor": [1.0], "long_factor": [2.0]});
+    let found = problems(&named("phi3", &[("rope_parameters", longrope)]));
+    assert_eq!(
+        found,
+        ["config.json: rope_parameters: has rope_type \"longrope\", which is not supported here; \
+          only \"default\" is"]
+    );
+    let half = named("phi3", &[("partial_rotary_factor", json!(0.5))]);
+    assert!(sizes(&half).contains("Rotary { theta: 20000.0, width: 8, scaling: Plain }"));
+    let written = read(&half).to_json();
+    assert_eq!(written["rope_parameters"]["partial_rotary_factor"], json!(0.5));
+    assert_eq!(sizes(&written), sizes(&half));
+    for part in [0.0, 0.2, 1.5] {
+        let found = problems(&named("phi3", &[("partial_rotary_factor", json!(part))]));
+        assert!(found.len() == 1 && found[0].contains("partial_rotary_factor"), "{found:?}");
+    }
+}
+
+#[test]
 fn scaled_rope_is_written_in_both_spellings() {
     let parameters = json!({
         "rope_theta": 5e5, "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,

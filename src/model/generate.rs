@@ -415,6 +415,8 @@ mod tests {
     fn cached_logits_of_layers_that_differ() {
         cached_logits_are_those_of_one_run("smollm3");
         cached_logits_are_those_of_one_run("phi3");
+        cached_logits_are_those_of_one_run("gemma2");
+        cached_logits_are_those_of_one_run("gemma3_text");
     }
 
     /// What a diverged model says is no text, whichever of the prompts it is asked to continue.

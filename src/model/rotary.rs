@@ -103,6 +103,12 @@ impl Rotary {
     ) -> Self {
         let nested = object(keys, HOLDERS[0]).and_then(|parameters| parameters.get(layer_type));
         let at = format!("{}.{layer_type}", HOLDERS[0]);
+        if scaled && let Some(parameters) = object(keys, HOLDERS[0]) {
+            for (key, value) in parameters.iter().filter(|(_, v)| !v.is_object() && !v.is_null()) {
+                let what = format!("is {value}; this family's parameters stand by layer type");
+                keys.problem(&format!("{}.{key}", HOLDERS[0]), what);
+            }
+        }
         let inner = nested.filter(|v| !v.is_null()).and_then(|v| as_object(keys, &at, v));
         let scaling = if scaled { object(keys, HOLDERS[1]) } else { None };
         read_from(keys, asked, &[(at, inner), (HOLDERS[1].to_owned(), scaling)], theta_key)

@@ -21,6 +21,7 @@ pub mod replay;
 pub mod sampler;
 pub mod schedule;
 mod settings;
+mod steps;
 pub mod trainer;
 mod training;
 pub mod verify;

@@ -23,19 +23,25 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::rc::Rc;
 
-/// A golden folder of every family, written by transformers.
-const FOLDERS: &[(&str, &str)] = &[
+/// Golden folders of every family, written by transformers.
+pub const FOLDERS: &[(&str, &str)] = &[
     ("llama", "llama_untied"),
     ("mistral", "mistral_window"),
     ("qwen2", "qwen2_window"),
     ("qwen3", "qwen3_tied"),
     ("gpt2", "gpt2"),
     ("opt", "opt"),
+    ("llama", "llama_rope_linear"),
+    ("llama", "llama_rope_dynamic"),
+    ("llama", "llama_rope_llama3"),
     ("llama", "llama_rope_yarn"),
     ("phi3", "phi3"),
     ("olmo2", "olmo2"),
     ("smollm3", "smollm3"),
     ("granite", "granite"),
+    ("stablelm", "stablelm"),
+    ("gemma2", "gemma2"),
+    ("gemma3_text", "gemma3_text"),
 ];
 
 #[test]
@@ -71,14 +77,17 @@ fn the_tensors_of_a_file_are_the_parameters_of_the_graph() {
     }
 }
 
+/// With `ODDGRAD_SAVE` the models stay in that folder, for `tests/golden/scripts/check_saved.py`.
 #[test]
 fn a_saved_model_has_the_files_of_its_family() {
-    for (family, folder) in FOLDERS {
-        let folder = golden(folder);
+    let dir = tempfile::tempdir().unwrap();
+    let kept = std::env::var_os("ODDGRAD_SAVE");
+    let place = kept.as_ref().map_or(dir.path(), Path::new);
+    for (family, name) in FOLDERS {
+        let folder = golden(name);
         let config = ModelConfig::load(&folder).unwrap();
         let weights = collect(&FolderWeights::open(&folder, &config).unwrap()).unwrap();
-        let dir = tempfile::tempdir().unwrap();
-        let out = dir.path().join("model");
+        let out = place.join(name);
         save_model_folder(&out, None, None, &config, &|name| Ok(weights[name].data.clone()))
             .unwrap();
         let read = |folder: &Path| read_safetensors_f64(&folder.join("model.safetensors")).unwrap();

@@ -1,7 +1,8 @@
 //! Logits, loss, every gradient and recorded training runs against PyTorch and TRL.
 
+use crate::families::FOLDERS;
 use crate::{golden, gpu};
-use oddgrad::train::verify::{Comparison, verify};
+use oddgrad::train::verify::{Comparison, Reference, verify};
 
 fn check(folder: &str) {
     let rows = verify(&gpu(), &golden(folder), 1.0).unwrap();
@@ -94,6 +95,21 @@ fn granite_agrees_with_pytorch() {
     check("granite");
 }
 
+#[test]
+fn stablelm_agrees_with_pytorch() {
+    check("stablelm");
+}
+
+#[test]
+fn gemma2_agrees_with_pytorch() {
+    check("gemma2");
+}
+
+#[test]
+fn gemma3_agrees_with_pytorch() {
+    check("gemma3_text");
+}
+
 /// PEFT's adapter on llama_untied: its logits, and the gradients of its factors.
 #[test]
 fn lora_agrees_with_peft() {
@@ -118,6 +134,23 @@ fn recorded_run_with_constant_rate_agrees_with_trl() {
 #[test]
 fn recorded_run_of_dpo_agrees_with_trl() {
     check("train/llama_untied_dpo");
+}
+
+#[test]
+fn two_steps_of_adamw_agree_with_pytorch() {
+    let gpu = gpu();
+    let steps = |folder: &str, n: usize| {
+        Reference::load(&golden(folder)).unwrap().compare_steps(&gpu, n, 1.0)
+    };
+    for folder in FOLDERS.iter().map(|(_, folder)| *folder).chain(["llama_tied", "llama_overfit"]) {
+        let row = steps(folder, 2).unwrap().remove(0);
+        eprintln!("{folder:<20} {:.1e} {}", row.difference, row.what);
+        assert!(row.passed() && row.difference <= 1e-6, "{folder}: {row:?}");
+    }
+    let refused = |folder: &str, n| steps(folder, n).unwrap_err().to_string();
+    assert!(refused("llama_tied", 3).contains("--steps: is 3; recorded are 2"));
+    assert!(refused("lora_llama_untied", 2).contains("has no adamw.json"));
+    assert!(refused("train/gpt2_plain_const", 2).contains("has steps of its own"));
 }
 
 #[test]

@@ -68,6 +68,6 @@ impl Decoder for Granite {
         let norm = c.norm(g, "model.norm");
         let x = norm.apply(g, x);
         // Logits are linear in the head's input.
-        Head { input: times(g, x, 1.0 / self.logits), weight: c.head(g) }
+        Head { input: times(g, x, 1.0 / self.logits), weight: c.head(g), cap: None }
     }
 }

@@ -14,6 +14,8 @@
 //! 3. A folder in `tests/golden` (README.md there), which two tests take up: logits, loss and
 //!    gradients agree with PyTorch's, and the file's tensors are the graph's parameters.
 
+mod gemma2;
+mod gemma3;
 mod gpt2;
 mod granite;
 mod llama;
@@ -25,6 +27,7 @@ mod qwen2;
 mod qwen3;
 mod sizes;
 mod smollm3;
+mod stablelm;
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -48,6 +51,9 @@ pub(super) static FAMILIES: &[(&str, Read)] = &[
     ("olmo2", olmo2::read),
     ("smollm3", smollm3::read),
     ("granite", granite::read),
+    ("stablelm", stablelm::read),
+    ("gemma2", gemma2::read),
+    ("gemma3_text", gemma3::read),
 ];
 
 /// Every supported `model_type`, as a list in words.

@@ -62,7 +62,7 @@ impl Decoder for Phi3 {
         }
         let x = head_rows(g, x, rows);
         let norm = c.norm(g, "model.norm");
-        Head { input: norm.apply(g, x), weight: c.head(g) }
+        Head { input: norm.apply(g, x), weight: c.head(g), cap: None }
     }
 
     fn place(&self, parameter: &str) -> Place {

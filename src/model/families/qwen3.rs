@@ -54,6 +54,6 @@ impl Decoder for Qwen3 {
         }
         let x = head_rows(g, x, rows);
         let norm = c.norm(g, "model.norm");
-        Head { input: norm.apply(g, x), weight: c.head(g) }
+        Head { input: norm.apply(g, x), weight: c.head(g), cap: None }
     }
 }

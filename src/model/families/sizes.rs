@@ -9,6 +9,7 @@ use crate::model::blocks::{Embedding, GatedMlp, Linear, RmsNorm, Rope, SelfAtten
 use crate::model::keys::Keys;
 use crate::model::rotary::{self, Asked, Rotary};
 use crate::model::stream::BatchInputs;
+use crate::ops::silu_mul::silu_mul;
 
 /// Sizes of a decoder with rotary positions, RMS norms and a gated feed-forward.
 #[derive(Debug)]
@@ -40,6 +41,8 @@ pub(super) struct Reading {
     pub rope_types: &'static [&'static str],
     /// `rope_theta`.
     pub theta: f64,
+    /// Layers whose rotary parameters `rope_parameters` nests by this name; None: of all layers.
+    pub nested_rope: Option<&'static str>,
     /// `partial_rotary_factor`; None: it turns whole heads.
     pub partial: Option<f64>,
     /// `rms_norm_eps`.
@@ -55,6 +58,7 @@ impl Reading {
         own: &[],
         rope_types: rotary::ALL,
         theta: 10_000.0,
+        nested_rope: None,
         partial: None,
         eps: 1e-6,
         tied: false,
@@ -112,7 +116,11 @@ impl Sizes {
         let others = harmless.into_iter().filter(|(key, _)| !own.contains(key));
         keys.refuse_unless(&others.collect::<Vec<_>>());
         let Reading { theta, partial, rope_types: types, .. } = *reading;
-        let rotary = Rotary::read(keys, Asked { head_dim, theta, types, partial });
+        let asked = Asked { head_dim, theta, types, partial };
+        let rotary = match reading.nested_rope {
+            None => Rotary::read(keys, asked),
+            Some(layer_type) => Rotary::read_of(keys, asked, layer_type, true, "rope_theta"),
+        };
         Self {
             vocab: keys.size("vocab_size"),
             hidden,
@@ -196,6 +204,7 @@ impl Sizes {
             norms: None,
             rope: Some(rope),
             scale: None,
+            cap: None,
             window: None,
         }
     }
@@ -206,6 +215,7 @@ impl Sizes {
         GatedMlp {
             gate: Linear::new(g, &format!("{name}.gate_proj"), d, f, self.init()),
             up: Linear::new(g, &format!("{name}.up_proj"), d, f, self.init()),
+            gated: silu_mul,
             down: Linear::new(g, &format!("{name}.down_proj"), f, d, self.residual()),
         }
     }

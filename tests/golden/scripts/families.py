@@ -48,6 +48,19 @@ CONFIGS = {
                                        use_sliding_window=True, sliding_window=8, rope_parameters=PLAIN),
     "granite": lambda: T.GraniteConfig(**BASE, embedding_multiplier=5.0, attention_multiplier=0.125,
                                        residual_multiplier=0.3, logits_scaling=1.5, rope_parameters=PLAIN),
+    # 4 of the 16 elements of a head turn.
+    "stablelm": lambda: T.StableLmConfig(
+        **{k: v for k, v in BASE.items() if k != "rms_norm_eps"}, use_qkv_bias=True, rope_parameters={
+            **PLAIN, "partial_rotary_factor": 0.25}),
+    # Caps so low that they bend most scores and logits.
+    "gemma2": lambda: T.Gemma2Config(**BASE, head_dim=16, query_pre_attn_scalar=4, sliding_window=8,
+                                     attn_logit_softcapping=1.5, final_logit_softcapping=2.0,
+                                     rope_parameters=PLAIN, tie_word_embeddings=True),
+    "gemma3_text": lambda: T.Gemma3TextConfig(
+        **{**BASE, "num_hidden_layers": 3}, head_dim=16, query_pre_attn_scalar=4, sliding_window=8,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention"], tie_word_embeddings=True,
+        rope_parameters={"full_attention": {"rope_theta": 1000.0, "rope_type": "linear", "factor": 2.0},
+                         "sliding_attention": PLAIN}),
 }
 
 
@@ -97,7 +110,7 @@ def orpo(model, rows):
     sequences = [row[f"{side}_input_ids"] for side in ("chosen", "rejected") for row in rows]
     labels = [row[f"{side}_labels"] for side in ("chosen", "rejected") for row in rows]
     width, count = max(map(len, sequences)), len(rows)
-    logits = torch.zeros(2 * count, width, VOCAB, dtype=torch.float64)
+    logits = torch.zeros(2 * count, width, model.config.vocab_size, dtype=torch.float64)
     token_logps = torch.zeros(2 * count, width - 1, dtype=torch.float64)
     nll, means = 0.0, []
     for r, (ids, label) in enumerate(zip(sequences, labels)):
