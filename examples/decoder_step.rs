@@ -18,7 +18,7 @@ fn main() -> Result<()> {
     let position = g.constant_u32("position", &[t], &(0..t as u32).collect::<Vec<_>>());
     let causal = attention::causal_spans(&[0, 0, 0, t as u32].repeat(t)); // a query sees keys 0 to itself
     let spans = g.constant_u32("spans", &[2 * t, 4], &causal);
-    let angles = rope::rope_table(t, head_dim, 10_000.0);
+    let angles = rope::rope_table(t, &rope::rope_frequencies(head_dim, 10_000.0), 1.0);
     let angles = g.constant("angles", &[t, head_dim / 2, 2], &angles);
     let small = Init::Normal(0.2);
     let table = g.parameter("embedding", &[v, d], small);

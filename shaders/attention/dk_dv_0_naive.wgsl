@@ -11,6 +11,8 @@ const TK: u32 = 1u; // keys
 const H: u32 = 1u; // query heads
 const HKV: u32 = 1u; // key heads; H is a multiple
 const HEAD_DIM: u32 = 32u; // elements of a head
+const CAPPED: bool = false; // scores are CAP * tanh(score / CAP)
+const CAP: f32 = 1.0; // bound of capped scores
 const WANT_DK: bool = true; // dk is wanted
 const WANT_DV: bool = true; // dv is wanted
 const ACCUMULATE_DK: bool = false; // add to dk instead of overwriting it
@@ -32,12 +34,32 @@ fn attends(i: u32, j: u32) -> bool {
 }
 
 // q . k / sqrt(HEAD_DIM) of the heads that start there.
+// CAP * tanh(score / CAP), in digits that a driver's tanh need not have.
+fn capped(score: f32) -> f32 {
+    if !CAPPED {
+        return score;
+    }
+    let x = score / CAP;
+    let z = x * x;
+    let series = 1.0 + z * (-0.33333334 + z * (0.13333334 + z * (-0.053968254 + z * 0.021869488)));
+    let far = sign(x) * (1.0 - 2.0 / (exp(min(2.0 * abs(x), 80.0)) + 1.0));
+    return CAP * select(far, x * series, z < 0.0625);
+}
+
+// Derivative of a capped score.
+fn cap_slope(score: f32) -> f32 {
+    if !CAPPED {
+        return 1.0;
+    }
+    return 1.0 - (score / CAP) * (score / CAP);
+}
+
 fn score(q_start: u32, k_start: u32) -> f32 {
     var sum = 0.0;
     for (var c = 0u; c < HEAD_DIM; c++) {
         sum += q[q_start + c] * k[k_start + c];
     }
-    return sum / sqrt(f32(HEAD_DIM));
+    return capped(sum / sqrt(f32(HEAD_DIM)));
 }
 
 // d_o . v of the heads that start there: the derivative with respect to p.
@@ -66,8 +88,9 @@ fn main(
         if attends(i, j) {
             for (var n = 0u; n < H / HKV; n++) {
                 let row = i * H + group.y * (H / HKV) + n;
-                let p = exp(score(row * HEAD_DIM, key) - stats[row].x);
-                let ds = p * (slope_of_p(row * HEAD_DIM, key) - stats[row].y);
+                let s = score(row * HEAD_DIM, key);
+                let p = exp(s - stats[row].x);
+                let ds = p * (slope_of_p(row * HEAD_DIM, key) - stats[row].y) * cap_slope(s);
                 for (var c = 0u; c < HEAD_DIM; c++) {
                     dk_sum[c] += ds * q[row * HEAD_DIM + c];
                     dv_sum[c] += p * d_o[row * HEAD_DIM + c];

@@ -12,6 +12,8 @@ const TK: u32 = 1u; // keys
 const H: u32 = 1u; // query heads
 const HKV: u32 = 1u; // key heads; H is a multiple
 const HEAD_DIM: u32 = 32u; // elements of a head
+const CAPPED: bool = false; // scores are CAP * tanh(score / CAP)
+const CAP: f32 = 1.0; // bound of capped scores
 const WANT_DK: bool = true; // dk is wanted
 const WANT_DV: bool = true; // dv is wanted
 const ACCUMULATE_DK: bool = false; // add to dk instead of overwriting it
@@ -74,6 +76,26 @@ fn dot_add(x: vec4<f32>, y: vec4<f32>, sum: f32) -> f32 {
     return fma(x.w, y.w, fma(x.z, y.z, fma(x.y, y.y, fma(x.x, y.x, sum))));
 }
 
+// CAP * tanh(score / CAP), in digits that a driver's tanh need not have.
+fn capped(score: f32) -> f32 {
+    if !CAPPED {
+        return score;
+    }
+    let x = score / CAP;
+    let z = x * x;
+    let series = 1.0 + z * (-0.33333334 + z * (0.13333334 + z * (-0.053968254 + z * 0.021869488)));
+    let far = sign(x) * (1.0 - 2.0 / (exp(min(2.0 * abs(x), 80.0)) + 1.0));
+    return CAP * select(far, x * series, z < 0.0625);
+}
+
+// Derivative of a capped score.
+fn cap_slope(score: f32) -> f32 {
+    if !CAPPED {
+        return 1.0;
+    }
+    return 1.0 - (score / CAP) * (score / CAP);
+}
+
 @compute @workgroup_size(64)
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -130,8 +152,9 @@ fn main(
                     dp = dot_add(y[c], g_block[n * QUADS + c], dp);
                 }
             }
+            score = capped(score);
             let p = exp(score - stat.x);
-            let ds = p * (dp - stat.y);
+            let ds = p * (dp - stat.y) * cap_slope(score);
             for (var c = 0u; c < QUADS; c++) {
                 if WANT_DK {
                     dk_sum[c] = fma(vec4<f32>(ds), q_block[n * QUADS + c], dk_sum[c]);

@@ -14,6 +14,8 @@ const TK: u32 = 1u; // keys
 const H: u32 = 1u; // query heads
 const HKV: u32 = 1u; // key heads; H is a multiple
 const HEAD_DIM: u32 = 128u; // elements of a head
+const CAPPED: bool = false; // scores are CAP * tanh(score / CAP)
+const CAP: f32 = 1.0; // bound of capped scores
 const WANT_DK: bool = true; // dk is wanted
 const WANT_DV: bool = true; // dv is wanted
 const ACCUMULATE_DK: bool = false; // add to dk instead of overwriting it
@@ -103,6 +105,26 @@ fn add_dv(head: u32, c: u32, x: vec4<f32>, add: bool) {
     }
 }
 
+// CAP * tanh(score / CAP), in digits that a driver's tanh need not have.
+fn capped(score: f32) -> f32 {
+    if !CAPPED {
+        return score;
+    }
+    let x = score / CAP;
+    let z = x * x;
+    let series = 1.0 + z * (-0.33333334 + z * (0.13333334 + z * (-0.053968254 + z * 0.021869488)));
+    let far = sign(x) * (1.0 - 2.0 / (exp(min(2.0 * abs(x), 80.0)) + 1.0));
+    return CAP * select(far, x * series, z < 0.0625);
+}
+
+// Derivative of a capped score.
+fn cap_slope(score: f32) -> f32 {
+    if !CAPPED {
+        return 1.0;
+    }
+    return 1.0 - (score / CAP) * (score / CAP);
+}
+
 @compute @workgroup_size(8)
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -170,8 +192,10 @@ fn main(
                 let j = first + b;
                 let seen = t + r < steps && ((j >= s.x && j < s.y) || (j >= s.z && j < s.w));
                 // exp may overflow for a key that is not seen, so its term is left out, not multiplied by 0.
-                p[b][r] = select(0.0, exp(p[b][r] / sqrt(f32(HEAD_DIM)) - stat.x), seen);
-                ds[b][r] = p[b][r] * (ds[b][r] - stat.y) / sqrt(f32(HEAD_DIM));
+                let score = capped(p[b][r] / sqrt(f32(HEAD_DIM)));
+                let slope = cap_slope(score) / sqrt(f32(HEAD_DIM));
+                p[b][r] = select(0.0, exp(score - stat.x), seen);
+                ds[b][r] = p[b][r] * (ds[b][r] - stat.y) * slope;
             }
         }
         for (var c = 0u; c < quads; c++) {

@@ -10,6 +10,8 @@ const TK: u32 = 1u; // keys
 const H: u32 = 1u; // query heads
 const HKV: u32 = 1u; // key heads; H is a multiple
 const HEAD_DIM: u32 = 32u; // elements of a head
+const CAPPED: bool = false; // scores are CAP * tanh(score / CAP)
+const CAP: f32 = 1.0; // bound of capped scores
 const HEADS: u32 = 1u; // heads per workgroup; divides H / HKV
 const ACCUMULATE: bool = false; // add to dq instead of overwriting it
 
@@ -67,6 +69,26 @@ fn quad_d_o(head: u32, c: u32) -> vec4<f32> {
 // sum + x . y
 fn dot_add(x: vec4<f32>, y: vec4<f32>, sum: f32) -> f32 {
     return fma(x.w, y.w, fma(x.z, y.z, fma(x.y, y.y, fma(x.x, y.x, sum))));
+}
+
+// CAP * tanh(score / CAP), in digits that a driver's tanh need not have.
+fn capped(score: f32) -> f32 {
+    if !CAPPED {
+        return score;
+    }
+    let x = score / CAP;
+    let z = x * x;
+    let series = 1.0 + z * (-0.33333334 + z * (0.13333334 + z * (-0.053968254 + z * 0.021869488)));
+    let far = sign(x) * (1.0 - 2.0 / (exp(min(2.0 * abs(x), 80.0)) + 1.0));
+    return CAP * select(far, x * series, z < 0.0625);
+}
+
+// Derivative of a capped score.
+fn cap_slope(score: f32) -> f32 {
+    if !CAPPED {
+        return 1.0;
+    }
+    return 1.0 - (score / CAP) * (score / CAP);
 }
 
 @compute @workgroup_size(64, HEADS)
@@ -131,7 +153,8 @@ fn main(
                 score = dot_add(x[c], k_block[n * QUADS + c], score);
                 dp = dot_add(y[c], v_block[n * QUADS + c], dp);
             }
-            let ds = exp(score - stat.x) * (dp - stat.y);
+            score = capped(score);
+            let ds = exp(score - stat.x) * (dp - stat.y) * cap_slope(score);
             for (var c = 0u; c < QUADS; c++) {
                 sum[c] = fma(vec4<f32>(ds), k_block[n * QUADS + c], sum[c]);
             }

@@ -13,6 +13,8 @@ const TK: u32 = 1u; // keys
 const H: u32 = 1u; // query heads
 const HKV: u32 = 1u; // key heads; H is a multiple
 const HEAD_DIM: u32 = 128u; // elements of a head
+const CAPPED: bool = false; // scores are CAP * tanh(score / CAP)
+const CAP: f32 = 1.0; // bound of capped scores
 const HEADS: u32 = 1u; // heads per invocation; divides H / HKV
 const ACCUMULATE: bool = false; // add to dq instead of overwriting it
 
@@ -84,6 +86,26 @@ fn add_dq(head: u32, c: u32, x: vec4<f32>, add: bool) {
             dq[at] = sum;
         }
     }
+}
+
+// CAP * tanh(score / CAP), in digits that a driver's tanh need not have.
+fn capped(score: f32) -> f32 {
+    if !CAPPED {
+        return score;
+    }
+    let x = score / CAP;
+    let z = x * x;
+    let series = 1.0 + z * (-0.33333334 + z * (0.13333334 + z * (-0.053968254 + z * 0.021869488)));
+    let far = sign(x) * (1.0 - 2.0 / (exp(min(2.0 * abs(x), 80.0)) + 1.0));
+    return CAP * select(far, x * series, z < 0.0625);
+}
+
+// Derivative of a capped score.
+fn cap_slope(score: f32) -> f32 {
+    if !CAPPED {
+        return 1.0;
+    }
+    return 1.0 - (score / CAP) * (score / CAP);
 }
 
 @compute @workgroup_size(8)
@@ -159,8 +181,10 @@ fn main(
                 let alone = j >= s.z && j < s.w && !context;
                 let seen = n < keys && select(alone, context, n < in_ctx);
                 // exp may overflow for a key that is not seen, so its term is left out, not multiplied by 0.
-                let p = exp(ds[b][r] / sqrt(f32(HEAD_DIM)) - stat[r].x);
-                ds[b][r] = select(0.0, p * (dp[b][r] - stat[r].y) / sqrt(f32(HEAD_DIM)), seen);
+                let score = capped(ds[b][r] / sqrt(f32(HEAD_DIM)));
+                let slope = cap_slope(score) / sqrt(f32(HEAD_DIM));
+                let p = exp(score - stat[r].x);
+                ds[b][r] = select(0.0, p * (dp[b][r] - stat[r].y) * slope, seen);
             }
         }
         for (var c = 0u; c < quads; c++) {

@@ -11,6 +11,8 @@ const TK: u32 = 1u; // keys
 const H: u32 = 1u; // query heads
 const HKV: u32 = 1u; // key heads; H is a multiple
 const HEAD_DIM: u32 = 32u; // elements of a head
+const CAPPED: bool = false; // scores are CAP * tanh(score / CAP)
+const CAP: f32 = 1.0; // bound of capped scores
 const HEADS: u32 = 1u; // heads per invocation; divides H / HKV
 
 const QUERIES: u32 = 4u; // queries per invocation
@@ -56,6 +58,18 @@ fn quad_v(head: u32, c: u32) -> vec4<f32> {
 // sum + x . y
 fn dot_add(x: vec4<f32>, y: vec4<f32>, sum: f32) -> f32 {
     return fma(x.w, y.w, fma(x.z, y.z, fma(x.y, y.y, fma(x.x, y.x, sum))));
+}
+
+// CAP * tanh(score / CAP), in digits that a driver's tanh need not have.
+fn capped(score: f32) -> f32 {
+    if !CAPPED {
+        return score;
+    }
+    let x = score / CAP;
+    let z = x * x;
+    let series = 1.0 + z * (-0.33333334 + z * (0.13333334 + z * (-0.053968254 + z * 0.021869488)));
+    let far = sign(x) * (1.0 - 2.0 / (exp(min(2.0 * abs(x), 80.0)) + 1.0));
+    return CAP * select(far, x * series, z < 0.0625);
 }
 
 @compute @workgroup_size(8)
@@ -125,6 +139,7 @@ fn main(
             // A key in both ranges counts once.
             let alone = j >= s.z && j < s.w && !context;
             let seen = select(alone, context, t < in_ctx);
+            p[r] = capped(p[r]);
             let top = max(highest[r], select(LOWEST, p[r], seen));
             scale[r] = exp(highest[r] - top);
             p[r] = select(0.0, exp(p[r] - top), seen);

@@ -13,6 +13,8 @@ const TK: u32 = 1u; // keys
 const H: u32 = 1u; // query heads
 const HKV: u32 = 1u; // key heads; H is a multiple
 const HEAD_DIM: u32 = 128u; // elements of a head
+const CAPPED: bool = false; // scores are CAP * tanh(score / CAP)
+const CAP: f32 = 1.0; // bound of capped scores
 const HEADS: u32 = 1u; // heads per invocation; divides H / HKV
 
 const QUERIES: u32 = 8u; // queries per invocation
@@ -77,6 +79,18 @@ fn put_o(head: u32, c: u32, x: vec4<f32>) {
     if WHOLE || 4u * c + 1u < HEAD_DIM { o[i + 1u] = x.y; }
     if WHOLE || 4u * c + 2u < HEAD_DIM { o[i + 2u] = x.z; }
     if WHOLE || 4u * c + 3u < HEAD_DIM { o[i + 3u] = x.w; }
+}
+
+// CAP * tanh(score / CAP), in digits that a driver's tanh need not have.
+fn capped(score: f32) -> f32 {
+    if !CAPPED {
+        return score;
+    }
+    let x = score / CAP;
+    let z = x * x;
+    let series = 1.0 + z * (-0.33333334 + z * (0.13333334 + z * (-0.053968254 + z * 0.021869488)));
+    let far = sign(x) * (1.0 - 2.0 / (exp(min(2.0 * abs(x), 80.0)) + 1.0));
+    return CAP * select(far, x * series, z < 0.0625);
 }
 
 @compute @workgroup_size(8)
@@ -149,7 +163,7 @@ fn main(
                 // A key in both ranges counts once.
                 let alone = j >= s.z && j < s.w && !context;
                 let seen = n < keys && select(alone, context, n < in_ctx);
-                p[b][r] = select(LOWEST, p[b][r] / sqrt(f32(HEAD_DIM)), seen);
+                p[b][r] = select(LOWEST, capped(p[b][r] / sqrt(f32(HEAD_DIM))), seen);
                 top = max(top, p[b][r]);
             }
             scale[r] = exp(highest[r] - top);

@@ -1,4 +1,4 @@
-// rms_norm, forward: inverse_rms = 1 / sqrt(mean(x^2) + EPS), y = x * inverse_rms * weight;
+// rms_norm, forward: inverse_rms = 1 / sqrt(mean(x^2) + EPS), y = x * inverse_rms * (weight + OFFSET);
 // one invocation per row.
 // Grid: ceil(T / 64) groups, folded into (x, y) beyond 65,535.
 // Needs: nothing beyond WebGPU's default limits.
@@ -6,6 +6,7 @@
 const T: u32 = 1u; // rows
 const D: u32 = 1u; // columns
 const EPS: f32 = 1e-5; // keeps rows of zeros finite
+const OFFSET: f32 = 0.0; // added to the weight
 
 @group(0) @binding(0) var<storage, read> x: array<f32>; // [T, D]
 @group(0) @binding(1) var<storage, read> weight: array<f32>; // [D]
@@ -31,7 +32,7 @@ fn main(
     // Not inverseSqrt: drivers may approximate it more coarsely than the quotient.
     let inverse = 1.0 / sqrt(squares / f32(D) + EPS);
     for (var j = 0u; j < D; j++) {
-        y[start + j] = x[start + j] * inverse * weight[j];
+        y[start + j] = x[start + j] * inverse * (weight[j] + OFFSET);
     }
     inverse_rms[row] = inverse;
 }

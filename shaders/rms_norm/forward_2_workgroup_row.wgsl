@@ -1,4 +1,4 @@
-// rms_norm, forward: inverse_rms = 1 / sqrt(mean(x^2) + EPS), y = x * inverse_rms * weight;
+// rms_norm, forward: inverse_rms = 1 / sqrt(mean(x^2) + EPS), y = x * inverse_rms * (weight + OFFSET);
 // one workgroup per row: neighbouring lanes read neighbouring columns, and the sum is a tree.
 // Grid: T groups, folded into (x, y) beyond 65,535.
 // Needs: nothing beyond WebGPU's default limits (256 bytes of workgroup memory).
@@ -6,6 +6,7 @@
 const T: u32 = 1u; // rows
 const D: u32 = 1u; // columns
 const EPS: f32 = 1e-5; // keeps rows of zeros finite
+const OFFSET: f32 = 0.0; // added to the weight
 
 @group(0) @binding(0) var<storage, read> x: array<f32>; // [T, D]
 @group(0) @binding(1) var<storage, read> weight: array<f32>; // [D]
@@ -41,7 +42,7 @@ fn main(
     // Not inverseSqrt: drivers may approximate it more coarsely than the quotient.
     let inverse = 1.0 / sqrt(sums[0] / f32(D) + EPS);
     for (var j = lane; j < D; j += 64u) {
-        y[start + j] = x[start + j] * inverse * weight[j];
+        y[start + j] = x[start + j] * inverse * (weight[j] + OFFSET);
     }
     if lane == 0u {
         inverse_rms[row] = inverse;

@@ -1,4 +1,4 @@
-// rms_norm, forward: inverse_rms = 1 / sqrt(mean(x^2) + EPS), y = x * inverse_rms * weight;
+// rms_norm, forward: inverse_rms = 1 / sqrt(mean(x^2) + EPS), y = x * inverse_rms * (weight + OFFSET);
 // one workgroup per row: the lanes of a subgroup are added by a subgroup operation, the subgroups
 // through workgroup memory: one barrier instead of seven.
 // Grid: T groups, folded into (x, y) beyond 65,535.
@@ -7,6 +7,7 @@
 const T: u32 = 1u; // rows
 const D: u32 = 1u; // columns
 const EPS: f32 = 1e-5; // keeps rows of zeros finite
+const OFFSET: f32 = 0.0; // added to the weight
 
 @group(0) @binding(0) var<storage, read> x: array<f32>; // [T, D]
 @group(0) @binding(1) var<storage, read> weight: array<f32>; // [D]
@@ -48,7 +49,7 @@ fn main(
     // Not inverseSqrt: drivers may approximate it more coarsely than the quotient.
     let inverse = 1.0 / sqrt(squares / f32(D) + EPS);
     for (var j = lane; j < D; j += 64u) {
-        y[start + j] = x[start + j] * inverse * weight[j];
+        y[start + j] = x[start + j] * inverse * (weight[j] + OFFSET);
     }
     if lane == 0u {
         inverse_rms[row] = inverse;

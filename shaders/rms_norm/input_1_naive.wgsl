@@ -1,10 +1,11 @@
-// rms_norm, gradient of the input: with n = x * inverse_rms and h = dy * weight,
+// rms_norm, gradient of the input: with n = x * inverse_rms and h = dy * (weight + OFFSET),
 // dx = inverse_rms * (h - n * mean(h * n)); one invocation per row.
 // Grid: ceil(T / 64) groups, folded into (x, y) beyond 65,535.
 // Needs: nothing beyond WebGPU's default limits.
 
 const T: u32 = 1u; // rows
 const D: u32 = 1u; // columns
+const OFFSET: f32 = 0.0; // added to the weight
 const ACCUMULATE: bool = false; // add to dx instead of overwriting it
 
 @group(0) @binding(0) var<storage, read> x: array<f32>; // [T, D]
@@ -27,12 +28,12 @@ fn main(
     let inverse = inverse_rms[row];
     var sum = 0.0;
     for (var j = 0u; j < D; j++) {
-        sum += dy[start + j] * weight[j] * x[start + j];
+        sum += dy[start + j] * (weight[j] + OFFSET) * x[start + j];
     }
     let mean = sum * inverse / f32(D);
     for (var j = 0u; j < D; j++) {
         let i = start + j;
-        var slope = inverse * (dy[i] * weight[j] - x[i] * inverse * mean);
+        var slope = inverse * (dy[i] * (weight[j] + OFFSET) - x[i] * inverse * mean);
         if ACCUMULATE {
             slope += dx[i];
         }

@@ -1,4 +1,4 @@
-// rms_norm, gradient of the input: with n = x * inverse_rms and h = dy * weight,
+// rms_norm, gradient of the input: with n = x * inverse_rms and h = dy * (weight + OFFSET),
 // dx = inverse_rms * (h - n * mean(h * n)); one workgroup per row. The lanes of a
 // subgroup are added by a subgroup operation, the subgroups through workgroup memory: one barrier
 // instead of seven.
@@ -7,6 +7,7 @@
 
 const T: u32 = 1u; // rows
 const D: u32 = 1u; // columns
+const OFFSET: f32 = 0.0; // added to the weight
 const ACCUMULATE: bool = false; // add to dx instead of overwriting it
 
 @group(0) @binding(0) var<storage, read> x: array<f32>; // [T, D]
@@ -36,7 +37,7 @@ fn main(
     let inverse = inverse_rms[row];
     var sum = 0.0;
     for (var j = lane; j < D; j += 64u) {
-        sum += dy[start + j] * weight[j] * x[start + j];
+        sum += dy[start + j] * (weight[j] + OFFSET) * x[start + j];
     }
     let subgroup_sum = subgroupAdd(sum);
     sums[lane] = select(0.0, subgroup_sum, index == 0u);
@@ -50,7 +51,7 @@ fn main(
     let mean = sum * inverse / f32(D);
     for (var j = lane; j < D; j += 64u) {
         let i = start + j;
-        var slope = inverse * (dy[i] * weight[j] - x[i] * inverse * mean);
+        var slope = inverse * (dy[i] * (weight[j] + OFFSET) - x[i] * inverse * mean);
         if ACCUMULATE {
             slope += dx[i];
         }

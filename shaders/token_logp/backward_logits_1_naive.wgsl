@@ -7,6 +7,8 @@
 
 const N: u32 = 1u; // rows
 const C: u32 = 1u; // vocabulary rows in this chunk
+const CAPPED: bool = false; // logits are CAP * tanh(z / CAP), and the gradient is that of z
+const CAP: f32 = 1.0; // bound of capped logits
 
 @group(0) @binding(0) var<storage, read> targets: array<u32>; // [N]
 @group(0) @binding(1) var<storage, read> state: array<f32>; // [N, 3]: m, s, t
@@ -29,5 +31,9 @@ fn main(
     let scale = dlogp[n] / (others + exp(state[3u * n + 2u] - largest));
     let is_target = targets[n] - start[0] == c;
     let i = n * C + c;
-    logits[i] = scale * select(-exp(logits[i] - largest), others, is_target);
+    var slope = scale * select(-exp(logits[i] - largest), others, is_target);
+    if CAPPED {
+        slope *= 1.0 - (logits[i] / CAP) * (logits[i] / CAP);
+    }
+    logits[i] = slope;
 }

@@ -7,6 +7,8 @@
 
 const N: u32 = 1u; // rows
 const C: u32 = 1u; // vocabulary rows in this chunk
+const CAPPED: bool = false; // logits are CAP * tanh(z / CAP), and the gradient is that of z
+const CAP: f32 = 1.0; // bound of capped logits
 
 @group(0) @binding(0) var<storage, read> targets: array<u32>; // [N]
 @group(0) @binding(1) var<storage, read> state: array<f32>; // [N, 3]: m, s, t
@@ -32,6 +34,10 @@ fn main(
     let end = min(group.x * 64u + 64u, C);
     for (var c = group.x * 64u; c < end; c++) {
         let softmax = exp(logits[row + c] - largest);
-        logits[row + c] = scale * select(-softmax, others, c == target_at);
+        var slope = scale * select(-softmax, others, c == target_at);
+        if CAPPED {
+            slope *= 1.0 - (logits[row + c] / CAP) * (logits[row + c] / CAP);
+        }
+        logits[row + c] = slope;
     }
 }

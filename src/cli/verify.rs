@@ -15,6 +15,10 @@ pub struct VerifyArgs {
     /// Multiply every bar by this.
     #[arg(long, default_value_t = 1.0)]
     tolerance: f64,
+    /// Compare the parameters after this many steps of AdamW instead, as many as the folders record
+    /// (2).
+    #[arg(long)]
+    steps: Option<usize>,
     /// Print every gradient tensor, not only the worst one.
     #[arg(long)]
     all: bool,
@@ -30,7 +34,10 @@ pub(super) fn run(args: &VerifyArgs, device: &DeviceArgs) -> Result<()> {
     outln!("adapter {}\n", gpu.describe());
     let mut failed = Vec::new();
     for (folder, reference) in args.folders.iter().zip(references) {
-        let rows = reference.compare(&gpu, args.tolerance)?;
+        let rows = match args.steps {
+            None => reference.compare(&gpu, args.tolerance)?,
+            Some(steps) => reference.compare_steps(&gpu, steps, args.tolerance)?,
+        };
         outln!("{}", folder.display());
         outln!("  {:<58} {:>8} {:>10} {:>10}", "compared", "values", "largest", "allowed");
         let worst = worst_gradient(&rows);

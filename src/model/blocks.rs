@@ -6,15 +6,17 @@
 //! size, V vocabulary, N rows that the head looks at.
 
 use crate::graph::{Graph, Init, LowRank, Var};
+use crate::model::rotary::Rotary;
 use crate::model::stream::{Attention, BatchInputs, HeadRows};
 use crate::ops::embedding::embedding;
 use crate::ops::gather_rows::gather_rows;
 use crate::ops::layer_norm::layer_norm;
 use crate::ops::low_rank::{Factors, low_rank_linear};
 use crate::ops::matmul::linear;
-use crate::ops::rms_norm::rms_norm;
+use crate::ops::rms_norm::rms_norm_plus;
 use crate::ops::rope::{rope, rope_table};
-use crate::ops::silu_mul::silu_mul;
+use crate::ops::scale::scale;
+use crate::ops::soft_cap::soft_cap;
 
 /// y = x Wᵀ + b with `{name}.weight` `[outputs, inputs]` and perhaps `{name}.bias` `[outputs]`, and
 /// the low-rank addition that the graph has for it ([`Graph::adapt`]).
@@ -55,9 +57,10 @@ impl Linear {
     }
 }
 
-/// Each row divided by its root mean square and scaled by `{name}.weight`.
+/// Each row divided by its root mean square and scaled by `{name}.weight`, or by 1 more.
 pub struct RmsNorm {
     weight: Var,
+    offset: f32,
     eps: f32,
 }
 
@@ -65,7 +68,13 @@ impl RmsNorm {
     /// Declares `{name}.weight` `[width]`.
     pub fn new(g: &mut Graph, name: &str, width: usize, eps: f64) -> Self {
         let weight = g.parameter(&format!("{name}.weight"), &[width], Init::Ones);
-        Self { weight, eps: eps as f32 }
+        Self { weight, offset: 0.0, eps: eps as f32 }
+    }
+
+    /// Declares `{name}.weight` `[width]`, to which 1 is added.
+    pub fn plus_one(g: &mut Graph, name: &str, width: usize, eps: f64) -> Self {
+        let weight = g.parameter(&format!("{name}.weight"), &[width], Init::Zeros);
+        Self { weight, offset: 1.0, eps: eps as f32 }
     }
 
     /// x `[T, width]`, or `[T, heads * width]` of which each head is normalised by itself.
@@ -73,10 +82,10 @@ impl RmsNorm {
         let shape = g.shape(x).to_vec();
         let width = g.shape(self.weight)[0];
         if shape[1] == width {
-            return rms_norm(g, x, self.weight, self.eps);
+            return rms_norm_plus(g, x, self.weight, self.offset, self.eps);
         }
         let heads = g.view(x, &[shape[0] * shape[1] / width, width]);
-        let y = rms_norm(g, heads, self.weight, self.eps);
+        let y = rms_norm_plus(g, heads, self.weight, self.offset, self.eps);
         g.view(y, &shape)
     }
 }
@@ -114,10 +123,14 @@ pub struct SelfAttention {
     pub o: Linear,
     /// d, the width of one head.
     pub head_dim: usize,
-    /// Norms over d of each query head and of each key head.
+    /// Norms over d of each query head and of each key head, or over all of them together.
     pub norms: Option<[RmsNorm; 2]>,
     /// Turns queries and keys by their positions.
     pub rope: Option<Rope>,
+    /// Multiplies the queries: scores are this times q · k / sqrt(d).
+    pub scale: Option<f64>,
+    /// Bounds the scores to cap * tanh(score / cap).
+    pub cap: Option<f64>,
     /// A token sees itself and the `window - 1` before it; None: all before it.
     pub window: Option<usize>,
 }
@@ -133,7 +146,11 @@ impl SelfAttention {
             q = rope(g, q, s.position, table, self.head_dim);
             k = rope(g, k, s.position, table, self.head_dim);
         }
-        let options = Attention { head_dim: self.head_dim, window: self.window };
+        if let Some(factor) = self.scale {
+            q = times(g, q, factor);
+        }
+        let cap = self.cap.map(|cap| cap as f32);
+        let options = Attention { head_dim: self.head_dim, cap, window: self.window };
         let o = s.attend(g, layer, q, k, v, options);
         self.o.apply(g, o)
     }
@@ -146,27 +163,25 @@ pub struct Rope {
 }
 
 impl Rope {
-    /// Angles of base `theta` for heads of `head_dim`. No position reaches the smaller of
-    /// `max_positions` and [`BatchInputs::positions`].
-    pub fn new(
-        g: &mut Graph,
-        s: &BatchInputs,
-        max_positions: usize,
-        head_dim: usize,
-        theta: f64,
-    ) -> Self {
+    /// The angles that `rotary` gives. No position reaches the smaller of `max_positions` and
+    /// [`BatchInputs::positions`].
+    pub fn new(g: &mut Graph, s: &BatchInputs, max_positions: usize, rotary: &Rotary) -> Self {
         let positions = max_positions.min(s.positions());
-        let table = rope_table(positions, head_dim, theta);
-        Self { table: g.constant("rope table", &[positions, head_dim / 2, 2], &table) }
+        let frequencies = rotary.frequencies();
+        let table = rope_table(positions, &frequencies, rotary.amplitude());
+        Self { table: g.constant("rope table", &[positions, frequencies.len(), 2], &table) }
     }
 }
 
-/// down(silu(gate x) * up x).
+/// down(f(gate x, up x)), with [`silu_mul`](crate::ops::silu_mul::silu_mul) or
+/// [`gelu_mul`](crate::ops::gelu_mul::gelu_mul) as `f`.
 pub struct GatedMlp {
     /// D to F.
     pub gate: Linear,
     /// D to F.
     pub up: Linear,
+    /// Of both.
+    pub gated: fn(&mut Graph, Var, Var) -> Var,
     /// F to D.
     pub down: Linear,
 }
@@ -176,7 +191,7 @@ impl GatedMlp {
     pub fn apply(&self, g: &mut Graph, x: Var) -> Var {
         let gate = self.gate.apply(g, x);
         let up = self.up.apply(g, x);
-        let h = silu_mul(g, gate, up);
+        let h = (self.gated)(g, gate, up);
         self.down.apply(g, h)
     }
 }
@@ -231,13 +246,24 @@ pub struct Head {
     pub input: Var,
     /// `[V, D]`.
     pub weight: Var,
+    /// Bounds the logits z to cap * tanh(z / cap).
+    pub cap: Option<f32>,
 }
 
 impl Head {
     /// Logits `[N, V]`: for generation and `verify`. Training never makes them.
     pub fn logits(&self, g: &mut Graph) -> Var {
-        linear(g, self.input, self.weight, None)
+        let logits = linear(g, self.input, self.weight, None);
+        match self.cap {
+            None => logits,
+            Some(cap) => soft_cap(g, logits, cap),
+        }
     }
+}
+
+/// `factor` * x.
+pub fn times(g: &mut Graph, x: Var, factor: f64) -> Var {
+    if factor == 1.0 { x } else { scale(g, x, factor as f32) }
 }
 
 /// The rows that the head looks at `[N, D]`. Rows that no loss term uses never get there.

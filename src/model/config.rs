@@ -3,9 +3,9 @@
 //! Every setting is either handled, known to change nothing, or refused by name. The file is kept
 //! as it was, so that writing it back loses nothing.
 //!
-//! transformers 5 writes `rope_parameters {rope_theta, rope_type}` and `dtype`; transformers 4
-//! wrote `rope_theta`, `rope_scaling` and `torch_dtype`. Both load, and what is written holds
-//! both spellings, so that either version reads it.
+//! transformers 5 writes `rope_parameters` and `dtype`; transformers 4 wrote `rope_theta`,
+//! `rope_scaling` and `torch_dtype`. Both load, and what is written holds both spellings, so that
+//! either version reads it.
 
 use std::cell::RefCell;
 use std::path::Path;
@@ -21,6 +21,7 @@ use crate::model::adapter::Adapter;
 use crate::model::families::{Decoder, FAMILIES, Outline, supported};
 use crate::model::keys::Keys;
 use crate::model::lora::{Adapted, Lora, module_of};
+use crate::model::rotary::write_both;
 use crate::model::stream::{BatchInputs, HeadRows};
 
 /// A model's shape: what its `config.json` says.
@@ -155,13 +156,7 @@ impl ModelConfig {
     /// The `config.json` of this model with weights in f32, readable by transformers 4 and 5.
     pub fn to_json(&self) -> Value {
         let mut out = self.json.clone();
-        let theta = out.get("rope_parameters").and_then(|r| r.get("rope_theta")).cloned();
-        if let Some(theta) = theta.or_else(|| out.get("rope_theta").cloned()) {
-            out.insert("rope_theta".into(), theta.clone());
-            out.entry("rope_scaling").or_insert(Value::Null);
-            let both = json!({"rope_theta": theta, "rope_type": "default"});
-            out.insert("rope_parameters".into(), both);
-        }
+        write_both(&mut out);
         for key in ["dtype", "torch_dtype"] {
             out.insert(key.into(), "float32".into());
         }

@@ -48,8 +48,8 @@ fn reads_both_generations() {
     assert_eq!(
         sizes(&llama()),
         "Llama { sizes: Sizes { vocab: 512, hidden: 64, intermediate: 172, layers: 2, heads: 4, \
-         kv_heads: 2, head_dim: 16, max_positions: 256, eps: 1e-5, theta: 20000.0, tied: true, \
-         std: 0.08 } }"
+         kv_heads: 2, head_dim: 16, max_positions: 256, eps: 1e-5, rotary: Rotary { theta: 20000.0, \
+         width: 16, scaling: Plain }, tied: true, std: 0.08 } }"
     );
 
     let mut old = llama();
@@ -118,7 +118,7 @@ fn all_problems_at_once() {
         ("hidden_act", json!("gelu")),
         ("attention_bias", json!(true)),
         ("attention_dropout", json!(0.1)),
-        ("rope_parameters", json!({"rope_theta": 1e4, "rope_type": "llama3", "factor": 8.0})),
+        ("rope_parameters", json!({"rope_theta": 1e4, "rope_type": "longrope", "factor": 8.0})),
         ("partial_rotary_factor", json!(0.5)),
         ("sliding_window", json!(128)),
         ("rms_norm_eps", json!("small")),
@@ -148,7 +148,7 @@ fn all_problems_at_once() {
 fn one_problem_each() {
     for (change, key) in [
         (("model_type", json!("bloom")), "model_type"),
-        (("rope_scaling", json!({"type": "linear", "factor": 2.0})), "rope_scaling"),
+        (("rope_scaling", json!({"type": "su", "factor": 2.0})), "rope_scaling"),
         (("rope_theta", json!(5.0)), "rope_theta"),
         (("num_hidden_layers", json!(1u64 << 40)), "num_hidden_layers"),
         (("num_hidden_layers", json!(5000)), "num_hidden_layers"),
@@ -274,4 +274,118 @@ fn parameters_of_a_small_model() {
     let untied = read(&with(&[("tie_word_embeddings", json!(false))]));
     assert_eq!(untied.parameters().last().unwrap().name, "lm_head.weight");
     assert_eq!(untied.parameter_count() - c.parameter_count(), 512 * 64);
+}
+
+#[test]
+fn families_read_their_own_keys() {
+    let named = |family: &str, changes: &[(&str, Value)]| {
+        with(&[&[("model_type", json!(family))], changes].concat())
+    };
+    let granite = named("granite", &[("residual_multiplier", json!(0.2))]);
+    assert!(sizes(&granite).ends_with("attention: 1.0, residual: 0.2, logits: 1.0 }"));
+    assert!(problems(&named("granite", &[("logits_scaling", json!(0))]))[0].contains("logits_"));
+    let plain = [("residual_multiplier", json!(0.2))];
+    assert!(problems(&named("llama", &plain))[0].contains("residual_multiplier"));
+
+    let smol = |changes: &[(&str, Value)]| named("smollm3", changes);
+    let four = ("num_hidden_layers", json!(4));
+    assert!(sizes(&smol(&[four])).contains("turns: [true, true, true, false], windows: [None"));
+    let mixed = smol(&[
+        ("no_rope_layers", json!([0, 1])),
+        ("use_sliding_window", json!(true)),
+        ("sliding_window", json!(9)),
+    ]);
+    assert!(sizes(&mixed).contains("turns: [false, true], windows: [Some(9), None]"));
+    for wrong in [json!([1]), json!([1, 2]), json!("1")] {
+        let found = problems(&smol(&[("no_rope_layers", wrong)]));
+        assert!(found.len() == 1 && found[0].contains("no_rope_layers"), "{found:?}");
+    }
+
+    let longrope = json!({"rope_type": "longrope", "short_factor": [1.0], "long_factor": [2.0]});
+    let found = problems(&named("phi3", &[("rope_parameters", longrope)]));
+    assert_eq!(
+        found,
+        ["config.json: rope_parameters: has rope_type \"longrope\", which is not supported here; \
+          only \"default\" is"]
+    );
+    let half = named("phi3", &[("partial_rotary_factor", json!(0.5))]);
+    assert!(sizes(&half).contains("Rotary { theta: 20000.0, width: 8, scaling: Plain }"));
+    let written = read(&half).to_json();
+    assert_eq!(written["rope_parameters"]["partial_rotary_factor"], json!(0.5));
+    assert_eq!(sizes(&written), sizes(&half));
+    for part in [0.0, 0.2, 1.5] {
+        let found = problems(&named("phi3", &[("partial_rotary_factor", json!(part))]));
+        assert!(found.len() == 1 && found[0].contains("partial_rotary_factor"), "{found:?}");
+    }
+}
+
+#[test]
+fn scaled_rope_is_written_in_both_spellings() {
+    let parameters = json!({
+        "rope_theta": 5e5, "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0, "original_max_position_embeddings": 64
+    });
+    let new = with(&[("rope_parameters", parameters.clone())]);
+    let mut old = new.clone();
+    let map = old.as_object_mut().unwrap();
+    map.remove("rope_parameters");
+    map.insert("rope_theta".into(), json!(5e5));
+    let mut scaling = parameters.clone();
+    scaling.as_object_mut().unwrap().remove("rope_theta");
+    map.insert("rope_scaling".into(), scaling);
+    assert!(sizes(&new).contains(
+        "Rotary { theta: 500000.0, width: 16, scaling: Llama3 { factor: 8.0, low: 1.0, high: 4.0, \
+         original: 64.0 } }"
+    ));
+    assert_eq!(sizes(&old), sizes(&new));
+    for value in [new, old] {
+        let written = read(&value).to_json();
+        assert_eq!(written["rope_parameters"], parameters);
+        assert_eq!(written["rope_scaling"], parameters);
+        assert_eq!(written["rope_theta"], json!(5e5));
+        assert_eq!(sizes(&written), sizes(&value));
+        assert_eq!(read(&written).to_json(), written);
+    }
+    // Version 4's word for the type.
+    let linear = with(&[
+        ("rope_parameters", Value::Null),
+        ("rope_scaling", json!({"type": "linear", "factor": 2})),
+    ]);
+    assert!(sizes(&linear).contains("scaling: Linear { factor: 2.0 }"));
+    assert_eq!(sizes(&read(&linear).to_json()), sizes(&linear));
+}
+
+#[test]
+fn rope_that_is_not_understood_is_refused_by_key() {
+    let of = |parameters: Value| with(&[("rope_parameters", parameters)]);
+    for (value, key) in [
+        (of(json!({"rope_type": "llama3", "factor": 8, "low_freq_factor": 1})), "high_freq_factor"),
+        (
+            of(json!({"rope_type": "llama3", "factor": 8, "low_freq_factor": 4,
+                "high_freq_factor": 4})),
+            "high_freq_factor",
+        ),
+        (of(json!({"rope_type": "linear"})), "factor"),
+        (of(json!({"rope_type": "linear", "factor": 0.5})), "factor"),
+        (of(json!({"rope_type": "linear", "factor": "2"})), "factor"),
+        (of(json!({"rope_type": "linear", "factor": 2, "beta_fast": 3})), "beta_fast"),
+        (of(json!({"rope_type": "yarn", "factor": 2, "truncate": 1})), "truncate"),
+        (of(json!({"rope_type": "yarn", "factor": 2, "beta_slow": 0})), "beta_slow"),
+        (of(json!({"rope_type": "yarn", "original_max_position_embeddings": 9})), "factor"),
+        (of(json!({"rope_theta": 1e4, "partial_rotary_factor": 0.5})), "partial_rotary_factor"),
+        (of(json!({"rope_theta": 1e4, "mrope_section": [1, 2]})), "mrope_section"),
+    ] {
+        let found = problems(&value);
+        let place = format!("config.json: rope_parameters.{key}: ");
+        assert!(found.len() == 1 && found[0].starts_with(&place), "{key}: {found:#?}");
+    }
+    let flat = of(json!({"rope_type": "yarn", "factor": 4, "rope_theta": 1.0}));
+    assert!(problems(&flat)[0].starts_with("config.json: rope_theta: is 1, which"));
+    let both = with(&[
+        ("rope_parameters", json!({"rope_type": "linear", "factor": 2})),
+        ("rope_scaling", json!({"type": "linear", "factor": 4})),
+    ]);
+    assert!(problems(&both)[0].contains("rope_scaling: differs from rope_parameters"));
+    let two = with(&[("rope_scaling", json!({"type": "linear", "rope_type": "yarn"}))]);
+    assert!(problems(&two)[0].contains("has rope_type \"yarn\" and type \"linear\""));
 }

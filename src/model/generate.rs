@@ -486,6 +486,19 @@ mod tests {
         }
     }
 
+    #[test]
+    fn cached_logits_of_scaled_rope() {
+        cached_logits_are_those_of_one_run("llama_rope_yarn");
+    }
+
+    #[test]
+    fn cached_logits_of_layers_that_differ() {
+        cached_logits_are_those_of_one_run("smollm3");
+        cached_logits_are_those_of_one_run("phi3");
+        cached_logits_are_those_of_one_run("gemma2");
+        cached_logits_are_those_of_one_run("gemma3_text");
+    }
+
     /// What a diverged model says is no text, whichever of the prompts it is asked to continue.
     #[test]
     fn a_model_that_diverged_continues_nothing() {

@@ -32,6 +32,11 @@ impl<'a> Keys<'a> {
         self.problems.push(Problem::new(format!("{}: {key}", self.place), what));
     }
 
+    /// True if nothing was wrong so far.
+    pub fn sound(&self) -> bool {
+        self.problems.is_empty()
+    }
+
     /// The value of `key`; None if it is missing or null.
     pub fn get(&self, key: &str) -> Option<&'a Value> {
         self.map.get(key).filter(|v| !v.is_null())
@@ -198,71 +203,6 @@ impl<'a> Keys<'a> {
                     "{}: {key} is {rate}, and this program trains without dropout",
                     self.place
                 ));
-            }
-        }
-    }
-
-    /// The rotary base from whichever of the three places names it: transformers 5 writes
-    /// `rope_parameters`, transformers 4 wrote `rope_theta` and `rope_scaling`.
-    pub fn rope_theta(&mut self, default: f64) -> f64 {
-        let mut found: Vec<(String, f64)> = Vec::new();
-        for holder in ["rope_parameters", "rope_scaling"] {
-            match self.get(holder) {
-                None => {}
-                Some(Value::Object(inner)) => self.rope_object(holder, inner, &mut found),
-                Some(other) => self.problem(holder, format!("is {other}, not an object")),
-            }
-        }
-        if let Some(value) = self.get("rope_theta") {
-            match value.as_f64() {
-                Some(theta) => found.push(("rope_theta".into(), theta)),
-                None => self.problem("rope_theta", format!("is {value}, not a number")),
-            }
-        }
-        let Some((first, theta)) = found.first().cloned() else {
-            return default;
-        };
-        for (place, other) in &found[1..] {
-            if *other != theta {
-                let what = format!("is {other} but {first} is {theta}; remove one of them");
-                self.problem(place, what);
-            }
-        }
-        if !(theta as f32 > 0.0 && (theta as f32).is_finite()) {
-            let what = format!("is {theta}; it must be a positive number that f32 can hold");
-            self.problem(&first, what);
-        }
-        theta
-    }
-
-    fn rope_object(
-        &mut self,
-        holder: &str,
-        inner: &Map<String, Value>,
-        found: &mut Vec<(String, f64)>,
-    ) {
-        let kind = inner.get("rope_type").or_else(|| inner.get("type")).filter(|v| !v.is_null());
-        let plain = kind.is_none_or(|k| k == "default");
-        if let Some(kind) = kind.filter(|_| !plain) {
-            self.problem(
-                holder,
-                format!(
-                    "has rope_type {kind}; only plain rotary positions (\"default\") are supported"
-                ),
-            );
-        }
-        for (key, value) in inner {
-            let at = format!("{holder}.{key}");
-            match key.as_str() {
-                "rope_type" | "type" => {}
-                "rope_theta" => match value.as_f64() {
-                    Some(theta) => found.push((at, theta)),
-                    None => self.problem(&at, format!("is {value}, not a number")),
-                },
-                "partial_rotary_factor" if value.as_f64() == Some(1.0) || value.is_null() => {}
-                // Those of a scaled type are covered by the message about the type.
-                _ if !plain => {}
-                _ => self.problem(&at, format!("is {value}, which is not supported")),
             }
         }
     }

@@ -12,6 +12,7 @@ pub mod layout;
 pub mod limits;
 pub mod lora;
 pub mod merge;
+pub mod rotary;
 pub mod sampling;
 pub mod save;
 pub mod source;

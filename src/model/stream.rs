@@ -3,7 +3,7 @@
 
 use crate::data::pack::PackedBatch;
 use crate::graph::{DType, Graph, Var};
-use crate::ops::attention::{attention, causal_spans};
+use crate::ops::attention::{attention_capped, causal_spans};
 use crate::ops::gather_index::GatherIndex;
 use crate::ops::store_rows::store_rows;
 use crate::program::Program;
@@ -14,6 +14,8 @@ use std::cell::{OnceCell, RefCell};
 pub struct Attention {
     /// Elements of a head.
     pub head_dim: usize,
+    /// Bounds scores s to cap * tanh(s / cap).
+    pub cap: Option<f32>,
     /// A query sees itself and the `window - 1` keys before it in its sequence; None: all of them.
     pub window: Option<usize>,
 }
@@ -24,7 +26,7 @@ pub struct BatchInputs {
     pub tokens: Var,
     /// Position of each token in its own sequence `[T]`.
     pub position: Var,
-    /// Attention ranges, as [`attention`] has them: `[2T, 4]`, or `[T, 4]` over a cache.
+    /// Attention ranges, as [`attention`](crate::ops::attention::attention) has them: `[2T, 4]`, or `[T, 4]` over a cache.
     pub spans: Var,
     /// Which stream tokens use which embedding row, for the gradient.
     pub index: GatherIndex,
@@ -187,7 +189,7 @@ impl BatchInputs {
             state
         };
         let (k, v) = (kept("keys", k), kept("values", v));
-        attention(g, q, k, v, spans, options.head_dim)
+        attention_capped(g, q, k, v, spans, options.head_dim, options.cap)
     }
 }
 

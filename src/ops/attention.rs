@@ -12,6 +12,9 @@
 //! o[i]   = sum over j of p[i,j] * v[j]
 //! ```
 //!
+//! With a soft-cap c (Gemma 2) the scores are c tanh(s[i,j] / c), and ds below is times
+//! 1 - tanh(s[i,j] / c)^2.
+//!
 //! Backward, with do the gradient of o:
 //!
 //! ```text
@@ -35,6 +38,10 @@ use crate::kernel::{Const, HARDWARE, Pass, SOFTWARE, Takes};
 use crate::ops::case::{Array, BenchFacts, OpCase, TestRng, product};
 use crate::ops::values::{Domain, Values};
 use crate::variant;
+use layouts::*;
+
+#[path = "attention_layouts.rs"]
+mod layouts;
 
 /// o = softmax(q kᵀ / sqrt(head_dim)) v over the keys each query attends to.
 ///
@@ -49,7 +56,24 @@ use crate::variant;
 /// When a shape does not fit the others or `spans` holds no indices.
 #[track_caller]
 pub fn attention(g: &mut Graph, q: Var, k: Var, v: Var, spans: Var, head_dim: usize) -> Var {
-    let dims = Dims::of(g, q, k, v, spans, head_dim);
+    attention_capped(g, q, k, v, spans, head_dim, None)
+}
+
+/// As [`attention`], with scores s bounded to `cap` * tanh(s / `cap`).
+///
+/// # Panics
+/// As [`attention`]; when `cap` is not above 0 and finite.
+#[track_caller]
+pub fn attention_capped(
+    g: &mut Graph,
+    q: Var,
+    k: Var,
+    v: Var,
+    spans: Var,
+    head_dim: usize,
+    cap: Option<f32>,
+) -> Var {
+    let dims = Dims::of(g, q, k, v, spans, head_dim, cap);
     let (o, lse) = forward(g, dims, q, k, v, spans);
     let backward = move |g: &mut Graph, d_o: Var| {
         assert_eq!(
@@ -58,7 +82,7 @@ pub fn attention(g: &mut Graph, q: Var, k: Var, v: Var, spans: Var, head_dim: us
             "attention: the gradient needs the rows of the keys in spans"
         );
         let stats = g.temp("attention stats", &[dims.queries, dims.heads, 2]);
-        let [queries, _, heads, _, head_dim] = dims.constants();
+        let [queries, _, heads, _, head_dim, ..] = dims.constants();
         let rows = dims.queries * dims.heads;
         g.call(&DELTA, &[queries, heads, head_dim], &[o, d_o, lse], &[stats], [rows, 1, 1]);
         let reads = [dims.by_head(g, q), k, v, spans, d_o, stats];
@@ -133,11 +157,21 @@ struct Dims {
     heads: usize,
     key_heads: usize,
     head_dim: usize,
+    cap: Option<f32>,
 }
 
 impl Dims {
     #[track_caller]
-    fn of(g: &Graph, q: Var, k: Var, v: Var, spans: Var, head_dim: usize) -> Self {
+    fn of(
+        g: &Graph,
+        q: Var,
+        k: Var,
+        v: Var,
+        spans: Var,
+        head_dim: usize,
+        cap: Option<f32>,
+    ) -> Self {
+        assert!(cap.is_none_or(|c| c > 0.0 && c.is_finite()), "attention: soft-cap {cap:?}");
         let (sq, sk, sv) = (g.shape(q), g.shape(k), g.shape(v));
         let multiple =
             |s: &[usize]| s.len() == 2 && s[1] > 0 && head_dim > 0 && s[1].is_multiple_of(head_dim);
@@ -155,16 +189,18 @@ impl Dims {
             rows[1]
         );
         let (heads, key_heads) = (sq[1] / head_dim, sk[1] / head_dim);
-        Self { queries, keys, heads, key_heads, head_dim }
+        Self { queries, keys, heads, key_heads, head_dim, cap }
     }
 
-    fn constants(&self) -> [(&'static str, Const); 5] {
+    fn constants(&self) -> [(&'static str, Const); 7] {
         [
             ("TQ", self.queries.into()),
             ("TK", self.keys.into()),
             ("H", self.heads.into()),
             ("HKV", self.key_heads.into()),
             ("HEAD_DIM", self.head_dim.into()),
+            ("CAPPED", self.cap.is_some().into()),
+            ("CAP", self.cap.unwrap_or(1.0).into()),
         ]
     }
 
@@ -235,12 +271,6 @@ static DK_DV: Pass = Pass {
 
 static PASSES: &[&Pass] = &[&FORWARD, &DELTA, &DQ, &DK_DV];
 
-/// Query i attends key j.
-fn attends(spans: &[u32], i: usize, j: usize) -> bool {
-    let [ctx_start, ctx_end, own_start, own_end] = [0, 1, 2, 3].map(|c| spans[4 * i + c] as usize);
-    (ctx_start..ctx_end).contains(&j) || (own_start..own_end).contains(&j)
-}
-
 /// o and lse, row by row as the formula says.
 fn reference_with_lse(
     shape: &[usize],
@@ -260,7 +290,9 @@ fn reference_with_lse(
             let dot = |j: usize| {
                 (0..d).map(|c| q[row + c] * k[key(j) + c]).sum::<f64>() / (d as f64).sqrt()
             };
-            let scores: Vec<f64> = keys.iter().map(|&j| dot(j)).collect();
+            let cap = cap_of(shape).map(f64::from);
+            let bounded = |s: f64| cap.map_or(s, |c| c * (s / c).tanh());
+            let scores: Vec<f64> = keys.iter().map(|&j| bounded(dot(j))).collect();
             let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             let sum: f64 = scores.iter().map(|s| (s - top).exp()).sum();
             lse[i * h + head] = top + sum.ln();
@@ -282,84 +314,9 @@ fn reference(shape: &[usize], inputs: &[Array]) -> Vec<Vec<f64>> {
     both
 }
 
-/// Documents one behind the other, each attending to itself only.
-const CAUSAL: usize = 0;
-/// Pairs: a shared prefix and two branches.
-const PAIRS: usize = 1;
-/// A few pairs, and the rest of the stream is pads that attend to themselves only.
-const PADDED: usize = 2;
-/// Pairs without a common prefix.
-const NO_PREFIX: usize = 3;
-/// Documents whose later half has a context that overlaps its own range.
-const OVERLAPPING: usize = 4;
-/// Documents of keys, of which every third position has a query: what a cache sees.
-const CACHED: usize = 5;
-
-fn push_document(spans: &mut Vec<[u32; 4]>, len: u32) {
-    let start = spans.len() as u32;
-    spans.extend((0..len).map(|_| [start, start, start, start + len]));
-}
-
-fn push_pair(spans: &mut Vec<[u32; 4]>, prefix: u32, branches: [u32; 2]) {
-    let start = spans.len() as u32;
-    let end = start + prefix;
-    spans.extend((0..prefix).map(|_| [start, start, start, end + branches[0] + branches[1]]));
-    for len in branches {
-        let own = spans.len() as u32;
-        spans.extend((0..len).map(|_| [start, end, own, own + len]));
-    }
-}
-
-fn push_overlapping(spans: &mut Vec<[u32; 4]>, len: u32) {
-    let start = spans.len() as u32;
-    let half = start + len / 2;
-    spans.extend((start..half).map(|_| [0, 0, start, start + len]));
-    spans.extend((half..start + len).map(|_| [start, half, start + len / 4, start + len]));
-}
-
-/// Queries of a shape.
-fn queries_of(shape: &[usize]) -> usize {
-    if shape[4] == CACHED { shape[0].div_ceil(3) } else { shape[0] }
-}
-
-/// The spans of a shape, always the same: a stream laid out as its last number says, cut to length.
-fn spans_of(shape: &[usize]) -> Vec<u32> {
-    let (tokens, kind) = (shape[0], shape[4]);
-    let mut rng = TestRng::with_seed(shape.iter().fold(7, |n, &d| 31 * n + d as u64));
-    let mut spans = Vec::new();
-    while spans.len() < tokens {
-        let mut len = |most: u32| rng.u32(1..=most);
-        match kind {
-            CAUSAL | CACHED => push_document(&mut spans, len(40)),
-            PAIRS => push_pair(&mut spans, len(24), [len(12), len(12)]),
-            PADDED if spans.len() < tokens / 2 => push_pair(&mut spans, len(12), [len(6), len(6)]),
-            PADDED => push_document(&mut spans, 1),
-            NO_PREFIX => push_pair(&mut spans, 0, [len(12), len(12)]),
-            OVERLAPPING => push_overlapping(&mut spans, len(40)),
-            _ => panic!("no layout {kind}"),
-        }
-    }
-    spans.truncate(tokens);
-    let end = tokens as u32;
-    if kind == CACHED {
-        return cached_spans(&spans, queries_of(shape));
-    }
-    let rows: Vec<u32> = spans.iter().flat_map(|&[a, b, c, d]| [a, b, c, d.min(end)]).collect();
-    causal_spans(&rows)
-}
-
-/// Query n stands at position 3n of the documents and attends to its document up to there.
-fn cached_spans(documents: &[[u32; 4]], queries: usize) -> Vec<u32> {
-    let mut spans: Vec<u32> =
-        (0..queries).flat_map(|n| [0, 0, documents[3 * n][2], 3 * n as u32 + 1]).collect();
-    for j in 0..documents.len() {
-        let of_key: Vec<u32> =
-            (0..queries).filter(|&i| attends(&spans, i, j)).map(|i| i as u32).collect();
-        let range = of_key.first().zip(of_key.last());
-        let (first, end) = range.map_or((0, 0), |(&first, &last)| (first, last + 1));
-        spans.extend([first, end, 0, 0]);
-    }
-    spans
+/// The soft-cap of a shape: its sixth number.
+fn cap_of(shape: &[usize]) -> Option<f32> {
+    shape.get(5).map(|&cap| cap as f32)
 }
 
 fn inputs(shape: &[usize], rng: &mut TestRng) -> Vec<Array> {
@@ -412,7 +369,7 @@ const DOMAIN: Domain = Domain {
     ..Domain::ALL
 };
 
-/// Shapes are `[T, H, HKV, head_dim, layout of the spans]`.
+/// Shapes are `[T, H, HKV, head_dim, layout of the spans]`, perhaps with a soft-cap.
 pub fn case() -> OpCase {
     OpCase {
         op: "attention",
@@ -435,10 +392,11 @@ pub fn case() -> OpCase {
             // Wide heads, which kernels of their own take.
             &[40, 2, 2, 66, CACHED],
             &[67, 2, 1, 130, OVERLAPPING],
+            &[65, 4, 2, 20, PAIRS, 1],
         ],
         large: &[],
         inputs,
-        build: |g, s, v| vec![attention(g, v[0], v[1], v[2], v[3], s[3])],
+        build: |g, s, v| vec![attention_capped(g, v[0], v[1], v[2], v[3], s[3], cap_of(s))],
         reference,
         tolerance: 1e-6,
         domain: DOMAIN,

@@ -12,6 +12,7 @@ mod fan_out;
 pub mod gather_index;
 pub mod gather_rows;
 pub mod gelu;
+pub mod gelu_mul;
 pub mod grad_norm;
 pub mod layer_norm;
 pub mod low_rank;
@@ -26,6 +27,7 @@ pub mod scale;
 pub mod segment_mean;
 pub mod self_test;
 pub mod silu_mul;
+pub mod soft_cap;
 pub mod softmax;
 pub mod store_rows;
 pub mod token_logp;
@@ -46,6 +48,7 @@ pub fn cases() -> Vec<OpCase> {
         embedding::case(),
         gather_rows::case(),
         gelu::case(),
+        gelu_mul::case(),
         grad_norm::case(),
         layer_norm::case(),
         matmul::case(),
@@ -58,6 +61,7 @@ pub fn cases() -> Vec<OpCase> {
         scale::case(),
         segment_mean::case(),
         silu_mul::case(),
+        soft_cap::case(),
         softmax::case(),
         store_rows::case(),
         token_logp::case(),

@@ -3,10 +3,10 @@
 //! ```text
 //! r[t]      = (mean over k of x[t,k]^2 + eps)^(-1/2)
 //! xhat[t,j] = r[t] * x[t,j]
-//! y[t,j]    = xhat[t,j] * w[j]
+//! y[t,j]    = xhat[t,j] * (w[j] + c)
 //! ```
 //!
-//! Backward, with h = dy * w:
+//! with c = 0, or 1 in Gemma's models. Backward, with h = dy * (w + c):
 //!
 //! ```text
 //! dx[t,j] = r[t] * (h[t,j] - xhat[t,j] * mean over k of h[t,k] xhat[t,k])
@@ -30,16 +30,26 @@ pub(crate) const ROWS: usize = 64;
 /// When the shapes do not fit or `eps` is not finite.
 #[track_caller]
 pub fn rms_norm(g: &mut Graph, x: Var, weight: Var, eps: f32) -> Var {
+    rms_norm_plus(g, x, weight, 0.0, eps)
+}
+
+/// As [`rms_norm`], with `offset` added to each element of the weight.
+///
+/// # Panics
+/// When the shapes do not fit, or `offset` or `eps` is not finite.
+#[track_caller]
+pub fn rms_norm_plus(g: &mut Graph, x: Var, weight: Var, offset: f32, eps: f32) -> Var {
     let &[t, d] = g.shape(x) else { panic!("rms_norm: x is [T, D], not {:?}", g.shape(x)) };
     assert_eq!(g.shape(weight), [d], "rms_norm: weight does not fit x {:?}", g.shape(x));
     let y = g.temp("rms_norm", &[t, d]);
     let inverse_rms = g.temp("inverse_rms", &[t]);
     let size = [("T", t.into()), ("D", d.into())];
-    let constants = [size[0], size[1], ("EPS", eps.into())];
+    let offset = ("OFFSET", offset.into());
+    let constants = [size[0], size[1], ("EPS", eps.into()), offset];
     g.call(&FORWARD, &constants, &[x, weight], &[y, inverse_rms], [t, 1, 1]);
     let backward = move |g: &mut Graph, dy: Var| {
         if let Some(dx) = g.grad_into(x) {
-            let constants = [size[0], size[1], dx.constant()];
+            let constants = [size[0], size[1], offset, dx.constant()];
             g.call(&INPUT, &constants, &[x, weight, inverse_rms, dy], &[dx.var], [t, 1, 1]);
         }
         if let Some(dw) = g.grad_into(weight) {
@@ -127,13 +137,21 @@ static PASSES: &[&Pass] = &[&FORWARD, &INPUT, &WEIGHT, &BLOCKS];
 /// An epsilon that changes the result of rows of ordinary size, so that leaving it out is seen.
 const EPS: f32 = 0.05;
 
+/// What shapes with a third number add to the weight.
+const OFFSET: f32 = 1.0;
+
+fn offset(s: &[usize]) -> f32 {
+    if s.len() > 2 { OFFSET } else { 0.0 }
+}
+
 fn reference(s: &[usize], inputs: &[Array]) -> Vec<Vec<f64>> {
+    let offset = f64::from(offset(s));
     let (x, w) = (inputs[0].f(), inputs[1].f());
     let mut y = Vec::with_capacity(x.len());
     for row in x.chunks(s[1]) {
         let square = row.iter().map(|v| v * v).sum::<f64>() / s[1] as f64;
         let rms = (square + f64::from(EPS)).sqrt();
-        y.extend(row.iter().zip(w).map(|(v, w)| v / rms * w));
+        y.extend(row.iter().zip(w).map(|(v, w)| v / rms * (w + offset)));
     }
     vec![y]
 }
@@ -143,15 +161,26 @@ const DOMAIN: Domain = Domain {
     ..Domain::ALL
 };
 
-/// Shapes are `[T, D]`.
+/// Shapes are `[T, D]`. With a third number the weight has an offset.
 pub fn case() -> OpCase {
     OpCase {
         op: "rms_norm",
         passes: PASSES,
-        shapes: &[&[1, 1], &[1, 257], &[3, 1009], &[63, 64], &[64, 63], &[65, 65], &[131, 7]],
+        shapes: &[
+            &[1, 1],
+            &[1, 257],
+            &[3, 1009],
+            &[63, 64],
+            &[64, 63],
+            &[65, 65],
+            &[131, 7],
+            &[65, 17, 1],
+        ],
         large: &[&[65_537, 3]],
-        inputs: |s, rng| vec![Array::normal("x", s, rng), Array::normal("weight", &s[1..], rng)],
-        build: |g, _, v| vec![rms_norm(g, v[0], v[1], EPS)],
+        inputs: |s, rng| {
+            vec![Array::normal("x", &s[..2], rng), Array::normal("weight", &s[1..2], rng)]
+        },
+        build: |g, s, v| vec![rms_norm_plus(g, v[0], v[1], offset(s), EPS)],
         reference,
         tolerance: 1e-6,
         domain: DOMAIN,

@@ -2,7 +2,7 @@
 //!
 //! Backward: dx = factor * dy.
 //!
-//! `low_rank` scales with it; as an operation of its own it is for graphs of your own.
+//! `low_rank` scales with it, and so do families with multipliers (Granite, Gemma).
 
 use crate::graph::{Graph, Sink, Var};
 use crate::kernel::Pass;

@@ -10,24 +10,41 @@
 //!
 //! Backward: the gradient of a chunk's logits, dz`[n, c]` = dlogp`[n]` * ((1 if c = t`[n]`, else 0) -
 //! softmax(z`[n]`)`[c]`), then dh += dz w and dw += dzᵀ h, chunk by chunk with the logits computed
-//! again.
+//! again. Logits that are bounded (`soft_cap`) are so between product and `update`, and dz is times the
+//! derivative of that.
 
 use crate::graph::{DType, Graph, Sink, Var};
 use crate::kernel::{HARDWARE, Needs, Pass, SOFTWARE};
 use crate::ops::case::{Array, BenchFacts, OpCase, largest_of_pairs};
 use crate::ops::matmul::{Form, MOST_ROWS, Product, product};
+use crate::ops::soft_cap::soft_capped;
 use crate::ops::values::{Domain, Values};
 use crate::variant;
 
-/// log p `[N]` of `targets` `[N]` u32 under softmax(`hidden` `[N, D]` · `weight` `[V, D]`ᵀ).
-///
-/// Targets must be below V; a target that is not gives a meaningless number but touches no memory
-/// outside its buffers.
+/// As [`token_logp_capped`], of logits as they are.
 ///
 /// # Panics
 /// When the shapes do not fit.
 #[track_caller]
 pub fn token_logp(g: &mut Graph, hidden: Var, weight: Var, targets: Var) -> Var {
+    token_logp_capped(g, hidden, weight, targets, None)
+}
+
+/// log p `[N]` of `targets` `[N]` u32 under softmax(`hidden` `[N, D]` · `weight` `[V, D]`ᵀ).
+///
+/// Targets must be below V; a target that is not gives a meaningless number but touches no memory
+/// outside its buffers. With `cap` the logits z are `cap` * tanh(z / `cap`).
+///
+/// # Panics
+/// When the shapes do not fit; when `cap` is not above 0 and finite.
+#[track_caller]
+pub fn token_logp_capped(
+    g: &mut Graph,
+    hidden: Var,
+    weight: Var,
+    targets: Var,
+    cap: Option<f32>,
+) -> Var {
     let (&[n, d], &[v, inner]) = (g.shape(hidden), g.shape(weight)) else {
         panic!(
             "token_logp: hidden {:?} and weight {:?} are matrices",
@@ -54,7 +71,7 @@ pub fn token_logp(g: &mut Graph, hidden: Var, weight: Var, targets: Var) -> Var 
         .collect();
     let state = g.temp("logsumexp state", &[n, 3]);
     for chunk in &chunks {
-        let logits = chunk_logits(g, chunk, hidden, weight);
+        let logits = chunk_logits(g, chunk, hidden, weight, cap);
         let constants = [("N", n.into()), ("C", chunk.size.into())];
         g.call(&UPDATE, &constants, &[logits, targets, chunk.start_var], &[state], [n, 1, 1]);
     }
@@ -64,8 +81,13 @@ pub fn token_logp(g: &mut Graph, hidden: Var, weight: Var, targets: Var) -> Var 
         let (mut dh, dw) = (g.grad_into(hidden), g.grad_into(weight));
         for chunk in &chunks {
             let &Chunk { start, size, start_var } = chunk;
-            let logits = chunk_logits(g, chunk, hidden, weight);
-            let constants = [("N", n.into()), ("C", size.into())];
+            let logits = chunk_logits(g, chunk, hidden, weight, cap);
+            let constants = [
+                ("N", n.into()),
+                ("C", size.into()),
+                ("CAPPED", cap.is_some().into()),
+                ("CAP", cap.unwrap_or(1.0).into()),
+            ];
             let reads = [targets, state, start_var, dlogp];
             g.call(&BACKWARD_LOGITS, &constants, &reads, &[logits], [size, n, 1]);
             if let Some(sink) = &mut dh {
@@ -98,13 +120,16 @@ struct Chunk {
     start_var: Var,
 }
 
-fn chunk_logits(g: &mut Graph, chunk: &Chunk, hidden: Var, weight: Var) -> Var {
+fn chunk_logits(g: &mut Graph, chunk: &Chunk, hidden: Var, weight: Var, cap: Option<f32>) -> Var {
     let &[n, d] = g.shape(hidden) else { unreachable!("checked by token_logp") };
     let logits = g.temp("chunk logits", &[n, chunk.size]);
     let p =
         Product { form: Form::Nt, m: n, n: chunk.size, k: d, b_start: chunk.start, out_start: 0 };
     product(g, p, hidden, weight, None, Sink { var: logits, accumulate: false });
-    logits
+    match cap {
+        None => logits,
+        Some(cap) => soft_capped(g, logits, cap),
+    }
 }
 
 const SUBGROUPS: Needs = Needs { subgroups: true, ..Needs::NONE };
@@ -141,13 +166,22 @@ static BACKWARD_LOGITS: Pass = Pass {
 
 static PASSES: &[&Pass] = &[&UPDATE, &FINISH, &BACKWARD_LOGITS];
 
+/// The bound of a shape's logits: its fifth number.
+fn cap_of(s: &[usize]) -> Option<f32> {
+    s.get(4).map(|&cap| cap as f32)
+}
+
 fn reference(s: &[usize], inputs: &[Array]) -> Vec<Vec<f64>> {
     let [n, _, d, ..] = *s else { panic!("[N, V, D]") };
     let (h, w, targets) = (inputs[0].f(), inputs[1].f(), inputs[2].u());
+    let cap = cap_of(s).map(f64::from);
+    let bounded = |z: f64| cap.map_or(z, |c| c * (z / c).tanh());
     let logp = |row: usize| -> f64 {
         let h = &h[row * d..][..d];
-        let logits: Vec<f64> =
-            w.chunks(d).map(|w| w.iter().zip(h).map(|(a, b)| a * b).sum::<f64>()).collect();
+        let logits: Vec<f64> = w
+            .chunks(d)
+            .map(|w| bounded(w.iter().zip(h).map(|(a, b)| a * b).sum::<f64>()))
+            .collect();
         let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let sum: f64 = logits.iter().map(|z| (z - largest).exp()).sum();
         logits[targets[row] as usize] - largest - sum.ln()
@@ -170,7 +204,7 @@ const DOMAIN: Domain = Domain {
 };
 
 /// Shapes are `[N, V, D]`: rows, vocabulary, hidden size. With a fourth number the weight is frozen in
-/// bf16.
+/// bf16, unless that is 0; a fifth bounds the logits.
 pub fn case() -> OpCase {
     OpCase {
         op: "token_logp",
@@ -183,6 +217,7 @@ pub fn case() -> OpCase {
             &[8, 513, 5],
             &[17, 1009, 16],
             &[5, 129, 8, 1],
+            &[9, 300, 16, 0, 2],
         ],
         large: &[&[3, 20_011, 8]],
         inputs: |s, rng| {
@@ -190,12 +225,12 @@ pub fn case() -> OpCase {
             let targets = (0..n).map(|_| rng.u32(0..v as u32)).collect();
             let hidden = Array::normal("hidden", &[n, d], rng);
             let mut weight = Array::normal("weight", &[v, d], rng);
-            if s.len() > 3 {
+            if s.get(3).is_some_and(|&frozen| frozen == 1) {
                 weight = weight.frozen(DType::BF16);
             }
             vec![hidden, weight, Array::index("targets", &[n], targets)]
         },
-        build: |g, _, v| vec![token_logp(g, v[0], v[1], v[2])],
+        build: |g, s, v| vec![token_logp_capped(g, v[0], v[1], v[2], cap_of(s))],
         reference,
         tolerance: 1e-6,
         domain: DOMAIN,

@@ -23,6 +23,7 @@ pub mod replay;
 pub mod sampler;
 pub mod schedule;
 mod settings;
+mod steps;
 mod tensorboard;
 pub mod trainer;
 mod training;

@@ -7,7 +7,7 @@ use crate::kernel::Target;
 use crate::model::config::ModelConfig;
 use crate::model::stream::{BatchInputs, HeadRows};
 use crate::model::weights::Storage;
-use crate::ops::token_logp::token_logp;
+use crate::ops::token_logp::token_logp_capped;
 use crate::plan::READS_IN_FLIGHT;
 use crate::program::{Fetch, Program};
 use crate::train::objectives::{Coefficients, LOGP, LOSS, Objective, Results, Scored, Terms};
@@ -127,7 +127,7 @@ impl MicroInputs {
         let seq_target = g.input("sequence targets", &[2 * targets], DType::U32);
 
         let of_model = config.decoder.forward(g, &stream, &head);
-        let logp = token_logp(g, of_model.input, of_model.weight, target_id);
+        let logp = token_logp_capped(g, of_model.input, of_model.weight, target_id, of_model.cap);
         let scored = Scored { logp, seq_offset, seq_target, owner, capacity };
         let terms = objective.declare(g, &scored);
         for (_, out) in outputs(&scored, &terms).chain(terms.details.iter().copied()) {

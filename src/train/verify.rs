@@ -6,7 +6,8 @@
 //!   `golden.json` may name the `objective` and its `loss` settings as a recipe does; without, it is
 //!   ORPO's with lambda under `beta`. An objective with a reference model needs what that gives the
 //!   rows, mean log-probs at `reference.chosen_logps` and `reference.rejected_logps`. In an adapter's
-//!   folder the gradients are those of its factors;
+//!   folder the gradients are those of its factors. Some have the parameters after two steps of AdamW
+//!   besides (`steps.rs`);
 //! - a *recorded run* with `log.json` (arguments and per-step log), `batches.json` (every
 //!   micro-batch) and the model it started from in `../../<model>`. `log.json` names the objective as
 //!   `golden.json` does, with ORPO's lambda under `args.beta`; the reference model, if there is one, is
@@ -14,7 +15,7 @@
 
 use crate::data::example::{Example, Sequence};
 use crate::data::pack::{Capacity, PackedBatch, footprint, pack};
-use crate::error::{Error, Result};
+use crate::error::{Error, Problem, Result};
 use crate::gpu::Gpu;
 use crate::graph::GRAD;
 use crate::model::config::ModelConfig;
@@ -26,11 +27,12 @@ use crate::model::weights::FolderWeights;
 use crate::program::Program;
 use crate::train::evaluator::Evaluator;
 use crate::train::learner::{Learner, LearnerOptions};
-use crate::train::objectives::{self, LOGP, Loss};
+use crate::train::objectives::{self, Coefficients, LOGP, Loss};
 use crate::train::program::{Placement, TrainedSet, train_all};
 use crate::train::recipe::OptimSettings;
 use crate::train::reference::{number, read_batch, read_json};
 use crate::train::replay::RunReference;
+use crate::train::steps;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -107,9 +109,40 @@ impl Reference {
     /// When the device fails or the model does not fit it. Differences are not errors: see
     /// [`Comparison::passed`].
     pub fn compare(&self, gpu: &Rc<Gpu>, tolerance: f64) -> Result<Vec<Comparison>> {
-        let (mut rows, config) = match self {
-            Self::Model(reference) => (reference.compare(gpu)?, &reference.config),
-            Self::Run(reference) => (reference.compare(gpu)?, &reference.config),
+        let rows = match self {
+            Self::Model(reference) => reference.compare(gpu)?,
+            Self::Run(reference) => reference.compare(gpu)?,
+        };
+        Ok(self.with_bars(rows, tolerance))
+    }
+
+    /// Compares the parameters after the `steps` steps of AdamW that a model folder records; the bar
+    /// is multiplied by `tolerance`.
+    ///
+    /// # Errors
+    /// As [`Reference::compare`]; when the folder records no steps, or as many others.
+    pub fn compare_steps(
+        &self,
+        gpu: &Rc<Gpu>,
+        steps: usize,
+        tolerance: f64,
+    ) -> Result<Vec<Comparison>> {
+        let row = match self {
+            Self::Model(reference) => steps::compare(reference, &reference.folder, gpu, steps)?,
+            Self::Run(_) => {
+                let what = "is for model folders; a recorded run has steps of its own";
+                let problem = Problem::new("--steps", what);
+                return Err(Error::input("cannot verify a recorded run", vec![problem]));
+            }
+        };
+        Ok(self.with_bars(vec![row], tolerance))
+    }
+
+    /// `rows` with the bars that fit the model's size and `tolerance`.
+    fn with_bars(&self, mut rows: Vec<Comparison>, tolerance: f64) -> Vec<Comparison> {
+        let config = match self {
+            Self::Model(reference) => &reference.config,
+            Self::Run(reference) => &reference.config,
         };
         let growth = rounding_growth(config.layers, config.hidden_size);
         for row in rows.iter_mut().filter(|row| !row.what.starts_with("learning_rate")) {
@@ -118,7 +151,7 @@ impl Reference {
         for row in &mut rows {
             row.bar *= tolerance;
         }
-        Ok(rows)
+        rows
     }
 }
 
@@ -158,6 +191,7 @@ fn norm(values: &[f64]) -> f64 {
 
 /// A model folder with expected values, read.
 pub struct ModelReference {
+    folder: PathBuf,
     config: ModelConfig,
     weights: FolderWeights,
     examples: Vec<Example>,
@@ -179,6 +213,7 @@ impl ModelReference {
         let tensors_path = folder.join("golden.safetensors");
         let gradients_path = folder.join("grads_f64.safetensors");
         Ok(Self {
+            folder: folder.to_owned(),
             weights: FolderWeights::open(folder, &config)?,
             config,
             examples,
@@ -193,23 +228,16 @@ impl ModelReference {
     }
 
     fn compare(&self, gpu: &Rc<Gpu>) -> Result<Vec<Comparison>> {
-        let Self { config, weights, examples, loss, golden_path, golden, .. } = self;
-        let capacity = capacity_for(examples, 7);
-        let (objective, optim) = (&*loss.objective, OptimSettings::new(0.0));
+        let Self { config, loss, golden_path, golden, .. } = self;
+        let objective = &*loss.objective;
         // Of an adapter's folder the factors train, and theirs are the gradients.
         let (trained, tensors): (TrainedSet, _) = match config.lora() {
             None => (train_all(), layout(config)),
             Some(_) => (Rc::new(is_factor), adapter_layout(config)),
         };
-        let placement = Placement::of(trained);
-        let options = LearnerOptions { placement, ..LearnerOptions::default() };
-        let learner =
-            Learner::with_options(gpu, config, weights, capacity, objective, &optim, &options)?;
-        let mut streams = pack(&examples.iter().collect::<Vec<_>>(), capacity)?;
-        if objective.has_reference() {
-            streams[0].refer(&self.reference_logps()?);
-        }
-        let (stream, coefficients) = (&streams[0], &loss.coefficients(&streams)[0]);
+        let optim = OptimSettings::new(0.0);
+        let (learner, stream, coefficients) = self.learner(gpu, &optim, Placement::of(trained))?;
+        let (stream, coefficients) = (&stream, &coefficients);
         let results = learner.accumulate_in_detail(stream, coefficients)?;
 
         let mut out = Vec::new();
@@ -261,8 +289,33 @@ impl ModelReference {
         }
         drop(learner);
         let at = out.len() - tensors.len();
-        out.splice(at..at, self.compare_logits(gpu, capacity)?);
+        out.splice(at..at, self.compare_logits(gpu)?);
         Ok(out)
+    }
+
+    /// All rows in one stream.
+    fn capacity(&self) -> Capacity {
+        capacity_for(&self.examples, 7)
+    }
+
+    /// A learner of the model, the stream of all rows, and its coefficients.
+    pub(super) fn learner(
+        &self,
+        gpu: &Rc<Gpu>,
+        optim: &OptimSettings,
+        placement: Placement,
+    ) -> Result<(Learner, PackedBatch, Coefficients)> {
+        let Self { config, weights, examples, loss, .. } = self;
+        let (objective, capacity) = (&*loss.objective, self.capacity());
+        let options = LearnerOptions { placement, ..LearnerOptions::default() };
+        let learner =
+            Learner::with_options(gpu, config, weights, capacity, objective, optim, &options)?;
+        let mut streams = pack(&examples.iter().collect::<Vec<_>>(), capacity)?;
+        if objective.has_reference() {
+            streams[0].refer(&self.reference_logps()?);
+        }
+        let coefficients = loss.coefficients(&streams).remove(0);
+        Ok((learner, streams.remove(0), coefficients))
     }
 
     /// What the reference model gives both answers of each row.
@@ -282,7 +335,8 @@ impl ModelReference {
 
     /// Logits and token log-probs of every token, each sequence by itself, with 16-bit weights as
     /// the folder stores them.
-    fn compare_logits(&self, gpu: &Rc<Gpu>, capacity: Capacity) -> Result<Vec<Comparison>> {
+    fn compare_logits(&self, gpu: &Rc<Gpu>) -> Result<Vec<Comparison>> {
+        let capacity = self.capacity();
         let Self { config, weights, examples, tensors_path: path, .. } = self;
         let tensor = |name: &str| {
             let found = self.tensors.get(name);

@@ -1,7 +1,8 @@
 //! Logits, loss, every gradient and recorded training runs against PyTorch and TRL.
 
+use crate::families::FOLDERS;
 use crate::{golden, gpu};
-use oddgrad::train::verify::{Comparison, verify};
+use oddgrad::train::verify::{Comparison, Reference, verify};
 
 fn check(folder: &str) {
     let rows = verify(&gpu(), &golden(folder), 1.0).unwrap();
@@ -48,6 +49,14 @@ fn qwen3_agrees_with_pytorch() {
     check("qwen3_tied");
 }
 
+/// Frequencies scaled for longer contexts.
+#[test]
+fn scaled_rope_agrees_with_pytorch() {
+    for kind in ["linear", "dynamic", "llama3", "yarn"] {
+        check(&format!("llama_rope_{kind}"));
+    }
+}
+
 /// A window of 8 in every layer, and in the second of two: sequences of up to 32 tokens, whose
 /// shared prefixes it cuts too.
 #[test]
@@ -64,6 +73,41 @@ fn gpt2_agrees_with_pytorch() {
 #[test]
 fn opt_agrees_with_pytorch() {
     check("opt");
+}
+
+#[test]
+fn phi3_agrees_with_pytorch() {
+    check("phi3");
+}
+
+#[test]
+fn olmo2_agrees_with_pytorch() {
+    check("olmo2");
+}
+
+#[test]
+fn smollm3_agrees_with_pytorch() {
+    check("smollm3");
+}
+
+#[test]
+fn granite_agrees_with_pytorch() {
+    check("granite");
+}
+
+#[test]
+fn stablelm_agrees_with_pytorch() {
+    check("stablelm");
+}
+
+#[test]
+fn gemma2_agrees_with_pytorch() {
+    check("gemma2");
+}
+
+#[test]
+fn gemma3_agrees_with_pytorch() {
+    check("gemma3_text");
 }
 
 /// PEFT's adapter on llama_untied: its logits, and the gradients of its factors.
@@ -90,6 +134,23 @@ fn recorded_run_with_constant_rate_agrees_with_trl() {
 #[test]
 fn recorded_run_of_dpo_agrees_with_trl() {
     check("train/llama_untied_dpo");
+}
+
+#[test]
+fn two_steps_of_adamw_agree_with_pytorch() {
+    let gpu = gpu();
+    let steps = |folder: &str, n: usize| {
+        Reference::load(&golden(folder)).unwrap().compare_steps(&gpu, n, 1.0)
+    };
+    for folder in FOLDERS.iter().map(|(_, folder)| *folder).chain(["llama_tied", "llama_overfit"]) {
+        let row = steps(folder, 2).unwrap().remove(0);
+        eprintln!("{folder:<20} {:.1e} {}", row.difference, row.what);
+        assert!(row.passed() && row.difference <= 1e-6, "{folder}: {row:?}");
+    }
+    let refused = |folder: &str, n| steps(folder, n).unwrap_err().to_string();
+    assert!(refused("llama_tied", 3).contains("--steps: is 3; recorded are 2"));
+    assert!(refused("lora_llama_untied", 2).contains("has no adamw.json"));
+    assert!(refused("train/gpt2_plain_const", 2).contains("has steps of its own"));
 }
 
 #[test]

@@ -78,6 +78,8 @@ impl Decoder for Gpt2 {
                 head_dim: self.head_dim,
                 norms: None,
                 rope: None,
+                scale: None,
+                cap: None,
                 window: None,
             };
             let ln_2 = LayerNorm::new(g, &format!("{at}.ln_2"), d, eps);
@@ -100,7 +102,7 @@ impl Decoder for Gpt2 {
             true => wte.weight,
             false => Embedding::new(g, "lm_head", c.vocab_size, d, std).weight,
         };
-        Head { input: ln_f.apply(g, x), weight }
+        Head { input: ln_f.apply(g, x), weight, cap: None }
     }
 
     fn place(&self, parameter: &str) -> Place {

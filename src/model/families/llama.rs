@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::sizes::Sizes;
+use super::sizes::{Reading, Sizes};
 use super::{Decoder, Outline};
 use crate::graph::Graph;
 use crate::model::blocks::{Head, Linear, head_rows};
@@ -20,7 +20,7 @@ struct Llama {
 }
 
 pub(super) fn read(keys: &mut Keys) -> Arc<dyn Decoder> {
-    let sizes = Sizes::read(keys, &["num_key_value_heads", "head_dim"]);
+    let sizes = Sizes::read(keys, &Reading::LLAMA);
     keys.layer_types(sizes.layers, &["full_attention"]);
     keys.refuse_unless(&[("sliding_window", Value::Null)]);
     Arc::new(Llama { sizes })
@@ -51,6 +51,6 @@ impl Decoder for Llama {
         }
         let x = head_rows(g, x, rows);
         let norm = c.norm(g, "model.norm");
-        Head { input: norm.apply(g, x), weight: c.head(g) }
+        Head { input: norm.apply(g, x), weight: c.head(g), cap: None }
     }
 }

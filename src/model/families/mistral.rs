@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::sizes::Sizes;
+use super::sizes::{Reading, Sizes};
 use super::{Decoder, Outline};
 use crate::graph::Graph;
 use crate::model::blocks::{Head, Linear, head_rows};
@@ -18,7 +18,7 @@ struct Mistral {
 }
 
 pub(super) fn read(keys: &mut Keys) -> Arc<dyn Decoder> {
-    let sizes = Sizes::read(keys, &["head_dim"]);
+    let sizes = Sizes::read(keys, &Reading { optional: &["head_dim"], ..Reading::LLAMA });
     // A missing key means 4096 to transformers, null means none.
     let window = match keys.named("sliding_window") && keys.get("sliding_window").is_none() {
         true => None,
@@ -56,6 +56,6 @@ impl Decoder for Mistral {
         }
         let x = head_rows(g, x, rows);
         let norm = c.norm(g, "model.norm");
-        Head { input: norm.apply(g, x), weight: c.head(g) }
+        Head { input: norm.apply(g, x), weight: c.head(g), cap: None }
     }
 }

@@ -14,13 +14,20 @@
 //! 3. A folder in `tests/golden` (README.md there), which two tests take up: logits, loss and
 //!    gradients agree with PyTorch's, and the file's tensors are the graph's parameters.
 
+mod gemma2;
+mod gemma3;
 mod gpt2;
+mod granite;
 mod llama;
 mod mistral;
+mod olmo2;
 mod opt;
+mod phi3;
 mod qwen2;
 mod qwen3;
 mod sizes;
+mod smollm3;
+mod stablelm;
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -40,6 +47,13 @@ pub(super) static FAMILIES: &[(&str, Read)] = &[
     ("qwen3", qwen3::read),
     ("gpt2", gpt2::read),
     ("opt", opt::read),
+    ("phi3", phi3::read),
+    ("olmo2", olmo2::read),
+    ("smollm3", smollm3::read),
+    ("granite", granite::read),
+    ("stablelm", stablelm::read),
+    ("gemma2", gemma2::read),
+    ("gemma3_text", gemma3::read),
 ];
 
 /// Every supported `model_type`, as a list in words.

@@ -86,6 +86,8 @@ impl Decoder for Opt {
                 head_dim: self.head_dim,
                 norms: None,
                 rope: None,
+                scale: None,
+                cap: None,
                 window: None,
             };
             let norm_1 = LayerNorm::new(g, &format!("{at}.self_attn_layer_norm"), d, EPS);
@@ -109,7 +111,7 @@ impl Decoder for Opt {
             true => embed.weight,
             false => Embedding::new(g, "lm_head", c.vocab_size, d, std).weight,
         };
-        Head { input: norm.apply(g, x), weight }
+        Head { input: norm.apply(g, x), weight, cap: None }
     }
 
     fn name_of(&self, tensor: &str) -> Option<String> {

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::sizes::{Sizes, layer_windows};
+use super::sizes::{Reading, Sizes, layer_windows};
 use super::{Decoder, Outline};
 use crate::graph::Graph;
 use crate::model::blocks::{Head, Linear, RmsNorm, head_rows};
@@ -19,7 +19,7 @@ struct Qwen3 {
 }
 
 pub(super) fn read(keys: &mut Keys) -> Arc<dyn Decoder> {
-    let sizes = Sizes::read(keys, &[]);
+    let sizes = Sizes::read(keys, &Reading { optional: &[], ..Reading::LLAMA });
     let windows = layer_windows(keys, &sizes);
     Arc::new(Qwen3 { sizes, windows })
 }
@@ -54,6 +54,6 @@ impl Decoder for Qwen3 {
         }
         let x = head_rows(g, x, rows);
         let norm = c.norm(g, "model.norm");
-        Head { input: norm.apply(g, x), weight: c.head(g) }
+        Head { input: norm.apply(g, x), weight: c.head(g), cap: None }
     }
 }

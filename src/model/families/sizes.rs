@@ -7,7 +7,9 @@ use super::Outline;
 use crate::graph::{Graph, Init, Var};
 use crate::model::blocks::{Embedding, GatedMlp, Linear, RmsNorm, Rope, SelfAttention};
 use crate::model::keys::Keys;
+use crate::model::rotary::{self, Asked, Rotary};
 use crate::model::stream::BatchInputs;
+use crate::ops::silu_mul::silu_mul;
 
 /// Sizes of a decoder with rotary positions, RMS norms and a gated feed-forward.
 #[derive(Debug)]
@@ -21,17 +23,52 @@ pub(super) struct Sizes {
     pub head_dim: usize,
     pub max_positions: usize,
     pub eps: f64,
-    pub theta: f64,
+    pub rotary: Rotary,
     pub tied: bool,
     pub std: f64,
 }
 
-impl Sizes {
-    /// Reads the sizes, and refuses what would change the output of such a decoder. Of the keys
-    /// in `optional`, `num_key_value_heads` may be missing for as many as there are query heads,
-    /// `head_dim` for hidden size / heads; where a family has a default of its own, a missing key
+/// How a family reads the keys: what it takes for those that a file lacks, and what it has besides.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Reading {
+    /// Keys that may be missing: `num_key_value_heads` for as many as there are query heads,
+    /// `head_dim` for hidden size / heads. Where a family has a default of its own, a missing key
     /// would silently be somebody else's model.
-    pub fn read(keys: &mut Keys, optional: &[&str]) -> Self {
+    pub optional: &'static [&'static str],
+    /// Keys that other families must not have and that this one reads itself.
+    pub own: &'static [&'static str],
+    /// Scalings of rotary positions that it knows.
+    pub rope_types: &'static [&'static str],
+    /// `rope_theta`.
+    pub theta: f64,
+    /// Layers whose rotary parameters `rope_parameters` nests by this name; None: of all layers.
+    pub nested_rope: Option<&'static str>,
+    /// `partial_rotary_factor`; None: it turns whole heads.
+    pub partial: Option<f64>,
+    /// `rms_norm_eps`.
+    pub eps: f64,
+    /// `tie_word_embeddings`.
+    pub tied: bool,
+}
+
+impl Reading {
+    /// As Llama.
+    pub const LLAMA: Self = Self {
+        optional: &["num_key_value_heads", "head_dim"],
+        own: &[],
+        rope_types: rotary::ALL,
+        theta: 10_000.0,
+        nested_rope: None,
+        partial: None,
+        eps: 1e-6,
+        tied: false,
+    };
+}
+
+impl Sizes {
+    /// Reads the sizes, and refuses what would change the output of such a decoder.
+    pub fn read(keys: &mut Keys, reading: &Reading) -> Self {
+        let Reading { optional, own, .. } = *reading;
         let hidden = keys.size("hidden_size");
         let intermediate = keys.size("intermediate_size");
         let heads = keys.size("num_attention_heads");
@@ -59,22 +96,31 @@ impl Sizes {
         keys.check_width("hidden_size", hidden);
         keys.check_width("intermediate_size", intermediate);
         keys.check_heads("num_attention_heads", heads, head_dim);
-        keys.activation("hidden_act", &["silu", "swish"]);
-        keys.refuse_unless(&[
+        if !own.contains(&"hidden_act") {
+            keys.activation("hidden_act", &["silu", "swish"]);
+        }
+        let harmless = [
             ("attention_bias", json!(false)),
             ("mlp_bias", json!(false)),
             ("attention_dropout", json!(0)),
             ("hidden_dropout", json!(0)),
             ("resid_pdrop", json!(0)),
             ("embd_pdrop", json!(0)),
-            ("partial_rotary_factor", json!(1)),
             ("residual_multiplier", json!(1)),
             ("embedding_multiplier", json!(1)),
             ("logits_scaling", json!(1)),
             ("attn_logit_softcapping", Value::Null),
             ("final_logit_softcapping", Value::Null),
             ("no_rope_layers", Value::Null),
-        ]);
+        ];
+        let others = harmless.into_iter().filter(|(key, _)| !own.contains(key));
+        keys.refuse_unless(&others.collect::<Vec<_>>());
+        let Reading { theta, partial, rope_types: types, .. } = *reading;
+        let asked = Asked { head_dim, theta, types, partial };
+        let rotary = match reading.nested_rope {
+            None => Rotary::read(keys, asked),
+            Some(layer_type) => Rotary::read_of(keys, asked, layer_type, true, "rope_theta"),
+        };
         Self {
             vocab: keys.size("vocab_size"),
             hidden,
@@ -84,9 +130,9 @@ impl Sizes {
             kv_heads,
             head_dim,
             max_positions: keys.size("max_position_embeddings"),
-            eps: keys.positive("rms_norm_eps", 1e-6),
-            theta: keys.rope_theta(10_000.0),
-            tied: keys.flag("tie_word_embeddings", false),
+            eps: keys.positive("rms_norm_eps", reading.eps),
+            rotary,
+            tied: keys.flag("tie_word_embeddings", reading.tied),
             std: keys.positive("initializer_range", 0.02),
         }
     }
@@ -137,7 +183,7 @@ impl Sizes {
 
     /// The angles of all layers.
     pub fn rope(&self, g: &mut Graph, s: &BatchInputs) -> Rope {
-        Rope::new(g, s, self.max_positions, self.head_dim, self.theta)
+        Rope::new(g, s, self.max_positions, &self.rotary)
     }
 
     /// `{name}.{q,k,v,o}_proj`, of which `project` makes the first three.
@@ -157,6 +203,8 @@ impl Sizes {
             head_dim: self.head_dim,
             norms: None,
             rope: Some(rope),
+            scale: None,
+            cap: None,
             window: None,
         }
     }
@@ -167,6 +215,7 @@ impl Sizes {
         GatedMlp {
             gate: Linear::new(g, &format!("{name}.gate_proj"), d, f, self.init()),
             up: Linear::new(g, &format!("{name}.up_proj"), d, f, self.init()),
+            gated: silu_mul,
             down: Linear::new(g, &format!("{name}.down_proj"), f, d, self.residual()),
         }
     }
