@@ -1,6 +1,7 @@
 //! `oddgrad generate MODEL --prompt TEXT`
 
 use super::DeviceArgs;
+use super::import::model_folder;
 use super::working;
 use crate::data::form::Form;
 use crate::data::tokenize::Tokenizer;
@@ -19,7 +20,7 @@ use std::path::PathBuf;
 /// Arguments of `oddgrad generate`.
 #[derive(Args)]
 pub struct GenerateArgs {
-    /// A Hugging Face model folder, a checkpoint, or the folder of a LoRA adapter.
+    /// A Hugging Face model folder, a checkpoint, the folder of a LoRA adapter, or a GGUF file.
     model: PathBuf,
     /// A prompt; may be repeated.
     #[arg(long, required = true)]
@@ -66,14 +67,15 @@ pub(super) fn run(args: &GenerateArgs, device: &DeviceArgs) -> Result<()> {
         return Err(Error::input("nothing can be generated with these settings", problems));
     }
     working::on("reading the model");
-    let config = ModelConfig::load(&args.model)?;
-    let tokenizer = Tokenizer::from_folder(&tokenizer_folder(&args.model)?)?;
+    let model = &model_folder(&args.model)?;
+    let config = ModelConfig::load(model)?;
+    let tokenizer = Tokenizer::from_folder(&tokenizer_folder(model)?)?;
     let has_template = tokenizer.has_template();
-    let recorded = recorded_form(&args.model)?;
+    let recorded = recorded_form(model)?;
     let form = args.form.or(recorded).unwrap_or(Form::of_template(has_template));
     let prompts = (&args.prompt[..], form);
     encode_prompts(&tokenizer, &config, prompts, args.max_tokens)?;
-    let weights = FolderWeights::open(&args.model, &config)?;
+    let weights = FolderWeights::open(model, &config)?;
     let gpu = device.open()?;
     check_weights(gpu.target(), weights.stored_bytes())?;
     working::on("reading weights");

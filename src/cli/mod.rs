@@ -10,7 +10,9 @@ mod bench;
 mod demo;
 mod display;
 mod doctor;
+mod export;
 mod generate;
+mod import;
 mod interrupt;
 mod merge;
 mod plan;
@@ -153,6 +155,10 @@ enum Command {
     Generate(generate::GenerateArgs),
     /// Make one model of a LoRA adapter and its base.
     Merge(merge::MergeArgs),
+    /// Make a model folder of a GGUF file.
+    Import(import::ImportArgs),
+    /// Make a GGUF file of a model folder, for llama.cpp.
+    Export(export::ExportArgs),
     /// Train a byte-level BPE tokenizer on text.
     Tokenizer(tokenizer::TokenizerArgs),
 }
@@ -196,6 +202,8 @@ fn execute(cli: &Cli) -> Result<()> {
         Command::Tune(args) => tune::run(args, device),
         Command::Generate(args) => generate::run(args, device),
         Command::Merge(args) => merge::run(args),
+        Command::Import(args) => import::run(args),
+        Command::Export(args) => export::run(args),
         Command::Tokenizer(args) => tokenizer::run(args),
     };
     done.map_err(|error| advise(error, &cli.command))?;

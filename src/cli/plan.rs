@@ -1,6 +1,7 @@
 //! `oddgrad plan recipe.toml`
 
 use super::DeviceArgs;
+use super::import::model_folder;
 use crate::data::form::Form;
 use crate::data::tokenize::Tokenizer;
 use crate::error::Result;
@@ -27,7 +28,8 @@ pub struct PlanArgs {
 }
 
 pub(super) fn run(args: &PlanArgs, device: &DeviceArgs) -> Result<()> {
-    let recipe = recipe::load(&args.recipe, &args.set)?;
+    let mut recipe = recipe::load(&args.recipe, &args.set)?;
+    recipe.model = model_folder(&recipe.model)?;
     let config = ModelConfig::load(&recipe.model)?;
     let config = recipe.adapted(config)?;
     // What trains is F32 whatever the file holds.

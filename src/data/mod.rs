@@ -22,3 +22,4 @@ pub mod rows;
 mod special;
 pub mod template;
 pub mod tokenize;
+pub mod vocabulary;

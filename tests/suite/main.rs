@@ -7,6 +7,7 @@ mod engine;
 mod families;
 mod faults;
 mod generate;
+mod gguf;
 mod golden;
 mod library;
 mod lora;

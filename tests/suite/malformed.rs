@@ -15,6 +15,9 @@ use oddgrad::data::rows::{ReadOptions, read_preferences, read_texts};
 use oddgrad::data::tokenize::Tokenizer;
 use oddgrad::model::adapter::Adapter;
 use oddgrad::model::config::ModelConfig;
+use oddgrad::model::gguf::blocks::BlockType;
+use oddgrad::model::gguf::export::export;
+use oddgrad::model::gguf::import::import;
 use oddgrad::model::source::{SafetensorsFile, WeightSource};
 use oddgrad::model::weights::{FolderWeights, collect};
 use oddgrad::ops;
@@ -210,6 +213,32 @@ fn malformed_weights_of_a_model() {
         let config = ModelConfig::load(folder).unwrap();
         let _ = FolderWeights::open(folder, &config).and_then(|weights| collect(&weights));
     });
+}
+
+#[test]
+fn malformed_gguf() {
+    let dir = tempfile::tempdir().unwrap();
+    let seeds = [BlockType::F16, BlockType::Q8_0].map(|kind| {
+        let path = dir.path().join("m.gguf");
+        export(&golden("llama_tied"), &path, kind).unwrap();
+        std::fs::read(&path).unwrap()
+    });
+    hammer(
+        "gguf",
+        "m.gguf",
+        seeds.to_vec(),
+        |_| (),
+        |folder, _| {
+            let to = folder.join("imported");
+            let done = import(&folder.join("m.gguf"), &to, None);
+            assert_eq!(done.is_ok(), to.exists(), "whole or not at all");
+            if done.is_ok() {
+                let config = ModelConfig::load(&to).unwrap();
+                FolderWeights::open(&to, &config).unwrap();
+                std::fs::remove_dir_all(&to).unwrap();
+            }
+        },
+    );
 }
 
 #[test]
