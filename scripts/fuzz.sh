@@ -5,7 +5,7 @@
 #   scripts/fuzz.sh [SECONDS [FORMAT…]]           cargo-fuzz: coverage leads to new inputs (fuzz/)
 #   scripts/fuzz.sh --random [SECONDS [NAME…]]    damage at random (tests/suite/malformed.rs)
 #
-# Formats: safetensors weights config adapter tokenizer template recipe jsonl json gz parquet state tuner
+# Formats: safetensors weights gguf config adapter tokenizer template recipe jsonl json gz parquet state tuner
 # wgsl. What is found stays in fuzz/artifacts, or target/tmp/malformed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -32,7 +32,7 @@ if [ -n "$random" ]; then
     exit
 fi
 
-[ $# -gt 0 ] || set -- safetensors weights config adapter tokenizer template recipe jsonl json gz parquet \
+[ $# -gt 0 ] || set -- safetensors weights gguf config adapter tokenizer template recipe jsonl json gz parquet \
     state tuner wgsl
 cargo fuzz --version >/dev/null 2>&1 || cargo install cargo-fuzz --locked
 export ODDGRAD_FUZZ_CORPUS=$PWD/target/fuzz-corpus

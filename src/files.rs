@@ -1,7 +1,7 @@
 //! Files written whole or not at all, and read only if they are files and of a size that makes sense.
 
 use std::fs::File;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{BufWriter, ErrorKind, Read, Write};
 use std::path::Path;
 #[cfg(feature = "cli")]
 use std::path::PathBuf;
@@ -14,6 +14,17 @@ pub(crate) const TEMPORARY: &str = ".tmp";
 /// Writes `bytes` to `path`: a reader, or a run that is stopped half-way, sees the old file or the
 /// new one, never a part.
 pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_whole(path, &mut |file| file.write_all(bytes).map_err(|e| Error::io("write", path, e)))
+}
+
+/// As [`write_atomically`], with what `fill` writes. After an error there is no new file.
+///
+/// # Errors
+/// Those of `fill`; whatever the disk refuses.
+pub(crate) fn write_whole(
+    path: &Path,
+    fill: &mut dyn FnMut(&mut dyn Write) -> Result<()>,
+) -> Result<()> {
     let folder = match path.parent() {
         Some(folder) if folder != Path::new("") => folder,
         _ => Path::new("."),
@@ -24,9 +35,10 @@ pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     // user's own mask decides.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let mut file =
-        builder.tempfile_in(folder).map_err(|e| Error::io("create a file in", folder, e))?;
-    file.write_all(bytes).map_err(|e| Error::io("write", path, e))?;
+    let file = builder.tempfile_in(folder).map_err(|e| Error::io("create a file in", folder, e))?;
+    let mut buffer = BufWriter::new(file);
+    fill(&mut buffer)?;
+    let file = buffer.into_inner().map_err(|e| Error::io("write", path, e.into_error()))?;
     file.persist(path).map_err(|e| Error::io("write", path, e.error))?;
     Ok(())
 }

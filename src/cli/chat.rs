@@ -1,6 +1,7 @@
 //! `oddgrad chat MODEL`
 
 use super::DeviceArgs;
+use super::import::model_folder;
 use super::output;
 use super::sampling::SamplingArgs;
 use super::working;
@@ -22,7 +23,8 @@ use std::path::{Path, PathBuf};
 /// Arguments of `oddgrad chat`.
 #[derive(Args)]
 pub struct ChatArgs {
-    /// A Hugging Face model folder with a chat template, a checkpoint, or the folder of a LoRA adapter.
+    /// A Hugging Face model folder with a chat template, a checkpoint, the folder of a LoRA
+    /// adapter, or a GGUF file.
     model: PathBuf,
     /// A system message in front of the conversation.
     #[arg(long, value_name = "TEXT")]
@@ -44,15 +46,16 @@ const LONGEST: u64 = 1 << 20;
 pub(super) fn run(args: &ChatArgs, device: &DeviceArgs) -> Result<()> {
     let (sampling, stops) = args.sampling.read(args.max_tokens)?;
     working::on("reading the model");
-    let config = ModelConfig::load(&args.model)?;
-    let tokenizer = Tokenizer::from_folder(&tokenizer_folder(&args.model)?)?;
+    let model = &model_folder(&args.model)?;
+    let config = ModelConfig::load(model)?;
+    let tokenizer = Tokenizer::from_folder(&tokenizer_folder(model)?)?;
     if !tokenizer.has_template() {
         return Err(Error::file(
             &args.model,
             "has no chat template, so it was not made for conversations; continue a text with `oddgrad generate`, or put chat_template.jinja into the folder",
         ));
     }
-    let weights = FolderWeights::open(&args.model, &config)?;
+    let weights = FolderWeights::open(model, &config)?;
     let gpu = device.open()?;
     check_weights(gpu.target(), weights.stored_bytes())?;
     working::on("reading weights");

@@ -1,5 +1,6 @@
 //! `oddgrad data check FILE… --model DIR`
 
+use super::import::model_folder;
 use super::working;
 use crate::data::example::{Example, Sequence};
 use crate::data::rows::{ReadOptions, Split};
@@ -63,7 +64,7 @@ pub(super) fn run(args: &DataArgs) -> Result<()> {
 
 fn check(args: &CheckArgs) -> Result<()> {
     working::on("reading the tokenizer");
-    let tokenizer = Tokenizer::from_folder(&tokenizer_folder(&args.model)?)?;
+    let tokenizer = Tokenizer::from_folder(&tokenizer_folder(&model_folder(&args.model)?)?)?;
     let options = ReadOptions {
         map: args.map.iter().cloned().collect::<BTreeMap<_, _>>(),
         need_rejected: !args.sft,

@@ -2,6 +2,7 @@
 
 use super::DeviceArgs;
 use super::display::Display;
+use super::import::model_folder;
 use super::interrupt::stop_on_signal;
 use super::working;
 use crate::demo::{self, DemoOptions, DemoOutcome, Ends, Event};
@@ -24,7 +25,7 @@ pub struct DemoArgs {
     /// Folder of the fetched pairs; they are used offline after the first time.
     #[arg(long, value_name = "DIR", default_value = ".cache")]
     cache: PathBuf,
-    /// The model to start from, a Hugging Face folder.
+    /// The model to start from, a Hugging Face folder or a GGUF file.
     #[arg(long, value_name = "DIR", default_value = "models/nano")]
     model: PathBuf,
     /// Replace a setting of the recipe of both runs: `--set loss.lambda=0.5`; may be repeated.
@@ -40,7 +41,7 @@ const PRINTED: usize = 6;
 
 pub(super) fn run(args: &DemoArgs, device: &DeviceArgs) -> Result<()> {
     let options = DemoOptions {
-        model: args.model.clone(),
+        model: model_folder(&args.model)?,
         output: args.output.clone(),
         cache: args.cache.clone(),
         quick: args.quick,

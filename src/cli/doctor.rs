@@ -1,6 +1,7 @@
 //! `oddgrad doctor`
 
 use super::DeviceArgs;
+use super::import::model_folder;
 use crate::data::messages::Message;
 use crate::data::tokenize::Tokenizer;
 use crate::error::{Error, Result};
@@ -16,7 +17,7 @@ use std::path::{Path, PathBuf};
 /// Arguments of `oddgrad doctor`.
 #[derive(Args)]
 pub struct DoctorArgs {
-    /// A model folder: what its files say of tokens, ends and template is compared with what was
+    /// A model folder or a GGUF file: what its files say of tokens, ends and template is compared with what was
     /// loaded, and printed.
     model: Option<PathBuf>,
     /// List every kernel with its variants and the one chosen here.
@@ -90,7 +91,7 @@ fn look_at(folder: &Path) -> Result<()> {
 
 pub(super) fn run(args: &DoctorArgs, device: &DeviceArgs) -> Result<()> {
     if let Some(model) = &args.model {
-        return look_at(model);
+        return look_at(&model_folder(model)?);
     }
     let opened = device.open();
     // An adapter that is there and does not open is what the list is good for.

@@ -1,6 +1,7 @@
 //! `oddgrad eval MODEL DATA…`
 
 use super::DeviceArgs;
+use super::import::model_folder;
 use super::working;
 use crate::data::form::Form;
 use crate::data::rows::Split;
@@ -20,7 +21,8 @@ use std::path::{Path, PathBuf};
 /// Arguments of `oddgrad eval`.
 #[derive(Args)]
 pub struct EvalArgs {
-    /// A Hugging Face model folder, a checkpoint, or the folder of a LoRA adapter.
+    /// A Hugging Face model folder, a checkpoint, the folder of a LoRA
+    /// adapter, or a GGUF file.
     model: PathBuf,
     /// Files or folders of rows it was not trained on; a rejected answer is read where there is one.
     #[arg(required = true)]
@@ -115,6 +117,7 @@ fn column(Estimate { value, interval: [low, high] }: &Estimate) -> String {
 
 fn evaluate(model: &Path, args: &EvalArgs, device: &DeviceArgs) -> Result<ScoredRows> {
     working::on("reading the model");
+    let model = &model_folder(model)?;
     let config = ModelConfig::load(model)?;
     let tokenizer = Tokenizer::from_folder(&tokenizer_folder(model)?)?;
     let weights = FolderWeights::open(model, &config)?;

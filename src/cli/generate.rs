@@ -1,6 +1,7 @@
 //! `oddgrad generate MODEL --prompt TEXT`
 
 use super::DeviceArgs;
+use super::import::model_folder;
 use super::output;
 use super::sampling::SamplingArgs;
 use super::working;
@@ -21,7 +22,7 @@ use std::path::PathBuf;
 /// Arguments of `oddgrad generate`.
 #[derive(Args)]
 pub struct GenerateArgs {
-    /// A Hugging Face model folder, a checkpoint, or the folder of a LoRA adapter.
+    /// A Hugging Face model folder, a checkpoint, the folder of a LoRA adapter, or a GGUF file.
     model: PathBuf,
     /// A prompt; may be repeated.
     #[arg(long, required_unless_present = "prompts")]
@@ -59,14 +60,15 @@ pub(super) fn run(args: &GenerateArgs, device: &DeviceArgs) -> Result<()> {
         return Err(Error::input("the texts cannot be told apart", vec![problem]));
     }
     working::on("reading the model");
-    let config = ModelConfig::load(&args.model)?;
-    let tokenizer = Tokenizer::from_folder(&tokenizer_folder(&args.model)?)?;
+    let model = &model_folder(&args.model)?;
+    let config = ModelConfig::load(model)?;
+    let tokenizer = Tokenizer::from_folder(&tokenizer_folder(model)?)?;
     let has_template = tokenizer.has_template();
-    let recorded = recorded_form(&args.model)?;
+    let recorded = recorded_form(model)?;
     let form = args.form.or(recorded).unwrap_or(Form::of_template(has_template));
     let prompts = (&all[..], form);
     encode_prompts(&tokenizer, &config, prompts, args.max_tokens)?;
-    let weights = FolderWeights::open(&args.model, &config)?;
+    let weights = FolderWeights::open(model, &config)?;
     let gpu = device.open()?;
     check_weights(gpu.target(), weights.stored_bytes())?;
     working::on("reading weights");

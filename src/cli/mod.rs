@@ -12,7 +12,9 @@ mod demo;
 mod display;
 mod doctor;
 mod eval;
+mod export;
 mod generate;
+mod import;
 mod interrupt;
 mod merge;
 mod plan;
@@ -162,6 +164,10 @@ enum Command {
     Chat(chat::ChatArgs),
     /// Make one model of a LoRA adapter and its base.
     Merge(merge::MergeArgs),
+    /// Make a model folder of a GGUF file.
+    Import(import::ImportArgs),
+    /// Make a GGUF file of a model folder, for llama.cpp.
+    Export(export::ExportArgs),
     /// Train a byte-level BPE tokenizer on text.
     Tokenizer(tokenizer::TokenizerArgs),
 }
@@ -208,6 +214,8 @@ fn execute(cli: &Cli) -> Result<()> {
         Command::Eval(args) => eval::run(args, device),
         Command::Chat(args) => chat::run(args, device),
         Command::Merge(args) => merge::run(args),
+        Command::Import(args) => import::run(args),
+        Command::Export(args) => export::run(args),
         Command::Tokenizer(args) => tokenizer::run(args),
     };
     done.map_err(|error| advise(error, &cli.command))?;

@@ -1,6 +1,7 @@
 //! `oddgrad plan recipe.toml`
 
 use super::DeviceArgs;
+use super::import::model_folder;
 use super::working;
 use crate::data::form::Form;
 use crate::data::tokenize::Tokenizer;
@@ -14,7 +15,7 @@ use crate::train::program::{Placement, micro_graph};
 use crate::train::recipe::Recipe;
 use crate::train::{recipe, sampler};
 use clap::Args;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Arguments of `oddgrad plan`.
 #[derive(Args)]
@@ -68,7 +69,8 @@ fn mib(bytes: u64) -> String {
 }
 
 pub(super) fn run(args: &PlanArgs, device: &DeviceArgs) -> Result<()> {
-    let recipe = recipe::load(&args.recipe, &args.set)?;
+    let mut recipe = recipe::load(&args.recipe, &args.set)?;
+    recipe.model = model_folder(&recipe.model)?;
     let gpu = device.open()?;
     let mut target = gpu.target().clone();
     if let Some(gib) = args.memory {
@@ -86,7 +88,7 @@ pub(super) fn run(args: &PlanArgs, device: &DeviceArgs) -> Result<()> {
     let found = match planned(&recipe, &target) {
         Ok(found) => found,
         Err(error @ Error::Limit(_)) => {
-            alternatives(args, &target);
+            alternatives(args, &recipe.model, &target);
             return Err(error);
         }
         Err(error) => return Err(error),
@@ -104,7 +106,7 @@ pub(super) fn run(args: &PlanArgs, device: &DeviceArgs) -> Result<()> {
     outln!("inputs and what is read back     {}", mib(plan.exchanged()));
     outln!("keys and values of the prompts   {}", mib(plan.cache()));
     outln!("total                            {}", mib(plan.total()));
-    alternatives(args, &target);
+    alternatives(args, &recipe.model, &target);
     if args.listing {
         let graph = placement.training_graph(&target);
         let (graph, _) = micro_graph(graph, &config, capacity(&recipe), &*recipe.loss.objective);
@@ -114,14 +116,15 @@ pub(super) fn run(args: &PlanArgs, device: &DeviceArgs) -> Result<()> {
 }
 
 /// What other settings would take, and the longest stream that fits.
-fn alternatives(args: &PlanArgs, target: &Target) {
+fn alternatives(args: &PlanArgs, model: &Path, target: &Target) {
     // Without a limit, so that what does not fit is told with its size.
     let unbounded = Target { memory: None, ..target.clone() };
     let with = |settings: &[&str], target: &Target| {
         let set: Vec<String> =
             args.set.iter().cloned().chain(settings.iter().map(|s| (*s).to_owned())).collect();
-        let recipe = recipe::load(&args.recipe, &set)?;
-        planned(&recipe, target).map(|found| (recipe, found))
+        let mut recipe = recipe::load(&args.recipe, &set)?;
+        recipe.model = model.to_owned();
+        planned(&recipe, target)
     };
     outln!("other settings");
     let choices: [&[&str]; 6] = [
@@ -136,7 +139,7 @@ fn alternatives(args: &PlanArgs, target: &Target) {
         working::on("planning other settings");
         let name = settings.join(" ");
         match with(settings, &unbounded) {
-            Ok((_, found)) => {
+            Ok(found) => {
                 let total = found.memory.total();
                 let fits = match target.memory {
                     Some(there) if total > there => "  does not fit",

@@ -2,6 +2,7 @@
 
 use super::DeviceArgs;
 use super::display::Display;
+use super::import::model_folder;
 use super::interrupt::stop_on_signal;
 use super::working;
 use crate::error::{Error, Result};
@@ -52,13 +53,14 @@ pub(super) fn run(args: &TrainArgs, device: &DeviceArgs) -> Result<()> {
     if args.skip_bad_rows {
         set.push("data.skip_bad_rows=true".into());
     }
-    let recipe = recipe::load(&args.recipe, &set)?;
+    let mut recipe = recipe::load(&args.recipe, &set)?;
     if args.resume && !recipe.output.exists() {
         return Err(Error::file(
             &recipe.output,
             "does not exist, so there is nothing to resume. Check `output`, or leave --resume out to start.",
         ));
     }
+    recipe.model = model_folder(&recipe.model)?;
     working::on("reading the model and the rows");
     let prepared = prepare(&recipe, args.resume)?;
     let mut losses = args.lose_device_at.iter();

@@ -2,6 +2,7 @@
 
 use super::DeviceArgs;
 use super::display::Progress;
+use super::import::model_folder;
 use crate::bench::report::time;
 use crate::bench::tune::tune;
 use crate::bench::tuned::{Choice, Factors, TunedFile, path_of};
@@ -13,7 +14,7 @@ use std::path::{Path, PathBuf};
 /// Arguments of `oddgrad tune`.
 #[derive(Args)]
 pub struct TuneArgs {
-    /// A model folder (its config.json is enough): its training step is what is tuned.
+    /// A model folder (its config.json is enough) or a GGUF file: its training step is what is tuned.
     #[arg(long, default_value = "models/nano")]
     model: PathBuf,
     /// Tokens of a stream, as batch.stream_tokens of the recipe.
@@ -60,10 +61,17 @@ pub(super) fn run(args: &TuneArgs, device: &DeviceArgs) -> Result<()> {
         file.choices = before.choices;
     }
     let mut show = Progress::new(false);
-    let tuning =
-        tune(&gpu, &args.model, args.tokens, &args.only, device.f16, args.seconds, &mut |line| {
+    let tuning = tune(
+        &gpu,
+        &model_folder(&args.model)?,
+        args.tokens,
+        &args.only,
+        device.f16,
+        args.seconds,
+        &mut |line| {
             show.line(line);
-        })?;
+        },
+    )?;
     show.clear();
     outln!("adapter   {}", gpu.describe());
     outln!("clock     {}", tuning.clock);

@@ -27,3 +27,4 @@ pub mod survey;
 
 pub mod template;
 pub mod tokenize;
+pub mod vocabulary;

@@ -104,6 +104,11 @@ impl ChatTemplate {
             .map_err(|e| Error::file(path, format!("the chat template cannot be used: {e}")))
     }
 
+    /// The template itself.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
     /// Renders a conversation; with `generation_prompt` it ends where the assistant would begin.
     /// `given` are further variables of the template (`tools`, `documents`).
     ///

@@ -204,6 +204,21 @@ impl Tokenizer {
         self.special.eos
     }
 
+    /// The token that fills up short sequences.
+    pub fn pad(&self) -> Option<u32> {
+        self.special.pad
+    }
+
+    /// The library's tokenizer.
+    pub(super) fn inner(&self) -> &tokenizers::Tokenizer {
+        &self.inner
+    }
+
+    /// The source of the chat template.
+    pub fn template_source(&self) -> Option<&str> {
+        self.template.as_ref().map(ChatTemplate::source)
+    }
+
     /// The tokens any of which ends a generation, and the file that names them.
     pub fn ends(&self) -> (&[u32], &'static str) {
         (&self.special.ends, self.special.ends_from)

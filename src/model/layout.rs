@@ -76,6 +76,20 @@ impl FileTensor {
         self.len() == 0
     }
 
+    /// Whether the file has it as `[inputs, outputs]`.
+    pub fn is_transposed(&self) -> bool {
+        self.transposed
+    }
+
+    /// Its shape as `[outputs, inputs]`.
+    pub fn outputs_first(&self) -> Vec<usize> {
+        let mut shape = self.shape.clone();
+        if self.transposed {
+            shape.reverse();
+        }
+        shape
+    }
+
     /// The values of one of its parameters, from those of the tensor.
     pub fn split<'a>(&self, part: &Part, values: &'a [f32]) -> Cow<'a, [f32]> {
         let inputs: usize = part.shape[1..].iter().product();

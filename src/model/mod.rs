@@ -6,6 +6,7 @@ pub mod config;
 pub mod families;
 pub mod folder;
 pub mod generate;
+pub mod gguf;
 mod init;
 pub mod keys;
 pub mod layout;

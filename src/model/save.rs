@@ -11,6 +11,7 @@ use safetensors::tensor::{Dtype, SafeTensorError, View};
 use super::adapter::ADAPTER_WEIGHTS;
 use super::config::ModelConfig;
 use super::layout::{FileTensor, adapter_layout, layout};
+use crate::dtype::DType;
 use crate::error::{Error, Problem, Result};
 
 /// Gives a parameter's values by its name.
@@ -22,6 +23,8 @@ pub struct Unwritten<'a> {
     pub name: String,
     /// Its shape.
     pub shape: Vec<usize>,
+    /// How its values are written: F32, F16 or BF16.
+    pub dtype: DType,
     /// Gives its values, as many as the product of `shape`.
     pub values: Box<dyn Fn() -> Result<Vec<f32>> + 'a>,
 }
@@ -47,9 +50,21 @@ fn write_layout(path: &Path, layout: Vec<FileTensor>, read: &ReadParameter) -> R
     let tensors = layout.into_iter().map(|tensor| Unwritten {
         name: tensor.name.clone(),
         shape: tensor.shape.clone(),
+        dtype: DType::F32,
         values: Box::new(move || tensor.join(read)),
     });
     write_safetensors(path, tensors)
+}
+
+/// Writes `model.safetensors` of these tensors into an existing folder.
+///
+/// # Errors
+/// As [`write_safetensors`].
+pub fn write_tensors<'a>(
+    folder: &Path,
+    tensors: impl IntoIterator<Item = Unwritten<'a>>,
+) -> Result<()> {
+    write_safetensors(&folder.join(WEIGHTS), tensors)
 }
 
 /// The file of a model's weights in the folder that is written of it: those of an adapted model are
@@ -59,11 +74,12 @@ pub fn weights_file(config: &ModelConfig) -> &'static str {
 }
 
 const WEIGHTS: &str = "model.safetensors";
+const F16_MOST: f32 = 65504.0;
 
-/// Writes one safetensors file in f32. After an error there is none.
+/// Writes one safetensors file. After an error there is none.
 ///
 /// # Errors
-/// Tensors with values that are not finite, all named at once; the errors of those that give the
+/// Tensors with values that are not finite, or not in their type, all named at once; the errors of those that give the
 /// values; whatever the disk refuses.
 ///
 /// # Panics
@@ -127,7 +143,11 @@ struct Turn<'a> {
 
 impl View for Turn<'_> {
     fn dtype(&self) -> Dtype {
-        Dtype::F32
+        match self.tensor.dtype {
+            DType::F16 => Dtype::F16,
+            DType::BF16 => Dtype::BF16,
+            _ => Dtype::F32,
+        }
     }
 
     fn shape(&self) -> &[usize] {
@@ -135,7 +155,7 @@ impl View for Turn<'_> {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        let Unwritten { name, shape, values } = &self.tensor;
+        let Unwritten { name, shape, dtype, values } = &self.tensor;
         let mut wrong = self.wrong.borrow_mut();
         let fetched = if wrong.error.is_none() { values() } else { Ok(Vec::new()) };
         let values = match fetched {
@@ -145,18 +165,26 @@ impl View for Turn<'_> {
                 return Cow::Owned(vec![0; self.data_len()]);
             }
         };
-        assert_eq!(4 * values.len(), self.data_len(), "{name}: shape {shape:?}");
+        let bytes = dtype.encode(&values);
+        assert_eq!(bytes.len(), self.data_len(), "{name}: shape {shape:?}");
         let bad = values.iter().filter(|x| !x.is_finite()).count();
-        if bad > 0 {
-            wrong.problems.push(Problem::new(
-                format!("{}: {name}", self.path.display()),
-                format!("has {bad} values that are not finite"),
-            ));
+        // bf16 has the range of f32.
+        let large = match dtype {
+            DType::F16 => values.iter().filter(|x| x.is_finite() && x.abs() > F16_MOST).count(),
+            _ => 0,
+        };
+        if bad + large > 0 {
+            let what = match bad {
+                0 => format!("has {large} values beyond {F16_MOST}, the largest that f16 holds"),
+                _ => format!("has {bad} values that are not finite"),
+            };
+            let place = format!("{}: {name}", self.path.display());
+            wrong.problems.push(Problem::new(place, what));
         }
-        Cow::Owned(values.iter().flat_map(|x| x.to_le_bytes()).collect())
+        Cow::Owned(bytes)
     }
 
     fn data_len(&self) -> usize {
-        4 * self.tensor.shape.iter().product::<usize>()
+        self.tensor.dtype.bytes(self.tensor.shape.iter().product()) as usize
     }
 }

@@ -269,7 +269,7 @@ fn to_f64(dtype: Dtype, bytes: &[u8]) -> Option<Vec<f64>> {
 }
 
 /// Maps a file into memory.
-fn map(path: &Path) -> Result<(File, memmap2::Mmap)> {
+pub(super) fn map(path: &Path) -> Result<(File, memmap2::Mmap)> {
     let file =
         open_file(path)?.ok_or_else(|| Error::io("read", path, ErrorKind::NotFound.into()))?;
     if file.metadata().map_err(|e| Error::io("read", path, e))?.len() == 0 {
@@ -291,7 +291,8 @@ fn foreign(bytes: &[u8], error: &SafeTensorError) -> String {
         return "is a PyTorch checkpoint, not safetensors; convert it with transformers' save_pretrained".into();
     }
     if bytes.starts_with(b"GGUF") {
-        return "is a GGUF file, not safetensors".into();
+        return "is a GGUF file, not safetensors; make a model folder of it with `oddgrad import`"
+            .into();
     }
     if matches!(
         error,

@@ -164,7 +164,7 @@ fn unusable(name: &str) -> Option<String> {
             "is of another framework; convert it with transformers' save_pretrained (from_tf or from_flax), which writes safetensors".into()
         }
         "gguf" | "ggml" => {
-            "is made for llama.cpp and mostly quantised; take the Hugging Face folder that it was made from".into()
+            "is made for llama.cpp; make a model folder of it with `oddgrad import`, or name the file itself as the model".into()
         }
         _ => return None,
     })

@@ -10,6 +10,7 @@ use super::init::drawn;
 pub use super::init::{RandomWeights, init_weights};
 use super::layout::{FileTensor, adapter_layout, layout};
 use super::lora::is_factor;
+use super::save::Unwritten;
 use super::source::{SafetensorsFile, WeightSource, open_folder};
 use crate::error::{Error, Problem, Result};
 use crate::graph::DType;
@@ -104,6 +105,40 @@ impl FolderWeights {
         Ok(Self { parts })
     }
 
+    /// The weights in another kind of file, `place`, checked as [`FolderWeights::open`] does.
+    ///
+    /// # Errors
+    /// As [`FolderWeights::open`].
+    pub(super) fn of_source(
+        place: &Path,
+        source: Box<dyn WeightSource>,
+        config: &ModelConfig,
+    ) -> Result<Self> {
+        let part = TensorFiles::of_source(place, source, config, Vec::new())?;
+        Ok(Self { parts: vec![part] })
+    }
+
+    /// The tensors as a file of the model's family has them, each as `dtype`; without one narrow
+    /// floats stay as they are, and anything else becomes F32.
+    pub(super) fn unwritten(&self, dtype: Option<DType>) -> impl Iterator<Item = Unwritten<'_>> {
+        let tensors = self.parts.iter().flat_map(|part| {
+            part.layout.iter().map(move |tensor| (part, tensor, &part.names[&tensor.name]))
+        });
+        tensors.map(move |(part, tensor, found)| {
+            let own = part.source.info(found).map_or(DType::F32, |info| info.storage());
+            let values = move || {
+                let mut values = Vec::new();
+                part.source.read(found, &mut values).map(|()| values)
+            };
+            Unwritten {
+                name: tensor.name.clone(),
+                shape: tensor.shape.clone(),
+                dtype: dtype.unwrap_or(own),
+                values: Box::new(values),
+            }
+        })
+    }
+
     /// Bytes of all parameters as [`FolderWeights::put`] stores them.
     pub fn stored_bytes(&self) -> u64 {
         let bytes = |part: &TensorFiles| -> u64 {
@@ -157,6 +192,15 @@ impl TensorFiles {
     fn of_model(folder: &Path, config: &ModelConfig) -> Result<Self> {
         let mut problems = Vec::new();
         let source = open_folder(folder, &mut problems)?;
+        Self::of_source(folder, source, config, problems)
+    }
+
+    fn of_source(
+        folder: &Path,
+        source: Box<dyn WeightSource>,
+        config: &ModelConfig,
+        mut problems: Vec<Problem>,
+    ) -> Result<Self> {
         let mut names = HashMap::new();
         for found in source.names() {
             let Some(name) = config.decoder.name_of(&found) else { continue };

@@ -28,6 +28,7 @@ fn write_tensors(path: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<()> 
     let tensors = tensors.iter().map(|(name, t)| save::Unwritten {
         name: name.clone(),
         shape: t.shape.clone(),
+        dtype: DType::F32,
         values: Box::new(|| Ok(t.data.clone())),
     });
     save::write_safetensors(path, tensors)

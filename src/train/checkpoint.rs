@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::data::form::Form;
+use crate::dtype::DType;
 use crate::error::{Error, Problem, Result};
 use crate::files::read_file;
 use crate::graph::Parameter;
@@ -238,6 +239,7 @@ pub fn write(
             trained.iter().map(move |p| Unwritten {
                 name: format!("{prefix}.{}", p.name),
                 shape: p.shape.clone(),
+                dtype: DType::F32,
                 values: Box::new(move || read(&format!("{}{suffix}", p.name))),
             })
         });

@@ -146,7 +146,7 @@ fn models_that_cannot_be_used() {
         ("shards", &["shards/b.safetensors: is missing", "shards/model.safetensors.index.json"]),
         ("adapter", &["adapter/adapter_config.json: "]),
         ("bin", &["bin/pytorch_model.bin: is a PyTorch checkpoint", "save_pretrained"]),
-        ("gguf", &["gguf/model-q4.gguf: is made for llama.cpp"]),
+        ("gguf", &["gguf/model-q4.gguf: is made for llama.cpp", "oddgrad import"]),
         (
             "not_finite",
             &[

@@ -104,6 +104,7 @@ fn copy_with(folder: &Path, tensors: &BTreeMap<String, Tensor64>) -> tempfile::T
     let all = tensors.iter().map(|(name, t)| Unwritten {
         name: name.clone(),
         shape: t.shape.clone(),
+        dtype: DType::F32,
         values: Box::new(|| Ok(t.data.iter().map(|&x| x as f32).collect())),
     });
     write_safetensors(&dir.path().join("model.safetensors"), all).unwrap();

@@ -8,6 +8,7 @@ use oddgrad::data::rows::{ReadOptions, read_preferences, read_texts};
 use oddgrad::data::tokenize::Tokenizer;
 use oddgrad::model::adapter::Adapter;
 use oddgrad::model::config::ModelConfig;
+use oddgrad::model::gguf::import::import;
 use oddgrad::model::source::{SafetensorsFile, WeightSource};
 use oddgrad::model::weights::{FolderWeights, collect};
 use oddgrad::ops;
@@ -31,7 +32,7 @@ const fn format(name: &'static str, file: &'static str, read: fn(&Path, &[u8])) 
 /// What a whole `state.json` is kept as beside the one that is damaged.
 pub const WHOLE_STATE: &str = "whole";
 
-pub static FORMATS: [Format; 14] = [
+pub static FORMATS: [Format; 15] = [
     format("safetensors", "x.safetensors", |folder, _| {
         let Ok(file) = SafetensorsFile::open(&folder.join("x.safetensors")) else { return };
         let mut values = Vec::new();
@@ -42,6 +43,16 @@ pub static FORMATS: [Format; 14] = [
     format("weights", "model.safetensors", |folder, _| {
         let config = ModelConfig::load(folder).unwrap();
         let _ = FolderWeights::open(folder, &config).and_then(|weights| collect(&weights));
+    }),
+    format("gguf", "m.gguf", |folder, _| {
+        let to = folder.join("imported");
+        let done = import(&folder.join("m.gguf"), &to, None);
+        assert_eq!(done.is_ok(), to.exists(), "whole or not at all");
+        if done.is_ok() {
+            let config = ModelConfig::load(&to).unwrap();
+            FolderWeights::open(&to, &config).unwrap();
+            std::fs::remove_dir_all(&to).unwrap();
+        }
     }),
     format("config", "config.json", |folder, _| {
         if let Ok(config) = ModelConfig::load(folder) {

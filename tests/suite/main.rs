@@ -11,6 +11,7 @@ mod families;
 mod faults;
 mod formats;
 mod generate;
+mod gguf;
 mod golden;
 mod library;
 mod lora;

@@ -10,6 +10,8 @@
 use crate::formats::{FORMATS, WHOLE_STATE};
 use crate::golden;
 use fastrand::Rng;
+use oddgrad::model::gguf::blocks::BlockType;
+use oddgrad::model::gguf::export::export;
 use oddgrad::ops;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -199,6 +201,17 @@ fn malformed_weights_of_a_model() {
     let seeds = vec![bytes("llama_tied/model.safetensors")];
     let with = copied("llama_tied", &["config.json"]);
     hammer("weights", seeds, with);
+}
+
+#[test]
+fn malformed_gguf() {
+    let dir = tempfile::tempdir().unwrap();
+    let seeds = [BlockType::F16, BlockType::Q8_0].map(|kind| {
+        let path = dir.path().join("m.gguf");
+        export(&golden("llama_tied"), &path, kind).unwrap();
+        std::fs::read(&path).unwrap()
+    });
+    hammer("gguf", seeds.to_vec(), nothing);
 }
 
 #[test]

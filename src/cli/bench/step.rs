@@ -1,6 +1,7 @@
 //! `oddgrad bench step`
 
 use super::super::DeviceArgs;
+use super::super::import::model_folder;
 use crate::bench::step::{StepBench, bench_step};
 use crate::error::Result;
 use crate::model::lora::{Base, Lora, Targets};
@@ -9,7 +10,7 @@ use std::path::PathBuf;
 
 #[derive(Args)]
 pub(super) struct StepArgs {
-    /// A model folder (its config.json is enough).
+    /// A model folder (its config.json is enough) or a GGUF file.
     #[arg(long, default_value = "models/nano")]
     model: PathBuf,
     /// Tokens of a stream.
@@ -35,7 +36,8 @@ pub(super) fn run(args: &StepArgs, device: &DeviceArgs) -> Result<()> {
         let (rank, targets) = (usize::from(rank), Targets::AllLinear);
         (Lora { rank, alpha: 2.0 * rank as f64, rslora: false, targets }, args.base)
     });
-    let bench: StepBench = bench_step(&gpu, &args.model, lora.as_ref(), args.tokens, args.steps)?;
+    let bench: StepBench =
+        bench_step(&gpu, &model_folder(&args.model)?, lora.as_ref(), args.tokens, args.steps)?;
     outln!("adapter            {}", gpu.describe());
     outln!("model              {} ({} parameters)", args.model.display(), bench.parameters);
     outln!(
