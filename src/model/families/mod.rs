@@ -11,8 +11,9 @@
 //!      tensor; [`Decoder::name_of`] for tensors that older files name otherwise or that hold
 //!      nothing learnt.
 //! 2. A line in `FAMILIES`, and the `mod`.
-//! 3. A folder in `tests/golden` (README.md there), which two tests take up: logits, loss and
-//!    gradients agree with PyTorch's, and the file's tensors are the graph's parameters.
+//! 3. A folder in `tests/golden` (README.md there; `scripts/families.py` and `steps.py` make it),
+//!    which three tests take up: logits, loss, gradients and two steps of AdamW agree with PyTorch's,
+//!    and the file's tensors are the graph's parameters.
 
 mod gemma2;
 mod gemma3;
