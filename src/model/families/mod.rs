@@ -88,6 +88,11 @@ pub trait Decoder: Debug + Send + Sync {
     /// declares the parameters on its way.
     fn forward(&self, g: &mut Graph, s: &BatchInputs, rows: &HeadRows) -> Head;
 
+    /// Whether `rope_parameters` of its `config.json` stand by layer type.
+    fn rope_by_layer_type(&self) -> bool {
+        false
+    }
+
     /// Where the family's files hold a parameter.
     fn place(&self, parameter: &str) -> Place {
         Place::whole(parameter)
