@@ -28,7 +28,6 @@ fn attends(i: u32, j: u32) -> bool {
     return (j >= s.x && j < s.y) || (j >= s.z && j < s.w);
 }
 
-// q . k / sqrt(HEAD_DIM) of the heads that start there.
 // CAP * tanh(score / CAP), in digits that a driver's tanh need not have.
 fn capped(score: f32) -> f32 {
     if !CAPPED {
@@ -49,6 +48,7 @@ fn cap_slope(score: f32) -> f32 {
     return 1.0 - (score / CAP) * (score / CAP);
 }
 
+// q . k / sqrt(HEAD_DIM), capped, of the heads that start there.
 fn score(q_start: u32, k_start: u32) -> f32 {
     var sum = 0.0;
     for (var c = 0u; c < HEAD_DIM; c++) {

@@ -30,7 +30,6 @@ fn attends(i: u32, j: u32) -> bool {
     return (j >= s.x && j < s.y) || (j >= s.z && j < s.w);
 }
 
-// q . k / sqrt(HEAD_DIM) of the heads that start there.
 // CAP * tanh(score / CAP), in digits that a driver's tanh need not have.
 fn capped(score: f32) -> f32 {
     if !CAPPED {
@@ -43,6 +42,7 @@ fn capped(score: f32) -> f32 {
     return CAP * select(far, x * series, z < 0.0625);
 }
 
+// q . k / sqrt(HEAD_DIM), capped, of the heads that start there.
 fn score(q_start: u32, k_start: u32) -> f32 {
     var sum = 0.0;
     for (var c = 0u; c < HEAD_DIM; c++) {

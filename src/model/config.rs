@@ -156,7 +156,7 @@ impl ModelConfig {
     /// The `config.json` of this model with weights in f32, readable by transformers 4 and 5.
     pub fn to_json(&self) -> Value {
         let mut out = self.json.clone();
-        write_both(&mut out);
+        write_both(&mut out, self.decoder.rope_by_layer_type());
         for key in ["dtype", "torch_dtype"] {
             out.insert(key.into(), "float32".into());
         }

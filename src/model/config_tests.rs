@@ -301,6 +301,17 @@ fn families_read_their_own_keys() {
         assert!(found.len() == 1 && found[0].contains("no_rope_layers"), "{found:?}");
     }
 
+    let lm = |changes: &[(&str, Value)]| named("stablelm", changes);
+    assert!(sizes(&lm(&[("head_dim", json!(16))])).contains("width: 4"), "a quarter turns");
+    for (key, value) in [
+        ("use_parallel_residual", json!(true)),
+        ("qk_layernorm", json!(true)),
+        ("head_dim", json!(32)),
+    ] {
+        let found = problems(&lm(&[(key, value)]));
+        assert!(found.len() == 1 && found[0].contains(key), "{found:?}");
+    }
+
     let longrope = json!({"rope_type": "longrope", "short_factor": [1.0], "long_factor": [2.0]});
     let found = problems(&named("phi3", &[("rope_parameters", longrope)]));
     assert_eq!(
@@ -316,6 +327,62 @@ fn families_read_their_own_keys() {
     for part in [0.0, 0.2, 1.5] {
         let found = problems(&named("phi3", &[("partial_rotary_factor", json!(part))]));
         assert!(found.len() == 1 && found[0].contains("partial_rotary_factor"), "{found:?}");
+    }
+}
+
+#[test]
+fn gemma_reads_its_own_keys() {
+    let named = |family: &str, changes: &[(&str, Value)]| {
+        let common = [
+            ("model_type", json!(family)),
+            ("hidden_act", json!("gelu_pytorch_tanh")),
+            ("rope_parameters", Value::Null),
+        ];
+        with(&[&common[..], changes].concat())
+    };
+    // The defaults of transformers.
+    let two = sizes(&named("gemma2", &[("max_position_embeddings", json!(9000))]));
+    assert!(
+        two.ends_with(
+            "window: Some(4096), slides: [true, false], query_scalar: 256.0, score_cap: Some(50.0), \
+             logit_cap: Some(30.0) }"
+        ),
+        "{two}"
+    );
+    let bare = [("attn_logit_softcapping", Value::Null), ("final_logit_softcapping", Value::Null)];
+    assert!(sizes(&named("gemma2", &bare)).ends_with("score_cap: None, logit_cap: None }"));
+
+    let layers = ("num_hidden_layers", json!(6));
+    let three = named("gemma3_text", &[layers, ("rope_local_base_freq", json!(5e3))]);
+    assert!(sizes(&three).contains("rotary: Rotary { theta: 1000000.0,"));
+    assert!(sizes(&three).contains("local: Rotary { theta: 5000.0,"));
+    assert!(sizes(&three).contains("slides: [true, true, true, true, true, false]"));
+    // Version 4 scaled the layers that attend to everything.
+    let scaled = named(
+        "gemma3_text",
+        &[("rope_theta", json!(1e5)), ("rope_scaling", json!({"type": "linear", "factor": 8.0}))],
+    );
+    assert!(sizes(&scaled).contains(
+        "rotary: Rotary { theta: 100000.0, width: 16, scaling: Linear { factor: 8.0 } }"
+    ));
+    assert!(sizes(&scaled).contains("local: Rotary { theta: 10000.0, width: 16, scaling: Plain }"));
+    for value in [&three, &scaled] {
+        assert_eq!(sizes(&read(value).to_json()), sizes(value));
+    }
+
+    for (family, key, value) in [
+        ("gemma3_text", "attn_logit_softcapping", json!(50)),
+        ("gemma3_text", "final_logit_softcapping", json!(30)),
+        ("gemma3_text", "use_bidirectional_attention", json!(true)),
+        ("gemma3_text", "hidden_activation", json!("gelu")),
+        ("gemma3_text", "sliding_window", Value::Null),
+        ("gemma3_text", "query_pre_attn_scalar", json!(0)),
+        ("gemma3_text", "rope_parameters", json!({"rope_theta": 1e4})),
+        ("gemma2", "attn_logit_softcapping", json!(-1)),
+        ("gemma2", "layer_types", json!(["full_attention", "chunked_attention"])),
+    ] {
+        let found = problems(&named(family, &[(key, value)]));
+        assert!(found.len() == 1 && found[0].contains(&format!(": {key}")), "{found:?}");
     }
 }
 

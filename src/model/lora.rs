@@ -209,6 +209,10 @@ impl Decoder for Adapted {
         self.base.forward(g, s, rows)
     }
 
+    fn rope_by_layer_type(&self) -> bool {
+        self.base.rope_by_layer_type()
+    }
+
     fn place(&self, parameter: &str) -> Place {
         if parameter.ends_with(A) {
             return Place::whole(&format!("{PREFIX}{parameter}"));

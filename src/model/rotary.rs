@@ -425,8 +425,9 @@ impl Holder<'_, '_, '_> {
     }
 }
 
-/// Puts both spellings of the rotary parameters into a `config.json`.
-pub fn write_both(out: &mut Map<String, Value>) {
+/// Puts both spellings of the rotary parameters into a `config.json`, whose `rope_parameters` stand by
+/// layer type or not.
+pub fn write_both(out: &mut Map<String, Value>, by_layer_type: bool) {
     let inner = |out: &Map<String, Value>, key: &str| match out.get(key) {
         Some(Value::Object(inner)) => inner.clone(),
         _ => Map::new(),
@@ -436,8 +437,11 @@ pub fn write_both(out: &mut Map<String, Value>) {
         let kind = o.get("rope_type").or_else(|| o.get("type")).filter(|v| !v.is_null());
         kind.is_some_and(|kind| kind != "default")
     };
-    // Parameters by layer type: version 4 had the scaling of the full layers alone.
-    if new.values().any(Value::is_object) {
+    if by_layer_type {
+        // Version 4's spelling, with a scaling of the full layers alone, is one that 5 reads.
+        if new.is_empty() {
+            return;
+        }
         let full = inner(&new, "full_attention");
         let local = inner(&new, "sliding_attention");
         for (key, from) in [("rope_theta", &full), ("rope_local_base_freq", &local)] {
@@ -448,9 +452,6 @@ pub fn write_both(out: &mut Map<String, Value>) {
         let scaling = if scaled(&full) { Value::Object(full) } else { Value::Null };
         out.entry(HOLDERS[1]).or_insert(scaling);
         return;
-    }
-    if out.contains_key("rope_local_base_freq") {
-        return; // Version 4's spelling by layer type, which version 5 reads.
     }
     for (key, value) in old {
         new.entry(key).or_insert(value);

@@ -78,6 +78,10 @@ impl Decoder for Gemma3 {
         self.sizes.outline()
     }
 
+    fn rope_by_layer_type(&self) -> bool {
+        true
+    }
+
     fn forward(&self, g: &mut Graph, s: &BatchInputs, rows: &HeadRows) -> Head {
         let c = &self.sizes;
         let global = c.rope(g, s);

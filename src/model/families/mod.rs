@@ -11,8 +11,9 @@
 //!      tensor; [`Decoder::name_of`] for tensors that older files name otherwise or that hold
 //!      nothing learnt.
 //! 2. A line in `FAMILIES`, and the `mod`.
-//! 3. A folder in `tests/golden` (README.md there), which two tests take up: logits, loss and
-//!    gradients agree with PyTorch's, and the file's tensors are the graph's parameters.
+//! 3. A folder in `tests/golden` (README.md there; `scripts/families.py` and `steps.py` make it),
+//!    which three tests take up: logits, loss, gradients and two steps of AdamW agree with PyTorch's,
+//!    and the file's tensors are the graph's parameters.
 
 mod gemma2;
 mod gemma3;
@@ -86,6 +87,11 @@ pub trait Decoder: Debug + Send + Sync {
     /// Appends the forward pass over a stream of T tokens, as far as the head's input at `rows`;
     /// declares the parameters on its way.
     fn forward(&self, g: &mut Graph, s: &BatchInputs, rows: &HeadRows) -> Head;
+
+    /// Whether `rope_parameters` of its `config.json` stand by layer type.
+    fn rope_by_layer_type(&self) -> bool {
+        false
+    }
 
     /// Where the family's files hold a parameter.
     fn place(&self, parameter: &str) -> Place {
