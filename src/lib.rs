@@ -77,6 +77,8 @@ mod files;
 pub mod gpu;
 pub mod graph;
 mod guard;
+#[cfg(feature = "train")]
+mod hub;
 pub mod kernel;
 #[cfg(feature = "train")]
 pub mod model;

@@ -4,6 +4,7 @@ use super::working;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::files::{cache_folder, check_creatable};
+use crate::hub;
 use crate::model::gguf::import::{import, import_once};
 use crate::model::gguf::is_gguf;
 use clap::{Args, ValueEnum};
@@ -45,8 +46,10 @@ pub(super) fn run(args: &ImportArgs) -> Result<()> {
     Ok(())
 }
 
-/// The model folder that `model` names: itself, or what a GGUF file is imported to in the cache.
+/// The model folder that `model` names: itself, a model of the hub in its cache, or what a GGUF file is
+/// imported to in ours.
 pub(super) fn model_folder(model: &Path) -> Result<PathBuf> {
+    let model = &hub::model_folder(model)?;
     if !is_gguf(model)? {
         return Ok(model.to_owned());
     }

@@ -17,6 +17,7 @@ use serde_json::{Map, Value};
 use crate::data::parquet_file;
 use crate::error::{Error, Problem, Result};
 use crate::files::open_file;
+use crate::hub;
 
 /// Longest row in bytes.
 pub(super) const LONGEST_ROW: usize = 32 << 20;
@@ -116,6 +117,7 @@ pub(super) fn expand(paths: &[PathBuf], texts: bool, split: Split) -> Result<Fou
     let known = format!("{known}.jsonl, .jsonl.gz, .json and .parquet");
     let mut all = Found { files: Vec::new(), notes: Vec::new() };
     for path in paths {
+        let path = &hub::data_folder(path)?;
         let meta = std::fs::metadata(path).map_err(|e| Error::io("read", path, e))?;
         if meta.is_dir() {
             let mut found = Vec::new();

@@ -751,7 +751,7 @@ mod tests {
             |folder| options.recipe(folder, Path::new("t.jsonl"), Path::new("h.jsonl")).unwrap();
         let (orpo, mut control) = (recipe(ORPO), recipe(CONTROL));
         let lambda = |recipe: &Recipe| recipe.loss.objective.settings()[0].clone();
-        assert_eq!(lambda(&orpo), ("lambda", 0.7.into()));
+        assert_eq!(lambda(&orpo), ("lambda", 1.0.into()));
         assert_eq!(lambda(&control), ("lambda", 0.0.into()));
         assert_eq!(orpo.optim.learning_rate, 0.125);
         assert_eq!(orpo.train.max_steps, Some(32));

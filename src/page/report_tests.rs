@@ -100,7 +100,26 @@ fn report() -> ReportPage {
 fn report_shows_everything_and_loads_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("report.html");
-    write_report(&path, &report()).unwrap();
+    let table = Table {
+        title: "Sentences".into(),
+        note: "of 8".into(),
+        columns: vec!["ORPO".into()],
+        rows: vec![("Exactly right".into(), vec!["7 of 8".into()])],
+    };
+    let continuation = Continuation {
+        prompt: "Say <it>".into(),
+        first: (0, "no".into()),
+        last: (20, "yes".into()),
+    };
+    let report = ReportPage {
+        verdict: vec!["ORPO is right & more".into()],
+        tables: vec![table],
+        continuations: vec![continuation],
+        state: "Step 20 of 20".into(),
+        refresh: Some(10),
+        ..report()
+    };
+    write_report(&path, &report).unwrap();
     let html = std::fs::read_to_string(&path).unwrap();
     assert_eq!(html.matches("<figure").count(), 6);
     assert_eq!(html.matches("role=\"img\"").count(), 6);
@@ -109,7 +128,20 @@ fn report_shows_everything_and_loads_nothing() {
     {
         assert!(html.contains(text), "{text} is not on the page");
     }
-    assert!(html.contains("ORPO 7, SFT control 0"), "the count of right answers is wrong");
+    for text in [
+        "ORPO is right &amp; more",
+        "Exactly right</th><td>7 of 8</td>",
+        "Say &lt;it&gt;",
+        "After step 20",
+        "Step 20 of 20",
+        "content=\"10\"",
+    ] {
+        assert!(html.contains(text), "{text} is not on the page");
+    }
+    assert!(
+        !html.contains("on held-out rows:"),
+        "the verdict stands for the sentences of the curves"
+    );
     // Nothing is loaded: no address but SVG's name, no element that fetches.
     let addresses = html.replace("http://www.w3.org/2000/svg", "");
     for outside in ["http:", "https:", "src=", "href=", "url(", "@import", "<script", "<link"] {

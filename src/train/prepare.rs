@@ -13,6 +13,7 @@ use crate::data::rows::Split;
 use crate::data::tokenize::Tokenizer;
 use crate::error::{Error, Problem, Result};
 use crate::files::{TEMPORARY, check_creatable};
+use crate::hub;
 use crate::model::adapter::check_whole_model;
 use crate::model::config::ModelConfig;
 use crate::model::folder::PARTIAL;
@@ -222,9 +223,9 @@ fn check_paths(recipe: &Recipe) -> Result<()> {
     let missing: Vec<Problem> = named
         .chain(data.eval.iter().map(|p| ("data.eval", p)))
         .filter_map(|(key, path)| {
-            let error = fs::metadata(path).err()?;
-            let what = format!("{} cannot be read: {error}", path.display());
-            Some(Problem::new(key, what))
+            let there = hub::data_folder(path)
+                .and_then(|path| fs::metadata(&path).map_err(|e| Error::io("read", &path, e)));
+            there.err().map(|error| Problem::new(key, error.to_string()))
         })
         .collect();
     if missing.is_empty() {

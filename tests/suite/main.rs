@@ -13,6 +13,7 @@ mod formats;
 mod generate;
 mod gguf;
 mod golden;
+mod hub;
 mod library;
 mod lora;
 mod malformed;
