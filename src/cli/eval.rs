@@ -97,8 +97,7 @@ pub(super) fn run(args: &EvalArgs, device: &DeviceArgs) -> Result<()> {
     outln!("{head}");
     for (figure, found) in FIGURES.iter().zip(&found) {
         let Some(found) = found else { continue };
-        let columns: String =
-            found.models.iter().chain(&found.difference).map(|e| column(e)).collect();
+        let columns: String = found.models.iter().chain(&found.difference).map(column).collect();
         outln!("{:<50}{columns}", figure.title);
     }
     Ok(())

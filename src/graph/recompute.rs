@@ -150,11 +150,9 @@ impl Graph {
         for &i in calls {
             for v in self.calls[i].writes.clone() {
                 let base = self.base(v);
-                if !fresh.contains_key(&base) {
-                    let (name, shape) =
-                        (format!("{} again", self.info(base).name), self.shape(base).to_vec());
-                    fresh.insert(base, self.temp(&name, &shape));
-                }
+                let (name, shape) =
+                    (format!("{} again", self.info(base).name), self.shape(base).to_vec());
+                fresh.entry(base).or_insert_with(|| self.temp(&name, &shape));
             }
         }
         fresh

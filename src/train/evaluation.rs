@@ -179,6 +179,9 @@ pub struct Estimated {
     pub difference: Option<Estimate>,
 }
 
+/// What each row adds to the two sums of a figure.
+type Parts = Vec<(f64, f64)>;
+
 /// Each of [`FIGURES`] for each model, and the difference of two; None where no row gives it. `models`
 /// hold the same rows.
 ///
@@ -188,7 +191,7 @@ pub struct Estimated {
 pub fn estimates(models: &[ScoredRows], resamples: usize, seed: u64) -> Vec<Option<Estimated>> {
     let rows = models.first().map_or(0, BTreeMap::len);
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let parts: Vec<Vec<Vec<(f64, f64)>>> = FIGURES
+    let parts: Vec<Vec<Parts>> = FIGURES
         .iter()
         .map(|figure| {
             let of_model = |model: &ScoredRows| {
@@ -225,7 +228,7 @@ pub fn estimates(models: &[ScoredRows], resamples: usize, seed: u64) -> Vec<Opti
         Estimate { value, interval: [at(0.025), at(0.975)] }
     };
     let whole = |parts: &[(f64, f64)]| ratio(parts, &mut (0..rows));
-    let of_figure = |(parts, drawn): (&Vec<Vec<(f64, f64)>>, Vec<Vec<f64>>)| {
+    let of_figure = |(parts, drawn): (&Vec<Parts>, Vec<Vec<f64>>)| {
         let values: Vec<f64> = parts.iter().map(|parts| whole(parts)).collect();
         if !values.iter().all(|value| value.is_finite()) {
             return None;

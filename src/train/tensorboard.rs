@@ -139,7 +139,7 @@ fn crc32c(data: &[u8]) -> u32 {
         crc ^= u32::from(byte);
         for _ in 0..8 {
             let odd = crc & 1;
-            crc = crc >> 1 ^ 0x82f6_3b78 * odd;
+            crc = (crc >> 1) ^ (0x82f6_3b78 * odd);
         }
     }
     !crc

@@ -2,7 +2,7 @@
 //! with 1 and leave every file as it was.
 
 use crate::golden;
-use crate::place::{Place, ROW, contents, copy_folder};
+use crate::place::{Place, ROW, contents, copy_folder, timeless};
 use std::path::Path;
 use std::process::Command;
 
@@ -418,20 +418,12 @@ fn runs_that_were_stopped_or_damaged() {
     let train = "train r.toml --resume";
     let first = p.run("train r.toml");
     assert_eq!(first.code, Some(0), "{}", first.err);
-    // All but what tells the time.
-    let timeless = || {
-        let mut all = contents(&p.path("run"));
-        all.retain(|path, _| {
-            !path.ends_with("report.html") && !path.ends_with("events.out.tfevents.oddgrad")
-        });
-        all
-    };
-    let whole = timeless();
+    let whole = timeless(&p.path("run"));
 
     let again = p.run(train);
     assert_eq!(again.code, Some(0), "{}", again.err);
     assert!(again.err.contains("all 4 steps were done already"), "{}", again.err);
-    assert!(timeless() == whole);
+    assert!(timeless(&p.path("run")) == whole);
     p.refused("train r.toml --resume --set loss.lambda=0.3", &["cannot resume", "another recipe"]);
 
     // A torn newest checkpoint: the one before it is taken, and the torn one is kept beside.

@@ -43,6 +43,15 @@ pub fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     found
 }
 
+/// [`contents`] without the files of a run that tell the time.
+pub fn timeless(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut all = contents(folder);
+    all.retain(|path, _| {
+        !path.ends_with("report.html") && !path.ends_with("events.out.tfevents.oddgrad")
+    });
+    all
+}
+
 impl Place {
     pub fn new() -> Self {
         let place = Self { dir: tempfile::tempdir().unwrap() };
