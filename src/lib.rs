@@ -54,6 +54,7 @@
 //! - [`graph`], [`plan`]: the static graph, its derivative and its memory plan; no wgpu in here
 //! - [`gpu`], [`program`]: adapters, buffers, pipelines; a planned graph made real and replayed
 //! - [`ops`]: one file per operation, with formula, derivative, kernels, reference and test case
+//! - [`hub`]: models and data sets by name, from the hub's cache
 //! - [`data`]: rows, chat templates, tokens, the packed preference stream
 //! - [`model`]: the decoder, its configuration, weights and sampling
 //! - [`train`]: objectives, schedules, checkpoints, the training loop
@@ -78,7 +79,7 @@ pub mod gpu;
 pub mod graph;
 mod guard;
 #[cfg(feature = "train")]
-mod hub;
+pub mod hub;
 pub mod kernel;
 #[cfg(feature = "train")]
 pub mod model;

@@ -1,7 +1,7 @@
 //! What `oddgrad data check` looks at: every row of some files as training would see it, in one pass
 //! over rows that are not kept.
 //!
-//! A file is read twice, because its form is that of all its rows; [`CHUNK`] rows at a time become
+//! A file is read twice, because its form is that of all its rows; `CHUNK` rows at a time become
 //! tokens, on all cores, and leave only counts behind.
 
 use std::collections::HashMap;

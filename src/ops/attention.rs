@@ -12,8 +12,8 @@
 //! o[i]   = sum over j of p[i,j] * v[j]
 //! ```
 //!
-//! With a soft-cap c (Gemma 2) the scores are c tanh(s[i,j] / c), and ds below is times
-//! 1 - tanh(s[i,j] / c)^2.
+//! With a soft-cap c (Gemma 2) the scores are c tanh(s_ij / c), and ds below is times
+//! 1 - tanh(s_ij / c)^2.
 //!
 //! Backward, with do the gradient of o:
 //!
