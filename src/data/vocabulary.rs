@@ -369,7 +369,7 @@ fn merges_of(
     if scores.len() != tokens.len() {
         return Err(format!("{} scores for {} tokens", scores.len(), tokens.len()));
     }
-    let mut found: Vec<(f32, usize, usize, [&str; 2])> = Vec::new();
+    let mut found: Vec<(f32, [usize; 3], [&str; 2])> = Vec::new();
     for (id, (token, kind)) in tokens.iter().enumerate() {
         if *kind != TokenKind::Normal {
             continue;
@@ -380,13 +380,13 @@ fn merges_of(
         for (at, _) in token.char_indices().skip(1) {
             let parts = token.split_at(at);
             if let (Some(&left), Some(&right)) = (ids.get(parts.0), ids.get(parts.1)) {
-                found.push((scores[id], left, right, [parts.0, parts.1]));
+                found.push((scores[id], [id, left, right], [parts.0, parts.1]));
             }
         }
     }
-    // Where scores are equal, what was learnt first.
-    found.sort_by(|a, b| b.0.total_cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2))));
-    Ok(found.into_iter().map(|(_, _, _, parts)| parts.map(str::to_owned)).collect())
+    // Where scores are equal, what was learnt first; the merges of a token stay together.
+    found.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+    Ok(found.into_iter().map(|(_, _, parts)| parts.map(str::to_owned)).collect())
 }
 
 fn pairs_of(merges: &Value) -> Result<Vec<[String; 2]>, String> {

@@ -42,6 +42,11 @@ fn sentence_piece() -> Vocabulary {
         tokens.push(((*piece).to_owned(), TokenKind::Normal));
         scores.push(-(i as f32));
     }
+    // Several of one score, each of which two merges give.
+    for blanks in 2..6 {
+        tokens.push(("\u{2581}".repeat(blanks), TokenKind::Normal));
+        scores.push(-50.0);
+    }
     Vocabulary {
         tokens,
         splitting: Splitting::SentencePiece { scores, blank_in_front: true },
@@ -103,7 +108,7 @@ fn sentence_piece_merges_by_score_and_falls_back_to_bytes() {
     assert_eq!(again.tokens, vocabulary.tokens);
     let second = tempfile::tempdir().unwrap();
     let same = written(&again, second.path());
-    for text in ["hello", "helo hell lo", "x\u{e9}<s>", "  hello"] {
+    for text in ["hello", "helo hell lo", "x\u{e9}<s>", "  hello", "h       h"] {
         assert_eq!(same.encode(text).unwrap(), tokenizer.encode(text).unwrap(), "{text}");
     }
 }

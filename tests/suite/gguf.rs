@@ -292,5 +292,8 @@ fn what_cannot_be_exported_or_imported_is_refused_and_leaves_nothing() {
         p.refused(args, phrases);
     }
     assert_eq!(p.run("export full --gguf q8_0 --out new.gguf").code, Some(0));
+    let phrase = "has 1 values beyond 65504, the largest that f16 holds";
+    assert_eq!(p.run("export full --gguf f32 --out full.gguf").code, Some(0));
+    p.refused("import full.gguf new --dtype f16", &[phrase]);
     assert_eq!(p.run("export model --gguf q4_0 --out x.gguf").code, Some(2));
 }

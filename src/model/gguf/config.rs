@@ -292,3 +292,7 @@ fn window(read: &mut Keys, model_type: &str) -> Option<usize> {
     };
     slides.then(|| read.size_or("sliding_window", 4096))
 }
+
+#[cfg(test)]
+#[path = "config_tests.rs"]
+mod tests;

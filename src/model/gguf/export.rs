@@ -48,22 +48,22 @@ pub fn export(folder: &Path, destination: &Path, kind: BlockType) -> Result<Vec<
     all.extend(keys(&vocabulary, tokenizer.template_source()));
 
     let mut narrow = 0;
-    let tensors: Vec<Unwritten> = layout(&config)
-        .into_iter()
-        .map(|tensor| {
-            let name = architecture.gguf_name(&tensor.name);
-            let name = name.unwrap_or_else(|| panic!("{} has no name in GGUF", tensor.name));
-            let shape = tensor.outputs_first();
-            let kind = kind_of(&name, &shape, kind);
-            narrow += usize::from(kind.1);
-            let (weights, rows, reorders) = (&weights, shape[0], architecture.reorders(&name));
-            let values = move || {
-                let values = joined(&tensor, weights)?;
-                Ok(if reorders { pairs(&values, rows, head_dim) } else { values })
-            };
-            Unwritten { name, shape, kind: kind.0, values: Box::new(values) }
-        })
-        .collect();
+    let mut tensors = Vec::new();
+    for tensor in layout(&config) {
+        let Some(name) = architecture.gguf_name(&tensor.name) else {
+            let what = format!("{} has no name in GGUF, so the model is not written", tensor.name);
+            return Err(Error::file(folder, what));
+        };
+        let shape = tensor.outputs_first();
+        let (kind, is_narrow) = kind_of(&name, &shape, kind);
+        narrow += usize::from(is_narrow);
+        let (weights, rows, reorders) = (&weights, shape[0], architecture.reorders(&name));
+        let values = move || {
+            let values = joined(&tensor, weights)?;
+            Ok(if reorders { pairs(&values, rows, head_dim) } else { values })
+        };
+        tensors.push(Unwritten { name, shape, kind, values: Box::new(values) });
+    }
     if narrow > 0 {
         notes.push(format!(
             "{narrow} matrices are F16: their rows are no multiple of {} values",

@@ -194,3 +194,106 @@ pub(super) fn keys(vocabulary: &Vocabulary, template: Option<&str>) -> Vec<(Stri
     keys.extend(template.map(|t| ("tokenizer.chat_template".into(), Value::Text(t.into()))));
     keys
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::path::Path;
+
+    use super::*;
+
+    /// Four tokens of byte-level BPE, of which three are control tokens, with what `change` does.
+    fn metadata(change: impl Fn(&mut BTreeMap<String, Value>)) -> Metadata {
+        let texts = |texts: &[&str]| Value::texts(texts.iter().map(|t| (*t).to_owned()));
+        let mut keys = BTreeMap::from([
+            (at("model"), Value::Text("gpt2".into())),
+            (at("pre"), Value::Text("gpt-2".into())),
+            (at("tokens"), texts(&["<s>", "</s>", "<eot>", "a"])),
+            (at("token_type"), Value::List([3, 3, 3, 1].map(Value::Signed).to_vec())),
+            (at("merges"), texts(&[])),
+            (at("bos_token_id"), Value::Unsigned(0)),
+            (at("eos_token_id"), Value::Unsigned(1)),
+        ]);
+        change(&mut keys);
+        Metadata::new(Path::new("m.gguf"), keys)
+    }
+
+    fn set(key: &'static str, value: Value) -> impl Fn(&mut BTreeMap<String, Value>) {
+        move |keys| drop(keys.insert(at(key), value.clone()))
+    }
+
+    #[test]
+    fn tokens_of_the_file_are_named() {
+        let found = read(&metadata(set("eot_token_id", Value::Unsigned(2))), 4).unwrap();
+        assert_eq!(found.config["eos_token"], "</s>");
+        assert_eq!(found.ends, [2], "the other end of a generation");
+        assert!(found.notes.is_empty());
+        let none =
+            read(&metadata(set("eos_token_id", Value::Unsigned(u32::MAX.into()))), 4).unwrap();
+        assert!(none.config["eos_token"].is_null() && none.vocabulary.eos.is_none());
+    }
+
+    #[test]
+    fn a_first_token_is_named_where_texts_begin_with_it() {
+        let bos = |change: &dyn Fn(&mut BTreeMap<String, Value>)| {
+            let found = read(&metadata(change), 4).unwrap();
+            assert_eq!(found.vocabulary.bos.is_some(), !found.config["bos_token"].is_null());
+            found.vocabulary.bos
+        };
+        assert_eq!(bos(&|_| ()), None);
+        assert_eq!(bos(&set("add_bos_token", Value::Bool(true))), Some(0));
+        assert_eq!(bos(&set("pre", Value::Text("llama-bpe".into()))), Some(0));
+        let template = |keys: &mut BTreeMap<String, Value>| {
+            let text = Value::Text("{{ bos_token }}{{ messages }}".into());
+            keys.insert("tokenizer.chat_template".into(), text);
+        };
+        assert_eq!(bos(&template), Some(0));
+    }
+
+    #[test]
+    fn sentence_piece_has_tokens_of_its_own_where_none_are_named() {
+        let found = read(
+            &metadata(|keys| {
+                set("model", Value::Text("llama".into()))(keys);
+                set("scores", Value::List(vec![Value::Float(0.0); 4]))(keys);
+                for key in ["bos_token_id", "eos_token_id", "merges", "pre"] {
+                    keys.remove(&at(key));
+                }
+            }),
+            4,
+        )
+        .unwrap();
+        let v = found.vocabulary;
+        assert_eq!((v.unknown, v.bos, v.eos, v.add_bos), (Some(0), Some(1), Some(2), true));
+    }
+
+    #[test]
+    fn a_file_without_a_pre_tokenizer_is_told_of() {
+        let found = read(&metadata(|keys| drop(keys.remove(&at("pre")))), 4).unwrap();
+        assert!(found.notes[0].contains("names no pre-tokenizer"), "{:?}", found.notes);
+    }
+
+    #[test]
+    fn lists_and_ids_that_do_not_fit_are_refused() {
+        let refused = |key: &'static str, value: Value, rows: usize, phrase: &str| {
+            let error = read(&metadata(set(key, value)), rows).err().unwrap().to_string();
+            assert!(error.contains(phrase), "`{phrase}` is missing: {error}");
+        };
+        let one = Value::Unsigned(1);
+        refused("model", Value::Text("t5".into()), 4, "model: is \"t5\"; gpt2");
+        refused("tokens", one.clone(), 4, "tokens: is 1, an integer; an array of texts");
+        refused("tokens", Value::List(vec![one.clone()]), 4, "an array of texts is expected");
+        refused("token_type", Value::List(vec![one.clone()]), 4, "has 1 values for 4 tokens");
+        refused("token_type", Value::List(vec![Value::Signed(9); 4]), 4, "an array of 1 to 6");
+        refused("token_type", Value::List(vec![Value::Signed(-1); 4]), 4, "an array of 1 to 6");
+        refused("eos_token_id", Value::Unsigned(4), 4, "is 4, but there are 4 tokens");
+        refused("add_bos_token", one, 4, "true or false is expected");
+        refused(
+            "pre",
+            Value::Text("gpt-2".into()),
+            3,
+            "has 4 tokens, but token_embd.weight only 3",
+        );
+        refused("merges", Value::Bool(true), 4, "an array of texts is expected");
+    }
+}
