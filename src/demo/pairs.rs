@@ -290,12 +290,15 @@ mod tests {
         assert!(alone.train.iter().all(|p| !files.contains(&p.source)));
 
         // A training file that corrects to a held-out sentence loses that row only.
-        let victim = alone.train[0].clone();
+        let at = |p: &Pair| alone.known.iter().all(|k| k.source != p.source);
+        let at = alone.train.iter().position(at).unwrap();
+        let victim = alone.train[at].clone();
         let leak = Pair { right: alone.heldout[0].wrong.clone(), ..victim.clone() };
-        let at = pairs.iter().position(|p| *p == victim).unwrap();
-        pairs[at] = leak;
+        let place = pairs.iter().position(|p| *p == victim).unwrap();
+        pairs[place] = leak;
         let clean = Split::of(pairs);
-        assert_eq!(clean.train, alone.train[1..]);
+        let rest = [&alone.train[..at], &alone.train[at + 1..]].concat();
+        assert_eq!(clean.train, rest);
         assert_eq!((clean.heldout, clean.known), (alone.heldout, alone.known));
     }
 

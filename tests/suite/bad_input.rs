@@ -240,7 +240,7 @@ fn rows_that_cannot_be_used() {
     p.refused("train r.toml --set data.eval=bad.jsonl", all);
     for (data, phrases) in [
         ("bad.jsonl", all),
-        ("nowhere.jsonl", &["data.train: nowhere.jsonl cannot be read", "current folder"]),
+        ("nowhere.jsonl", &["data.train: cannot read nowhere.jsonl", "current folder"]),
         ("nothing.jsonl", &["no usable row in nothing.jsonl"]),
         ("nothing.jsonl --skip-bad-rows", &["no usable row in nothing.jsonl"]),
         ("folder", &["folder: the folder holds no data", ".jsonl"]),
