@@ -59,13 +59,16 @@
 //! - [`model`]: the decoder, its configuration, weights and sampling
 //! - [`train`]: objectives, schedules, checkpoints, the training loop
 //! - [`mod@bench`]: benchmarks of kernels and of the whole step
-//! - `page`, `demo`, `cli`: HTML pages, the demo and the commands of the `oddgrad` program
+//! - `page`, `demo`, `compare`, `cli`: HTML pages, the demo, objectives side by side and the commands of the `oddgrad` program
 
 #[cfg(feature = "cli")]
 pub mod bench;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod cli;
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub mod compare;
 #[cfg(feature = "train")]
 pub mod data;
 #[cfg(feature = "cli")]

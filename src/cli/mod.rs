@@ -7,6 +7,7 @@ mod output;
 
 mod bench;
 mod chat;
+mod compare;
 mod data;
 mod demo;
 mod display;
@@ -158,6 +159,8 @@ enum Command {
     Tune(tune::TuneArgs),
     /// Continue prompts with a model.
     Generate(generate::GenerateArgs),
+    /// Train the same rows with several objectives and lay them side by side.
+    CompareObjectives(compare::CompareArgs),
     /// Judge a model, or two side by side, by rows it was not trained on.
     Eval(eval::EvalArgs),
     /// Talk to a model, line by line.
@@ -211,6 +214,7 @@ fn execute(cli: &Cli) -> Result<()> {
         Command::Bench(args) => bench::run(args, device),
         Command::Tune(args) => tune::run(args, device),
         Command::Generate(args) => generate::run(args, device),
+        Command::CompareObjectives(args) => compare::run(args, device),
         Command::Eval(args) => eval::run(args, device),
         Command::Chat(args) => chat::run(args, device),
         Command::Merge(args) => merge::run(args),

@@ -3,17 +3,12 @@
 use super::DeviceArgs;
 use super::import::model_folder;
 use super::working;
-use crate::data::form::Form;
-use crate::data::tokenize::Tokenizer;
 use crate::error::{Error, Problem, Result};
 use crate::kernel::Target;
-use crate::model::config::ModelConfig;
-use crate::model::weights::{FolderWeights, ParameterValues, Storage};
-use crate::train::learner::{MemoryPlan, fitting_plan};
+use crate::train::forecast::{Forecast, forecast};
 use crate::train::prepare::capacity;
-use crate::train::program::{Placement, micro_graph};
-use crate::train::recipe::Recipe;
-use crate::train::{recipe, sampler};
+use crate::train::program::micro_graph;
+use crate::train::recipe;
 use clap::Args;
 use std::path::{Path, PathBuf};
 
@@ -31,37 +26,6 @@ pub struct PlanArgs {
     /// Print every dispatch of forward and backward.
     #[arg(long)]
     listing: bool,
-}
-
-/// A recipe with what its plan is made of.
-struct Planned {
-    config: ModelConfig,
-    placement: Placement,
-    memory: MemoryPlan,
-}
-
-fn planned(recipe: &Recipe, target: &Target) -> Result<Planned> {
-    let config = recipe.adapted(ModelConfig::load(&recipe.model)?)?;
-    // What trains is F32 whatever the file holds.
-    let storage = match recipe.lora {
-        None => Storage::new(),
-        Some(_) => FolderWeights::open(&recipe.model, &config)?.storage(),
-    };
-    let mut placement = recipe.placement(&config, storage);
-    let tokenizer = Tokenizer::from_folder(&recipe.model)?;
-    // The rows are not read, and the longer form is the chat template's.
-    let form = recipe.sample.form.unwrap_or(Form::of_template(tokenizer.has_template()));
-    let room = sampler::room(&tokenizer, &config, &recipe.sample, form)?;
-    let memory = fitting_plan(
-        target,
-        &config,
-        capacity(recipe),
-        &*recipe.loss.objective,
-        &mut placement,
-        room,
-        recipe.batch.recompute,
-    )?;
-    Ok(Planned { config, placement, memory })
 }
 
 fn mib(bytes: u64) -> String {
@@ -85,7 +49,7 @@ pub(super) fn run(args: &PlanArgs, device: &DeviceArgs) -> Result<()> {
         Some(bytes) => outln!("memory                           {}", mib(bytes)),
         None => outln!("memory                           not known"),
     }
-    let found = match planned(&recipe, &target) {
+    let found = match forecast(&recipe, &target) {
         Ok(found) => found,
         Err(error @ Error::Limit(_)) => {
             alternatives(args, &recipe.model, &target);
@@ -93,7 +57,7 @@ pub(super) fn run(args: &PlanArgs, device: &DeviceArgs) -> Result<()> {
         }
         Err(error) => return Err(error),
     };
-    let Planned { config, placement, memory: plan } = found;
+    let Forecast { config, placement, memory: plan } = found;
     outln!("parameters                       {:>10}", config.parameter_count());
     outln!("weights, gradients, moments      {}", mib(plan.state));
     outln!("forward and backward             {}", mib(plan.micro.temporaries()));
@@ -124,7 +88,7 @@ fn alternatives(args: &PlanArgs, model: &Path, target: &Target) {
             args.set.iter().cloned().chain(settings.iter().map(|s| (*s).to_owned())).collect();
         let mut recipe = recipe::load(&args.recipe, &set)?;
         recipe.model = model.to_owned();
-        planned(&recipe, target)
+        forecast(&recipe, target)
     };
     outln!("other settings");
     let choices: [&[&str]; 6] = [

@@ -19,7 +19,7 @@ use crate::page::report::{self, ReportPage, Sample, Table, write_report};
 use crate::program::Store;
 use crate::train::dataset::Dataset;
 use crate::train::evaluation::{Estimate, FIGURES, estimates, score};
-use crate::train::metrics::{METRICS, MetricsRecord, Split, read_metrics};
+use crate::train::metrics::{METRICS, MetricsRecord, Split, read_metrics, step_seconds};
 use crate::train::objectives::RowKind;
 use crate::train::prepare::prepare;
 use crate::train::recipe::Recipe;
@@ -319,21 +319,6 @@ impl Finished {
     fn last(&self, name: &str) -> Option<f64> {
         self.records.iter().rev().filter(|r| r.split == Split::Train).find_map(|r| r.get(name))
     }
-
-    /// Seconds spent in optimizer steps, in all of the run's parts if it was resumed.
-    fn seconds(&self) -> f64 {
-        let mut before = 0.0;
-        let mut seconds = 0.0;
-        for record in self.records.iter().filter(|r| r.split == Split::Train) {
-            if let (Some(tokens), Some(rate)) =
-                (record.get("num_tokens"), record.get("tokens_per_second"))
-            {
-                seconds += (tokens - before) / rate;
-                before = tokens;
-            }
-        }
-        seconds
-    }
 }
 
 fn facts(
@@ -388,8 +373,8 @@ fn facts(
             format!(
                 "{} for everything{since}; optimizer steps: {} (control: {})",
                 duration(seconds),
-                duration(orpo.seconds()),
-                duration(control.seconds())
+                duration(step_seconds(&orpo.records)),
+                duration(step_seconds(&control.records))
             ),
         ),
         ("Command", options.command.clone()),

@@ -121,6 +121,21 @@ impl Dataset {
         })
     }
 
+    /// Examples that come from no file; `source` says where from.
+    pub fn of_examples(examples: Vec<Example>, source: &str) -> Self {
+        let rows = examples.iter().map(|example| example.row + 1).max().unwrap_or(0);
+        let place = |row: usize| Source { file: source.into(), line: row + 1 };
+        Self {
+            counts: Counts { kept: examples.len(), ..Counts::default() },
+            examples,
+            sources: (0..rows).map(place).collect(),
+            form: Form::Plain,
+            skipped: Vec::new(),
+            notes: Vec::new(),
+            reference: Vec::new(),
+        }
+    }
+
     /// Checks the examples against the tokenizer, the model and the stream.
     ///
     /// # Errors

@@ -191,6 +191,19 @@ pub fn read_metrics(path: &Path) -> Result<Vec<MetricsRecord>> {
     numbered.map(record).collect()
 }
 
+/// Seconds that the optimizer steps of these records took, in all parts of a run that was resumed.
+pub fn step_seconds(records: &[MetricsRecord]) -> f64 {
+    let (mut before, mut seconds) = (0.0, 0.0);
+    for record in records.iter().filter(|record| record.split == Split::Train) {
+        let counts = (record.get("num_tokens"), record.get("tokens_per_second"));
+        if let (Some(tokens), Some(rate)) = counts {
+            seconds += (tokens - before) / rate;
+            before = tokens;
+        }
+    }
+    seconds
+}
+
 /// The lines that end, each with its line break.
 fn whole_lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     bytes.split_inclusive(|&b| b == b'\n').filter(|line| line.ends_with(b"\n"))

@@ -8,6 +8,7 @@ pub mod dataset;
 mod describe;
 pub mod evaluation;
 pub mod evaluator;
+pub mod forecast;
 pub mod learner;
 pub mod lock;
 pub mod metrics;
