@@ -44,7 +44,7 @@ pub(super) fn write(path: &Path, keys: &[(String, Value)], tensors: &[Unwritten]
             let values = (tensor.values)()?;
             let largest = tensor.kind.largest();
             let bad = values.iter().filter(|x| !x.is_finite()).count();
-            let large = values.iter().filter(|x| x.abs() > largest).count() - infinite(&values);
+            let large = values.iter().filter(|x| x.is_finite() && x.abs() > largest).count();
             let what = match (bad, large) {
                 (1.., _) => format!("has {bad} values that are not finite"),
                 (0, 1..) => format!(
@@ -67,10 +67,6 @@ pub(super) fn write(path: &Path, keys: &[(String, Value)], tensors: &[Unwritten]
         // Readers expect the last tensor to be filled up as well.
         pad(out, &mut at).map_err(io)
     })
-}
-
-fn infinite(values: &[f32]) -> usize {
-    values.iter().filter(|x| x.is_infinite()).count()
 }
 
 fn pad(out: &mut dyn Write, at: &mut u64) -> std::io::Result<()> {
