@@ -171,7 +171,9 @@ fn entries(options: &CompareOptions) -> Result<Vec<Entry>> {
                 Ok(mut recipe) => {
                     let stage = if number == 0 { name.clone() } else { format!("{name}.{number}") };
                     recipe.output = options.output.join(stage);
-                    if recipe.data.eval.is_empty() && problems.is_empty() {
+                    if recipe.data.eval.is_empty()
+                        && problems.iter().all(|p| p.place != "data.eval")
+                    {
                         let what =
                             "is empty, and the comparison is made on held-out rows; name some";
                         problems.push(Problem::new("data.eval", what));

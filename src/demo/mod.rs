@@ -4,30 +4,24 @@
 //! objective of ORPO, the other (lambda = 0) only imitates the right sentences; its wrong ones are
 //! measured and not trained on. What the report shows of the difference is lambda's work.
 
+mod judged;
 pub mod pairs;
+mod rows;
 
-use crate::data::form::Form;
-use crate::data::tokenize::Tokenizer;
-use crate::error::{Error, Problem, Result};
-use crate::files::{check_creatable, write_atomically};
+use crate::error::{Error, Result};
+use crate::files::check_creatable;
 use crate::gpu::Gpu;
 use crate::model::config::ModelConfig;
-use crate::model::generate::Sampling;
 use crate::model::weight_files::check_weights_there;
-use crate::model::weights::{FolderWeights, ParameterValues};
-use crate::page::report::{self, ReportPage, Sample, Table, write_report};
-use crate::program::Store;
-use crate::train::dataset::Dataset;
-use crate::train::evaluation::{Estimate, FIGURES, estimates, score};
+use crate::page::report::{self, ReportPage, Sample, write_report};
 use crate::train::metrics::{METRICS, MetricsRecord, Split, read_metrics, step_seconds};
-use crate::train::objectives::RowKind;
 use crate::train::prepare::prepare;
 use crate::train::recipe::Recipe;
-use crate::train::sampler::Sampler;
 use crate::train::trainer;
+pub use judged::Judged;
+use judged::{correct, got_better, judge, pick, table_of, verdict_of};
 use pairs::{GrammarPairs, fetch_pairs};
-use serde_json::Value;
-use std::collections::BTreeMap;
+use rows::{every, read_rows, spread, write_heldout};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -52,11 +46,6 @@ pub const ORPO: &str = "orpo";
 /// Folder of the control in the output folder.
 pub const CONTROL: &str = "control";
 
-/// Longest sentence in characters that the page shows corrections of.
-const SHOWN_CHARS: usize = 72;
-/// Tokens a correction may have beyond the longest right one.
-const SPARE_TOKENS: usize = 4;
-
 /// What a demo starts from and where it goes.
 #[derive(Debug, Clone)]
 pub struct DemoOptions {
@@ -76,23 +65,6 @@ pub struct DemoOptions {
     pub command: String,
     /// Set when the demo is to stop; it goes on with `resume`.
     pub stop: Arc<AtomicBool>,
-}
-
-/// Held-out rows of one kind, and what the base model and both trained ones make of them.
-#[derive(Debug, Clone)]
-pub struct Judged {
-    /// What the rows have in common, behind "sentences".
-    pub kind: &'static str,
-    /// How many rows there are.
-    pub rows: usize,
-    /// Of the base model, the control and ORPO: how often the right sentence is preferred.
-    pub preferred: [Estimate; 3],
-    /// Their log odds ratios.
-    pub log_odds: [Estimate; 3],
-    /// How many of [`Judged::corrected`] greedy corrections are exactly right.
-    pub exact: [usize; 3],
-    /// Sentences that each of them corrected.
-    pub corrected: usize,
 }
 
 /// What happens during a demo, for a display.
@@ -392,333 +364,9 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
-/// A held-out row in the layout of [`fetch_pairs`].
-#[derive(Debug, Clone)]
-struct HeldOutRow {
-    line: String,
-    source: String,
-    prompt: String,
-    right: String,
-    wrong: String,
-}
-
-fn read_rows(path: &Path) -> Result<Vec<HeldOutRow>> {
-    let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
-    let mut rows = Vec::new();
-    let mut problems = Vec::new();
-    for (number, line) in text.lines().enumerate() {
-        match row(line) {
-            Some(row) => rows.push(row),
-            None => problems.push(Problem::new(
-                format!("{}:{}", path.display(), number + 1),
-                "is not a row of the demo: prompt, chosen and rejected of one message, and source",
-            )),
-        }
-    }
-    match problems.is_empty() {
-        true if rows.is_empty() => Err(Error::file(path, "has no rows")),
-        true => Ok(rows),
-        false => Err(Error::input("the held-out rows cannot be used", problems)),
-    }
-}
-
-fn row(line: &str) -> Option<HeldOutRow> {
-    let value: Value = serde_json::from_str(line).ok()?;
-    let content = |side: &str| Some(value[side][0]["content"].as_str()?.to_owned());
-    Some(HeldOutRow {
-        line: line.to_owned(),
-        source: value["source"].as_str()?.to_owned(),
-        prompt: content("prompt")?,
-        right: content("chosen")?,
-        wrong: content("rejected")?,
-    })
-}
-
-/// At most `per_rule` rows of every rule file, evenly spaced within it, rule file after rule file.
-fn spread(rows: Vec<HeldOutRow>, per_rule: usize) -> Vec<HeldOutRow> {
-    let mut by_rule: BTreeMap<String, Vec<HeldOutRow>> = BTreeMap::new();
-    for row in rows {
-        by_rule.entry(row.source.clone()).or_default().push(row);
-    }
-    let even = |rows: Vec<HeldOutRow>| -> Vec<HeldOutRow> {
-        let count = rows.len().min(per_rule);
-        (0..count).map(|at| rows[at * rows.len() / count].clone()).collect()
-    };
-    by_rule.into_values().flat_map(even).collect()
-}
-
-/// At most `count` rows, evenly spaced.
-fn every(rows: Vec<HeldOutRow>, count: usize) -> Vec<HeldOutRow> {
-    let count = rows.len().min(count);
-    (0..count).map(|at| rows[at * rows.len() / count].clone()).collect()
-}
-
-/// `count` corrections short enough for a table: those that got better, then one of every rule file,
-/// then a second one, and so on.
-fn pick(rows: &[HeldOutRow], corrections: Vec<Sample>, count: usize) -> Vec<Sample> {
-    let mut better = Vec::new();
-    let mut by_rule: BTreeMap<&str, Vec<Sample>> = BTreeMap::new();
-    for (row, sample) in rows.iter().zip(corrections) {
-        if row.right.chars().count().max(row.wrong.chars().count()) > SHOWN_CHARS {
-            continue;
-        }
-        match sample.outputs.last().map(String::as_str) {
-            Some(orpo) if is_right(orpo, &sample) && !is_right(&sample.outputs[0], &sample) => {
-                better.push(sample);
-            }
-            _ => by_rule.entry(&row.source).or_default().push(sample),
-        }
-    }
-    // Half of the room at most, so that what did not get better is seen too.
-    better.truncate(count.div_ceil(2));
-    let rounds = by_rule.values().map(Vec::len).max().unwrap_or(0);
-    let others = (0..rounds)
-        .flat_map(|round| by_rule.values().filter_map(move |rows| rows.get(round)).cloned());
-    let left = count - better.len();
-    better.extend(others.take(left).collect::<Vec<_>>());
-    better
-}
-
-fn is_right(text: &str, sample: &Sample) -> bool {
-    text.trim() == sample.right.trim()
-}
-
-/// Whether ORPO's correction, the second, is right and that of the base model, the first, is not.
-fn got_better(sample: &Sample) -> bool {
-    match &sample.outputs[..] {
-        [base, orpo, ..] => is_right(orpo, sample) && !is_right(base, sample),
-        _ => false,
-    }
-}
-
-/// What the base model, the control and ORPO make of the rows in a file.
-fn judge(
-    gpu: &Rc<Gpu>,
-    models: [&PathBuf; 3],
-    kind: &'static str,
-    file: &Path,
-    orpo: &Finished,
-    corrections: &[Sample],
-) -> Result<Judged> {
-    let config = ModelConfig::load(models[0])?;
-    let tokenizer = Tokenizer::from_folder(models[0])?;
-    let paths = [file.to_owned()];
-    let (data, tokens) = (&orpo.recipe.data, orpo.recipe.batch.stream_tokens);
-    let rows =
-        Dataset::load(data, RowKind::Pairs, &tokenizer, &paths, crate::data::rows::Split::Train)?;
-    let mut scored = Vec::new();
-    for model in models {
-        let weights = FolderWeights::open(model, &config)?;
-        scored.push(score(gpu, &config, &weights, &tokenizer, &rows, tokens, &mut |_| ())?);
-    }
-    let found = estimates(&scored, RESAMPLES, 0);
-    let of = |key: &str| -> [Estimate; 3] {
-        let at = FIGURES.iter().position(|figure| figure.key == key).expect("it is a figure");
-        let found = found[at].as_ref().expect("every row has both answers");
-        [0, 1, 2].map(|model| found.models[model])
-    };
-    let exact = [0, 1, 2].map(|model| {
-        corrections.iter().filter(|sample| is_right(&sample.outputs[model], sample)).count()
-    });
-    Ok(Judged {
-        kind,
-        rows: scored[0].len(),
-        preferred: of("rewards/accuracies"),
-        log_odds: of("log_odds_chosen"),
-        exact,
-        corrected: corrections.len(),
-    })
-}
-
-/// Draws of rows for the intervals.
-const RESAMPLES: usize = 1000;
-
-/// A sentence about rows of one kind. Whether something is a difference is told by the intervals.
-fn verdict_of(judged: &Judged) -> String {
-    let Judged { kind, rows, preferred: [base, control, orpo], exact, corrected, .. } = judged;
-    let share = |e: &Estimate| format!("{:.1} %", 100.0 * e.value);
-    let apart =
-        |a: &Estimate, b: &Estimate| a.interval[1] < b.interval[0] || b.interval[1] < a.interval[0];
-    let change = match (apart(base, orpo), orpo.value > base.value) {
-        (false, _) => "that is no change that so few rows could show",
-        (true, true) if apart(control, orpo) && orpo.value > control.value => {
-            "more than before, and more than imitation alone brings"
-        }
-        (true, true) => "more than before",
-        (true, false) => "less than before",
-    };
-    format!(
-        "On {rows} new sentences {kind}, ORPO prefers the right one in {} of the pairs, the base model in {} and imitation alone in {}: {change}. Exactly right corrections, of {corrected}: ORPO {}, base model {}, imitation {}.",
-        share(orpo),
-        share(base),
-        share(control),
-        exact[2],
-        exact[0],
-        exact[1]
-    )
-}
-
-/// Both kinds of rows as a table.
-fn table_of(judged: &[Judged; 2]) -> Table {
-    let share = |e: &Estimate| {
-        let [low, high] = e.interval.map(|x| 100.0 * x);
-        format!("{:.1} % ({low:.1} to {high:.1})", 100.0 * e.value)
-    };
-    let number =
-        |e: &Estimate| format!("{:.2} ({:.2} to {:.2})", e.value, e.interval[0], e.interval[1]);
-    let mut rows = Vec::new();
-    for j in judged {
-        let Judged { kind, rows: count, preferred, log_odds, exact, corrected } = j;
-        rows.push((
-            format!("Right sentence preferred, {count} sentences {kind}"),
-            preferred.iter().map(share).collect(),
-        ));
-        rows.push((
-            format!("Log odds ratio, sentences {kind}"),
-            log_odds.iter().map(number).collect(),
-        ));
-        let exact = exact.iter().map(|n| format!("{n} of {corrected}")).collect();
-        rows.push((format!("Exactly right corrections, sentences {kind}"), exact));
-    }
-    Table {
-        title: "Sentences that no run has seen".into(),
-        note: "In brackets 95 % of 1,000 draws of the rows (bootstrap).".into(),
-        columns: ["base model", "imitation alone", "ORPO"].map(str::to_owned).into(),
-        rows,
-    }
-}
-
-/// Writes the rows that both runs are evaluated on. Where they are already, they must be the same:
-/// a resumed demo with other settings would compare what cannot be compared.
-fn write_heldout(path: &Path, rows: &[HeldOutRow]) -> Result<()> {
-    let text: String = rows.iter().map(|row| format!("{}\n", row.line)).collect();
-    if path.exists() {
-        let found = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
-        return match found == text.as_bytes() {
-            true => Ok(()),
-            false => Err(Error::file(
-                path,
-                "belongs to a demo with other settings. Resume with the settings it was started \
-                 with, or choose another --output.",
-            )),
-        };
-    }
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
-    }
-    write_atomically(path, text.as_bytes())
-}
-
-/// Greedy corrections by the base model, the control and ORPO: one program, in which the weights are
-/// exchanged.
-fn correct(gpu: &Rc<Gpu>, models: [&PathBuf; 3], rows: &[HeldOutRow]) -> Result<Vec<Sample>> {
-    if rows.is_empty() {
-        return Ok(Vec::new());
-    }
-    let config = ModelConfig::load(models[0])?;
-    let tokenizer = Tokenizer::from_folder(models[0])?;
-    let lengths = rows.iter().map(|row| Ok(tokenizer.encode(&row.right)?.len()));
-    let longest = lengths.collect::<Result<Vec<_>>>()?.into_iter().max().unwrap_or(0);
-    let max_tokens = longest + SPARE_TOKENS;
-    let store = Store::new(gpu);
-    let put = |model: &Path| -> Result<()> {
-        FolderWeights::open(model, &config)?
-            .each(&mut |name, shape, values| store.write(name, shape, values))
-    };
-    put(models[0])?;
-    let prompts: Vec<String> = rows.iter().map(|row| row.prompt.clone()).collect();
-    let prompts = (&prompts[..], Form::of_template(tokenizer.has_template()));
-    let sampler = Sampler::new(gpu, &store, &config, tokenizer, prompts, max_tokens)?;
-    let greedy = Sampling::greedy(max_tokens);
-    let mut texts = Vec::new();
-    for model in models {
-        put(model)?;
-        texts.push(sampler.run(&greedy, &[], &mut |_, _| ())?.into_iter());
-    }
-    let mut next = |model: usize| texts[model].next().expect("one text a prompt");
-    let sample = |row: &HeldOutRow| Sample {
-        wrong: row.wrong.clone(),
-        outputs: (0..3).map(&mut next).collect(),
-        right: row.right.clone(),
-    };
-    Ok(rows.iter().map(sample).collect())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn rows(counts: &[(&str, usize)]) -> Vec<HeldOutRow> {
-        let one = |source: &str, n: usize| {
-            let text = format!("sentence {n} of {source}");
-            HeldOutRow {
-                line: format!("{source} {n}"),
-                source: source.into(),
-                prompt: text.clone(),
-                right: text.clone(),
-                wrong: text,
-            }
-        };
-        counts.iter().flat_map(|&(source, count)| (0..count).map(move |n| one(source, n))).collect()
-    }
-
-    #[test]
-    fn demo_evaluates_every_rule_file_and_none_too_often() {
-        let chosen = spread(rows(&[("b", 249), ("a", 2), ("c", 5)]), 4);
-        let lines: Vec<_> = chosen.iter().map(|row| row.line.as_str()).collect();
-        assert_eq!(
-            lines,
-            ["a 0", "a 1", "b 0", "b 62", "b 124", "b 186", "c 0", "c 1", "c 2", "c 3"]
-        );
-    }
-
-    /// Corrections of which ORPO's is right where `better` says so.
-    fn corrections(rows: &[HeldOutRow], better: &[usize]) -> Vec<Sample> {
-        let sample = |(at, row): (usize, &HeldOutRow)| {
-            let orpo = if better.contains(&at) { row.right.clone() } else { "no".into() };
-            let outputs = vec!["no".into(), "no".into(), orpo];
-            Sample { wrong: row.wrong.clone(), outputs, right: row.right.clone() }
-        };
-        rows.iter().enumerate().map(sample).collect()
-    }
-
-    #[test]
-    fn demo_shows_what_got_better_then_different_rules_and_no_long_ones() {
-        let mut rows = rows(&[("a", 3), ("b", 1), ("c", 2)]);
-        rows[0].wrong = "x".repeat(SHOWN_CHARS + 1);
-        let shown = |better: &[usize], count| -> Vec<String> {
-            let picked = pick(&rows, corrections(&rows, better), count);
-            picked
-                .into_iter()
-                .map(|s| s.right.replace("sentence ", "").replace("of ", ""))
-                .collect()
-        };
-        assert_eq!(shown(&[], 4), ["1 a", "0 b", "0 c", "2 a"]);
-        assert_eq!(shown(&[5, 2, 3], 4), ["2 a", "0 b", "1 a", "0 c"]);
-        assert_eq!(shown(&[], 99).len(), 5);
-    }
-
-    #[test]
-    fn demo_verdicts_go_by_the_intervals() {
-        let estimate = |value: f64, by: f64| Estimate { value, interval: [value - by, value + by] };
-        let judged = |shares: [f64; 3], by| Judged {
-            kind: "of rules",
-            rows: 160,
-            preferred: shares.map(|share| estimate(share, by)),
-            log_odds: [estimate(0.0, 1.0); 3],
-            exact: [1, 2, 30],
-            corrected: 160,
-        };
-        let verdict = |shares, by| verdict_of(&judged(shares, by));
-        let clear = verdict([0.01, 0.05, 0.55], 0.04);
-        assert!(clear.contains("55.0 %") && clear.contains("more than imitation alone"), "{clear}");
-        assert!(clear.contains("ORPO 30, base model 1, imitation 2"), "{clear}");
-        assert!(verdict([0.01, 0.5, 0.55], 0.04).contains("more than before."));
-        assert!(verdict([0.5, 0.5, 0.55], 0.04).contains("no change"));
-        assert!(verdict([0.6, 0.5, 0.5], 0.04).contains("less than before"));
-        let table = table_of(&[judged([0.01, 0.05, 0.55], 0.01), judged([0.0, 0.0, 0.0], 0.0)]);
-        assert_eq!((table.rows.len(), table.rows[0].1[2].as_str()), (6, "55.0 % (54.0 to 56.0)"));
-    }
 
     #[test]
     fn demo_recipes_differ_in_lambda_and_folder_alone() {
@@ -775,18 +423,6 @@ mod tests {
         options.set = vec!["optim.lerning_rate=1".into()];
         assert!(error(&options).contains("learning_rate"));
         assert!(!options.cache.exists() && !options.output.exists());
-    }
-
-    #[test]
-    fn demo_resumes_on_the_same_held_out_rows_only() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("run/heldout.jsonl");
-        let few = rows(&[("a", 2)]);
-        write_heldout(&path, &few).unwrap();
-        write_heldout(&path, &few).unwrap();
-        let error = write_heldout(&path, &rows(&[("a", 3)])).unwrap_err().to_string();
-        assert!(error.contains("other settings"), "{error}");
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "a 0\na 1\n");
     }
 
     #[test]
