@@ -185,7 +185,11 @@ fn entries(options: &CompareOptions) -> Result<Vec<Entry>> {
                     stages.push(Stage { objective: objective.to_owned(), recipe });
                 }
                 Err(Error::Input { problems: more, .. }) => problems.extend(
-                    more.into_iter().map(|p| Problem::new(format!("{name}: {}", p.place), p.what)),
+                    // That the objective is set, nobody wrote.
+                    more.into_iter().map(|p| {
+                        let place = p.place.trim_start_matches("--set: ");
+                        Problem::new(format!("{name}: {place}"), p.what)
+                    }),
                 ),
                 Err(error) => return Err(error),
             }

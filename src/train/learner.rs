@@ -5,7 +5,6 @@ use crate::data::pack::{Capacity, PackedBatch};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::graph::{DType, GRAD, Graph, Parameter, Var};
-use crate::kernel::Class;
 use crate::kernel::Target;
 use crate::model::config::ModelConfig;
 use crate::model::generate::{GeneratorPlan, Room, plan_generator};
@@ -128,14 +127,9 @@ fn check_memory(target: &Target, bytes: u64) -> Result<()> {
     let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
     match target.memory {
         Some(there) if bytes > there => Err(Error::Limit(format!(
-            "this needs {:.1} GiB of memory, and {:.1} GiB are {}. `oddgrad plan` says which settings fit.",
+            "this needs {:.3} GiB of memory, and there are {:.3} GiB. `oddgrad plan` lists settings that fit.",
             gib(bytes),
-            gib(there),
-            if target.class == Class::Discrete {
-                "on this adapter"
-            } else {
-                "free on this machine"
-            }
+            gib(there)
         ))),
         _ => Ok(()),
     }
