@@ -1,5 +1,6 @@
 //! `oddgrad data check FILE… --model DIR`
 
+use super::hub::bring_rows;
 use super::import::model_folder;
 use super::working;
 use crate::data::example::{Example, Sequence};
@@ -63,6 +64,7 @@ pub(super) fn run(args: &DataArgs) -> Result<()> {
 }
 
 fn check(args: &CheckArgs) -> Result<()> {
+    bring_rows(&args.files)?;
     working::on("reading the tokenizer");
     let tokenizer = Tokenizer::from_folder(&tokenizer_folder(&model_folder(&args.model)?)?)?;
     let options = ReadOptions {

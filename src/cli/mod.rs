@@ -15,6 +15,7 @@ mod doctor;
 mod eval;
 mod export;
 mod generate;
+mod hub;
 mod import;
 mod interrupt;
 mod merge;
