@@ -4,7 +4,7 @@ use super::hub::bring_rows;
 use super::import::model_folder;
 use super::working;
 use crate::data::example::{Example, Sequence};
-use crate::data::rows::{ReadOptions, Split};
+use crate::data::rows::{ReadOptions, Split, Undecided};
 use crate::data::survey::{Histogram, RULES, Survey, survey};
 use crate::data::tokenize::{EosRule, Tokenizer};
 use crate::error::{Error, Result, shown};
@@ -100,6 +100,9 @@ fn check(args: &CheckArgs) -> Result<()> {
 
 fn print(found: &Survey, tokenizer: &Tokenizer, max_length: usize) {
     outln!("rows       {} read, {} usable, {} refused", found.read, found.usable, found.refused);
+    if found.undecided != Undecided::default() {
+        outln!("           {}", found.undecided.left_out(""));
+    }
     if found.usable == 0 {
         return;
     }

@@ -21,6 +21,7 @@ pub mod messages;
 mod normalise;
 pub mod pack;
 mod parquet_file;
+pub mod prompts;
 pub mod rows;
 mod special;
 pub mod survey;

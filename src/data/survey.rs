@@ -12,7 +12,9 @@ use std::path::{Path, PathBuf};
 use super::example::{Example, Sequence};
 use super::files;
 use super::length::{Counts, Cut, OverLength};
-use super::rows::{Forms, PreferenceRow, ReadOptions, Source, check_map, file_note, names, scan};
+use super::rows::{
+    Forms, PreferenceRow, ReadOptions, Source, Undecided, check_map, file_note, names, scan,
+};
 use super::tokenize::{EosRule, Tokenizer, Untrimmed};
 use crate::error::{Error, Problem, Result};
 use crate::guard::on_own_stack;
@@ -41,6 +43,8 @@ pub struct Survey {
     pub usable: usize,
     /// Rows that cannot be used.
     pub refused: usize,
+    /// Rows that are left out because they prefer nothing; not among those read.
+    pub undecided: Undecided,
     /// The first reasons.
     pub reasons: Vec<Problem>,
     /// Lines about the files: rows, forms, columns that are not used.
@@ -160,7 +164,8 @@ pub fn survey(
     }
     let survey = surveyor.survey;
     if survey.read == 0 {
-        return Err(Error::input(format!("there is no row in {}", names(paths)), vec![]));
+        let left = survey.undecided.left_out("; ");
+        return Err(Error::input(format!("there is no row in {}{left}", names(paths)), vec![]));
     }
     Ok(survey)
 }
@@ -206,7 +211,8 @@ impl Surveyor<'_> {
         self.chunk(chunk)?;
         progress(self.survey.read);
         let usable = self.survey.usable - usable;
-        self.survey.notes.push(file_note(path, usable, &forms.to_string(), &first.unused));
+        self.survey.notes.push(file_note(path, usable, &forms.to_string(), &first));
+        self.survey.undecided.add(first.undecided);
         Ok(())
     }
 

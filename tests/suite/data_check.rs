@@ -77,3 +77,26 @@ fn what_is_refused_is_named_with_its_line() {
         &["data.map.good", "no column to map"],
     );
 }
+
+#[test]
+fn comparisons_that_prefer_nothing_are_left_out_by_name() {
+    let p = Place::new();
+    let decided = "{\"prompt\": \"a\", \"chosen\": \" b\", \"rejected\": \" c\", \"choice\": \"first\"}\n";
+    let undecided = |choice: &str| {
+        format!("{{\"prompt\": \"a\", \"answers\": [\" b\", \" c\"], \"choice\": \"{choice}\"}}\n")
+    };
+    let (tie, skip) = (undecided("tie"), undecided("skip"));
+    p.write("rows.jsonl", format!("{tie}{}{tie}{skip}", decided.repeat(4)));
+    let found = p.run(&format!("data check rows.jsonl {MODEL}"));
+    assert_eq!(found.code, Some(0), "{}", found.err);
+    assert!(found.out.contains("4 read, 4 usable, 0 refused"), "{}", found.out);
+    assert!(found.out.contains("2 ties and 1 skip left out"), "{}", found.out);
+    let trained = p.run("train r.toml --set train.max_steps=1");
+    assert_eq!(trained.code, Some(0), "{}", trained.err);
+    let said = format!("{}{}", trained.out, trained.err);
+    assert!(said.contains("4 rows, plain text") && said.contains("2 ties and 1 skip"), "{said}");
+    p.write("rows.jsonl", format!("{tie}{skip}"));
+    let left = "1 tie and 1 skip left out";
+    p.refused(&format!("data check rows.jsonl {MODEL}"), &["there is no row", left]);
+    p.refused("train r.toml --set output=other", &["no usable row in rows.jsonl", left]);
+}
