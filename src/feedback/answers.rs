@@ -151,6 +151,20 @@ pub struct Asked {
     pub repeated: usize,
 }
 
+impl Asked {
+    /// The prompts that are answered together, where each gets `count` answers.
+    pub fn groups(self, count: usize) -> Vec<Self> {
+        let size = (TOGETHER / count.max(1)).max(1);
+        let mut left = self.rows.into_iter().zip(self.ids).peekable();
+        let mut groups = Vec::new();
+        while left.peek().is_some() {
+            let (rows, ids) = left.by_ref().take(size).unzip();
+            groups.push(Self { rows, ids, repeated: 0 });
+        }
+        groups
+    }
+}
+
 /// How answers are drawn.
 #[derive(Clone, Copy)]
 pub struct Drawing<'a> {

@@ -36,6 +36,14 @@ pub struct Comparison {
     pub answers: [Text; 2],
 }
 
+impl Comparison {
+    /// A coin that lies the same way in every process: in which order the answers are shown, where
+    /// that is drawn.
+    pub fn is_turned(&self) -> bool {
+        self.id.bytes().next_back().is_some_and(|digit| digit % 2 == 1)
+    }
+}
+
 /// What was decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Choice {
@@ -85,6 +93,16 @@ pub struct LeftOut {
     pub alone: Vec<Source>,
     /// Comparisons of a prompt that stands there twice.
     pub repeated: usize,
+}
+
+impl LeftOut {
+    /// Counts another part with this one.
+    pub fn add(&mut self, other: Self) {
+        self.equal += other.equal;
+        self.empty += other.empty;
+        self.alone.extend(other.alone);
+        self.repeated += other.repeated;
+    }
 }
 
 /// The comparisons of all pairs of different answers, at most `most` for each prompt (neighbours

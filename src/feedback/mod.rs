@@ -7,5 +7,6 @@
 //! ```
 
 pub mod answers;
+pub mod collect;
 pub mod comparison;
 pub mod journal;

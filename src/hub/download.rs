@@ -12,7 +12,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Component, Path};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
@@ -232,7 +232,7 @@ impl Hub {
                 let file: String =
                     file.chars().take(80).map(|c| if c.is_control() { '?' } else { c }).collect();
                 Failure::Hub(format!(
-                    "{} lists {file:?} without a usable path, size and hash",
+                    "cannot be fetched: {} lists {file:?} without a usable path, size and hash",
                     self.endpoint
                 ))
             })?);
@@ -281,7 +281,7 @@ impl Hub {
                         Ok(text) => {
                             return read_list(&text).ok_or_else(|| {
                                 Failure::Hub(format!(
-                                    "{} does not answer as a hub: no commit with files",
+                                    "cannot be fetched: {} does not answer as a hub does, with a commit and its files",
                                     self.endpoint
                                 ))
                             });
@@ -317,12 +317,9 @@ impl Hub {
             // What was there already may have been wrong: once more, from the beginning.
             fs::remove_file(&partial).map_err(Failure::io("remove", &partial))?;
             if last {
-                let what = format!(
-                    "{}: what came has the hash {hash}, and the hub lists {}",
-                    wanted.file, wanted.hash
-                );
                 return Err(Failure::Hub(format!(
-                    "{what}; try again later, or set HF_ENDPOINT to another hub"
+                    "cannot be fetched: what came of {} has the hash {hash}, and the list says {}; try again later, or set HF_ENDPOINT to another hub",
+                    wanted.file, wanted.hash
                 )));
             }
         }
