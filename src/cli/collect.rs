@@ -137,7 +137,7 @@ fn draw(
     let kept = args.out.with_extension("answers.jsonl");
     let (mut left, mut cut, mut all) = (LeftOut::default(), 0, 0);
     if asked.repeated > 0 {
-        errln!("note: {} prompts stand there twice", asked.repeated);
+        errln!("note: {} prompts are an earlier one once more", asked.repeated);
     }
     let prompts = asked.rows.len();
     let mut done = 0;
@@ -170,7 +170,7 @@ fn tell(left: &LeftOut) {
         (*equal, "answers are the same as another of their prompt"),
         (*empty, "answers are empty"),
         (alone.len(), "prompts have no two answers that differ and are left out"),
-        (*repeated, "comparisons stand there twice"),
+        (*repeated, "comparisons are an earlier one once more"),
     ];
     for (n, what) in lines.into_iter().filter(|(n, _)| *n > 0) {
         errln!("note: {n} {what}");
