@@ -233,7 +233,7 @@ fn recipe(options: &CompareOptions, objective: &str) -> Result<Recipe> {
             let problem = Problem::new(objective, "trains on text, not on answers");
             Err(Error::input("the recipe cannot be used", vec![problem]))
         }
-        RowKind::Answers | RowKind::Pairs => Ok(recipe),
+        RowKind::Answers | RowKind::Pairs | RowKind::Labelled { .. } => Ok(recipe),
     }
 }
 
@@ -311,6 +311,7 @@ fn answers(
                 response_start: prompt.len().max(1),
             },
             rejected: None,
+            desirable: None,
         });
         let said = Dataset::of_examples(examples.collect(), "a sampled answer");
         if said.examples.is_empty() {

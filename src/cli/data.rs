@@ -3,7 +3,7 @@
 use super::import::model_folder;
 use super::working;
 use crate::data::example::{Example, Sequence};
-use crate::data::rows::{ReadOptions, Split};
+use crate::data::rows::{Needs, ReadOptions, Split};
 use crate::data::survey::{Histogram, RULES, Survey, survey};
 use crate::data::tokenize::{EosRule, Tokenizer};
 use crate::error::{Error, Result, shown};
@@ -67,7 +67,7 @@ fn check(args: &CheckArgs) -> Result<()> {
     let tokenizer = Tokenizer::from_folder(&tokenizer_folder(&model_folder(&args.model)?)?)?;
     let options = ReadOptions {
         map: args.map.iter().cloned().collect::<BTreeMap<_, _>>(),
-        need_rejected: !args.sft,
+        needs: if args.sft { Needs::Answer } else { Needs::Pair },
         split: args.split,
         ..ReadOptions::default()
     };

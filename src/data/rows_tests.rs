@@ -230,7 +230,7 @@ fn columns_can_have_other_names() {
 
 #[test]
 fn rows_without_a_rejected_side_load_for_sft_only() {
-    let options = ReadOptions { need_rejected: false, ..ReadOptions::default() };
+    let options = ReadOptions { needs: Needs::Answer, ..ReadOptions::default() };
     let hi = serde_json::json!([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}]);
     let talked = (talk(&[("user", "Hi")]), talk(&[("assistant", "Yes")]), None);
     let written = (plain("Hi"), plain("Yes"), None);
@@ -490,7 +490,7 @@ fn a_file_has_one_form_and_its_unused_columns_are_named_once() {
 #[test]
 fn a_conversation_beside_its_first_question_is_the_row() {
     let hi = serde_json::json!([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}]);
-    let options = ReadOptions { need_rejected: false, ..ReadOptions::default() };
+    let options = ReadOptions { needs: Needs::Answer, ..ReadOptions::default() };
     let row = row!("prompt": "Hi", "prompt_id": "x1", "messages": hi);
     let found = read(&[row], &options).unwrap();
     assert_eq!(found.rows[0].chosen, talk(&[("assistant", "Yes")]));

@@ -293,7 +293,8 @@ impl Surveyor<'_> {
         if survey.shown.len() < SHOWN {
             let mut sides = row.sides.into_iter();
             if let Some(chosen) = sides.next() {
-                let example = Example { row: survey.read, chosen, rejected: sides.next() };
+                let example =
+                    Example { row: survey.read, chosen, rejected: sides.next(), desirable: None };
                 survey.shown.push((source, example));
             }
         }

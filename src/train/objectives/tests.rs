@@ -22,7 +22,7 @@ const GOLDEN: [f32; 14] = [
 fn example(row: usize, chosen: &[u32], rejected: &[u32], response_start: usize) -> Example {
     let sequence = |ids: &[u32]| Sequence { ids: ids.to_vec(), response_start };
     let rejected = (!rejected.is_empty()).then(|| sequence(rejected));
-    Example { row, chosen: sequence(chosen), rejected }
+    Example { row, chosen: sequence(chosen), rejected, desirable: None }
 }
 
 fn golden() -> Vec<Example> {
