@@ -121,13 +121,15 @@ pub trait Objective: fmt::Debug + Send + Sync {
     }
 }
 
-/// Which rows an objective trains on.
+/// Which rows are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RowKind {
     /// Plain text: every token is predicted.
     Texts,
     /// A prompt and its answer; a rejected answer is read if it is there.
     Answers,
+    /// The same, and a label is read if it is there: no objective's, but what models are judged by.
+    Judged,
     /// A prompt with a chosen and a rejected answer.
     Pairs,
     /// A prompt, an answer and whether it is desirable; a pair is two such rows.
@@ -143,6 +145,7 @@ impl RowKind {
     pub(super) fn needs(self) -> Needs {
         match self {
             Self::Texts | Self::Answers => Needs::Answer,
+            Self::Judged => Needs::Judgement,
             Self::Pairs => Needs::Pair,
             Self::Labelled { .. } => Needs::Label,
         }
