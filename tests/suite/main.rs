@@ -20,6 +20,7 @@ mod library;
 mod lora;
 mod malformed;
 mod numbers;
+mod objectives;
 mod place;
 mod planted;
 mod portability;
