@@ -8,7 +8,10 @@ fn labelled() -> String {
     let row = |i: usize| {
         let (prompt, answer) =
             (format!("Say {i} things."), format!(" Thing {}, {i} times.", i * i));
-        format!("{}\n", json!({"prompt": prompt, "completion": answer, "label": i % 3 != 0}))
+        format!(
+            "{}\n",
+            json!({"prompt": prompt, "completion": answer, "label": !i.is_multiple_of(3)})
+        )
     };
     (0..12).map(row).collect()
 }
@@ -179,11 +182,12 @@ fn rows_that_cannot_teach_are_refused() {
 fn answers_alone_train_in_three_layouts() {
     let p = Place::new();
     let said = ["Yes, of course.", "Not now.", "In the evening, by the sea."];
-    let rows = |layout: fn(&str, &str) -> Value| -> String {
+    type Layout = fn(&str, &str) -> Value;
+    let rows = |layout: Layout| -> String {
         let row = |(i, said): (usize, &&str)| format!("{}\n", layout(&format!("Say {i}."), said));
         said.iter().enumerate().map(row).collect()
     };
-    let layouts: [(&str, fn(&str, &str) -> Value); 4] = [
+    let layouts: [(&str, Layout); 4] = [
         ("completion", |asked, said| json!({"prompt": asked, "completion": said})),
         ("alpaca", |asked, said| json!({"instruction": asked, "input": "", "output": said})),
         (
