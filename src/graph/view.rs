@@ -14,6 +14,22 @@ use crate::kernel::Pass;
 /// could be built only there would be of little use.
 pub const BINDING_ALIGNMENT: u64 = 256;
 
+/// Rows of a variable that are bound by themselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RowBlock {
+    /// They.
+    pub var: Var,
+    /// The first of them.
+    pub start: usize,
+    /// How many they are.
+    pub rows: usize,
+}
+
+/// The greatest common divisor.
+fn gcd(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
 /// Zeroes the gradient of a variable before its first slice gets a contribution.
 pub static FILL: Pass = Pass {
     op: "gather_rows",
@@ -60,6 +76,48 @@ impl Graph {
              bytes: slice at other rows, or copy them with gather_rows"
         );
         self.part(var, &name, &shape, first)
+    }
+
+    /// `var` `[rows, …]` in blocks of rows that the adapter can bind, each a multiple of `multiple` rows
+    /// but the last: the variable itself where it can be bound in one piece, as most can. So can what
+    /// is stored in blocks of elements not be cut, and what is too large in the least number of rows: it
+    /// is given back whole, and [`Graph::check_limits`] names it.
+    ///
+    /// # Panics
+    /// When `var` is a scalar without a shape or `multiple` is 0.
+    #[track_caller]
+    pub fn row_blocks(&mut self, var: Var, multiple: usize) -> Vec<RowBlock> {
+        let info = self.info(var);
+        let (rows, most) = (info.shape[0], self.target().binding_bytes);
+        let whole = vec![RowBlock { var, start: 0, rows }];
+        if info.bytes() <= most || info.dtype.block().0 > 1 {
+            return whole;
+        }
+        let row = info.dtype.bytes(info.shape[1..].iter().product());
+        let aligned = (BINDING_ALIGNMENT / gcd(BINDING_ALIGNMENT, row)) as usize;
+        let unit = multiple / gcd(multiple as u64, aligned as u64) as usize * aligned;
+        let block = (most / row) as usize / unit * unit;
+        if block == 0 {
+            return whole;
+        }
+        (0..rows)
+            .step_by(block)
+            .map(|start| {
+                let count = block.min(rows - start);
+                RowBlock { var: self.rows(var, start, count), start, rows: count }
+            })
+            .collect()
+    }
+
+    /// As [`Graph::row_blocks`] of single elements, for kernels that know of no rows.
+    #[track_caller]
+    pub fn element_blocks(&mut self, var: Var, multiple: usize) -> Vec<RowBlock> {
+        let len = self.info(var).len();
+        if self.info(var).bytes() <= self.target().binding_bytes {
+            return vec![RowBlock { var, start: 0, rows: len }];
+        }
+        let elements = self.view(var, &[len]);
+        self.row_blocks(elements, multiple)
     }
 
     fn part(&mut self, var: Var, name: &str, shape: &[usize], start: usize) -> Var {

@@ -122,12 +122,16 @@ impl Store {
         let needed = dtype.bytes(shape.iter().product());
         assert_eq!(needed, bytes.len() as u64, "bytes of state {name}");
         let held = self.get(name, shape, dtype, 0)?;
-        self.gpu.write(&held.buffer, bytes);
-        self.staged.set(self.staged.get() + needed);
-        if self.staged.get() > STAGED_BYTES {
-            self.staged.set(0);
-            self.gpu.submit([], &"writing parameters".into());
-            self.gpu.wait()?;
+        for (piece, at) in
+            bytes.chunks(STAGED_BYTES as usize).zip((0..).step_by(STAGED_BYTES as usize))
+        {
+            self.gpu.write(&held.buffer, at, piece);
+            self.staged.set(self.staged.get() + piece.len() as u64);
+            if self.staged.get() > STAGED_BYTES {
+                self.staged.set(0);
+                self.gpu.submit([], &"writing parameters".into());
+                self.gpu.wait()?;
+            }
         }
         Ok(())
     }
@@ -157,10 +161,19 @@ impl Store {
         let Some(state) = self.buffers.borrow().get(name).cloned() else {
             return Ok(None);
         };
-        let bytes = state.dtype.bytes(state.shape.iter().product());
-        let mut data = self.gpu.read_buffer(&state.held.buffer, 0, padded(bytes))?;
-        data.truncate(bytes as usize);
-        Ok(Some(state.dtype.decode(&data)))
+        let len = state.shape.iter().product();
+        let bytes = state.dtype.bytes(len);
+        // Elements that stand by themselves are read in pieces: the bytes never all stand beside the
+        // values.
+        let piece = if state.dtype.block().0 == 1 { STAGED_BYTES } else { bytes.max(1) };
+        let mut values = Vec::with_capacity(len);
+        for at in (0..bytes).step_by(piece as usize) {
+            let here = piece.min(bytes - at);
+            let mut data = self.gpu.read_buffer(&state.held.buffer, at, padded(here))?;
+            data.truncate(here as usize);
+            values.append(&mut state.dtype.decode(&data));
+        }
+        Ok(Some(values))
     }
 
     /// Names of all state variables, sorted.

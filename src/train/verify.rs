@@ -383,7 +383,6 @@ impl ModelReference {
         let inputs = BatchInputs::declare(&mut g, longest);
         let rows = HeadRows::declare(&mut g, longest, longest);
         let logits = config.decoder.forward(&mut g, &inputs, &rows).logits(&mut g);
-        g.output(logits);
         let program = Program::new(gpu, g, evaluator.store())?;
         let (mut of_logits, mut of_logp) = (Largest::default(), Largest::default());
         for single in &singles {
@@ -392,7 +391,7 @@ impl ModelReference {
             inputs.write(&program, stream);
             rows.write(&program, &(0..longest as u32).collect::<Vec<_>>());
             program.run();
-            let got = program.read(logits)?;
+            let got = logits.read(&program)?;
             let used = single.chosen.ids.len() * vocab;
             of_logits.add(&got[..used], &want_logits[single.row * width * vocab..]);
 
