@@ -59,7 +59,8 @@
 //! - [`model`]: the decoder, its configuration, weights and sampling
 //! - [`train`]: objectives, schedules, checkpoints, the training loop
 //! - [`mod@bench`]: benchmarks of kernels and of the whole step
-//! - `page`, `demo`, `compare`, `cli`: HTML pages, the demo, objectives side by side and the commands of the `oddgrad` program
+//! - `page`, `demo`, `compare`, `feedback`, `cli`: HTML pages, the demo, objectives side by side, preferences by
+//!   people and judges, and the commands of the `oddgrad` program
 
 #[cfg(feature = "cli")]
 pub mod bench;
@@ -76,6 +77,9 @@ pub mod data;
 pub mod demo;
 pub mod dtype;
 pub mod error;
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub mod feedback;
 #[cfg(feature = "train")]
 mod files;
 pub mod gpu;

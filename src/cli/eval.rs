@@ -1,6 +1,7 @@
 //! `oddgrad eval MODEL DATA…`
 
 use super::DeviceArgs;
+use super::hub::bring_rows;
 use super::import::model_folder;
 use super::working;
 use crate::data::form::Form;
@@ -66,6 +67,7 @@ pub(super) fn run(args: &EvalArgs, device: &DeviceArgs) -> Result<()> {
     if !problems.is_empty() {
         return Err(Error::input("nothing can be evaluated with these settings", problems));
     }
+    bring_rows(&args.data)?;
     let mut models = vec![evaluate(&args.model, args, device)?];
     if let Some(other) = &args.against {
         models.push(evaluate(other, args, device)?);

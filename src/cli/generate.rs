@@ -6,7 +6,7 @@ use super::output;
 use super::sampling::SamplingArgs;
 use super::working;
 use crate::data::form::Form;
-use crate::data::rows::read_prompts;
+use crate::data::prompts::read_prompts;
 use crate::data::tokenize::Tokenizer;
 use crate::error::{Error, Problem, Result};
 use crate::model::adapter::tokenizer_folder;

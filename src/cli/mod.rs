@@ -7,6 +7,7 @@ mod output;
 
 mod bench;
 mod chat;
+mod collect;
 mod compare;
 mod data;
 mod demo;
@@ -15,6 +16,7 @@ mod doctor;
 mod eval;
 mod export;
 mod generate;
+mod hub;
 mod import;
 mod interrupt;
 mod merge;
@@ -163,6 +165,8 @@ enum Command {
     CompareObjectives(compare::CompareArgs),
     /// Judge a model, or two side by side, by rows it was not trained on.
     Eval(eval::EvalArgs),
+    /// Let people choose between two answers, on a page of this machine.
+    Collect(collect::CollectArgs),
     /// Talk to a model, line by line.
     Chat(chat::ChatArgs),
     /// Make one model of a LoRA adapter and its base.
@@ -216,6 +220,7 @@ fn execute(cli: &Cli) -> Result<()> {
         Command::Generate(args) => generate::run(args, device),
         Command::CompareObjectives(args) => compare::run(args, device),
         Command::Eval(args) => eval::run(args, device),
+        Command::Collect(args) => collect::run(args, device),
         Command::Chat(args) => chat::run(args, device),
         Command::Merge(args) => merge::run(args),
         Command::Import(args) => import::run(args),

@@ -31,6 +31,11 @@ pub struct SamplingArgs {
 }
 
 impl SamplingArgs {
+    /// Seed of the draws.
+    pub(super) fn seed(&self) -> u64 {
+        self.seed
+    }
+
     /// The settings, and the texts that end an answer.
     pub(super) fn read(&self, max_tokens: usize) -> Result<(Sampling, &[String])> {
         let sampling = Sampling {

@@ -11,8 +11,10 @@
 
 pub mod bpe;
 pub mod check;
+pub mod convert;
 
 pub mod example;
+mod exports;
 mod files;
 pub mod form;
 mod growth;
@@ -22,6 +24,7 @@ pub mod mismatch;
 mod normalise;
 pub mod pack;
 mod parquet_file;
+pub mod prompts;
 pub mod rows;
 mod special;
 pub mod survey;

@@ -27,6 +27,7 @@ const HOMELESS: [&str; 9] = [
     "audio",
     "videos",
 ];
+const BESIDE_MESSAGES: &str = "column \"history\" stands beside messages; put its turns there";
 /// Names from a file, as many and as long as a line can bear.
 pub(super) fn some_of<'a>(names: impl ExactSizeIterator<Item = &'a String>) -> String {
     const SHOWN: usize = 20;
@@ -106,7 +107,7 @@ pub(super) fn normalise(
         }
         (prompt, chosen, rejected) => {
             if !history.is_empty() {
-                return Err("column \"history\" stands beside messages; put its turns there".into());
+                return Err(BESIDE_MESSAGES.into());
             }
             let chosen = turns(chosen);
             let rejected =
@@ -125,6 +126,36 @@ pub(super) fn normalise(
     let used = columns.used.borrow();
     note_unused(record, |name| used.contains(name), unused);
     Ok(Normal { triple, desirable, given })
+}
+
+/// What a record asks, and the variables of the chat template. The answer at the end of a conversation is
+/// not part of it.
+pub(super) fn asked(
+    record: &Map<String, Value>,
+    options: &ReadOptions,
+) -> std::result::Result<(Text, Map<String, Value>), String> {
+    let columns = Columns { record, options, used: RefCell::default() };
+    let prompt = columns.prompt()?;
+    let prompt = prompt.ok_or_else(|| format!("column \"prompt\" is missing; {}", has(record)))?;
+    let system = columns.system()?;
+    let history = columns.history()?;
+    let given = columns.given()?;
+    columns.all_said()?;
+    let mut turns = match prompt {
+        Side::Text(text) if system.is_none() && history.is_empty() && given.is_empty() => {
+            return Ok((Text::Plain(text), given));
+        }
+        Side::Text(text) => history.into_iter().chain([Message::new("user", text)]).collect(),
+        Side::Turns(_) if !history.is_empty() => return Err(BESIDE_MESSAGES.into()),
+        Side::Turns(list) => list,
+    };
+    let end = turns.iter().rposition(|m| m.role == "user" || m.is_tool()).map_or(0, |at| at + 1);
+    turns.truncate(end);
+    if turns.is_empty() {
+        return Err("no message in it is the user's: there is nothing to answer".into());
+    }
+    messages::check_order(&turns)?;
+    Ok((with_system(turns, &system), given))
 }
 
 /// What is wrong with a row whose form is right.

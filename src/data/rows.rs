@@ -15,18 +15,21 @@
 //! | `{instruction, context, …}` (dolly) | the context is joined to the instruction as an input is |
 //! | `tools`, `documents`, `chat_template_kwargs` beside messages | variables of the chat template |
 //! | `{prompt, completion, label}` where a label is asked for (KTO) | an answer, desirable or not |
+//! | a record of Argilla, Label Studio, distilabel or Open WebUI | one or several rows (`exports.rs`) |
 //!
 //! Without need of a rejected side (SFT, KTO) `{messages}`, `{conversations}` and an answer column
 //! named `completion`, `response`, `output` or `answer` load too. Null counts as absent. Columns
 //! that say something and have no place are refused; all others are ignored and named, once for
-//! each file. A file has one form: if any row of it is a conversation, rows of plain prompts and
-//! answers become conversations too. Whatever cannot be used is refused with file, line and reason.
+//! each file. Rows whose column `choice` says `tie` or `skip`, as those of `oddgrad judge` and
+//! `collect` do, prefer nothing: they are left out and counted. A file has one form: if any row of it
+//! is a conversation, rows of plain prompts and answers become conversations too. Whatever cannot be used is refused with file, line and reason.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use super::exports;
 use super::files::{self, Format};
 pub use super::files::{Source, Split};
 use super::form::Form;
@@ -37,7 +40,7 @@ use crate::error::{Error, Problem, Result};
 use crate::files::read_file;
 
 /// Largest document of a file of its own, in bytes.
-const LARGEST_TEXT: usize = 1 << 30;
+pub(super) const LARGEST_TEXT: usize = 1 << 30;
 
 /// Plain text, or a conversation that a chat template will render.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,6 +87,17 @@ pub struct PreferenceRow {
     /// Variables of the chat template beside the messages: `tools`, `documents` and what
     /// `chat_template_kwargs` holds.
     pub given: Map<String, Value>,
+}
+
+/// Puts variables of the chat template into a row, as rows have them.
+pub fn put_given(row: &mut Map<String, Value>, given: &Map<String, Value>) {
+    let own = |name: &str| GIVEN.contains(&name);
+    let (columns, settings): (Map<_, _>, Map<_, _>) =
+        given.clone().into_iter().partition(|(name, _)| own(name));
+    row.extend(columns);
+    if !settings.is_empty() {
+        row.insert("chat_template_kwargs".into(), Value::Object(settings));
+    }
 }
 
 /// What a row must have beside its prompt.
@@ -133,7 +147,7 @@ pub struct Rows {
 
 const MAPPED: [&str; 5] = ["prompt", "system", "chosen", "rejected", "label"];
 /// Rows that cannot be used before the reading stops: the reasons take memory.
-const MOST_BAD: usize = 10_000;
+pub(super) const MOST_BAD: usize = 10_000;
 /// The same where such rows are skipped.
 const MOST_SKIPPED: usize = 1_000_000;
 
@@ -147,6 +161,7 @@ pub fn read_preferences(paths: &[PathBuf], options: &ReadOptions) -> Result<Rows
     let mut rows = Vec::new();
     let mut bad = Vec::new();
     let mut broken = Vec::new();
+    let mut undecided = Undecided::default();
     let found = files::expand(paths, false, options.split)?;
     let mut notes = found.notes;
     let most = if options.skip_bad_rows { MOST_SKIPPED } else { MOST_BAD };
@@ -160,7 +175,7 @@ pub fn read_preferences(paths: &[PathBuf], options: &ReadOptions) -> Result<Rows
             bad.len() < most
         };
         let scan = scan(&path, format, options, &mut each)?;
-        broken.extend(scan.broken);
+        broken.extend(scan.broken.clone());
         let forms = Forms::of(&rows[before..]);
         for row in rows.split_off(before) {
             match forms.apply(row) {
@@ -169,7 +184,8 @@ pub fn read_preferences(paths: &[PathBuf], options: &ReadOptions) -> Result<Rows
             }
         }
         let pairs = if options.needs == Needs::Label { unpair(&mut rows, before) } else { 0 };
-        notes.push(file_note(&path, rows.len() - before, &forms.to_string(), &scan.unused));
+        notes.push(file_note(&path, rows.len() - before, &forms.to_string(), &scan));
+        undecided.add(scan.undecided);
         if pairs > 0 {
             notes.push(format!(
                 "{}: {pairs} pairs are {} rows, their chosen answers with label true, their rejected ones with label false",
@@ -196,7 +212,8 @@ pub fn read_preferences(paths: &[PathBuf], options: &ReadOptions) -> Result<Rows
         return Err(Error::input(summary, bad));
     }
     if rows.is_empty() {
-        return Err(Error::input(format!("there is no usable row in {}", names(paths)), bad));
+        let left = undecided.left_out("; ");
+        return Err(Error::input(format!("there is no usable row in {}{left}", names(paths)), bad));
     }
     Ok(Rows { rows, skipped: bad, notes })
 }
@@ -237,6 +254,58 @@ pub(super) struct Scan {
     pub broken: Option<Problem>,
     /// Columns that hold something and are not used.
     pub unused: BTreeSet<String>,
+    /// Rows that prefer nothing.
+    pub undecided: Undecided,
+}
+
+/// Rows of comparisons that preferred neither answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Undecided {
+    /// Both answers were found to be as good.
+    pub ties: usize,
+    /// Nobody wanted to say.
+    pub skips: usize,
+    /// Ratings of one answer, where another one or a label is needed.
+    pub alone: usize,
+}
+
+impl Undecided {
+    /// Counts a row whose column `choice` says so; whether it does.
+    fn counts(&mut self, record: &Map<String, Value>, needs: Needs) -> bool {
+        match record.get("choice").and_then(Value::as_str) {
+            Some("tie") => self.ties += 1,
+            Some("skip") => self.skips += 1,
+            Some("alone") if !matches!(needs, Needs::Label | Needs::Judgement) => self.alone += 1,
+            _ => return false,
+        }
+        true
+    }
+
+    pub(super) fn add(&mut self, other: Self) {
+        self.ties += other.ties;
+        self.skips += other.skips;
+        self.alone += other.alone;
+    }
+
+    /// `12 ties and 3 skips left out` behind `before`; nothing where there are none.
+    pub fn left_out(self, before: &str) -> String {
+        let count = |n: usize, name: &str| match n {
+            0 => None,
+            1 => Some(format!("1 {name}")),
+            n => Some(format!("{n} {name}s")),
+        };
+        let alone = match self.alone {
+            0 => None,
+            1 => Some("1 rating of a single answer".to_owned()),
+            n => Some(format!("{n} ratings of single answers")),
+        };
+        let counts = [count(self.ties, "tie"), count(self.skips, "skip"), alone];
+        let counts: Vec<String> = counts.into_iter().flatten().collect();
+        match counts.is_empty() {
+            true => String::new(),
+            false => format!("{before}{} left out", counts.join(" and ")),
+        }
+    }
 }
 
 /// Calls `each` with every row of a file, in order, in the form that it has by itself, or with the
@@ -248,15 +317,29 @@ pub(super) fn scan(
     each: &mut dyn FnMut(Source, std::result::Result<PreferenceRow, String>) -> bool,
 ) -> Result<Scan> {
     let mut unused = BTreeSet::new();
+    let mut undecided = Undecided::default();
     let mut record = |source: Source, record: files::JsonRow| {
-        let row = record.and_then(|record| normalise(&record, options, &mut unused));
-        let row = row.map(|Normal { triple: (prompt, chosen, rejected), desirable, given }| {
-            PreferenceRow { source: source.clone(), prompt, chosen, rejected, desirable, given }
-        });
-        each(source, row)
+        let mut one = |record: Map<String, Value>| {
+            if undecided.counts(&record, options.needs) {
+                return true;
+            }
+            let row = normalise(&record, options, &mut unused);
+            let row = row.map(|Normal { triple: (prompt, chosen, rejected), desirable, given }| {
+                PreferenceRow { source: source.clone(), prompt, chosen, rejected, desirable, given }
+            });
+            each(source.clone(), row)
+        };
+        // Columns that are mapped by hand are no export.
+        match record
+            .map(|record| (exports::rows(&record).filter(|_| options.map.is_empty()), record))
+        {
+            Ok((None, record)) => one(record),
+            Ok((Some(Ok(rows)), _)) => rows.into_iter().all(one),
+            Ok((Some(Err(reason)), _)) | Err(reason) => each(source, Err(reason)),
+        }
     };
     let broken = files::read_records(path, format, &mut record)?;
-    Ok(Scan { broken, unused })
+    Ok(Scan { broken, unused, undecided })
 }
 
 /// Which forms the rows of a file have: all are given one, conversations if any of them is one.
@@ -315,54 +398,13 @@ impl std::fmt::Display for Forms {
 }
 
 /// The line about a file that was read.
-pub(super) fn file_note(path: &Path, rows: usize, form: &str, unused: &BTreeSet<String>) -> String {
+pub(super) fn file_note(path: &Path, rows: usize, form: &str, scan: &Scan) -> String {
     let mut note = format!("{}: {rows} rows, {form}", path.display());
-    if !unused.is_empty() {
-        note += &format!("; columns not used: {}", some_of(unused.iter()));
+    note += &scan.undecided.left_out("; ");
+    if !scan.unused.is_empty() {
+        note += &format!("; columns not used: {}", some_of(scan.unused.iter()));
     }
     note
-}
-
-/// Reads prompts: the lines of a `.txt` file that are not blank, or the texts of a column "prompt".
-///
-/// # Errors
-/// A file that cannot be read or has another ending; every row without such a text, all at once; no
-/// prompt at all.
-pub fn read_prompts(path: &Path) -> Result<Vec<String>> {
-    let paths = [path.to_path_buf()];
-    let (mut prompts, mut problems) = (Vec::new(), Vec::new());
-    for (path, format) in files::expand(&paths, true, Split::Train)?.files {
-        if format == Format::Text {
-            let bytes = read_file(&path, LARGEST_TEXT)?.unwrap_or_default();
-            let text = std::str::from_utf8(files::without_bom(&bytes))
-                .map_err(|_| Error::file(&path, "is not UTF-8; save the file as UTF-8"))?;
-            prompts.extend(text.lines().filter(|line| !line.trim().is_empty()).map(str::to_owned));
-            continue;
-        }
-        let mut each = |source: Source, record: files::JsonRow| {
-            let text = record.and_then(|record| match record.get("prompt") {
-                Some(Value::String(text)) => Ok(text.clone()),
-                Some(other) => {
-                    Err(format!("column \"prompt\" is {}, not text", files::kind(other)))
-                }
-                None => Err(format!("column \"prompt\" is missing; {}", has(&record))),
-            });
-            match text {
-                Ok(text) => prompts.push(text),
-                Err(reason) => problems.push(Problem::new(source.to_string(), reason)),
-            }
-            problems.len() < MOST_BAD
-        };
-        let broken = files::read_records(&path, format, &mut each)?;
-        problems.extend(broken);
-    }
-    if problems.is_empty() && prompts.is_empty() {
-        return Err(Error::file(path, "has no prompt in it"));
-    }
-    if problems.is_empty() {
-        return Ok(prompts);
-    }
-    Err(Error::input("these prompts cannot be read", problems))
 }
 
 /// Reads plain documents for language modelling: `.txt` (one document per file), or rows with a
@@ -427,7 +469,8 @@ pub fn read_usable_texts(paths: &[PathBuf], skip_bad_rows: bool, split: Split) -
         };
         let broken = files::read_records(&path, format, &mut each)?;
         bad.extend(broken);
-        notes.push(file_note(&path, texts.len() - before, "documents", &unused));
+        let scan = Scan { unused, ..Scan::default() };
+        notes.push(file_note(&path, texts.len() - before, "documents", &scan));
         if bad.len() >= most {
             let summary =
                 format!("{most} documents cannot be used; reading stopped at {}", path.display());

@@ -13,7 +13,7 @@ use super::example::{Example, Sequence};
 use super::files;
 use super::length::{Counts, Cut, OverLength};
 use super::rows::{
-    Forms, Needs, PreferenceRow, ReadOptions, Source, check_map, file_note, names, scan,
+    Forms, Needs, PreferenceRow, ReadOptions, Source, Undecided, check_map, file_note, names, scan,
 };
 use super::tokenize::{EosRule, Tokenizer, Untrimmed};
 use crate::error::{Error, Problem, Result};
@@ -43,6 +43,8 @@ pub struct Survey {
     pub usable: usize,
     /// Rows that cannot be used.
     pub refused: usize,
+    /// Rows that are left out because they prefer nothing; not among those read.
+    pub undecided: Undecided,
     /// The first reasons.
     pub reasons: Vec<Problem>,
     /// Lines about the files: rows, forms, columns that are not used.
@@ -168,7 +170,8 @@ pub fn survey(
     }
     let survey = surveyor.survey;
     if survey.read == 0 {
-        return Err(Error::input(format!("there is no row in {}", names(paths)), vec![]));
+        let left = survey.undecided.left_out("; ");
+        return Err(Error::input(format!("there is no row in {}{left}", names(paths)), vec![]));
     }
     Ok(survey)
 }
@@ -214,7 +217,8 @@ impl Surveyor<'_> {
         self.chunk(chunk)?;
         progress(self.survey.read);
         let usable = self.survey.usable - usable;
-        self.survey.notes.push(file_note(path, usable, &forms.to_string(), &first.unused));
+        self.survey.notes.push(file_note(path, usable, &forms.to_string(), &first));
+        self.survey.undecided.add(first.undecided);
         Ok(())
     }
 

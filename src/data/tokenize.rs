@@ -257,7 +257,19 @@ impl Tokenizer {
     /// # Errors
     /// When there is no template or it refuses the conversation.
     pub fn render_prompt(&self, messages: &[Message]) -> Result<String> {
-        self.render(messages, &Map::new(), true).map_err(|e| {
+        self.render_prompt_with(messages, &Map::new())
+    }
+
+    /// As [`Tokenizer::render_prompt`], with variables of the template beside the messages.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::render_prompt`]; tools or documents that the template does not use.
+    pub fn render_prompt_with(
+        &self,
+        messages: &[Message],
+        given: &Map<String, Value>,
+    ) -> Result<String> {
+        self.render(messages, given, true).map_err(|e| {
             Error::input(
                 "the conversation cannot be rendered",
                 vec![Problem::new("chat template", e)],

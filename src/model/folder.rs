@@ -103,14 +103,15 @@ fn sync_folder(folder: &Path) -> Result<()> {
     sync_directory(folder)
 }
 
+/// Flushes the entries of a folder, so that a new file in it is there after a power cut.
 #[cfg(unix)]
-fn sync_directory(folder: &Path) -> Result<()> {
+pub(crate) fn sync_directory(folder: &Path) -> Result<()> {
     fs::File::open(folder).and_then(|f| f.sync_all()).map_err(|e| Error::io("write", folder, e))
 }
 
 /// Only Unix can flush a directory entry on its own.
 #[cfg(not(unix))]
-fn sync_directory(_folder: &Path) -> Result<()> {
+pub(crate) fn sync_directory(_folder: &Path) -> Result<()> {
     Ok(())
 }
 

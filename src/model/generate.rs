@@ -251,7 +251,38 @@ impl Generator {
             let first = out.len();
             let mut watch = |i: usize, new: &[u32]| watch(first + i, new);
             let asked = Asked { stop, sampling, known: 0 };
-            out.extend(self.continue_together(together, asked, &mut rng, &mut watch)?);
+            let rngs = std::slice::from_mut(&mut rng);
+            out.extend(self.continue_together(together, asked, rngs, &mut watch)?);
+        }
+        Ok(out)
+    }
+
+    /// As [`Generator::generate`] with draws of their own for each prompt, which begin at its seed: what
+    /// is drawn for one does not depend on the others.
+    ///
+    /// # Errors
+    /// As [`Generator::generate`].
+    ///
+    /// # Panics
+    /// When there are not as many seeds as prompts.
+    pub fn generate_each(
+        &self,
+        prompts: &[Vec<u32>],
+        stop: &[u32],
+        sampling: &Sampling,
+        seeds: &[u64],
+        watch: &mut Watch,
+    ) -> Result<Vec<Vec<u32>>> {
+        assert_eq!(prompts.len(), seeds.len(), "a seed for each prompt");
+        self.check(prompts, sampling)?;
+        let mut rngs: Vec<_> = seeds.iter().map(|&seed| ChaCha8Rng::seed_from_u64(seed)).collect();
+        let mut out = Vec::with_capacity(prompts.len());
+        let n = self.room.sequences;
+        for (together, rngs) in prompts.chunks(n).zip(rngs.chunks_mut(n)) {
+            let first = out.len();
+            let mut watch = |i: usize, new: &[u32]| watch(first + i, new);
+            let asked = Asked { stop, sampling, known: 0 };
+            out.extend(self.continue_together(together, asked, rngs, &mut watch)?);
         }
         Ok(out)
     }
@@ -275,7 +306,8 @@ impl Generator {
         // The logits behind the last token are needed.
         let known = known.min(prompt.len() - 1);
         let asked = Asked { stop, sampling, known };
-        Ok(self.continue_together(&prompts, asked, rng, watch)?.remove(0))
+        let rngs = std::slice::from_mut(rng);
+        Ok(self.continue_together(&prompts, asked, rngs, watch)?.remove(0))
     }
 
     fn check(&self, prompts: &[Vec<u32>], sampling: &Sampling) -> Result<()> {
@@ -283,11 +315,12 @@ impl Generator {
         check_prompts(prompts, sampling.max_tokens, room, self.vocab)
     }
 
+    /// The draws are those of `rngs`: one for each sequence, or one for all of them.
     fn continue_together(
         &self,
         prompts: &[Vec<u32>],
         Asked { stop, sampling, known }: Asked,
-        rng: &mut ChaCha8Rng,
+        rngs: &mut [ChaCha8Rng],
         watch: &mut Watch,
     ) -> Result<Vec<Vec<u32>>> {
         let mut sequences: Vec<Sequence> = prompts
@@ -303,7 +336,8 @@ impl Generator {
         loop {
             for (i, sequence) in sequences.iter_mut().enumerate().filter(|(_, s)| !s.done) {
                 let logits = &logits[i * self.vocab..][..self.vocab];
-                let token = sampling.choose(logits, &sequence.ids, rng)?;
+                let own = i % rngs.len();
+                let token = sampling.choose(logits, &sequence.ids, &mut rngs[own])?;
                 if stop.contains(&token) {
                     sequence.done = true;
                     continue;

@@ -44,6 +44,11 @@ pub fn whole<'a>(text: &'a str, stops: &[String]) -> &'a str {
     cut(text.trim_start(), stops).0.trim_end()
 }
 
+/// All of a continuation in front of the first stop string, with the white space around it.
+pub fn up_to_stop<'a>(text: &'a str, stops: &[String]) -> &'a str {
+    cut(text, stops).0
+}
+
 /// The text in front of the first stop string, and whether there is one.
 fn cut<'a>(text: &'a str, stops: &[String]) -> (&'a str, bool) {
     match stops.iter().filter_map(|stop| text.find(stop.as_str())).min() {

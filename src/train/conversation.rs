@@ -11,6 +11,7 @@ use crate::program::Store;
 use crate::train::sampler::encode_conversation;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
+use serde_json::Map;
 use std::rc::Rc;
 
 /// What was said, and the model that goes on with it. Keys and values of earlier turns are kept: a turn
@@ -81,7 +82,7 @@ impl Conversation {
     ) -> Result<()> {
         let mut all = self.messages.clone();
         all.push(message);
-        let ids = encode_conversation(&self.tokenizer, &all)?;
+        let ids = encode_conversation(&self.tokenizer, &all, &Map::new())?;
         let left = self.context.saturating_sub(ids.len());
         if left == 0 {
             let what = format!(

@@ -127,15 +127,16 @@ impl Drop for RunLock {
     }
 }
 
+/// Whether both are of one file, whatever names it has.
 #[cfg(unix)]
-fn same_file(a: &Metadata, b: &Metadata) -> bool {
+pub(crate) fn same_file(a: &Metadata, b: &Metadata) -> bool {
     use std::os::unix::fs::MetadataExt;
     (a.dev(), a.ino()) == (b.dev(), b.ino())
 }
 
 /// Elsewhere a file that is open cannot make room for another of its name.
 #[cfg(not(unix))]
-fn same_file(_: &Metadata, _: &Metadata) -> bool {
+pub(crate) fn same_file(_: &Metadata, _: &Metadata) -> bool {
     true
 }
 

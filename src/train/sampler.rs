@@ -10,6 +10,7 @@ use crate::model::generate::{Generator, Room, Sampling, check_prompts};
 use crate::model::speech::{Speech, whole};
 use crate::program::Store;
 use crate::train::recipe::SampleSettings;
+use serde_json::{Map, Value};
 use std::rc::Rc;
 
 /// Prompts continued together at most.
@@ -129,20 +130,29 @@ pub fn encode_prompts(
 /// it.
 pub fn encode_prompt(tokenizer: &Tokenizer, prompt: &str, form: Form) -> Result<Vec<u32>> {
     match form {
-        Form::Chat => encode_conversation(tokenizer, &[Message::new("user", prompt)]),
+        Form::Chat => encode_conversation(tokenizer, &[Message::new("user", prompt)], &Map::new()),
         Form::Plain => encode_beginning(tokenizer, prompt),
     }
 }
 
-/// A conversation as the model expects it, up to where the assistant begins.
+/// A conversation as the model expects it, up to where the assistant begins, with variables of its
+/// chat template.
 ///
 /// # Errors
 /// As [`encode_prompt`].
-pub fn encode_conversation(tokenizer: &Tokenizer, messages: &[Message]) -> Result<Vec<u32>> {
-    encode_beginning(tokenizer, &tokenizer.render_prompt(messages)?)
+pub fn encode_conversation(
+    tokenizer: &Tokenizer,
+    messages: &[Message],
+    given: &Map<String, Value>,
+) -> Result<Vec<u32>> {
+    encode_beginning(tokenizer, &tokenizer.render_prompt_with(messages, given)?)
 }
 
-fn encode_beginning(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>> {
+/// Text with the beginning-of-sequence token, if the tokenizer has one and it is not there already.
+///
+/// # Errors
+/// What the tokenizer cannot express.
+pub fn encode_beginning(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>> {
     let mut ids = tokenizer.encode(text)?;
     if let Some(bos) = tokenizer.bos()
         && ids.first() != Some(&bos)

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod bench;
+mod collect;
 mod comparison;
 mod conversation;
 mod data_check;

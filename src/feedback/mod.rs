@@ -1,0 +1,12 @@
+//! Preferences that are made here: answers of a model to prompts, compared by people or by a judge,
+//! and the rows of these comparisons, which training reads.
+//!
+//! ```text
+//! data::prompts -> answers::answers -> comparison::comparisons -> a person, or a judge
+//!                                       -> comparison::Decision::row -> journal::Journal
+//! ```
+
+pub mod answers;
+pub mod collect;
+pub mod comparison;
+pub mod journal;
