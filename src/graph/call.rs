@@ -73,6 +73,10 @@ fn cover(variant: &Variant, extent: [usize; 3]) -> [u32; 3] {
     groups
 }
 
+/// What to do about a variable that no buffer of an adapter holds.
+pub const HELD: &str =
+    " Take another adapter (`oddgrad doctor` lists them), or weights in fewer bits.";
+
 /// WebGPU's limit of workgroups per dimension.
 pub const MAX_GROUPS: u32 = 65_535;
 
@@ -197,15 +201,15 @@ impl Graph {
         let bound = bound.map(|&v| self.info(v)).max_by_key(|info| info.bytes());
         let owned = self.vars.iter().filter(|info| !matches!(info.role, Role::View { .. }));
         let owned = owned.max_by_key(|info| info.bytes());
-        for (largest, most, how) in [
-            (owned, buffer_bytes, "in one buffer, and one of this adapter holds at most"),
-            (bound, binding_bytes, "in one piece, and this adapter binds at most"),
+        for (largest, most, how, advice) in [
+            (owned, buffer_bytes, "in one buffer, and one of this adapter holds at most", HELD),
+            (bound, binding_bytes, "in one piece, and this adapter binds at most", ""),
         ] {
             let Some(info) = largest.filter(|info| info.bytes() > most) else { continue };
             let mib = |bytes: u64| bytes as f64 / 1048576.0;
             let what = if matches!(info.role, Role::State) { "the model's " } else { "" };
             return Err(Error::Limit(format!(
-                "{what}`{}` {:?} takes {:.1} MiB {how} {:.1} MiB.",
+                "{what}`{}` {:?} takes {:.1} MiB {how} {:.1} MiB.{advice}",
                 info.name,
                 info.shape,
                 mib(info.bytes()),

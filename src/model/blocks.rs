@@ -255,7 +255,7 @@ pub struct Head {
 impl Head {
     /// Logits `[N, V]`: for generation and `verify`. Training never makes them.
     pub fn logits(&self, g: &mut Graph) -> Logits {
-        let blocks = g.row_blocks(self.weight, 1);
+        let blocks = g.row_blocks(self.weight);
         let part = |block: RowBlock| {
             let logits = linear(g, self.input, block.var, None);
             let logits = match self.cap {

@@ -3,7 +3,7 @@
 
 use super::config::ModelConfig;
 use crate::error::{Error, Result};
-use crate::graph::{DType, Parameter};
+use crate::graph::{DType, HELD, Parameter};
 use crate::kernel::Target;
 
 /// Numbers that describe a token besides its activations: the spans it attends to.
@@ -31,7 +31,13 @@ pub fn check_parameters(
     let largest = config.parameters().iter().max_by_key(|p| bytes(p));
     largest.map_or(Ok(()), |p| {
         let what = || format!("the model's `{}` {:?}", p.name, p.shape);
-        check(bytes(p), target.buffer_bytes, what, "in one buffer, and one of this adapter holds")
+        check(
+            bytes(p),
+            target.buffer_bytes,
+            what,
+            "in one buffer, and one of this adapter holds",
+            HELD,
+        )
     })
 }
 
@@ -43,16 +49,16 @@ pub fn check_parameters(
 pub fn check_tokens(target: &Target, tokens: usize, width: usize, what: &str) -> Result<()> {
     let bytes = (tokens as u64).saturating_mul(4 * width.max(SPANS) as u64);
     let what = || format!("{what} of {tokens} tokens, each {width} wide,");
-    check(bytes, target.binding_bytes, what, "in one piece, and this adapter binds")
+    check(bytes, target.binding_bytes, what, "in one piece, and this adapter binds", "")
 }
 
-fn check(bytes: u64, most: u64, what: impl Fn() -> String, how: &str) -> Result<()> {
+fn check(bytes: u64, most: u64, what: impl Fn() -> String, how: &str, advice: &str) -> Result<()> {
     if bytes <= most {
         return Ok(());
     }
     let mib = |bytes: u64| bytes as f64 / 1048576.0;
     Err(Error::Limit(format!(
-        "{} takes {:.1} MiB {how} at most {:.1} MiB.",
+        "{} takes {:.1} MiB {how} at most {:.1} MiB.{advice}",
         what(),
         mib(bytes),
         mib(most)

@@ -33,7 +33,7 @@ pub fn gather_rows(g: &mut Graph, x: Var, rows: Var, index: GatherIndex) -> Var 
     assert_eq!(g.shape(index.offsets), [slots + 1], "gather_rows: offsets");
     assert_eq!(g.shape(index.list), [n], "gather_rows: list");
     let y = g.temp("rows", &[n, d]);
-    for block in g.row_blocks(x, 1) {
+    for block in g.row_blocks(x) {
         let constants = [&of_block(block, r)[..], &[("N", n.into()), ("D", d.into())]].concat();
         g.call(&FORWARD, &constants, &[block.var, rows], &[y], [n * d, 1, 1]);
     }
@@ -42,7 +42,7 @@ pub fn gather_rows(g: &mut Graph, x: Var, rows: Var, index: GatherIndex) -> Var 
         if !sink.accumulate {
             g.call(&FILL, &[("N", (r * d).into())], &[], &[sink.var], [r * d, 1, 1]);
         }
-        for block in g.row_blocks(sink.var, 1) {
+        for block in g.row_blocks(sink.var) {
             let sizes = [("N", n.into()), ("D", d.into()), ("SLOTS", slots.into())];
             let constants = [&of_block(block, r)[..], &sizes].concat();
             let reads = [index.unique, index.offsets, index.list, dy];

@@ -13,7 +13,7 @@
 //! again. Logits that are bounded (`soft_cap`) are so between product and `update`, and dz is times the
 //! derivative of that.
 
-use crate::graph::{DType, Graph, RowBlock, Sink, Var};
+use crate::graph::{DType, Graph, RowBlock, Sink, Var, chunk_rows};
 use crate::kernel::{HARDWARE, Needs, Pass, SOFTWARE};
 use crate::ops::case::{Array, BenchFacts, OpCase, largest_of_pairs};
 use crate::ops::matmul::{Form, MOST_ROWS, Product, product};
@@ -60,7 +60,7 @@ pub fn token_logp_capped(
         g.shape(weight)
     );
     assert_eq!(g.shape(targets), [n], "token_logp: targets");
-    let blocks = g.row_blocks(weight, chunk_rows(v));
+    let blocks = g.row_blocks(weight);
     // The chunk's first row is data, not a constant: one kernel serves all chunks but the last.
     let chunks: Vec<Chunk> = (0..v)
         .step_by(chunk_rows(v))
@@ -82,7 +82,7 @@ pub fn token_logp_capped(
     g.call(&FINISH, &[("N", n.into())], &[state], &[logp], [n, 1, 1]);
     let backward = move |g: &mut Graph, dlogp: Var| {
         let (mut dh, dw) = (g.grad_into(hidden), g.grad_into(weight));
-        let dw = dw.map(|sink| (g.row_blocks(sink.var, chunk_rows(v)), sink.accumulate));
+        let dw = dw.map(|sink| (g.row_blocks(sink.var), sink.accumulate));
         for chunk in &chunks {
             let &Chunk { block, weight, start, size, start_var } = chunk;
             let logits = chunk_logits(g, chunk, hidden, cap);
@@ -110,12 +110,6 @@ pub fn token_logp_capped(
     };
     g.record("token_logp", &[hidden, weight], logp, backward);
     logp
-}
-
-/// Vocabulary rows per chunk: about a quarter, so that the logits of a chunk are small beside the
-/// model, but large enough to keep an adapter busy.
-pub fn chunk_rows(vocabulary: usize) -> usize {
-    vocabulary.div_ceil(4).next_multiple_of(8).clamp(128, 4096)
 }
 
 /// The block that holds a row, by its number and itself, and the row's place in it.

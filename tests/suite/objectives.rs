@@ -49,6 +49,7 @@ fn a_run_learns_labels_and_resumes_with_its_bits() {
     let told = done(&p, TRAIN);
     for part in [
         "labels: 8 true, 4 false; to weigh them alike, set loss.desirable_weight from 0.50 to 0.67",
+        "12 sequences, 8 with label true, 4 with false",
         "mismatched reference log-probs: 12 rows",
         "held-out mismatched reference log-probs: 12 rows",
     ] {
