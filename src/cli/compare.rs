@@ -45,7 +45,7 @@ pub(super) fn run(args: &CompareArgs, device: &DeviceArgs) -> Result<()> {
         output: args.output.clone(),
         cache: cache_folder(),
         resume: args.resume,
-        stop: stop_on_signal()?,
+        stop: stop_on_signal("this step")?,
     };
     let gpu = device.open()?;
     let mut current: Option<(String, Display)> = None;
@@ -73,7 +73,7 @@ pub(super) fn run(args: &CompareArgs, device: &DeviceArgs) -> Result<()> {
 
 /// The recipe with its model as a folder, where it names one of the hub or a GGUF file. What is no
 /// recipe is told later.
-fn with_model_folder(text: String) -> Result<String> {
+pub(super) fn with_model_folder(text: String) -> Result<String> {
     let Ok(mut table) = toml::from_str::<toml::Table>(&text) else { return Ok(text) };
     let Some(model) = table.get("model").and_then(toml::Value::as_str) else { return Ok(text) };
     let folder = model_folder(model.as_ref())?.display().to_string();

@@ -113,6 +113,62 @@ impl ModelFiles {
             Text::Messages(list) => encode_conversation(&self.tokenizer, list, given),
         }
     }
+
+    /// The tokens of a judge's question, up to where the reply begins.
+    ///
+    /// # Errors
+    /// As [`ModelFiles::encode`].
+    pub fn question(&self, asked: &Message) -> Result<Vec<u32>> {
+        encode_beginning(&self.tokenizer, &self.questioned(asked)?.0)
+    }
+
+    /// The same up to where the letters A and B part as replies, and their tokens there.
+    ///
+    /// # Errors
+    /// As [`ModelFiles::encode`]; letters that are the same tokens.
+    pub fn letters(&self, asked: &Message) -> Result<(Vec<u32>, [u32; 2])> {
+        let (text, space) = self.questioned(asked)?;
+        let reply =
+            |letter: &str| encode_beginning(&self.tokenizer, &format!("{text}{space}{letter}"));
+        let (mut a, b) = (reply("A")?, reply("B")?);
+        let common = a.iter().zip(&b).take_while(|(a, b)| a == b).count();
+        match (a.get(common), b.get(common)) {
+            (Some(&first), Some(&second)) if common > 0 => {
+                a.truncate(common);
+                Ok((a, [first, second]))
+            }
+            _ => {
+                let what = "does not tell A from B, so this model cannot judge";
+                Err(Error::file(self.folder.join("tokenizer.json"), what))
+            }
+        }
+    }
+
+    /// A question as text, and what stands between it and the letter.
+    fn questioned(&self, asked: &Message) -> Result<(String, &'static str)> {
+        Ok(match self.form {
+            Form::Chat => (self.tokenizer.render_prompt(std::slice::from_ref(asked))?, ""),
+            Form::Plain => (format!("{}\nThe better answer is", asked.text()), " "),
+        })
+    }
+
+    /// Positions that the model was made for.
+    pub fn max_positions(&self) -> usize {
+        self.config.max_positions
+    }
+
+    /// The tokens that end an answer.
+    pub fn ends(&self) -> &[u32] {
+        self.tokenizer.ends().0
+    }
+
+    /// Tokens as text, without special ones.
+    ///
+    /// # Errors
+    /// Ids beyond the vocabulary.
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        self.tokenizer.decode(ids, true)
+    }
 }
 
 /// What a single problem of an error says.

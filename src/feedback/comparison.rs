@@ -36,6 +36,14 @@ pub struct Comparison {
     pub answers: [Text; 2],
 }
 
+impl Comparison {
+    /// A coin that lies the same way in every process: in which order the answers are shown, where
+    /// that is drawn.
+    pub fn is_turned(&self) -> bool {
+        self.id.bytes().next_back().is_some_and(|digit| digit % 2 == 1)
+    }
+}
+
 /// What was decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Choice {

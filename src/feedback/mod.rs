@@ -9,3 +9,5 @@
 pub mod answers;
 pub mod comparison;
 pub mod journal;
+pub mod judge;
+pub mod run;

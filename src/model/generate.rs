@@ -310,6 +310,16 @@ impl Generator {
         Ok(self.continue_together(&prompts, asked, rngs, watch)?.remove(0))
     }
 
+    /// The logits `[V]` of the token behind a prompt.
+    ///
+    /// # Errors
+    /// A prompt that is empty, has ids beyond the vocabulary or does not fit; a lost device.
+    pub fn logits(&self, prompt: &[u32]) -> Result<Vec<f32>> {
+        let prompt = prompt.to_vec();
+        self.check(std::slice::from_ref(&prompt), &Sampling::greedy(0))?;
+        self.read_prompts(&[Sequence { ids: prompt, start: 0, done: true }], 0)
+    }
+
     fn check(&self, prompts: &[Vec<u32>], sampling: &Sampling) -> Result<()> {
         let room = self.room.length.min(self.max_positions);
         check_prompts(prompts, sampling.max_tokens, room, self.vocab)

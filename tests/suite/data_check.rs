@@ -81,7 +81,8 @@ fn what_is_refused_is_named_with_its_line() {
 #[test]
 fn comparisons_that_prefer_nothing_are_left_out_by_name() {
     let p = Place::new();
-    let decided = "{\"prompt\": \"a\", \"chosen\": \" b\", \"rejected\": \" c\", \"choice\": \"first\"}\n";
+    let decided =
+        "{\"prompt\": \"a\", \"chosen\": \" b\", \"rejected\": \" c\", \"choice\": \"first\"}\n";
     let undecided = |choice: &str| {
         format!("{{\"prompt\": \"a\", \"answers\": [\" b\", \" c\"], \"choice\": \"{choice}\"}}\n")
     };

@@ -10,6 +10,7 @@ mod engine;
 mod evaluation;
 mod families;
 mod faults;
+mod feedback;
 mod formats;
 mod generate;
 mod gguf;
