@@ -146,7 +146,7 @@ pub(super) fn run(args: &JudgeArgs, device: &DeviceArgs) -> Result<()> {
         out: args.out.clone(),
         stop: stop_on_signal("this answer or comparison")?,
     };
-    let mut show = Progress::default();
+    let mut show = Progress::new();
     let mut open = || {
         let gpu = device.open()?;
         working::on("reading weights");
@@ -196,13 +196,16 @@ pub(super) fn cost_line(cost: &Cost) -> String {
 }
 
 /// Shows what happens: a line that moves on a terminal, else one every few seconds.
-#[derive(Default)]
 pub(super) struct Progress {
-    told: Option<Instant>,
+    told: Instant,
 }
 
 impl Progress {
     const EVERY: Duration = Duration::from_secs(10);
+
+    pub(super) fn new() -> Self {
+        Self { told: Instant::now() }
+    }
 
     pub(super) fn show(&mut self, event: JudgeEvent) {
         let text = match event {
@@ -210,12 +213,11 @@ impl Progress {
             JudgeEvent::Answering(done, all) => format!("answers    to {done} of {all} prompts"),
             JudgeEvent::Judging(done, all) => format!("judged     {done} of {all} comparisons"),
         };
-        let due = self.told.is_none_or(|told| told.elapsed() >= Self::EVERY);
         if std::io::stderr().is_terminal() {
             working::on(&text);
-        } else if due {
+        } else if self.told.elapsed() >= Self::EVERY {
             errln!("{text}");
-            self.told = Some(Instant::now());
+            self.told = Instant::now();
         }
     }
 }

@@ -32,7 +32,7 @@ pub(super) fn run(args: &RoundsArgs, device: &DeviceArgs) -> Result<()> {
     let stop = stop_on_signal("this step, answer or comparison")?;
     let gpu = device.open()?;
     let mut shown: Option<(usize, Display)> = None;
-    let mut progress = Progress::default();
+    let mut progress = Progress::new();
     let mut show = |round: usize, event: RoundEvent| {
         if !matches!(event, RoundEvent::Train(_))
             && let Some((_, display)) = shown.take()

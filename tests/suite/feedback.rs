@@ -161,7 +161,7 @@ fn a_server_that_fails_in_six_ways_and_kills_lose_nothing() {
     p.write("prompts.jsonl", answered(PAIRS));
     let stub = Stub::new(longer, 0.3, Duration::from_millis(400));
     let args = format!(
-        "judge prompts.jsonl --out rows.jsonl --endpoint {} --judge-model stub --timeout 0.2 --backoff 0.01 --retries 12",
+        "judge prompts.jsonl --out judged.jsonl --endpoint {} --judge-model stub --timeout 0.2 --backoff 0.01 --retries 12",
         stub.address
     );
     let mut rng = Rng::with_seed(3);
@@ -195,7 +195,7 @@ fn a_server_that_fails_in_six_ways_and_kills_lose_nothing() {
             break;
         }
     }
-    all_judged(&rows(&p.path("rows.jsonl")), PAIRS);
+    all_judged(&rows(&p.path("judged.jsonl")), PAIRS);
     let said = stub.said.lock().unwrap();
     assert!(kills == 12 && FAULTS.iter().all(|fault| said.contains_key(fault)), "{said:?}");
     drop(said);
@@ -204,7 +204,7 @@ fn a_server_that_fails_in_six_ways_and_kills_lose_nothing() {
     let again = p.run(&args);
     assert!(again.out.contains("60 comparisons were judged before, 0 now"), "{}", again.out);
     assert_eq!((again.code, stub.calls()), (Some(0), before), "{}", again.err);
-    let check = p.run("data check rows.jsonl --model model");
+    let check = p.run("data check judged.jsonl --model model");
     assert!(check.out.contains("60 read, 60 usable"), "{}{}", check.out, check.err);
 }
 
@@ -216,7 +216,7 @@ fn two_judges_of_one_file_share_the_work() {
     let mut judges: Vec<_> = (0..2)
         .map(|_| {
             Command::new(env!("CARGO_BIN_EXE_oddgrad"))
-                .args(["judge", "prompts.jsonl", "--out", "rows.jsonl", "--judge-model", "m"])
+                .args(["judge", "prompts.jsonl", "--out", "judged.jsonl", "--judge-model", "m"])
                 .args(["--endpoint", &stub.address])
                 .current_dir(p.dir.path())
                 .stdout(Stdio::null())
@@ -225,7 +225,7 @@ fn two_judges_of_one_file_share_the_work() {
         })
         .collect();
     assert!(judges.iter_mut().all(|judge| judge.wait().unwrap().success()));
-    all_judged(&rows(&p.path("rows.jsonl")), 40);
+    all_judged(&rows(&p.path("judged.jsonl")), 40);
 }
 
 /// Runs a judge with a key in its environment.
@@ -265,14 +265,14 @@ fn an_endpoint_that_cannot_judge_is_told_in_one_message() {
     p.write("prompts.jsonl", answered(8));
     let judge = |address: &str, more: &str| {
         format!(
-            "judge prompts.jsonl --out rows.jsonl --endpoint {address} --judge-model m --backoff 0 --retries 1{more}"
+            "judge prompts.jsonl --out judged.jsonl --endpoint {address} --judge-model m --backoff 0 --retries 1{more}"
         )
     };
     // A port that nobody listens at.
     let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     p.refused(
         &judge(&format!("http://{nobody}/v1"), ""),
-        &["5 comparisons in a row", "nothing answers at", "start the server", "prompts.jsonl:1"],
+        &["2 attempts: nothing answers there", "start the server"],
     );
     let said = r#"{"error": {"message": "Incorrect key provided: sk-secret"}}"#;
     let refused = with_key(&p, &judge(&fixed("401 Unauthorized", said), " --key-env JUDGE_KEY"));
@@ -300,25 +300,27 @@ fn a_judge_that_always_says_a_is_reported() {
     let p = Place::new();
     p.write("prompts.jsonl", answered(9));
     let stub = Stub::new(|_, _| "A", 0.0, Duration::ZERO);
-    let args =
-        format!("judge prompts.jsonl --out rows.jsonl --endpoint {} --judge-model m", stub.address);
+    let args = format!(
+        "judge prompts.jsonl --out judged.jsonl --endpoint {} --judge-model m",
+        stub.address
+    );
     let found = p.run(&args);
     assert_eq!(found.code, Some(1), "{}", found.out);
     for part in ["0 decided, 9 ties", "won 18 of 18 (100 %)", "bias       the judge leans to A"] {
         assert!(found.out.contains(part), "`{part}` is missing: {}", found.out);
     }
     assert!(found.err.contains("by the place of an answer alone"), "{}", found.err);
-    assert_eq!(rows(&p.path("rows.jsonl")).len(), 9, "ties are kept");
-    p.refused("train r.toml --set data.train=rows.jsonl", &["9 ties left out"]);
+    assert_eq!(rows(&p.path("judged.jsonl")).len(), 9, "ties are kept");
+    p.refused("train r.toml --set data.train=judged.jsonl", &["9 ties left out"]);
     // Asked once in a drawn order, every pair has a winner; the bias is told all the same.
-    let once = p.run(&args.replace("rows.jsonl", "once.jsonl --one-way"));
+    let once = p.run(&args.replace("judged.jsonl", "once.jsonl --one-way"));
     assert!(once.out.contains("won 9 of 9 (100 %)"), "{}{}", once.out, once.err);
 }
 
 #[test]
 fn prompts_without_two_answers_are_named() {
     let p = Place::new();
-    let judge = |more: &str| format!("judge prompts.jsonl --out rows.jsonl {more}");
+    let judge = |more: &str| format!("judge prompts.jsonl --out judged.jsonl {more}");
     p.write(
         "prompts.jsonl",
         "{\"prompt\": \"a\"}\n{\"prompt\": \"b\", \"answers\": [\"x\", \"y\"]}\n",
@@ -401,10 +403,10 @@ fn answers_do_not_depend_on_their_company_nor_on_kills() {
 fn a_local_model_judges_by_log_odds() {
     let p = Place::new();
     p.write("prompts.jsonl", answered(5));
-    let judge = format!("judge prompts.jsonl --out rows.jsonl --untuned --judge {}", nano());
+    let judge = format!("judge prompts.jsonl --out judged.jsonl --untuned --judge {}", nano());
     let found = p.run(&judge);
     assert!(found.out.contains("5 comparisons judged"), "{}{}", found.out, found.err);
-    for row in rows(&p.path("rows.jsonl")) {
+    for row in rows(&p.path("judged.jsonl")) {
         let ballots = row["judge"][0].as_array().unwrap();
         let odds: Vec<f64> = ballots.iter().map(|b| b["log_odds"].as_f64().unwrap()).collect();
         // Both ways round, in favour of the first answer: what a place is worth cancels.
@@ -413,7 +415,7 @@ fn a_local_model_judges_by_log_odds() {
     }
     // It was never taught to judge: what it writes names neither letter, and that is told.
     let replies =
-        p.run(&format!("{judge} --judge-by reply --judge-tokens 6").replace("rows", "replies"));
+        p.run(&format!("{judge} --judge-by reply --judge-tokens 6").replace("judged.", "replies."));
     assert_eq!(replies.code, Some(1), "{}", replies.out);
     assert!(replies.err.contains("named neither A nor B"), "{}", replies.err);
 }
@@ -421,8 +423,16 @@ fn a_local_model_judges_by_log_odds() {
 #[cfg(unix)]
 /// Prompts that have nothing to do with each other.
 fn subjects(from: usize, count: usize) -> String {
-    const WHO: [&str; 8] =
-        ["the cat", "my father", "a sailor", "the king", "our teacher", "a friend", "she", "the dog"];
+    const WHO: [&str; 8] = [
+        "the cat",
+        "my father",
+        "a sailor",
+        "the king",
+        "our teacher",
+        "a friend",
+        "she",
+        "the dog",
+    ];
     const WHAT: [&str; 8] = [
         "sing at night",
         "like the rain",
@@ -437,17 +447,17 @@ fn subjects(from: usize, count: usize) -> String {
     (from..from + count).map(line).collect()
 }
 
+/// A recipe of rounds whose judge likes short answers.
 #[cfg(unix)]
-/// Rounds on nano whose judge likes short answers.
-fn rounds_place() -> Place {
+fn rounds_place(model: &str, steps: usize, rounds: &str) -> Place {
     let p = Place::new();
     p.write("prompts.txt", subjects(0, 24));
-    p.write("heldout.txt", subjects(32, 32));
+    p.write("heldout.txt", subjects(32, 24));
     p.write("shorter.sh", "echo -$(($(wc -c)))\n");
     let recipe = format!(
         r#"
 objective = "orpo"
-model = "{}"
+model = "{model}"
 output = "rounds"
 [data]
 max_length = 128
@@ -459,30 +469,146 @@ learning_rate = 1e-3
 size = 16
 stream_tokens = 512
 [train]
-max_steps = 8
-save_every = 4
+max_steps = {steps}
+save_every = 2
 [rounds]
 prompts = "prompts.txt"
 heldout = "heldout.txt"
-count = 3
-answers = 4
 pairs = 2
-max_tokens = 24
+{rounds}
 [rounds.judge]
 command = "sh shorter.sh"
-"#,
-        nano()
+"#
     );
     p.write("rounds.toml", recipe);
     p
 }
 
-/// Three rounds, killed again and again, come to what they come to undisturbed; the win rate grows.
 #[cfg(unix)]
 #[test]
-fn rounds_teach_what_the_judge_likes_whatever_is_killed() {
-    let p = rounds_place();
+fn rounds_teach_what_the_judge_likes() {
+    let p = rounds_place(&nano(), 8, "count = 3\nmax_tokens = 20");
     let found = p.run("rounds rounds.toml --untuned");
     assert_eq!(found.code, Some(0), "{}{}", found.out, found.err);
-    println!("{}", found.out);
+    let results = &rows_of_json(&p.path("rounds/rounds.json"))["rounds"];
+    let rate = |round: usize| results[round]["win_rate"].as_f64().unwrap();
+    assert!(rate(2) > 0.75 && rate(2) > rate(0), "{results}");
+    assert!(results[2]["interval"][0].as_f64().unwrap() > 0.6, "{results}");
+    assert!(found.out.contains("against round 0") && found.out.contains("best       round "));
+    let model = results[2]["model"].as_str().unwrap();
+    let said = p.run(&format!("generate {model} --untuned --prompt Why?"));
+    assert_eq!(said.code, Some(0), "{}", said.err);
+}
+
+#[cfg(unix)]
+fn rows_of_json(path: &Path) -> Value {
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+/// What rounds leave, but for the time it took and how often the judge was asked.
+#[cfg(unix)]
+fn left_by_rounds(p: &Place) -> Vec<Value> {
+    let mut all = Vec::new();
+    for round in 1..=2 {
+        for name in ["answers.jsonl", "rows.jsonl", "heldout.answers.jsonl", "heldout.jsonl"] {
+            all.extend(rows(&p.path(&format!("rounds/round-{round}/{name}"))));
+        }
+        let proof = rows_of_json(&p.path(&format!("rounds/round-{round}/run/proof.json")));
+        all.push(proof["model_blake3"].clone());
+        all.push(rows_of_json(&p.path(&format!("rounds/round-{round}/result.json"))));
+    }
+    for row in all.iter_mut().filter_map(Value::as_object_mut) {
+        row.retain(|key, _| !matches!(key.as_str(), "when" | "calls"));
+    }
+    all
+}
+
+/// Rounds that are killed again and again come to what they come to undisturbed.
+#[cfg(unix)]
+#[test]
+fn rounds_go_on_after_kills() {
+    let rounds = "count = 2\nanswers = 3\nmax_tokens = 6";
+    let whole = rounds_place("model", 4, rounds);
+    let found = whole.run("rounds rounds.toml --untuned");
+    assert_eq!(found.code, Some(0), "{}{}", found.out, found.err);
+    let p = rounds_place("model", 4, rounds);
+    let mut rng = Rng::with_seed(9);
+    let mut kills = 0;
+    loop {
+        let log = std::fs::File::create(p.path("log")).unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_oddgrad"))
+            .args(["rounds", "rounds.toml", "--untuned"])
+            .current_dir(p.dir.path())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        if kills < 10 {
+            std::thread::sleep(Duration::from_millis(rng.u64(0..1500)));
+            if child.try_wait().unwrap().is_none() {
+                child.kill().unwrap();
+                kills += 1;
+            }
+        }
+        let status = child.wait().unwrap();
+        if status.code().is_some() {
+            let log = std::fs::read_to_string(p.path("log")).unwrap();
+            assert!(status.success(), "{log}");
+            break;
+        }
+    }
+    assert!(kills >= 3, "it was over after {kills} kills");
+    assert_eq!(left_by_rounds(&p), left_by_rounds(&whole));
+    // Another recipe has no business there; more rounds have.
+    let text = std::fs::read_to_string(p.path("rounds.toml")).unwrap();
+    p.write("other.toml", text.replace("max_tokens = 6", "max_tokens = 7"));
+    let other = p.run("rounds other.toml --untuned");
+    assert_eq!(other.code, Some(1));
+    assert!(other.err.contains("rounds.max_tokens: was 6 and is 7"), "{}", other.err);
+    p.write("rounds.toml", text.replace("count = 2", "count = 3"));
+    let more = p.run("rounds rounds.toml --untuned");
+    assert!(more.code == Some(0) && p.path("rounds/round-3/run/model").exists(), "{}", more.err);
+}
+
+#[test]
+fn recipes_of_rounds_are_checked_at_once() {
+    let p = Place::new();
+    p.write("prompts.txt", "Why?\n");
+    let recipe = |rounds: &str| {
+        p.write(
+            "rounds.toml",
+            format!(
+                "objective = \"orpo\"\nmodel = \"model\"\noutput = \"rounds\"\n[optim]\nlearning_rate = 1e-3\n{rounds}"
+            ),
+        );
+    };
+    let refused = |phrases: &[&str]| p.refused("rounds rounds.toml", phrases);
+    recipe("");
+    refused(&["rounds: is missing", "prompts, heldout and judge"]);
+    recipe(
+        "[rounds]\nprompts = \"prompts.txt\"\nheldouts = \"x\"\n[rounds.judge]\ncommand = \"x\"\n",
+    );
+    refused(&["rounds", "heldouts"]);
+    let section = "[rounds]\nprompts = \"prompts.txt\"\nheldout = \"prompts.txt\"\n";
+    recipe(&format!(
+        "{section}count = 0\nanswers = 1\ntemperature = 0.0\n[rounds.judge]\nvotes = 0\n"
+    ));
+    refused(&[
+        "rounds.count: is 0",
+        "rounds.answers: must be at least 2",
+        "rounds.temperature: is 0",
+        "rounds.judge.command: name one judge",
+        "rounds.judge.votes: is 0",
+    ]);
+    recipe(&format!("[data]\ntrain = \"rows.jsonl\"\n{section}[rounds.judge]\ncommand = \"x\"\n"));
+    refused(&["data.train", "made by the rounds themselves"]);
+    recipe(&format!("[lora]\nrank = 2\n{section}[rounds.judge]\ncommand = \"x\"\n"));
+    refused(&["lora", "not trained further"]);
+    recipe(&format!("{section}[rounds.judge]\nendpoint = \"x\"\nname = \"m\"\n"));
+    refused(&["--endpoint x", "is no address"]);
+    recipe(&format!(
+        "{}[rounds.judge]\ncommand = \"x\"\n",
+        section.replacen("prompts.txt", "nowhere.txt", 1)
+    ));
+    refused(&["nowhere.txt"]);
 }

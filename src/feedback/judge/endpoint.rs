@@ -58,6 +58,8 @@ pub struct Endpoint {
     url: String,
     key: Option<String>,
     agent: ureq::Agent,
+    /// Whether somebody is there.
+    reached: bool,
     cost: Cost,
 }
 
@@ -107,7 +109,8 @@ impl Endpoint {
             config = config.proxy(None);
         }
         let url = format!("{address}/chat/completions");
-        Ok(Self { url, key, agent: config.build().new_agent(), cost: Cost::default(), options })
+        let agent = config.build().new_agent();
+        Ok(Self { url, key, agent, reached: false, cost: Cost::default(), options })
     }
 
     /// A reply with its letter.
@@ -131,7 +134,11 @@ impl Endpoint {
                 Err(Attempt::Passing(reason, asked)) => (reason, asked),
             };
             if attempt == self.options.retries {
-                return Err(Failure::Here(format!("{} attempts: {reason}", attempt + 1)));
+                let reason = format!("{} attempts: {reason}", attempt + 1);
+                return Err(match self.reached {
+                    true => Failure::Here(reason),
+                    false => self.stop(reason),
+                });
             }
             // Half of it at least, so that attempts do come later and later.
             let scattered = wait.mul_f64(0.5 + 0.5 * fastrand::f64());
@@ -161,6 +168,7 @@ impl Endpoint {
             request = request.header("authorization", &format!("Bearer {key}"));
         }
         let mut response = request.send(body).map_err(|e| self.no_reply(&e))?;
+        self.reached = true;
         let status = response.status().as_u16();
         let asked = response.headers().get("retry-after").and_then(|value| value.to_str().ok());
         let asked = asked.and_then(wait_of);
@@ -202,18 +210,26 @@ impl Endpoint {
         }
     }
 
-    fn no_reply(&self, error: &ureq::Error) -> Attempt {
+    /// What ends it for all comparisons.
+    fn stop(&self, what: String) -> Failure {
+        let place = format!("--endpoint {}", self.options.address);
+        let problems = vec![Problem::new(place, what)];
+        Failure::Stop(Error::input("the judge cannot be asked", problems))
+    }
+
+    fn no_reply(&mut self, error: &ureq::Error) -> Attempt {
+        // Whoever takes a call and loses it is there.
         let nobody = matches!(error, ureq::Error::Io(e) if e.kind() == ErrorKind::ConnectionRefused)
             || matches!(error, ureq::Error::ConnectionFailed | ureq::Error::HostNotFound);
-        let address = &self.options.address;
+        self.reached |= !nobody;
         match error {
             ureq::Error::Timeout(_) => {
                 self.passing(format!("no reply within {:?} (--timeout)", self.options.timeout))
             }
             _ if nobody => self.passing(format!(
-                "nothing answers at {address} ({error}); start the server, or correct --endpoint"
+                "nothing answers there ({error}); start the server, or correct --endpoint"
             )),
-            _ => self.passing(format!("the call of {address} failed: {error}")),
+            _ => self.passing(format!("the call failed: {error}")),
         }
     }
 
@@ -221,11 +237,8 @@ impl Endpoint {
         let value: Value = serde_json::from_str(text).unwrap_or_default();
         let said = value["error"]["message"].as_str().or(value["error"].as_str()).unwrap_or(text);
         let said = self.without_key(shown(said.trim(), TOLD));
-        let stop = |what: String| {
-            let place = format!("--endpoint {}", self.options.address);
-            let problem = Problem::new(place, format!("{what} (HTTP {status}: {said})"));
-            Attempt::Failed(Failure::Stop(Error::input("the judge cannot be asked", vec![problem])))
-        };
+        let stop =
+            |what: String| Attempt::Failed(self.stop(format!("{what} (HTTP {status}: {said})")));
         match status {
             401 | 403 => {
                 let key = &self.options.key_env;
