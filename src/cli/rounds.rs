@@ -8,6 +8,7 @@ use super::interrupt::stop_on_signal;
 use super::judge::Progress;
 use super::working;
 use crate::error::{Error, Result};
+use crate::feedback::run::JudgeEvent;
 use crate::files::cache_folder;
 use crate::rounds::{RESULTS, RoundEvent, RoundResult, RoundsRecipe, rounds};
 use clap::Args;
@@ -40,8 +41,12 @@ pub(super) fn run(args: &RoundsArgs, device: &DeviceArgs) -> Result<()> {
             display.finish();
         }
         match event {
-            RoundEvent::Judge(event) => progress.show(event),
-            RoundEvent::Note(text) => errln!("round {round}  {text}"),
+            RoundEvent::Judge(event @ (JudgeEvent::Answering(..) | JudgeEvent::Judging(..))) => {
+                progress.show(event)
+            }
+            RoundEvent::Judge(JudgeEvent::Note(text)) | RoundEvent::Note(text) => {
+                errln!("round {round}  {text}")
+            }
             RoundEvent::Done(result) => {
                 working::done();
                 outln!("{}", line(result));

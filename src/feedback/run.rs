@@ -139,7 +139,7 @@ pub fn draw(
     let answers = speaker.answer(&asked, &drawing, kept, stop, &mut progress)?;
     if answers.cut > 0 {
         on_event(JudgeEvent::Note(format!(
-            "{} of {} answers were cut after {} tokens (--max-tokens); rows of them teach to end there",
+            "{} of {} answers were cut at the limit of {} tokens; rows of them teach to end there",
             answers.cut, answers.all, options.sampling.max_tokens
         )));
     }

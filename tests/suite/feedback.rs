@@ -487,7 +487,7 @@ command = "sh shorter.sh"
 #[cfg(unix)]
 #[test]
 fn rounds_teach_what_the_judge_likes() {
-    let p = rounds_place(&nano(), 8, "count = 3\nmax_tokens = 20");
+    let p = rounds_place(&nano(), 6, "count = 3\nmax_tokens = 20");
     let found = p.run("rounds rounds.toml --untuned");
     assert_eq!(found.code, Some(0), "{}{}", found.out, found.err);
     let results = &rows_of_json(&p.path("rounds/rounds.json"))["rounds"];
