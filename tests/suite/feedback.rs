@@ -209,6 +209,53 @@ fn a_server_that_fails_in_six_ways_and_kills_lose_nothing() {
 }
 
 #[test]
+fn votes_are_counted() {
+    let p = Place::new();
+    p.write("prompts.jsonl", answered(6));
+    let stub = Stub::new(longer, 0.0, Duration::ZERO);
+    let args = format!(
+        "judge prompts.jsonl --out judged.jsonl --votes 3 --endpoint {} --judge-model m",
+        stub.address
+    );
+    let found = p.run(&args);
+    assert_eq!(found.code, Some(0), "{}", found.err);
+    for part in ["votes      unanimous: 6 of 6", "18 of 18 (100 %)", "36 calls, 3600 prompt and 72"]
+    {
+        assert!(found.out.contains(part), "`{part}` is missing: {}", found.out);
+    }
+    let row = &rows(&p.path("judged.jsonl"))[0];
+    assert_eq!(row["judge"].as_array().unwrap().len(), 3, "{row}");
+    p.refused(&format!("{args} --judge-temperature 0"), &["--judge-temperature", "the same"]);
+}
+
+/// Ctrl-C: what was decided is there, and the same command goes on.
+#[cfg(unix)]
+#[test]
+fn a_judge_that_is_asked_to_stop_says_how_it_goes_on() {
+    let p = Place::new();
+    p.write("prompts.jsonl", answered(4));
+    p.write("slow.sh", "sleep 0.3\nwc -c\n");
+    let args = ["judge", "prompts.jsonl", "--out", "judged.jsonl", "--command", "sh slow.sh"];
+    let mut command = Command::new(env!("CARGO_BIN_EXE_oddgrad"));
+    command.args(args).current_dir(p.dir.path()).stderr(Stdio::piped());
+    let child = command.spawn().unwrap();
+    while rows(&p.path("judged.jsonl")).is_empty() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let id = child.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &id]).status().unwrap().success());
+    let ended = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(130), "{said}");
+    assert!(said.contains("of 4 comparisons; the same command goes on"), "{said}");
+    let done = rows(&p.path("judged.jsonl")).len();
+    let mut again = Command::new(env!("CARGO_BIN_EXE_oddgrad"));
+    let again = p.command(again.args(args));
+    assert!(again.out.contains(&format!("{done} comparisons were judged before")), "{}", again.out);
+    assert_eq!(rows(&p.path("judged.jsonl")).len(), 4);
+}
+
+#[test]
 fn two_judges_of_one_file_share_the_work() {
     let p = Place::new();
     p.write("prompts.jsonl", answered(40));
