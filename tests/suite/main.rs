@@ -25,6 +25,7 @@ mod planted;
 mod portability;
 mod recompute;
 mod reference;
+mod rounds;
 mod runs;
 mod shaders;
 mod storage;
