@@ -29,7 +29,8 @@ pub struct JudgeArgs {
     /// is in it is not judged again.
     #[arg(long)]
     out: PathBuf,
-    /// The model that answers: a folder, a checkpoint, a LoRA adapter, or a GGUF file.
+    /// The model that answers: a folder, a checkpoint, a LoRA adapter, or a GGUF file. Its answers are kept
+    /// beside the rows, in rows.answers.jsonl for rows.jsonl, and are not drawn again.
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
     /// Answers that are drawn to each prompt.

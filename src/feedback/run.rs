@@ -11,11 +11,11 @@ use crate::data::prompts::{PromptRow, read_prompt_rows};
 use crate::error::{Error, Problem, Result};
 use crate::feedback::answers::{Answers, Drawing, Kept, Speaker, given_answers};
 use crate::feedback::asked::ModelFiles;
-use crate::feedback::comparison::{Answered, LeftOut, comparisons};
+use crate::feedback::comparison::{Answered, Comparison, LeftOut, comparisons};
 use crate::feedback::journal::Journal;
 use crate::feedback::judge::settings::JudgeSettings;
 use crate::feedback::judge::tally::Tally;
-use crate::feedback::judge::{Judged, Judging, judge};
+use crate::feedback::judge::{Cost, Judged, Judging, judge};
 use crate::gpu::Gpu;
 use crate::model::sampling::Sampling;
 
@@ -78,7 +78,8 @@ pub fn judge_prompts(
     on_event: &mut dyn FnMut(JudgeEvent),
 ) -> Result<Judged> {
     check_places(options)?;
-    let prepared = options.judge.prepare(&options.stop)?;
+    // What is wrong with the judge is found before answers are drawn.
+    options.judge.prepare(&options.stop)?;
     let rows = read_prompt_rows(&options.prompts)?;
     let mut name = None;
     let answered = match &options.answers {
@@ -95,20 +96,47 @@ pub fn judge_prompts(
     if comparisons.is_empty() {
         return Err(Error::input("there is nothing to compare", nothing(&answered, options)));
     }
-    let mut tally = Tally::default();
-    let mut journal = Journal::open(&options.out, &mut |row| tally.add_row(row))?;
-    journal.take_notes().into_iter().for_each(|note| on_event(JudgeEvent::Note(note)));
     let judging = Judging {
         votes: options.judge.votes,
         one_way: options.judge.one_way,
         model: name.as_deref(),
         seed: options.answers.as_ref().map(|answers| answers.sampling.seed),
     };
-    let mut asked = options.judge.judge(prepared, &comparisons, gpu)?;
+    let place = Place { out: &options.out, stop: &options.stop };
+    judge_into(&place, &options.judge, &comparisons, &judging, gpu, on_event)
+}
+
+/// Where decisions go.
+pub struct Place<'a> {
+    /// File of rows.
+    pub out: &'a Path,
+    /// Set when it is to stop.
+    pub stop: &'a Arc<AtomicBool>,
+}
+
+/// Has those comparisons judged that the file of rows does not have yet.
+///
+/// # Errors
+/// As [`judge()`]; a judge that cannot be made ready.
+pub fn judge_into(
+    place: &Place,
+    settings: &JudgeSettings,
+    comparisons: &[Comparison],
+    judging: &Judging,
+    gpu: &mut dyn FnMut() -> Result<Rc<Gpu>>,
+    on_event: &mut dyn FnMut(JudgeEvent),
+) -> Result<Judged> {
+    let mut tally = Tally::default();
+    let mut journal = Journal::open(place.out, &mut |row| tally.add_row(row))?;
+    journal.take_notes().into_iter().for_each(|note| on_event(JudgeEvent::Note(note)));
     let all = comparisons.len();
+    if comparisons.iter().all(|comparison| journal.knows(&comparison.id)) {
+        let (unjudged, cost) = (Vec::new(), Cost::default());
+        return Ok(Judged { known: all, new: 0, unjudged, tally, cost });
+    }
+    let mut asked = settings.judge(settings.prepare(place.stop)?, comparisons, gpu)?;
     let mut progress = |done| on_event(JudgeEvent::Judging(done, all));
-    let stop = &options.stop;
-    judge(&comparisons, &mut *asked, &mut journal, &judging, tally, stop, &mut progress)
+    judge(comparisons, &mut *asked, &mut journal, judging, tally, place.stop, &mut progress)
 }
 
 /// The answers of a model to prompts, kept in a file, and the model as rows name it.

@@ -34,8 +34,8 @@ use crate::error::{Error, Result};
 use crate::feedback::comparison::{Answered, Comparison, comparisons};
 use crate::feedback::journal::Journal;
 use crate::feedback::judge::tally::Tally;
-use crate::feedback::judge::{Cost, Judged, Judging, judge};
-use crate::feedback::run::{AnswerOptions, JudgeEvent, draw};
+use crate::feedback::judge::{Cost, Judged, Judging};
+use crate::feedback::run::{AnswerOptions, JudgeEvent, Place, draw, judge_into};
 use crate::files::{read_json, write_atomically};
 use crate::gpu::Gpu;
 use crate::train::evaluation::{Estimate, mean};
@@ -292,33 +292,21 @@ impl Rounds<'_> {
         &mut self,
         round: usize,
         pairs: &[Comparison],
-        path: &Path,
+        out: &Path,
         model: &str,
         seed: u64,
     ) -> Result<Judged> {
         let settings = &self.recipe.rounds.judge;
-        let mut tally = Tally::default();
-        let mut journal = Journal::open(path, &mut |row| tally.add_row(row))?;
-        for note in journal.take_notes() {
-            (self.on_event)(round, RoundEvent::Note(note));
-        }
-        if pairs.iter().all(|pair| journal.knows(&pair.id)) {
-            let known = pairs.len();
-            let (unjudged, cost) = (Vec::new(), Cost::default());
-            return Ok(Judged { known, new: 0, unjudged, tally, cost });
-        }
-        let gpu = self.gpu.clone();
-        let prepared = settings.prepare(self.stop)?;
-        let mut asked = settings.judge(prepared, pairs, &mut || Ok(gpu.clone()))?;
         let judging = Judging {
             votes: settings.votes,
             one_way: settings.one_way,
             model: Some(model),
             seed: Some(seed),
         };
-        let (on_event, all) = (&mut *self.on_event, pairs.len());
-        let mut hear = |done| on_event(round, RoundEvent::Judge(JudgeEvent::Judging(done, all)));
-        judge(pairs, &mut *asked, &mut journal, &judging, tally, self.stop, &mut hear)
+        let (gpu, on_event) = (self.gpu.clone(), &mut *self.on_event);
+        let mut hear = |event| on_event(round, RoundEvent::Judge(event));
+        let place = Place { out, stop: self.stop };
+        judge_into(&place, settings, pairs, &judging, &mut || Ok(gpu.clone()), &mut hear)
     }
 
     /// 1, 1/2 or 0 for each held-out prompt that could be judged: whether the answer of this round's

@@ -94,7 +94,7 @@ fn serve(
         let mut rng = Rng::with_seed(number as u64);
         let fault = (rng.f64() < share).then(|| FAULTS[rng.usize(0..6)]);
         *said.lock().unwrap().entry(fault.unwrap_or("right")).or_default() += 1;
-        let asked = body["messages"][1]["content"].as_str().unwrap();
+        let asked = body["messages"][0]["content"].as_str().unwrap();
         let part = |from: &str, to: &str| {
             asked.split_once(from).unwrap().1.split_once(to).unwrap().0.to_owned()
         };

@@ -277,7 +277,7 @@ impl Judge for Endpoint {
     ) -> std::result::Result<Ballot, Failure> {
         let mut body = json!({
             "model": self.options.model,
-            "messages": question(comparison, order, &self.options.criteria),
+            "messages": [question(comparison, order, &self.options.criteria)],
             "temperature": self.options.temperature,
             "max_tokens": self.options.max_tokens,
         });

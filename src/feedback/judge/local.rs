@@ -4,7 +4,6 @@ use serde_json::{Map, json};
 
 use super::question::{letter, question};
 use super::{Ballot, Cost, Failure, Judge};
-use crate::data::messages::Message;
 use crate::error::{Error, Result, shown};
 use crate::feedback::answers::Speaker;
 use crate::feedback::comparison::Comparison;
@@ -47,7 +46,7 @@ impl Local {
         let most = if by == LocalBy::Odds { 0 } else { sampling.max_tokens };
         let mut longest = 1;
         for comparison in comparisons {
-            let asked = asked(comparison, [0, 1], &criteria);
+            let asked = question(comparison, [0, 1], &criteria);
             longest = longest.max(speaker.files().letters(&asked)?.0.len());
         }
         // Turned round it may be a token longer.
@@ -56,13 +55,6 @@ impl Local {
         let generator = speaker.generator(1, longest, most)?;
         Ok(Self { speaker, generator, by, criteria, sampling, cost: Cost::default() })
     }
-}
-
-/// The question in one message: not every template knows a system's.
-fn asked(comparison: &Comparison, order: [usize; 2], criteria: &str) -> Message {
-    let messages = question(comparison, order, criteria);
-    let text: Vec<&str> = messages.iter().map(Message::text).collect();
-    Message::new("user", text.join("\n\n"))
 }
 
 /// What does not fit is of one comparison; everything else is of all.
@@ -87,7 +79,7 @@ impl Judge for Local {
         order: [usize; 2],
         vote: usize,
     ) -> std::result::Result<Ballot, Failure> {
-        let asked = asked(comparison, order, &self.criteria);
+        let asked = question(comparison, order, &self.criteria);
         let files = self.speaker.files();
         self.cost.calls += 1;
         if self.by == LocalBy::Odds {

@@ -6,19 +6,16 @@ use crate::feedback::comparison::{Comparison, shown};
 /// What makes an answer the better one, where nobody says otherwise.
 pub const CRITERIA: &str = "It does what is asked, is correct, and is well and briefly said.";
 
-/// The question about a comparison whose answers are shown in this order, as letters A and B.
-pub fn question(comparison: &Comparison, order: [usize; 2], criteria: &str) -> Vec<Message> {
+/// The question about a comparison whose answers are shown in this order, as letters A and B. It is one
+/// message: not every chat template knows a system's.
+pub fn question(comparison: &Comparison, order: [usize; 2], criteria: &str) -> Message {
     let [a, b] = order.map(|place| shown(&comparison.answers[place]));
-    let system = format!(
-        "You compare two answers to the same request and say which one is better. The better answer: {criteria} The order in which the answers stand says nothing about them. Reply with one letter, A or B, and nothing else."
-    );
     let prompt = shown(&comparison.prompt);
-    let user = format!(
-        "The request:\n{prompt}\n\nAnswer A:\n{}\n\nAnswer B:\n{}\n\nWhich answer is better, A or B?",
-        a.trim(),
-        b.trim()
+    let (a, b) = (a.trim(), b.trim());
+    let text = format!(
+        "Compare two answers to the same request and say which one is better. The better answer: {criteria} The order in which the answers stand says nothing about them. Reply with one letter, A or B, and nothing else.\n\nThe request:\n{prompt}\n\nAnswer A:\n{a}\n\nAnswer B:\n{b}\n\nWhich answer is better, A or B?"
     );
-    vec![Message::new("system", system), Message::new("user", user)]
+    Message::new("user", text)
 }
 
 /// The place, 0 for A and 1 for B, that a reply says; None if it says neither or both.
@@ -109,8 +106,8 @@ mod tests {
             answers: [plain(" one"), plain("two")],
         };
         let asked = question(&comparison, [1, 0], "It rhymes.");
-        assert!(asked[0].text().contains("It rhymes."));
-        let text = asked[1].text();
-        assert!(text.contains("Answer A:\ntwo\n\nAnswer B:\none\n") && text.contains("Why?"));
+        let text = asked.text();
+        assert!(text.contains("It rhymes.") && text.contains("Why?"));
+        assert!(text.contains("Answer A:\ntwo\n\nAnswer B:\none\n"));
     }
 }
