@@ -10,6 +10,12 @@ ensure_c_compiler
 ensure_rust
 ensure_component fmt rustfmt
 ensure_component clippy clippy
+# A browser is much to install for one test: only where nobody works otherwise. Elsewhere the test
+# runs if there is a chromedriver, and says so if not.
+if [ "${CI:-}" = true ] && is_linux; then
+    have chromedriver || apt_install "No browser for the test of oddgrad collect" chromium chromium-driver
+    export ODDGRAD_BROWSER=yes
+fi
 nextest=yes
 ensure_nextest || nextest=no
 

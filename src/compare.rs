@@ -233,7 +233,7 @@ fn recipe(options: &CompareOptions, objective: &str) -> Result<Recipe> {
             let problem = Problem::new(objective, "trains on text, not on answers");
             Err(Error::input("the recipe cannot be used", vec![problem]))
         }
-        RowKind::Answers | RowKind::Pairs => Ok(recipe),
+        _ => Ok(recipe),
     }
 }
 
@@ -311,6 +311,7 @@ fn answers(
                 response_start: prompt.len().max(1),
             },
             rejected: None,
+            desirable: None,
         });
         let said = Dataset::of_examples(examples.collect(), "a sampled answer");
         if said.examples.is_empty() {
@@ -320,7 +321,7 @@ fn answers(
         let own = scores(gpu, model, tokenizer, &said, tokens)?;
         let before = scores(gpu, models[0], tokenizer, &said, tokens)?;
         let sum = |rows: &ScoredRows, of: fn(&Answer) -> f64| -> f64 {
-            rows.values().map(|row| of(&row.chosen)).sum()
+            rows.values().flat_map(|row| &row.chosen).map(of).sum()
         };
         let count = sum(&own, |answer| answer.tokens as f64);
         divergence.push(Some((sum(&own, Answer::sum) - sum(&before, Answer::sum)) / count));
@@ -374,10 +375,12 @@ fn cost(gpu: &Rc<Gpu>, finished: &[Finished]) -> Result<Table> {
             if recipe.loss.objective.has_reference() {
                 let tokenizer = Tokenizer::from_folder(&tokenizer_folder(&recipe.model)?)?;
                 for paths in [&recipe.data.train, &recipe.data.eval] {
-                    let kind = RowKind::Pairs;
+                    let kind = recipe.loss.objective.rows();
                     let rows = Dataset::load(&recipe.data, kind, &tokenizer, paths, Split::Train)?;
                     let footprint = |e| crate::data::pack::footprint(e).tokens;
-                    referred += rows.examples.iter().map(footprint).sum::<usize>();
+                    let mismatched = rows.mismatched.iter().flat_map(|rows| &rows.examples);
+                    referred +=
+                        rows.examples.iter().chain(mismatched).map(footprint).sum::<usize>();
                 }
             }
         }

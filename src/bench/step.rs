@@ -78,7 +78,8 @@ fn examples(tokens: usize, vocab: usize) -> Vec<Example> {
             ids.extend((0..n).map(|_| rng.random_range(0..vocab as u32)));
             Sequence { ids, response_start: 30 }
         };
-        let example = Example { row: out.len(), chosen: side(11), rejected: Some(side(10)) };
+        let example =
+            Example { row: out.len(), chosen: side(11), rejected: Some(side(10)), desirable: None };
         let size = footprint(&example).tokens;
         if used + size > tokens {
             return out;

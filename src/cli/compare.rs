@@ -2,6 +2,7 @@
 
 use super::DeviceArgs;
 use super::display::Display;
+use super::hub::bring_rows;
 use super::import::model_folder;
 use super::interrupt::stop_on_signal;
 use super::working;
@@ -71,10 +72,17 @@ pub(super) fn run(args: &CompareArgs, device: &DeviceArgs) -> Result<()> {
     Ok(())
 }
 
-/// The recipe with its model as a folder, where it names one of the hub or a GGUF file. What is no
-/// recipe is told later.
+/// The recipe with its model as a folder, where it names one of the hub or a GGUF file; rows that it
+/// names on the hub are fetched. What is no recipe is told later.
 pub(super) fn with_model_folder(text: String) -> Result<String> {
     let Ok(mut table) = toml::from_str::<toml::Table>(&text) else { return Ok(text) };
+    for key in ["train", "eval"] {
+        let named = table.get("data").and_then(|data| data.get(key));
+        let one = named.and_then(toml::Value::as_str);
+        let list = named.and_then(toml::Value::as_array).into_iter().flatten();
+        let paths = one.into_iter().chain(list.filter_map(toml::Value::as_str));
+        bring_rows(&paths.map(PathBuf::from).collect::<Vec<_>>())?;
+    }
     let Some(model) = table.get("model").and_then(toml::Value::as_str) else { return Ok(text) };
     let folder = model_folder(model.as_ref())?.display().to_string();
     table.insert("model".into(), folder.into());

@@ -1,9 +1,10 @@
 //! `oddgrad data check FILE… --model DIR`
 
+use super::hub::bring_rows;
 use super::import::model_folder;
 use super::working;
 use crate::data::example::{Example, Sequence};
-use crate::data::rows::{ReadOptions, Split, Undecided};
+use crate::data::rows::{Needs, ReadOptions, Split, Undecided};
 use crate::data::survey::{Histogram, RULES, Survey, survey};
 use crate::data::tokenize::{EosRule, Tokenizer};
 use crate::error::{Error, Result, shown};
@@ -39,8 +40,11 @@ struct CheckArgs {
     #[arg(long, default_value_t = 1024)]
     max_length: usize,
     /// Rows for SFT: an answer is enough.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "kto")]
     sft: bool,
+    /// Rows for KTO: an answer and its label, or a pair.
+    #[arg(long)]
+    kto: bool,
     /// When an end of sequence is appended, as `data.eos` of a recipe.
     #[arg(long, value_enum, default_value_t)]
     eos: EosRule,
@@ -63,11 +67,16 @@ pub(super) fn run(args: &DataArgs) -> Result<()> {
 }
 
 fn check(args: &CheckArgs) -> Result<()> {
+    bring_rows(&args.files)?;
     working::on("reading the tokenizer");
     let tokenizer = Tokenizer::from_folder(&tokenizer_folder(&model_folder(&args.model)?)?)?;
     let options = ReadOptions {
         map: args.map.iter().cloned().collect::<BTreeMap<_, _>>(),
-        need_rejected: !args.sft,
+        needs: match (args.sft, args.kto) {
+            (true, _) => Needs::Answer,
+            (_, true) => Needs::Label,
+            _ => Needs::Pair,
+        },
         split: args.split,
         ..ReadOptions::default()
     };
@@ -106,6 +115,12 @@ fn print(found: &Survey, tokenizer: &Tokenizer, max_length: usize) {
     }
     let singles = found.usable - found.pairs;
     outln!("           {} with a rejected side, {singles} without", found.pairs);
+    match found.labels {
+        [0, 0] => {}
+        [desirable, undesirable] => {
+            outln!("labels     {desirable} true, {undesirable} false; a pair is one of each");
+        }
+    }
     outln!("tokens     {:>9} {:>7} {:>7} {:>7} {:>7}", "least", "half", "90 %", "99 %", "most");
     for (name, lengths) in [
         ("prompt", &found.prompt),

@@ -1,6 +1,7 @@
 //! `oddgrad eval MODEL DATA…`
 
 use super::DeviceArgs;
+use super::hub::bring_rows;
 use super::import::model_folder;
 use super::working;
 use crate::data::form::Form;
@@ -11,7 +12,7 @@ use crate::model::adapter::tokenizer_folder;
 use crate::model::config::ModelConfig;
 use crate::model::weights::FolderWeights;
 use crate::train::dataset::Dataset;
-use crate::train::evaluation::{Estimate, FIGURES, ScoredRows, estimates, score};
+use crate::train::evaluation::{Estimate, FIGURES, ScoredRow, ScoredRows, estimates, score};
 use crate::train::learner::check_weights;
 use crate::train::objectives::RowKind;
 use crate::train::recipe::DataSettings;
@@ -24,7 +25,8 @@ pub struct EvalArgs {
     /// A Hugging Face model folder, a checkpoint, the folder of a LoRA
     /// adapter, or a GGUF file.
     model: PathBuf,
-    /// Files or folders of rows it was not trained on; a rejected answer is read where there is one.
+    /// Files or folders of rows it was not trained on; a rejected answer is read where there is
+    /// one, and so is a label (true or false) of an answer.
     #[arg(required = true)]
     data: Vec<PathBuf>,
     /// Another model, on the same rows: its figures and the difference to the first.
@@ -65,6 +67,7 @@ pub(super) fn run(args: &EvalArgs, device: &DeviceArgs) -> Result<()> {
     if !problems.is_empty() {
         return Err(Error::input("nothing can be evaluated with these settings", problems));
     }
+    bring_rows(&args.data)?;
     let mut models = vec![evaluate(&args.model, args, device)?];
     if let Some(other) = &args.against {
         models.push(evaluate(other, args, device)?);
@@ -85,9 +88,14 @@ pub(super) fn run(args: &EvalArgs, device: &DeviceArgs) -> Result<()> {
         outln!("{}", serde_json::json!({"rows": rows, "models": names, "figures": figures}));
         return Ok(());
     }
-    let pairs = models[0].values().filter(|row| row.rejected.is_some()).count();
+    let count = |of: fn(&ScoredRow) -> bool| models[0].values().filter(|row| of(row)).count();
+    let pairs = count(|row| row.chosen.is_some() && row.rejected.is_some());
+    let undesirable = match count(|row| row.chosen.is_none()) {
+        0 => String::new(),
+        n => format!(", {n} with label false, whose answers count as rejected"),
+    };
     outln!(
-        "{rows} rows, {pairs} of them pairs; in brackets 95 % of {} draws of rows",
+        "{rows} rows, {pairs} of them pairs{undesirable}; in brackets 95 % of {} draws of rows",
         args.resamples
     );
     let mut head = format!("{:<50}{:>27}", "", named(&args.model));
@@ -127,7 +135,7 @@ fn evaluate(model: &Path, args: &EvalArgs, device: &DeviceArgs) -> Result<Scored
         ..DataSettings::default()
     };
     let rows =
-        Dataset::load(&settings, RowKind::Answers, &tokenizer, &args.data, Split::Validation)?;
+        Dataset::load(&settings, RowKind::Judged, &tokenizer, &args.data, Split::Validation)?;
     rows.notes.iter().for_each(|note| errln!("{}: {note}", model.display()));
     if rows.form == Form::Plain && tokenizer.has_template() {
         errln!("{}: has a chat template, and the rows are plain text", model.display());

@@ -1,5 +1,6 @@
 //! `oddgrad import FILE.gguf DIR`, and GGUF files where a model folder is asked for
 
+use super::hub::bring_model;
 use super::working;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -46,9 +47,11 @@ pub(super) fn run(args: &ImportArgs) -> Result<()> {
     Ok(())
 }
 
-/// The model folder that `model` names: itself, a model of the hub in its cache, or what a GGUF file is
+/// The model folder that `model` names: itself, a model of the hub, which is fetched if it is not in
+/// the cache, or what a GGUF file is
 /// imported to in ours.
 pub(super) fn model_folder(model: &Path) -> Result<PathBuf> {
+    bring_model(model)?;
     let model = &hub::model_folder(model)?;
     if !is_gguf(model)? {
         return Ok(model.to_owned());

@@ -7,6 +7,7 @@ mod output;
 
 mod bench;
 mod chat;
+mod collect;
 mod compare;
 mod data;
 mod demo;
@@ -15,6 +16,7 @@ mod doctor;
 mod eval;
 mod export;
 mod generate;
+mod hub;
 mod import;
 mod interrupt;
 mod judge;
@@ -169,6 +171,8 @@ enum Command {
     Judge(Box<judge::JudgeArgs>),
     /// Sample, judge, train and evaluate, again and again.
     Rounds(rounds::RoundsArgs),
+    /// Let people choose between two answers, on a page of this machine.
+    Collect(collect::CollectArgs),
     /// Talk to a model, line by line.
     Chat(chat::ChatArgs),
     /// Make one model of a LoRA adapter and its base.
@@ -224,6 +228,7 @@ fn execute(cli: &Cli) -> Result<()> {
         Command::Eval(args) => eval::run(args, device),
         Command::Judge(args) => judge::run(args, device),
         Command::Rounds(args) => rounds::run(args, device),
+        Command::Collect(args) => collect::run(args, device),
         Command::Chat(args) => chat::run(args, device),
         Command::Merge(args) => merge::run(args),
         Command::Import(args) => import::run(args),

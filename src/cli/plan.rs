@@ -1,6 +1,7 @@
 //! `oddgrad plan recipe.toml`
 
 use super::DeviceArgs;
+use super::hub::bring_rows;
 use super::import::model_folder;
 use super::working;
 use crate::error::{Error, Problem, Result};
@@ -35,6 +36,7 @@ fn mib(bytes: u64) -> String {
 pub(super) fn run(args: &PlanArgs, device: &DeviceArgs) -> Result<()> {
     let mut recipe = recipe::load(&args.recipe, &args.set)?;
     recipe.model = model_folder(&recipe.model)?;
+    bring_rows(recipe.data.train.iter().chain(&recipe.data.eval))?;
     let gpu = device.open()?;
     let mut target = gpu.target().clone();
     if let Some(gib) = args.memory {

@@ -32,6 +32,11 @@ pub struct SamplingArgs {
 }
 
 impl SamplingArgs {
+    /// Seed of the draws.
+    pub(super) fn seed(&self) -> u64 {
+        self.seed
+    }
+
     /// The settings, and the texts that end an answer.
     pub(super) fn read(&self, max_tokens: usize) -> Result<(Sampling, &[String])> {
         self.read_or(max_tokens, 0.0)

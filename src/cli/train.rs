@@ -2,6 +2,7 @@
 
 use super::DeviceArgs;
 use super::display::Display;
+use super::hub::bring_rows;
 use super::import::model_folder;
 use super::interrupt::stop_on_signal;
 use super::working;
@@ -61,6 +62,7 @@ pub(super) fn run(args: &TrainArgs, device: &DeviceArgs) -> Result<()> {
         ));
     }
     recipe.model = model_folder(&recipe.model)?;
+    bring_rows(recipe.data.train.iter().chain(&recipe.data.eval))?;
     working::on("reading the model and the rows");
     let prepared = prepare(&recipe, args.resume)?;
     let mut losses = args.lose_device_at.iter();

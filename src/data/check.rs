@@ -167,7 +167,7 @@ mod tests {
         response_start: usize,
     ) -> Example {
         let side = |ids: &[u32]| Sequence { ids: ids.to_vec(), response_start };
-        Example { row, chosen: side(chosen), rejected: rejected.map(side) }
+        Example { row, chosen: side(chosen), rejected: rejected.map(side), desirable: None }
     }
 
     #[test]

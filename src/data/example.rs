@@ -10,7 +10,8 @@ pub struct Sequence {
     pub response_start: usize,
 }
 
-/// A preference pair, or a single sequence where `rejected` is absent (SFT rows, plain text).
+/// A preference pair, or a single sequence where `rejected` is absent (SFT rows, labelled rows, plain
+/// text).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Example {
     /// Index of the source row, for messages about it.
@@ -19,4 +20,6 @@ pub struct Example {
     pub chosen: Sequence,
     /// Prompt and rejected answer.
     pub rejected: Option<Sequence>,
+    /// Whether the answer is one to be given, of a row that says so in the place of a rejected answer.
+    pub desirable: Option<bool>,
 }

@@ -207,7 +207,7 @@ mod tests {
     fn what_does_not_fit_is_named_by_its_place_all_at_once() {
         let example = |row: usize, length: usize| {
             let chosen = Sequence { ids: vec![1; length], response_start: 1 };
-            Example { row, chosen, rejected: None }
+            Example { row, chosen, rejected: None, desirable: None }
         };
         let examples = [example(0, 5), example(1, 12), example(2, 30)];
         let capacity = Capacity { tokens: 20, targets: 20, pairs: 1 };

@@ -18,6 +18,7 @@ pub mod form;
 mod growth;
 pub mod length;
 pub mod messages;
+pub mod mismatch;
 mod normalise;
 pub mod pack;
 mod parquet_file;

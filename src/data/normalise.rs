@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use super::files::{self, FOREIGN};
 use super::messages::{self, Message, says};
-use super::rows::{ReadOptions, Text};
+use super::rows::{Needs, ReadOptions, Text};
 use crate::error::shown;
 
 const PROMPTS: [&str; 5] = ["prompt", "conversations", "messages", "conversation", "question"];
@@ -55,6 +55,16 @@ pub(super) fn note_unused(
 /// Prompt, chosen, rejected.
 type Triple = (Text, Text, Option<Text>);
 
+/// A record in the form of a row.
+pub(super) struct Normal {
+    /// Prompt, chosen, rejected.
+    pub triple: Triple,
+    /// What its label says, where one was asked for.
+    pub desirable: Option<bool>,
+    /// Variables of the chat template.
+    pub given: Map<String, Value>,
+}
+
 /// One side of a row before both are brought to one form.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Side {
@@ -66,7 +76,7 @@ pub(super) fn normalise(
     record: &Map<String, Value>,
     options: &ReadOptions,
     unused: &mut BTreeSet<String>,
-) -> std::result::Result<(Triple, Map<String, Value>), String> {
+) -> std::result::Result<Normal, String> {
     let columns = Columns { record, options, used: RefCell::default() };
     let mut prompt = columns.prompt()?;
     let system = columns.system()?;
@@ -77,10 +87,11 @@ pub(super) fn normalise(
         Some(side) => side,
         // A conversation alone: its last message is the answer.
         None => match prompt.take() {
-            Some(Side::Turns(list)) if !options.need_rejected => Side::Turns(list),
-            _ => return Err(columns.missing("chosen")),
+            Some(Side::Turns(list)) if options.needs != Needs::Pair => Side::Turns(list),
+            _ => return Err(columns.missing_answer()),
         },
     };
+    let desirable = columns.desirable(rejected.is_some())?;
     columns.all_said()?;
     let triple = match (prompt, chosen, rejected) {
         (None, Side::Text(chosen), rejected) => split_texts(&columns, chosen, rejected)?,
@@ -114,7 +125,7 @@ pub(super) fn normalise(
     judge(&triple)?;
     let used = columns.used.borrow();
     note_unused(record, |name| used.contains(name), unused);
-    Ok((triple, given))
+    Ok(Normal { triple, desirable, given })
 }
 
 /// What a record asks, and the variables of the chat template. The answer at the end of a conversation is
@@ -313,7 +324,7 @@ impl Columns<'_> {
             let whole = PROMPTS[1..]
                 .iter()
                 .find(|name| present(self.record, name).is_some_and(|value| value.is_array()));
-            let alone = !self.options.need_rejected
+            let alone = self.options.needs != Needs::Pair
                 && !self.options.map.contains_key("prompt")
                 && !self.has_answer();
             if let (Side::Text(_), Some(whole), true) = (&found, whole, alone) {
@@ -434,7 +445,7 @@ impl Columns<'_> {
     fn chosen(&self) -> std::result::Result<Option<Side>, String> {
         let found = self.find("chosen", &["chosen"])?;
         if found.is_none()
-            && !self.options.need_rejected
+            && self.options.needs != Needs::Pair
             && !self.options.map.contains_key("chosen")
         {
             return self.find("chosen", &SFT_ANSWERS);
@@ -444,10 +455,43 @@ impl Columns<'_> {
 
     fn rejected(&self) -> std::result::Result<Option<Side>, String> {
         let found = self.find("rejected", &["rejected"])?;
-        if found.is_none() && self.options.need_rejected {
+        if found.is_none() && self.options.needs == Needs::Pair {
             return Err(self.missing("rejected"));
         }
         Ok(found)
+    }
+
+    /// What the label says; a pair has none.
+    fn desirable(&self, paired: bool) -> std::result::Result<Option<bool>, String> {
+        let needs = self.options.needs;
+        if paired || !matches!(needs, Needs::Label | Needs::Judgement) {
+            return Ok(None);
+        }
+        let name = self.options.map.get("label").map_or("label", String::as_str);
+        let value = present(self.record, name);
+        match value.map(desirable) {
+            Some(Some(desirable)) => {
+                self.take(name);
+                Ok(Some(desirable))
+            }
+            // Of rows that need none it may say anything.
+            _ if needs == Needs::Judgement => Ok(None),
+            None => Err(self.missing("label")),
+            Some(None) => Err(format!(
+                "column \"{name}\" is {}, not true or false (or 1 and 0, \"yes\" and \"no\", \"desirable\" and \"undesirable\")",
+                value.map_or_else(String::new, |value| shown(&value.to_string(), 60))
+            )),
+        }
+    }
+
+    fn missing_answer(&self) -> String {
+        match self.options.needs {
+            Needs::Label if !self.options.map.contains_key("chosen") => format!(
+                "column \"completion\" is missing, and there is no pair of \"chosen\" and \"rejected\"; {} (set data.map.chosen to the answer's name if it has another name)",
+                has(self.record)
+            ),
+            _ => self.missing("chosen"),
+        }
     }
 
     fn missing(&self, ours: &str) -> String {
@@ -458,5 +502,23 @@ impl Columns<'_> {
                 "column \"{ours}\" is missing; {has} (set data.map.{ours} to its name if it has another name)"
             ),
         }
+    }
+}
+
+/// A label's meaning, by the spellings that files have.
+fn desirable(label: &Value) -> Option<bool> {
+    match label {
+        Value::Bool(label) => Some(*label),
+        Value::Number(number) => match number.as_f64() {
+            Some(1.0) => Some(true),
+            Some(0.0 | -1.0) => Some(false),
+            _ => None,
+        },
+        Value::String(text) => match text.trim().to_ascii_lowercase().as_str() {
+            "true" | "1" | "yes" | "desirable" | "chosen" | "good" => Some(true),
+            "false" | "0" | "no" | "undesirable" | "rejected" | "bad" => Some(false),
+            _ => None,
+        },
+        _ => None,
     }
 }

@@ -84,6 +84,11 @@ pub struct PackedBatch {
     /// `[S]` mean log-probability of each sequence's response by the model that a run started from;
     /// 0 where nobody has said so ([`PackedBatch::refer`]).
     pub reference: Vec<f32>,
+    /// `[P]` whether each pair's answer is one to be given, of rows that say so; true elsewhere.
+    pub desirable: Vec<bool>,
+    /// How far the model is from the one that a run started from, in nats per answer, by the
+    /// mismatched answers of all rows that form one mean; 0 where nobody has said so.
+    pub divergence: f64,
     /// Source row of each pair, in the order of the pairs; its length is the number of pairs.
     pub rows: Vec<usize>,
     /// How many of the T tokens are used.
@@ -252,6 +257,8 @@ impl PackedBatch {
             seq_offset: vec![0; 2 * pairs + 1],
             seq_target: vec![0; 2 * targets],
             reference: vec![0.0; 2 * pairs],
+            desirable: vec![true; pairs],
+            divergence: 0.0,
             rows: Vec::new(),
             used_tokens: 0,
             used_targets: 0,
@@ -313,6 +320,7 @@ impl PackedBatch {
             }
         }
         self.own(pair as usize, &owned);
+        self.desirable[pair as usize] = example.desirable.unwrap_or(true);
         self.rows.push(example.row);
         self.used_tokens = end;
     }

@@ -25,7 +25,7 @@ fn random_examples(rng: &mut ChaCha8Rng, n: usize) -> Vec<Example> {
             };
             let chosen = side(rng);
             let rejected = rng.random_bool(0.8).then(|| side(rng));
-            Example { row, chosen, rejected }
+            Example { row, chosen, rejected, desirable: None }
         })
         .collect()
 }
@@ -161,7 +161,7 @@ fn streams_expand_to_the_plain_layout() {
 
 fn pair(row: usize, chosen: &[u32], rejected: &[u32], response_start: usize) -> Example {
     let side = |ids: &[u32]| Sequence { ids: ids.to_vec(), response_start };
-    Example { row, chosen: side(chosen), rejected: Some(side(rejected)) }
+    Example { row, chosen: side(chosen), rejected: Some(side(rejected)), desirable: None }
 }
 
 #[test]
@@ -221,6 +221,7 @@ fn the_longest_rows_open_the_streams() {
             row,
             chosen: Sequence { ids: vec![1; n], response_start: 1 },
             rejected: None,
+            desirable: None,
         })
         .collect();
     let given: Vec<&Example> = examples.iter().collect();

@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 
 use super::files::{self, Format, Source, Split};
 use super::messages::{self, Message};
-use super::normalise::{Side, asked, has, normalise, present, side};
+use super::normalise::{Normal, Side, asked, has, normalise, present, side};
 use super::rows::{LARGEST_TEXT, MOST_BAD, ReadOptions, Text};
 use crate::error::{Error, Problem, Result};
 use crate::files::read_file;
@@ -107,7 +107,7 @@ fn prompt_of(record: &Record) -> std::result::Result<Asked, String> {
     let list = LISTS.into_iter().find_map(|name| Some((name, present(record, name)?.as_array()?)));
     let both = ["chosen", "rejected"].iter().all(|name| present(record, name).is_some());
     if list.is_none() && both {
-        let ((prompt, chosen, rejected), given) =
+        let Normal { triple: (prompt, chosen, rejected), given, .. } =
             normalise(record, &options, &mut Default::default())?;
         return Ok((prompt, given, [chosen].into_iter().chain(rejected).collect()));
     }

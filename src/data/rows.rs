@@ -14,8 +14,9 @@
 //! | a `history` of pairs beside a string prompt (LLaMA-Factory's alpaca) | messages, the earlier turns first |
 //! | `{instruction, context, …}` (dolly) | the context is joined to the instruction as an input is |
 //! | `tools`, `documents`, `chat_template_kwargs` beside messages | variables of the chat template |
+//! | `{prompt, completion, label}` where a label is asked for (KTO) | an answer, desirable or not |
 //!
-//! Without need of a rejected side (SFT) `{messages}`, `{conversations}` and an answer column
+//! Without need of a rejected side (SFT, KTO) `{messages}`, `{conversations}` and an answer column
 //! named `completion`, `response`, `output` or `answer` load too. Null counts as absent. Columns
 //! that say something and have no place are refused; all others are ignored and named, once for
 //! each file. Rows whose column `choice` says `tie` or `skip`, as those of `oddgrad judge` and
@@ -32,7 +33,7 @@ pub use super::files::{Source, Split};
 use super::form::Form;
 pub use super::messages::Message;
 use super::messages::{self, says};
-use super::normalise::{GIVEN, Side, has, normalise, note_unused, present, side, some_of};
+use super::normalise::{GIVEN, Normal, Side, has, normalise, note_unused, present, side, some_of};
 use crate::error::{Error, Problem, Result};
 use crate::files::read_file;
 
@@ -76,35 +77,46 @@ pub struct PreferenceRow {
     pub prompt: Text,
     /// The preferred answer.
     pub chosen: Text,
-    /// The other one; absent only where [`ReadOptions::need_rejected`] is off.
+    /// The other one; absent only where [`ReadOptions::needs`] allows it.
     pub rejected: Option<Text>,
+    /// Whether `chosen` is an answer to be given, where the row has a label in the place of a rejected
+    /// answer.
+    pub desirable: Option<bool>,
     /// Variables of the chat template beside the messages: `tools`, `documents` and what
     /// `chat_template_kwargs` holds.
     pub given: Map<String, Value>,
+}
+
+/// What a row must have beside its prompt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Needs {
+    /// A chosen and a rejected answer (preference training).
+    Pair,
+    /// An answer; a rejected one is read where there is one (SFT).
+    Answer,
+    /// As [`Needs::Answer`]; a label too is read where there is one (evaluation).
+    Judgement,
+    /// An answer and a label. A pair is two such rows (KTO).
+    Label,
 }
 
 /// How rows are read.
 #[derive(Debug, Clone)]
 pub struct ReadOptions {
     /// Our column name to the file's: `chosen` to `good`. Keys: `prompt`, `system`, `chosen`,
-    /// `rejected`.
+    /// `rejected`, `label`.
     pub map: BTreeMap<String, String>,
     /// Go on without the rows that cannot be used.
     pub skip_bad_rows: bool,
-    /// Whether every row must have a rejected side (preference training) or not (SFT).
-    pub need_rejected: bool,
+    /// What every row must have beside its prompt.
+    pub needs: Needs,
     /// Which files of a folder are meant, if their names say.
     pub split: Split,
 }
 
 impl Default for ReadOptions {
     fn default() -> Self {
-        Self {
-            map: BTreeMap::new(),
-            skip_bad_rows: false,
-            need_rejected: true,
-            split: Split::Train,
-        }
+        Self { map: BTreeMap::new(), skip_bad_rows: false, needs: Needs::Pair, split: Split::Train }
     }
 }
 
@@ -120,7 +132,7 @@ pub struct Rows {
     pub notes: Vec<String>,
 }
 
-const MAPPED: [&str; 4] = ["prompt", "system", "chosen", "rejected"];
+const MAPPED: [&str; 5] = ["prompt", "system", "chosen", "rejected", "label"];
 /// Rows that cannot be used before the reading stops: the reasons take memory.
 pub(super) const MOST_BAD: usize = 10_000;
 /// The same where such rows are skipped.
@@ -158,8 +170,16 @@ pub fn read_preferences(paths: &[PathBuf], options: &ReadOptions) -> Result<Rows
                 Err(problem) => bad.push(problem),
             }
         }
+        let pairs = if options.needs == Needs::Label { unpair(&mut rows, before) } else { 0 };
         notes.push(file_note(&path, rows.len() - before, &forms.to_string(), &scan));
         undecided.add(scan.undecided);
+        if pairs > 0 {
+            notes.push(format!(
+                "{}: {pairs} pairs are {} rows, their chosen answers with label true, their rejected ones with label false",
+                path.display(),
+                2 * pairs
+            ));
+        }
         if bad.len() >= most {
             let summary =
                 format!("{most} rows cannot be used; reading stopped at {}", path.display());
@@ -183,6 +203,25 @@ pub fn read_preferences(paths: &[PathBuf], options: &ReadOptions) -> Result<Rows
         return Err(Error::input(format!("there is no usable row in {}{left}", names(paths)), bad));
     }
     Ok(Rows { rows, skipped: bad, notes })
+}
+
+/// Makes two labelled rows of every pair from `from` on, and says how many pairs there were. The
+/// rejected answers stand behind all others, so that most rows beside each other have other prompts.
+fn unpair(rows: &mut Vec<PreferenceRow>, from: usize) -> usize {
+    let mut undesirable = Vec::new();
+    for row in &mut rows[from..] {
+        if let Some(rejected) = row.rejected.take() {
+            row.desirable = Some(true);
+            undesirable.push(PreferenceRow {
+                chosen: rejected,
+                desirable: Some(false),
+                ..row.clone()
+            });
+        }
+    }
+    let pairs = undesirable.len();
+    rows.append(&mut undesirable);
+    pairs
 }
 
 /// Refuses a map of columns that are none of ours.
@@ -262,12 +301,8 @@ pub(super) fn scan(
             return true;
         }
         let row = record.and_then(|record| normalise(&record, options, &mut unused));
-        let row = row.map(|((prompt, chosen, rejected), given)| PreferenceRow {
-            source: source.clone(),
-            prompt,
-            chosen,
-            rejected,
-            given,
+        let row = row.map(|Normal { triple: (prompt, chosen, rejected), desirable, given }| {
+            PreferenceRow { source: source.clone(), prompt, chosen, rejected, desirable, given }
         });
         each(source, row)
     };
@@ -299,22 +334,22 @@ impl Forms {
     /// The row in the form of its file. A transcript, which is plain text for good, is a problem
     /// among conversations.
     pub fn apply(self, row: PreferenceRow) -> std::result::Result<PreferenceRow, Problem> {
-        let PreferenceRow { source, prompt, chosen, rejected, given } = row;
-        let (true, Text::Plain(text), Text::Plain(answer)) = (self.chat, &prompt, &chosen) else {
-            return Ok(PreferenceRow { source, prompt, chosen, rejected, given });
+        let (true, Text::Plain(text), Text::Plain(answer)) = (self.chat, &row.prompt, &row.chosen)
+        else {
+            return Ok(row);
         };
         if messages::is_transcript(text) {
             let what = "is a transcript, but other rows of the file are conversations; \
                         put them in a file of their own";
-            return Err(Problem::new(source.to_string(), what));
+            return Err(Problem::new(row.source.to_string(), what));
         }
         let turn = |role: &str, text: &str| Text::Messages(vec![Message::new(role, text)]);
-        let rejected = rejected.map(|side| match side {
+        let rejected = row.rejected.map(|side| match side {
             Text::Plain(text) => turn("assistant", &text),
             side => side,
         });
         let (prompt, chosen) = (turn("user", text), turn("assistant", answer));
-        Ok(PreferenceRow { source, prompt, chosen, rejected, given })
+        Ok(PreferenceRow { prompt, chosen, rejected, ..row })
     }
 }
 

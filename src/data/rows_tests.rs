@@ -230,7 +230,7 @@ fn columns_can_have_other_names() {
 
 #[test]
 fn rows_without_a_rejected_side_load_for_sft_only() {
-    let options = ReadOptions { need_rejected: false, ..ReadOptions::default() };
+    let options = ReadOptions { needs: Needs::Answer, ..ReadOptions::default() };
     let hi = serde_json::json!([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}]);
     let talked = (talk(&[("user", "Hi")]), talk(&[("assistant", "Yes")]), None);
     let written = (plain("Hi"), plain("Yes"), None);
@@ -490,7 +490,7 @@ fn a_file_has_one_form_and_its_unused_columns_are_named_once() {
 #[test]
 fn a_conversation_beside_its_first_question_is_the_row() {
     let hi = serde_json::json!([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}]);
-    let options = ReadOptions { need_rejected: false, ..ReadOptions::default() };
+    let options = ReadOptions { needs: Needs::Answer, ..ReadOptions::default() };
     let row = row!("prompt": "Hi", "prompt_id": "x1", "messages": hi);
     let found = read(&[row], &options).unwrap();
     assert_eq!(found.rows[0].chosen, talk(&[("assistant", "Yes")]));
@@ -587,4 +587,82 @@ fn rows_without_an_end_are_refused_with_bounded_memory() {
     let text = read_preferences(&[write(folder.path(), "key.jsonl", key)], &ReadOptions::default());
     let text = text.unwrap_err().to_string();
     assert!(text.len() < 2_000 && !text.contains('\u{1b}'), "{}", text.len());
+}
+
+#[test]
+fn labels_are_read_where_they_are_asked_for() {
+    let options = ReadOptions { needs: Needs::Label, ..ReadOptions::default() };
+    let labelled = |label: Value| {
+        let row = row!("prompt": "Hi", "completion": "Yes", "label": label);
+        let found = read(std::slice::from_ref(&row), &options);
+        found.map(|found| found.rows[0].desirable).map_err(|e| e.to_string())
+    };
+    for yes in [true.into(), 1.into(), 1.0.into(), "true".into(), " Desirable".into()] {
+        assert_eq!(labelled(yes), Ok(Some(true)));
+    }
+    for no in [false.into(), 0.into(), (-1).into(), "False".into(), "0".into(), "no".into()] {
+        assert_eq!(labelled(no), Ok(Some(false)));
+    }
+    for other in [2.into(), 0.5.into(), "maybe".into(), serde_json::json!([true])] {
+        let error = labelled(other.clone()).unwrap_err();
+        let want = format!("column \"label\" is {other}, not true or false");
+        assert!(error.contains(&want), "{want}: {error}");
+    }
+    let refused =
+        |row: Value, options: &ReadOptions| read(&[row], options).unwrap_err().to_string();
+    let without = row!("prompt": "Hi", "completion": "Yes", "label": null);
+    assert!(refused(without, &options).contains("column \"label\" is missing"));
+    let without = row!("prompt": "Hi", "label": true);
+    let error = refused(without, &options);
+    assert!(error.contains("column \"completion\" is missing"), "{error}");
+    let mapped = ReadOptions { map: [("label".into(), "liked".into())].into(), ..options.clone() };
+    let row = row!("prompt": "Hi", "completion": "Yes", "liked": 0);
+    assert_eq!(read(&[row], &mapped).unwrap().rows[0].desirable, Some(false));
+    // Messages, and the last of a conversation, are answers too.
+    let list = serde_json::json!([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}]);
+    let rows = [
+        row!("messages": list, "label": true),
+        row!("prompt": [list[0]], "completion": [list[1]], "label": false),
+    ];
+    let found = read(&rows, &options).unwrap().rows;
+    assert_eq!(found[0].desirable, Some(true));
+    assert_eq!((&found[1].prompt, &found[1].chosen), (&found[0].prompt, &found[0].chosen));
+    // For SFT the column says nothing, and to be judged by it may.
+    let row = row!("prompt": "Hi", "completion": "Yes", "label": false);
+    let kinds = [(Needs::Answer, None), (Needs::Judgement, Some(false))];
+    for (needs, want) in kinds {
+        let options = ReadOptions { needs, ..ReadOptions::default() };
+        let found = read(std::slice::from_ref(&row), &options).unwrap();
+        assert_eq!(found.rows[0].desirable, want);
+        assert_eq!(found.notes[0].contains("not used: label"), want.is_none());
+        let odd = row!("prompt": "Hi", "completion": "Yes", "label": "poem");
+        assert_eq!(read(&[odd], &options).unwrap().rows[0].desirable, None);
+    }
+}
+
+#[test]
+fn a_pair_is_two_labelled_rows() {
+    let options = ReadOptions { needs: Needs::Label, ..ReadOptions::default() };
+    let rows = [
+        row!("prompt": "a", "chosen": "b", "rejected": "c"),
+        row!("prompt": "d", "completion": "e", "label": 0),
+        row!("prompt": "f", "chosen": "g", "rejected": "h", "label": "any"),
+    ];
+    let found = read(&rows, &options).unwrap();
+    let all: Vec<_> = found
+        .rows
+        .iter()
+        .map(|r| (r.chosen.clone(), r.rejected.clone(), r.desirable.unwrap(), r.source.line))
+        .collect();
+    let row = |answer: &str, label, line| (plain(answer), None, label, line);
+    let want = [
+        row("b", true, 1),
+        row("e", false, 2),
+        row("g", true, 3),
+        row("c", false, 1),
+        row("h", false, 3),
+    ];
+    assert_eq!(all, want);
+    assert!(found.notes[0].contains("5 rows"), "{:?}", found.notes);
+    assert!(found.notes[1].contains("2 pairs are 4 rows"), "{:?}", found.notes);
 }

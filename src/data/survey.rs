@@ -13,7 +13,7 @@ use super::example::{Example, Sequence};
 use super::files;
 use super::length::{Counts, Cut, OverLength};
 use super::rows::{
-    Forms, PreferenceRow, ReadOptions, Source, Undecided, check_map, file_note, names, scan,
+    Forms, Needs, PreferenceRow, ReadOptions, Source, Undecided, check_map, file_note, names, scan,
 };
 use super::tokenize::{EosRule, Tokenizer, Untrimmed};
 use crate::error::{Error, Problem, Result};
@@ -51,6 +51,9 @@ pub struct Survey {
     pub notes: Vec<String>,
     /// Of the usable rows, those with a rejected side.
     pub pairs: usize,
+    /// Of the usable rows, the answers with label true and those with label false, where labels are
+    /// asked for; a pair is one of each.
+    pub labels: [usize; 2],
     /// Tokens of prompts, chosen answers and rejected answers.
     pub prompt: Histogram,
     /// See [`Survey::prompt`].
@@ -123,12 +126,14 @@ impl Histogram {
 /// A usable row, looked at.
 struct Looked {
     row: Untrimmed,
+    labels: [usize; 2],
     hash: u64,
 }
 
 struct Surveyor<'a> {
     tokenizer: &'a Tokenizer,
     eos: EosRule,
+    needs: Needs,
     max_length: usize,
     survey: Survey,
     hashes: HashMap<u64, (u32, u32)>,
@@ -154,6 +159,7 @@ pub fn survey(
     let mut surveyor = Surveyor {
         tokenizer,
         eos,
+        needs: options.needs,
         max_length,
         survey: Survey { notes: found.notes, ..Survey::default() },
         hashes: HashMap::new(),
@@ -226,11 +232,12 @@ impl Surveyor<'_> {
     /// Makes tokens of rows, on all cores, and counts them in their order.
     fn chunk(&mut self, rows: Vec<PreferenceRow>) -> Result<()> {
         let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
-        let (tokenizer, eos) = (self.tokenizer, self.eos);
-        let look = |row: &PreferenceRow| {
-            let row = tokenizer.untrimmed(row, eos)?;
-            let hash = hash_of(&row.sides);
-            Ok(Looked { row, hash })
+        let (tokenizer, eos, needs) = (self.tokenizer, self.eos, self.needs);
+        let look = |given: &PreferenceRow| {
+            let row = tokenizer.untrimmed(given, eos)?;
+            let hash = hash_of(&row.sides, given.desirable);
+            let labels = labels_of(given, needs);
+            Ok(Looked { row, labels, hash })
         };
         let work =
             |part: &[PreferenceRow]| on_own_stack(|| part.iter().map(look).collect::<Vec<_>>());
@@ -255,9 +262,10 @@ impl Surveyor<'_> {
     }
 
     fn count(&mut self, looked: Looked, source: Source) {
-        let Looked { row, hash } = looked;
+        let Looked { row, labels, hash } = looked;
         let survey = &mut self.survey;
         survey.usable += 1;
+        survey.labels.iter_mut().zip(labels).for_each(|(all, n)| *all += n);
         let answer = |side: &Sequence| side.ids.len() - side.response_start;
         survey.prompt.add(row.sides[0].response_start);
         survey.chosen.add(answer(&row.sides[0]));
@@ -299,15 +307,25 @@ impl Surveyor<'_> {
         if survey.shown.len() < SHOWN {
             let mut sides = row.sides.into_iter();
             if let Some(chosen) = sides.next() {
-                let example = Example { row: survey.read, chosen, rejected: sides.next() };
+                let example =
+                    Example { row: survey.read, chosen, rejected: sides.next(), desirable: None };
                 survey.shown.push((source, example));
             }
         }
     }
 }
 
-fn hash_of(sides: &[Sequence]) -> u64 {
+/// Answers with label true and with label false.
+fn labels_of(row: &PreferenceRow, needs: Needs) -> [usize; 2] {
+    match row.desirable {
+        Some(desirable) => [usize::from(desirable), usize::from(!desirable)],
+        None => [usize::from(needs == Needs::Label); 2],
+    }
+}
+
+fn hash_of(sides: &[Sequence], desirable: Option<bool>) -> u64 {
     let mut hasher = blake3::Hasher::new();
+    hasher.update(&desirable.map_or([2], |label| [u8::from(label)]));
     for side in sides {
         hasher.update(&(side.response_start as u64).to_le_bytes());
         hasher.update(&(side.ids.len() as u64).to_le_bytes());

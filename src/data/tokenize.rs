@@ -401,7 +401,8 @@ impl Tokenizer {
         let Some(chosen) = sides.next() else {
             return Ok(None);
         };
-        Ok(Some(Example { row: row_index, chosen, rejected: sides.next() }))
+        let (rejected, desirable) = (sides.next(), row.desirable);
+        Ok(Some(Example { row: row_index, chosen, rejected, desirable }))
     }
 
     /// The tokens of a row, however long.
@@ -569,7 +570,7 @@ impl Tokenizer {
             .map(|start| {
                 let piece = ids[start..ids.len().min(start + options.max_length)].to_vec();
                 let chosen = Sequence { ids: piece, response_start: 1 };
-                Example { row: row_index, chosen, rejected: None }
+                Example { row: row_index, chosen, rejected: None, desirable: None }
             })
             .collect())
     }

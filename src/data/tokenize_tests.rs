@@ -131,6 +131,7 @@ fn plain_row(prompt: &str, chosen: &str, rejected: &str) -> PreferenceRow {
         prompt: Text::Plain(prompt.into()),
         chosen: Text::Plain(chosen.into()),
         rejected: Some(Text::Plain(rejected.into())),
+        desirable: None,
         given: Map::new(),
     }
 }

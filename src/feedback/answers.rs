@@ -16,7 +16,7 @@ use crate::data::prompts::PromptRow;
 use crate::data::rows::Text;
 use crate::data::tokenize::Tokenizer;
 use crate::error::{Error, Problem, Result};
-use crate::feedback::asked::{Asked, ModelFiles};
+use crate::feedback::asked::{Asked, ModelFiles, TOGETHER};
 use crate::feedback::comparison::{Answered, value};
 use crate::feedback::journal::Journal;
 use crate::gpu::Gpu;
@@ -26,9 +26,6 @@ use crate::model::weights::{ParameterValues, put_as};
 use crate::program::Store;
 use crate::train::learner::check_weights;
 use crate::train::proof::Hashed;
-
-/// Sequences that are continued together, where a prompt has not more answers.
-const TOGETHER: usize = 16;
 
 /// How answers are drawn.
 #[derive(Clone, Copy)]

@@ -19,6 +19,9 @@ use crate::model::generate::check_prompts;
 use crate::model::weights::FolderWeights;
 use crate::train::sampler::{encode_beginning, encode_conversation};
 
+/// Sequences that are continued together, where a prompt has not more answers.
+pub(super) const TOGETHER: usize = 16;
+
 /// A model's folder, read and found usable; nothing is on a device yet.
 pub struct ModelFiles {
     pub(super) folder: PathBuf,
@@ -191,4 +194,18 @@ pub struct Asked {
     pub(super) ids: Vec<Vec<u32>>,
     /// Rows that ask what an earlier one does.
     pub repeated: usize,
+}
+
+impl Asked {
+    /// The prompts that are answered together, where each gets `count` answers.
+    pub fn groups(self, count: usize) -> Vec<Self> {
+        let size = (TOGETHER / count.max(1)).max(1);
+        let mut left = self.rows.into_iter().zip(self.ids).peekable();
+        let mut groups = Vec::new();
+        while left.peek().is_some() {
+            let (rows, ids) = left.by_ref().take(size).unzip();
+            groups.push(Self { rows, ids, repeated: 0 });
+        }
+        groups
+    }
 }

@@ -95,6 +95,16 @@ pub struct LeftOut {
     pub repeated: usize,
 }
 
+impl LeftOut {
+    /// Counts another part with this one.
+    pub fn add(&mut self, other: Self) {
+        self.equal += other.equal;
+        self.empty += other.empty;
+        self.alone.extend(other.alone);
+        self.repeated += other.repeated;
+    }
+}
+
 /// The comparisons of all pairs of different answers, at most `most` for each prompt (neighbours
 /// first), and what was left out.
 pub fn comparisons(answered: &[Answered], most: usize) -> (Vec<Comparison>, LeftOut) {

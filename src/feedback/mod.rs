@@ -8,6 +8,7 @@
 
 pub mod answers;
 pub mod asked;
+pub mod collect;
 pub mod comparison;
 pub mod journal;
 pub mod judge;

@@ -259,6 +259,7 @@ mod tests {
                 row,
                 chosen: side(prompt, 0, a),
                 rejected: Some(side(prompt, 50, b)),
+                desirable: None,
             })
             .collect();
         let capacity = Capacity { tokens: 48, targets: 48, pairs: 3 };

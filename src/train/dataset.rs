@@ -4,6 +4,7 @@ use crate::data::check::{DataReport, check_examples};
 use crate::data::example::Example;
 use crate::data::form::Form;
 use crate::data::length::check_lengths;
+use crate::data::mismatch::mismatch;
 use crate::data::pack::{Capacity, PackStats, PackedBatch, pack, share_out};
 use crate::data::rows::{
     ReadOptions, Source, Split, Text, Texts, read_preferences, read_usable_texts,
@@ -33,6 +34,8 @@ pub struct Dataset {
     pub skipped: Vec<Problem>,
     /// Lines for the user about the files and what of them is not used.
     pub notes: Vec<String>,
+    /// The same examples with the answers of other rows, for objectives that ask for them.
+    pub mismatched: Option<Box<Dataset>>,
     /// What the reference model gives both answers of each row; empty without one.
     reference: Vec<[f32; 2]>,
 }
@@ -63,7 +66,7 @@ impl Dataset {
         let read = ReadOptions {
             map: d.map.clone(),
             skip_bad_rows: d.skip_bad_rows,
-            need_rejected: kind == RowKind::Pairs,
+            needs: kind.needs(),
             split,
         };
         let rows = read_preferences(paths, &read)?;
@@ -82,7 +85,46 @@ impl Dataset {
             ));
         }
         let Examples { examples, counts, .. } = tokenized;
-        Ok(Self { examples, sources, form, counts, skipped, notes, reference: Vec::new() })
+        let (mismatched, reference) = (None, Vec::new());
+        let mut dataset =
+            Self { examples, sources, form, counts, skipped, notes, mismatched, reference };
+        if kind == (RowKind::Labelled { mismatched: true }) {
+            dataset.mismatched = Some(Box::new(dataset.mismatch(d.max_length)?));
+        }
+        Ok(dataset)
+    }
+
+    /// The examples with the answers of other rows ([`mismatch`]).
+    ///
+    /// # Errors
+    /// Every row for which there is none.
+    fn mismatch(&self, max_length: usize) -> Result<Self> {
+        let mismatched = mismatch(&self.examples, max_length);
+        let alone = self.examples.iter().zip(&mismatched).filter(|(_, other)| other.is_none());
+        let what = "there is no other row whose prompt and whose answer are both different";
+        let problems: Vec<Problem> = alone
+            .map(|(example, _)| Problem::new(self.sources[example.row].to_string(), what))
+            .collect();
+        if !problems.is_empty() {
+            let summary = "the divergence from the reference model is estimated with answers to other prompts, and some rows have none: add rows, or set loss.type = \"apo_zero_unpaired\", which does without";
+            return Err(Error::input(summary, problems));
+        }
+        Ok(Self {
+            examples: mismatched.into_iter().flatten().collect(),
+            sources: self.sources.clone(),
+            form: self.form,
+            counts: Counts::default(),
+            skipped: Vec::new(),
+            notes: Vec::new(),
+            mismatched: None,
+            reference: Vec::new(),
+        })
+    }
+
+    /// How many answers are desirable and how many are not, of rows that say so.
+    pub fn labels(&self) -> [usize; 2] {
+        let count = |label| self.examples.iter().filter(|e| e.desirable == Some(label)).count();
+        [true, false].map(count)
     }
 
     fn load_texts(
@@ -117,6 +159,7 @@ impl Dataset {
             counts,
             skipped: problems,
             notes,
+            mismatched: None,
             reference: Vec::new(),
         })
     }
@@ -132,6 +175,7 @@ impl Dataset {
             form: Form::Plain,
             skipped: Vec::new(),
             notes: Vec::new(),
+            mismatched: None,
             reference: Vec::new(),
         }
     }
@@ -151,6 +195,10 @@ impl Dataset {
         let report =
             check_examples(examples, place, tokenizer.vocab_size(), model.vocab_size, counts)?;
         check_lengths(examples.iter(), place, model.max_positions, capacity)?;
+        if let Some(mismatched) = &self.mismatched {
+            let place = |row| format!("{} with the answer of another row", place(row));
+            check_lengths(mismatched.examples.iter(), place, model.max_positions, capacity)?;
+        }
         Ok(report)
     }
 
@@ -228,6 +276,9 @@ impl Dataset {
         let mut hasher = blake3::Hasher::new();
         for &i in order {
             let e = &self.examples[i];
+            if let Some(desirable) = e.desirable {
+                hasher.update(&[u8::from(desirable)]);
+            }
             for side in std::iter::once(&e.chosen).chain(&e.rejected) {
                 hasher.update(&(side.response_start as u64).to_le_bytes());
                 hasher.update(bytemuck::cast_slice(&side.ids));

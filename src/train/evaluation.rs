@@ -37,9 +37,9 @@ impl Answer {
 /// What a model gives the answers of a row.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ScoredRow {
-    /// The chosen answer.
-    pub chosen: Answer,
-    /// The rejected one, if there is one.
+    /// The chosen answer; None of a row whose only answer is labelled as undesirable.
+    pub chosen: Option<Answer>,
+    /// The rejected one, or that of such a row; None where there is none.
     pub rejected: Option<Answer>,
 }
 
@@ -79,12 +79,14 @@ pub fn score(
             mean: f64::from(mean[sequence]),
             tokens: stream.response(sequence).len(),
         };
-        for pair in stream.pairs() {
-            let row =
-                ScoredRow { chosen: answer(pair.chosen), rejected: pair.rejected.map(answer) };
-            let finite = row.chosen.mean.is_finite()
-                && row.rejected.is_none_or(|answer| answer.mean.is_finite());
-            if !finite {
+        for (p, pair) in stream.pairs().enumerate() {
+            let (chosen, rejected) = (Some(answer(pair.chosen)), pair.rejected.map(answer));
+            let row = match stream.desirable[p] {
+                true => ScoredRow { chosen, rejected },
+                false => ScoredRow { chosen: None, rejected: chosen },
+            };
+            let mut answers = row.chosen.iter().chain(&row.rejected);
+            if !answers.all(|answer| answer.mean.is_finite()) {
                 let what = "the model gives its answers no finite log-probability";
                 bad.push(Problem::new(rows.sources[pair.row].to_string(), what));
             }
@@ -117,27 +119,27 @@ pub static FIGURES: [Figure; 9] = [
     Figure {
         key: "rewards/accuracies",
         title: "chosen answer preferred, by mean log-prob",
-        of: |row| share(row.chosen.mean > row.rejected?.mean),
+        of: |row| share(row.chosen?.mean > row.rejected?.mean),
     },
     Figure {
         key: "accuracy_by_sum",
         title: "chosen answer preferred, by log-prob of the whole",
-        of: |row| share(row.chosen.sum() > row.rejected?.sum()),
+        of: |row| share(row.chosen?.sum() > row.rejected?.sum()),
     },
     Figure {
         key: "log_odds_chosen",
         title: "log odds ratio",
-        of: |row| Some((log_odds(row.chosen.mean, row.rejected?.mean).z, 1.0)),
+        of: |row| Some((log_odds(row.chosen?.mean, row.rejected?.mean).z, 1.0)),
     },
     Figure {
         key: "log_odds_ratio",
         title: "log sigmoid of it (minus ORPO's L_OR)",
-        of: |row| Some((-log_odds(row.chosen.mean, row.rejected?.mean).loss, 1.0)),
+        of: |row| Some((-log_odds(row.chosen?.mean, row.rejected?.mean).loss, 1.0)),
     },
     Figure {
         key: "logps/chosen",
         title: "log-prob per token, chosen",
-        of: |row| Some((row.chosen.mean, 1.0)),
+        of: |row| Some((row.chosen?.mean, 1.0)),
     },
     Figure {
         key: "logps/rejected",
@@ -147,12 +149,12 @@ pub static FIGURES: [Figure; 9] = [
     Figure {
         key: "nll_loss",
         title: "NLL of chosen answers, over all tokens",
-        of: |row| Some((-row.chosen.sum(), row.chosen.tokens as f64)),
+        of: |row| Some((-row.chosen?.sum(), row.chosen?.tokens as f64)),
     },
     Figure {
         key: "chosen_tokens",
         title: "tokens of a chosen answer",
-        of: |row| Some((row.chosen.tokens as f64, 1.0)),
+        of: |row| Some((row.chosen?.tokens as f64, 1.0)),
     },
     Figure {
         key: "rejected_tokens",
@@ -264,7 +266,7 @@ mod tests {
 
     fn row(chosen: (f64, usize), rejected: Option<(f64, usize)>) -> ScoredRow {
         let answer = |(mean, tokens)| Answer { mean, tokens };
-        ScoredRow { chosen: answer(chosen), rejected: rejected.map(answer) }
+        ScoredRow { chosen: Some(answer(chosen)), rejected: rejected.map(answer) }
     }
 
     fn value(all: &[Option<Estimated>], key: &str) -> Option<Estimated> {
@@ -315,7 +317,7 @@ mod tests {
         // Each row better by the same: the difference has no uncertainty.
         let better: ScoredRows = few
             .iter()
-            .map(|(&i, r)| (i, row((r.chosen.mean + 0.25, 3), Some((-0.5, 3)))))
+            .map(|(&i, r)| (i, row((r.chosen.unwrap().mean + 0.25, 3), Some((-0.5, 3)))))
             .collect();
         let both = value(&estimates(&[few, better], 500, 2), "logps/chosen").unwrap();
         let difference = both.difference.unwrap();

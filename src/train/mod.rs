@@ -6,6 +6,7 @@ pub mod checkpoint;
 pub mod conversation;
 pub mod dataset;
 mod describe;
+mod divergence;
 pub mod evaluation;
 pub mod evaluator;
 pub mod forecast;

@@ -133,12 +133,19 @@ pub fn prepare(recipe: &Recipe, resume: bool) -> Result<Prepared<'_>> {
         Ok((dataset, report))
     };
     let (train, report) = load(&recipe.data.train, Split::Train)?;
+    let [desirable, undesirable] = train.labels();
+    let told = recipe.loss.objective.check_labels(desirable, undesirable);
+    let refused = |what| {
+        Error::input("the rows cannot be trained on", vec![Problem::new("data.train", what)])
+    };
+    let told = told.map_err(refused)?;
     let form = recipe.sample.form.unwrap_or(train.form);
     let room = sampler::room(&tokenizer, &config, &recipe.sample, form)?;
     let heldout = match recipe.data.eval.as_slice() {
         [] => None,
         paths => Some(load(paths, Split::Validation)?),
     };
+    notes.extend(told);
     let Start { weights, state, moments } =
         starting_point(recipe, &train, tokenizer.date(), latest, &mut notes)?;
     if let Some(date) = state.date {

@@ -26,8 +26,12 @@ fn run(trained: TrainedSet, rate: f64) -> Run {
     let config = ModelConfig::load(&folder).unwrap();
     let start = init_weights(&config, 1);
     let side = |ids: [u32; 4]| Sequence { ids: ids.into(), response_start: 2 };
-    let example =
-        Example { row: 0, chosen: side([7, 8, 9, 10]), rejected: Some(side([7, 8, 11, 12])) };
+    let example = Example {
+        row: 0,
+        chosen: side([7, 8, 9, 10]),
+        rejected: Some(side([7, 8, 11, 12])),
+        desirable: None,
+    };
     let capacity = Capacity { tokens: 16, targets: 16, pairs: 1 };
     let stream = pack(&[&example], capacity).unwrap().remove(0);
     let loss = Loss::default();

@@ -143,8 +143,35 @@ pub(super) fn batch_examples(path: &Path, batch: &Value, vocab: usize) -> Result
     }
     let pairs = chosen.into_iter().zip(rejected).enumerate();
     Ok(pairs
-        .map(|(row, (chosen, rejected))| Example { row, chosen, rejected: Some(rejected) })
+        .map(|(row, (chosen, rejected))| Example {
+            row,
+            chosen,
+            rejected: Some(rejected),
+            desirable: None,
+        })
         .collect())
+}
+
+/// The reference model's mean log-prob of a row in one of the lists of a `golden.json`.
+pub(super) fn reference_logp(path: &Path, golden: &Value, key: &str, row: usize) -> Result<f32> {
+    let list = golden.get("reference").and_then(|r| r.get(key));
+    let value = list.and_then(|l| l.get(row)).and_then(Value::as_f64);
+    let missing = || Error::file(path, format!("has no reference.{key}[{row}]"));
+    value.map(|v| v as f32).ok_or_else(missing)
+}
+
+/// Every pair as two labelled rows: all chosen answers, then all rejected ones.
+pub(super) fn unpaired(pairs: Vec<Example>) -> Vec<Example> {
+    let (mut rows, mut undesirable) = (Vec::new(), Vec::new());
+    for Example { chosen, rejected, .. } in pairs {
+        let one =
+            |chosen, label| Example { row: 0, chosen, rejected: None, desirable: Some(label) };
+        rows.push(one(chosen, true));
+        undesirable.extend(rejected.map(|rejected| one(rejected, false)));
+    }
+    rows.append(&mut undesirable);
+    rows.iter_mut().enumerate().for_each(|(row, example)| example.row = row);
+    rows
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use crate::model::config::ModelConfig;
 use crate::model::weights::FolderWeights;
 use crate::train::learner::Learner;
 use crate::train::metrics::Sums;
-use crate::train::objectives::{self, Loss};
+use crate::train::objectives::{self, Loss, RowKind};
 use crate::train::recipe::OptimSettings;
 use crate::train::reference::{batch_examples, count, number, read_json, schedule_of_trl};
 use crate::train::reference_logps::answers;
@@ -89,6 +89,10 @@ impl RunReference {
             ..OptimSettings::new(arg("learning_rate")?)
         };
         let loss = objectives::of_reference(&log_path, &log, &["args"])?;
+        if let RowKind::Labelled { .. } = loss.objective.rows() {
+            let what = "records a run on labelled rows, and only runs on pairs are known here";
+            return Err(Error::file(&log_path, what));
+        }
         let warmup = arg("warmup_steps")? as u64;
         let weights = FolderWeights::open(&model, &config)?;
         let epoch = epoch.min(batches.len());

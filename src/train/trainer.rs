@@ -153,13 +153,25 @@ pub fn run(
             cache: prepared.cache.as_deref(),
             stop: &prepared.stop,
         };
-        let mut sets = vec![("", &mut train)];
-        sets.extend(heldout.as_mut().map(|heldout| ("held-out ", &mut heldout.rows)));
+        let heldout_rows = heldout.as_mut().map(|heldout| ("held-out ", &mut heldout.rows));
+        let mut all: Vec<_> = [("", &mut train)].into_iter().chain(heldout_rows).collect();
+        // Apart from their rows for as long as both are written to.
+        let mut mismatched: Vec<_> = all
+            .iter_mut()
+            .map(|(name, rows)| (format!("{name}mismatched "), rows.mismatched.take()))
+            .collect();
         let checkpoint = prepared.weights.filter(|_| prepared.moments.is_some());
         let initial = checkpoint.as_ref().map(|_| recipe.initial_weights(&config)).transpose()?;
         let both = initial.as_deref().zip(checkpoint.as_ref());
         let resumed = both.map(|(initial, checkpoint)| Resumed { initial, checkpoint });
+        let others = mismatched
+            .iter_mut()
+            .filter_map(|(name, rows)| Some((name.as_str(), &mut **rows.as_mut()?)));
+        let sets = all.iter_mut().map(|(name, rows)| (*name, &mut **rows)).chain(others).collect();
         reference.enter(sets, resumed, on_event)?;
+        for ((_, rows), (_, other)) in all.iter_mut().zip(mismatched) {
+            rows.mismatched = other;
+        }
     }
     let metrics = open_output(recipe, prepared.state.step, &prepared.damaged, on_event)?;
     let mut state = prepared.state;

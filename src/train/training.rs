@@ -8,6 +8,7 @@ use crate::model::generate::Sampling;
 use crate::train::best::{BEST, Best};
 use crate::train::checkpoint::{self, TrainState};
 use crate::train::dataset::Dataset;
+use crate::train::divergence::divergence;
 use crate::train::learner::Learner;
 use crate::train::lock::{Kept, RunLock};
 use crate::train::metrics::{METRICS, MetricsRecord, MetricsWriter, Split, Sums, read_metrics};
@@ -293,7 +294,9 @@ impl Training<'_> {
 
     fn step(&mut self, indices: &[usize]) -> Result<MetricsRecord> {
         let start = Instant::now();
-        let streams = self.train.pack(indices, self.capacity)?;
+        let mut streams = self.train.pack(indices, self.capacity)?;
+        let divergence = self.divergence(&self.train, indices, || Ok(()))?;
+        streams.iter_mut().for_each(|stream| stream.divergence = divergence);
         let coefficients = self.recipe.loss.coefficients(&streams);
         let objective = &*self.recipe.loss.objective;
         let mut sums = Sums::default();
@@ -330,6 +333,19 @@ impl Training<'_> {
             record.values.iter_mut().filter(|(k, _)| k == "loss").for_each(|(_, v)| *v = loss);
         }
         Ok(record)
+    }
+
+    /// How far the model is from its reference, by the mismatched answers of these rows; 0 where they
+    /// have none.
+    fn divergence(
+        &self,
+        rows: &Dataset,
+        indices: &[usize],
+        go_on: impl Fn() -> Result<()>,
+    ) -> Result<f64> {
+        let Some(mismatched) = &rows.mismatched else { return Ok(0.0) };
+        let objective = &*self.recipe.loss.objective;
+        divergence(&self.learner, objective, mismatched, indices, self.capacity, go_on)
     }
 
     fn epoch(&self) -> f64 {
@@ -408,16 +424,24 @@ impl Training<'_> {
         let objective = &*self.recipe.loss.objective;
         let mut sums = Sums::default();
         let mut tokens = 0;
+        let all: Vec<usize> = (0..heldout.rows.examples.len()).collect();
+        let go_on = || match self.is_stopped() {
+            true => Err(Error::Stopped(String::new())),
+            false => Ok(()),
+        };
+        let divergence = match self.divergence(&heldout.rows, &all, go_on) {
+            Err(Error::Stopped(_)) => return Ok(None),
+            done => done?,
+        };
         // The figures are sums over rows, whatever a stream's own loss is weighted by.
         let streams = heldout.shares.iter().map(|share| {
-            let stream = heldout.rows.stream(share, self.capacity);
+            let mut stream = heldout.rows.stream(share, self.capacity);
+            stream.divergence = divergence;
             let coefficients = objective.coefficients(&[&stream], 1).remove(0);
             (stream, coefficients)
         });
         let each = |stream: &PackedBatch, results: Results| {
-            if self.is_stopped() {
-                return Err(Error::Stopped(String::new()));
-            }
+            go_on()?;
             self.check_finite(&heldout.rows, stream, &results)?;
             objective.measure(stream, &results, &mut sums);
             tokens += stream.used_tokens;

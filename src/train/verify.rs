@@ -5,7 +5,10 @@
 //!   (loss parts), `golden.safetensors` (logits, token log-probs) and `grads_f64.safetensors`.
 //!   `golden.json` may name the `objective` and its `loss` settings as a recipe does; without, it is
 //!   ORPO's with lambda under `beta`. An objective with a reference model needs what that gives the
-//!   rows, mean log-probs at `reference.chosen_logps` and `reference.rejected_logps`. In an adapter's
+//!   rows, mean log-probs at `reference.chosen_logps` and `reference.rejected_logps`. For one that
+//!   trains on labelled rows each pair is two of them, first all chosen answers, then all rejected ones,
+//!   and the reference has one list at `reference.logps` and that of the mismatched answers, cut at
+//!   `max_length`, at `reference.mismatched_logps`. In an adapter's
 //!   folder the gradients are those of its factors. Some have the parameters after two steps of AdamW
 //!   besides (`steps.rs`);
 //! - a *recorded run* with `log.json` (arguments and per-step log), `batches.json` (every
@@ -14,6 +17,7 @@
 //!   the model it started from.
 
 use crate::data::example::{Example, Sequence};
+use crate::data::mismatch::mismatch;
 use crate::data::pack::{Capacity, PackedBatch, footprint, pack};
 use crate::error::{Error, Problem, Result};
 use crate::gpu::Gpu;
@@ -25,12 +29,14 @@ use crate::model::source::{Tensor64, read_safetensors_f64};
 use crate::model::stream::{BatchInputs, HeadRows};
 use crate::model::weights::FolderWeights;
 use crate::program::Program;
+use crate::train::dataset::Dataset;
+use crate::train::divergence::divergence;
 use crate::train::evaluator::Evaluator;
 use crate::train::learner::{Learner, LearnerOptions};
-use crate::train::objectives::{self, Coefficients, LOGP, Loss};
+use crate::train::objectives::{self, Coefficients, LOGP, Loss, RowKind};
 use crate::train::program::{Placement, TrainedSet, train_all};
 use crate::train::recipe::OptimSettings;
-use crate::train::reference::{number, read_batch, read_json};
+use crate::train::reference::{count, number, read_batch, read_json, reference_logp, unpaired};
 use crate::train::replay::RunReference;
 use crate::train::steps;
 use serde_json::Value;
@@ -195,6 +201,8 @@ pub struct ModelReference {
     config: ModelConfig,
     weights: FolderWeights,
     examples: Vec<Example>,
+    /// The examples with the answers of other rows, if the objective asks for them.
+    mismatched: Option<Dataset>,
     loss: Loss,
     golden_path: PathBuf,
     golden: Value,
@@ -209,7 +217,15 @@ impl ModelReference {
         let config = ModelConfig::load(folder)?;
         let golden_path = folder.join("golden.json");
         let golden = read_json(&golden_path)?;
-        let examples = read_batch(&folder.join("batch.json"), config.vocab_size)?;
+        let mut examples = read_batch(&folder.join("batch.json"), config.vocab_size)?;
+        let loss = objectives::of_reference(&golden_path, &golden, &[])?;
+        let mut mismatched = None;
+        if let RowKind::Labelled { mismatched: asked } = loss.objective.rows() {
+            examples = unpaired(examples);
+            if asked {
+                mismatched = Some(mismatched_of(&examples, &golden_path, &golden)?);
+            }
+        }
         let tensors_path = folder.join("golden.safetensors");
         let gradients_path = folder.join("grads_f64.safetensors");
         Ok(Self {
@@ -217,7 +233,8 @@ impl ModelReference {
             weights: FolderWeights::open(folder, &config)?,
             config,
             examples,
-            loss: objectives::of_reference(&golden_path, &golden, &[])?,
+            mismatched,
+            loss,
             tensors: read_safetensors_f64(&tensors_path)?,
             gradients: read_safetensors_f64(&gradients_path)?,
             golden_path,
@@ -314,23 +331,27 @@ impl ModelReference {
         if objective.has_reference() {
             streams[0].refer(&self.reference_logps()?);
         }
+        if let Some(mismatched) = &self.mismatched {
+            let all: Vec<usize> = (0..examples.len()).collect();
+            let found = divergence(&learner, objective, mismatched, &all, capacity, || Ok(()))?;
+            streams[0].divergence = found;
+        }
         let coefficients = loss.coefficients(&streams).remove(0);
         Ok((learner, streams.remove(0), coefficients))
     }
 
-    /// What the reference model gives both answers of each row.
+    /// What the reference model gives the answers of each row.
     fn reference_logps(&self) -> Result<Vec<[f32; 2]>> {
         let Self { golden_path: path, golden, examples, .. } = self;
-        let of_row = |row: usize| -> Result<[f32; 2]> {
-            let side = |key: &str| {
-                let list = golden.get("reference").and_then(|r| r.get(key));
-                let value = list.and_then(|l| l.get(row)).and_then(Value::as_f64);
-                let missing = || Error::file(path, format!("has no reference.{key}[{row}]"));
-                value.map(|v| v as f32).ok_or_else(missing)
+        let of_row =
+            |(row, example): (usize, &Example)| match (example.desirable, &example.rejected) {
+                (None, Some(_)) => Ok([
+                    reference_logp(path, golden, "chosen_logps", row)?,
+                    reference_logp(path, golden, "rejected_logps", row)?,
+                ]),
+                _ => Ok([reference_logp(path, golden, "logps", row)?, 0.0]),
             };
-            Ok([side("chosen_logps")?, side("rejected_logps")?])
-        };
-        (0..examples.len()).map(of_row).collect()
+        examples.iter().enumerate().map(of_row).collect()
     }
 
     /// Logits and token log-probs of every token, each sequence by itself, with 16-bit weights as
@@ -389,12 +410,30 @@ impl ModelReference {
     }
 }
 
+/// The rows with the answers of others, and what the reference model gives those.
+fn mismatched_of(examples: &[Example], path: &Path, golden: &Value) -> Result<Dataset> {
+    let most = match golden.get("max_length") {
+        None => usize::MAX,
+        Some(_) => count(path, golden, &["max_length"])?,
+    };
+    let other = |found: Option<Example>| {
+        found.ok_or_else(|| Error::file(path, "has a row whose answer fits no other row's prompt"))
+    };
+    let examples = mismatch(examples, most).into_iter().map(other).collect::<Result<Vec<_>>>()?;
+    let logp = |row| Ok([reference_logp(path, golden, "mismatched_logps", row)?, 0.0]);
+    let reference = (0..examples.len()).map(logp).collect::<Result<Vec<_>>>()?;
+    let mut rows = Dataset::of_examples(examples, "batch.json");
+    rows.refer(&reference);
+    Ok(rows)
+}
+
 /// Every sequence by itself, all of its tokens targets: those of rows 0..B chosen, B..2B rejected.
 fn each_alone(examples: &[Example]) -> Vec<Example> {
     let alone = |row: usize, s: &Sequence| Example {
         row,
         chosen: Sequence { ids: s.ids.clone(), response_start: 1 },
         rejected: None,
+        desirable: None,
     };
     let chosen = examples.iter().map(|e| alone(e.row, &e.chosen));
     let rejected =

@@ -142,7 +142,12 @@ fn pairs(n: usize, vocab: u32) -> Vec<Example> {
                 ids.extend((0..len).map(|j| token(i + shift, j + 50)));
                 Sequence { ids, response_start: prompt.len() }
             };
-            Example { row: i, chosen: side(3, 4 + i % 3), rejected: Some(side(8, 6 - i % 3)) }
+            Example {
+                row: i,
+                chosen: side(3, 4 + i % 3),
+                rejected: Some(side(8, 6 - i % 3)),
+                desirable: None,
+            }
         })
         .collect()
 }

@@ -194,7 +194,12 @@ fn logits(gpu: &Rc<Gpu>, store: &Store, config: &ModelConfig) -> Vec<f32> {
     g.output(logits);
     let program = Program::new(gpu, g, store).unwrap();
     let ids = [7, 300, 12, 450, 9, 33, 101, 8].map(|id| id % config.vocab_size as u32).to_vec();
-    let example = Example { row: 0, chosen: Sequence { ids, response_start: 1 }, rejected: None };
+    let example = Example {
+        row: 0,
+        chosen: Sequence { ids, response_start: 1 },
+        rejected: None,
+        desirable: None,
+    };
     let capacity = Capacity { tokens: 8, targets: 8, pairs: 1 };
     inputs.write(&program, &pack(&[&example], capacity).unwrap()[0]);
     head.write(&program, &[0, 1, 2, 3, 4, 5, 6, 7]);
@@ -281,7 +286,7 @@ pub fn pairs() -> Vec<Example> {
                 Sequence { ids: [prompt, tail].concat(), response_start: 5 }
             };
             let (chosen, rejected) = (with(side(i + 9, 6)), with(side(i + 20, 4)));
-            Example { row: i as usize, chosen, rejected: Some(rejected) }
+            Example { row: i as usize, chosen, rejected: Some(rejected), desirable: None }
         })
         .collect()
 }

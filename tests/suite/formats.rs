@@ -5,7 +5,7 @@ use oddgrad::bench::facts;
 use oddgrad::bench::tuned::TunedFile;
 use oddgrad::data::messages::Message;
 use oddgrad::data::prompts::read_prompt_rows;
-use oddgrad::data::rows::{ReadOptions, read_preferences, read_texts};
+use oddgrad::data::rows::{Needs, ReadOptions, read_preferences, read_texts};
 use oddgrad::data::tokenize::Tokenizer;
 use oddgrad::feedback::journal::Journal;
 use oddgrad::model::adapter::Adapter;
@@ -114,9 +114,10 @@ pub static FORMATS: [Format; 15] = [
 fn rows(path: &Path) {
     let paths = [path.to_path_buf()];
     let _ = read_preferences(&paths, &ReadOptions::default());
-    let options =
-        ReadOptions { skip_bad_rows: true, need_rejected: false, ..ReadOptions::default() };
-    let _ = read_preferences(&paths, &options);
+    for needs in [Needs::Answer, Needs::Judgement, Needs::Label] {
+        let options = ReadOptions { skip_bad_rows: true, needs, ..ReadOptions::default() };
+        let _ = read_preferences(&paths, &options);
+    }
     let _ = read_texts(&paths);
     let _ = read_prompt_rows(path);
 }

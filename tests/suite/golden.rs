@@ -175,28 +175,36 @@ fn a_wrong_reference_is_noticed() {
 
 /// llama_untied's folder with the loss and the gradients of another objective.
 fn check_objective(reference: &str, objective: &str, settings: serde_json::Value) {
+    let file = golden("objectives/objectives.json");
+    let values: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+    let means = values["reference_mean_logps"].as_array().unwrap();
+    let (chosen, rejected) = means.split_at(means.len() / 2);
+    check_golden(
+        reference,
+        serde_json::json!({
+            "objective": objective,
+            "loss": settings,
+            "float64": values["objectives"][reference],
+            "reference": {"chosen_logps": chosen, "rejected_logps": rejected},
+        }),
+    );
+}
+
+/// llama_untied's folder with another golden.json and the gradients of `reference`.
+fn check_golden(reference: &str, json: serde_json::Value) -> Vec<Comparison> {
     let dir = tempfile::tempdir().unwrap();
     for entry in std::fs::read_dir(golden("llama_untied")).unwrap() {
         let entry = entry.unwrap();
         std::fs::copy(entry.path(), dir.path().join(entry.file_name())).unwrap();
     }
-    let file = |name: &str| golden("objectives").join(name);
-    let gradients = file(&format!("{reference}.grads.safetensors"));
+    let gradients = golden("objectives").join(format!("{reference}.grads.safetensors"));
     std::fs::copy(gradients, dir.path().join("grads_f64.safetensors")).unwrap();
-    let text = std::fs::read_to_string(file("objectives.json")).unwrap();
-    let values: serde_json::Value = serde_json::from_str(&text).unwrap();
-    let means = values["reference_mean_logps"].as_array().unwrap();
-    let (chosen, rejected) = means.split_at(means.len() / 2);
-    let json = serde_json::json!({
-        "objective": objective,
-        "loss": settings,
-        "float64": values["objectives"][reference],
-        "reference": {"chosen_logps": chosen, "rejected_logps": rejected},
-    });
     std::fs::write(dir.path().join("golden.json"), json.to_string()).unwrap();
     let rows = verify(&gpu(), dir.path(), 1.0).unwrap();
     assert!(rows.iter().filter(|r| r.what.starts_with("gradient ")).count() > 20);
     meets_the_bars(&rows);
+    rows
 }
 
 #[test]
@@ -224,4 +232,33 @@ fn cpo_agrees_with_pytorch() {
     let settings = |kind: &str| serde_json::json!({"type": kind, "beta": 0.1, "cpo_alpha": 1.0});
     check_objective("cpo", "cpo", settings("sigmoid"));
     check_objective("cpo_hinge", "cpo", settings("hinge"));
+}
+
+/// Values of TRL's own trainer: with a divergence above 0, with one that is clamped, and without.
+#[test]
+fn kto_agrees_with_trl() {
+    let text = std::fs::read_to_string(golden("objectives/kto.json")).unwrap();
+    let values: serde_json::Value = serde_json::from_str(&text).unwrap();
+    for name in ["kto", "kto_weighted", "apo_zero_unpaired"] {
+        let found = &values[name];
+        let mut settings = found["settings"].clone();
+        settings["type"] = settings.as_object_mut().unwrap().remove("loss_type").unwrap();
+        let rows = check_golden(
+            name,
+            serde_json::json!({
+                "objective": "kto",
+                "loss": settings,
+                "max_length": 32,
+                "float64": found["float64"],
+                "reference": {
+                    "logps": found["reference_mean_logps"],
+                    "mismatched_logps": found["mismatched_reference_mean_logps"],
+                },
+            }),
+        );
+        let kl = rows.iter().find(|row| row.what == "kl");
+        assert_eq!(kl.is_some(), name != "apo_zero_unpaired");
+    }
+    assert!(values["kto"]["float64"]["kl"].as_f64().unwrap() > 1.0);
+    assert_eq!(values["kto_weighted"]["float64"]["kl"].as_f64(), Some(0.0));
 }

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod bench;
+mod collect;
 mod comparison;
 mod conversation;
 mod data_check;
@@ -20,6 +21,7 @@ mod library;
 mod lora;
 mod malformed;
 mod numbers;
+mod objectives;
 mod place;
 mod planted;
 mod portability;

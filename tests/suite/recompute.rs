@@ -26,6 +26,7 @@ fn gradients_keep_their_bits() {
         row,
         chosen: side(chosen),
         rejected: Some(side(rejected)),
+        desirable: None,
     };
     let examples = [
         example(0, &[1, 9, 4, 7, 30, 2], &[1, 9, 4, 8, 2]),

@@ -31,7 +31,12 @@ fn pairs(n: usize) -> Vec<Example> {
                 ids.extend((0..len).map(|j| token(i * 7 + salt, j + 50)));
                 Sequence { ids, response_start: prompt }
             };
-            Example { row: i, chosen: side(3, 4 + i % 5), rejected: Some(side(8, 2 + i % 4)) }
+            Example {
+                row: i,
+                chosen: side(3, 4 + i % 5),
+                rejected: Some(side(8, 2 + i % 4)),
+                desirable: None,
+            }
         })
         .collect()
 }

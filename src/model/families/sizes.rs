@@ -5,10 +5,13 @@ use serde_json::{Value, json};
 
 use super::Outline;
 use crate::graph::{Graph, Init, Var};
-use crate::model::blocks::{Embedding, GatedMlp, Linear, RmsNorm, Rope, SelfAttention};
+use crate::model::blocks::{
+    Embedding, GatedMlp, Head, Linear, RmsNorm, Rope, SelfAttention, head_rows,
+};
 use crate::model::keys::Keys;
 use crate::model::rotary::{self, Asked, Rotary};
-use crate::model::stream::BatchInputs;
+use crate::model::stream::{BatchInputs, HeadRows};
+use crate::ops::add::add;
 use crate::ops::silu_mul::silu_mul;
 
 /// Sizes of a decoder with rotary positions, RMS norms and a gated feed-forward.
@@ -184,6 +187,37 @@ impl Sizes {
     /// The angles of all layers.
     pub fn rope(&self, g: &mut Graph, s: &BatchInputs) -> Rope {
         Rope::new(g, s, self.max_positions, &self.rotary)
+    }
+
+    /// Most families' decoder: per layer `x += attention(norm(x))` and `x += mlp(norm(x))`, a final
+    /// norm and the head. `attention` makes that of a layer from its number, its parameters' name
+    /// and the angles.
+    pub fn pre_norm_decoder(
+        &self,
+        g: &mut Graph,
+        s: &BatchInputs,
+        rows: &HeadRows,
+        attention: impl Fn(&mut Graph, usize, &str, Rope) -> SelfAttention,
+    ) -> Head {
+        let rope = self.rope(g, s);
+        let mut x = self.embedding(g).of_tokens(g, s);
+        for layer in 0..self.layers {
+            let at = format!("model.layers.{layer}");
+            let attention = attention(g, layer, &format!("{at}.self_attn"), rope);
+            let mlp = self.mlp(g, &format!("{at}.mlp"));
+            let norm_1 = self.norm(g, &format!("{at}.input_layernorm"));
+            let norm_2 = self.norm(g, &format!("{at}.post_attention_layernorm"));
+
+            let h = norm_1.apply(g, x);
+            let h = attention.apply(g, s, layer, h);
+            x = add(g, x, h);
+            let h = norm_2.apply(g, x);
+            let h = mlp.apply(g, h);
+            x = add(g, x, h);
+        }
+        let x = head_rows(g, x, rows);
+        let norm = self.norm(g, "model.norm");
+        Head { input: norm.apply(g, x), weight: self.head(g), cap: None }
     }
 
     /// `{name}.{q,k,v,o}_proj`, of which `project` makes the first three.

@@ -8,10 +8,9 @@ use serde_json::Value;
 use super::sizes::{Reading, Sizes};
 use super::{Decoder, Outline};
 use crate::graph::Graph;
-use crate::model::blocks::{Head, Linear, head_rows};
+use crate::model::blocks::{Head, Linear};
 use crate::model::keys::Keys;
 use crate::model::stream::{BatchInputs, HeadRows};
-use crate::ops::add::add;
 
 #[derive(Debug)]
 struct SmolLm3 {
@@ -80,26 +79,11 @@ impl Decoder for SmolLm3 {
 
     fn forward(&self, g: &mut Graph, s: &BatchInputs, rows: &HeadRows) -> Head {
         let c = &self.sizes;
-        let rope = c.rope(g, s);
-        let mut x = c.embedding(g).of_tokens(g, s);
-        for layer in 0..c.layers {
-            let at = format!("model.layers.{layer}");
-            let mut attention = c.attention(g, &format!("{at}.self_attn"), rope, Linear::new);
+        c.pre_norm_decoder(g, s, rows, |g, layer, at, rope| {
+            let mut attention = c.attention(g, at, rope, Linear::new);
             attention.rope = Some(rope).filter(|_| self.turns[layer]);
             attention.window = self.windows[layer];
-            let mlp = c.mlp(g, &format!("{at}.mlp"));
-            let norm_1 = c.norm(g, &format!("{at}.input_layernorm"));
-            let norm_2 = c.norm(g, &format!("{at}.post_attention_layernorm"));
-
-            let h = norm_1.apply(g, x);
-            let h = attention.apply(g, s, layer, h);
-            x = add(g, x, h);
-            let h = norm_2.apply(g, x);
-            let h = mlp.apply(g, h);
-            x = add(g, x, h);
-        }
-        let x = head_rows(g, x, rows);
-        let norm = c.norm(g, "model.norm");
-        Head { input: norm.apply(g, x), weight: c.head(g), cap: None }
+            attention
+        })
     }
 }

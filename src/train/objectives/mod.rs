@@ -26,6 +26,7 @@
 
 pub mod cpo;
 pub mod dpo;
+pub mod kto;
 pub mod likelihood;
 pub mod lm;
 pub mod orpo;
@@ -35,6 +36,7 @@ pub mod sft;
 pub mod simpo;
 
 use crate::data::pack::{Capacity, PackedBatch};
+use crate::data::rows::Needs;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Var};
 use crate::ops::segment_mean::segment_mean;
@@ -58,6 +60,7 @@ static OBJECTIVES: &[(&str, Read)] = &[
     ("simpo", simpo::read),
     ("dpo", dpo::read),
     ("cpo", cpo::read),
+    ("kto", kto::read),
 ];
 
 /// Something to minimise, with its settings.
@@ -73,6 +76,18 @@ pub trait Objective: fmt::Debug + Send + Sync {
     /// [`MEAN_LOGP`](preference::MEAN_LOGP), of which that is made.
     fn has_reference(&self) -> bool {
         false
+    }
+
+    /// What a person should know of a training set with so many desirable and undesirable answers.
+    ///
+    /// # Errors
+    /// Why nothing can be learnt from it.
+    fn check_labels(
+        &self,
+        _desirable: usize,
+        _undesirable: usize,
+    ) -> std::result::Result<Option<String>, String> {
+        Ok(None)
     }
 
     /// Its keys under `[loss]` with their values, in the order they are written.
@@ -106,15 +121,35 @@ pub trait Objective: fmt::Debug + Send + Sync {
     }
 }
 
-/// Which rows an objective trains on.
+/// Which rows are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RowKind {
     /// Plain text: every token is predicted.
     Texts,
     /// A prompt and its answer; a rejected answer is read if it is there.
     Answers,
+    /// The same, and a label is read if it is there: no objective's, but what models are judged by.
+    Judged,
     /// A prompt with a chosen and a rejected answer.
     Pairs,
+    /// A prompt, an answer and whether it is desirable; a pair is two such rows.
+    Labelled {
+        /// Whether the streams of a step know what the model gives the rows' mismatched answers
+        /// ([`PackedBatch::divergence`]), for which there is one forward pass more.
+        mismatched: bool,
+    },
+}
+
+impl RowKind {
+    /// What a row must have beside its prompt.
+    pub(super) fn needs(self) -> Needs {
+        match self {
+            Self::Texts | Self::Answers => Needs::Answer,
+            Self::Judged => Needs::Judgement,
+            Self::Pairs => Needs::Pair,
+            Self::Labelled { .. } => Needs::Label,
+        }
+    }
 }
 
 /// What the model says about a stream: the base of every objective.

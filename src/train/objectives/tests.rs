@@ -1,5 +1,6 @@
 use super::cpo::Cpo;
 use super::dpo::{Dpo, DpoType};
+use super::kto::{Kto, KtoType};
 use super::likelihood::{Likelihood, NLL_WEIGHT, NllReduction, NllScope};
 use super::lm::Lm;
 use super::orpo::{Orpo, PAIR_WEIGHT};
@@ -22,7 +23,7 @@ const GOLDEN: [f32; 14] = [
 fn example(row: usize, chosen: &[u32], rejected: &[u32], response_start: usize) -> Example {
     let sequence = |ids: &[u32]| Sequence { ids: ids.to_vec(), response_start };
     let rejected = (!rejected.is_empty()).then(|| sequence(rejected));
-    Example { row, chosen: sequence(chosen), rejected }
+    Example { row, chosen: sequence(chosen), rejected, desirable: None }
 }
 
 fn golden() -> Vec<Example> {
@@ -275,6 +276,82 @@ fn dpo_by_hand() {
             assert!((figure(&got, name) - want).abs() < 1e-6, "{dpo:?}, {name}: {got:?}");
         }
     }
+}
+
+/// Sums -1.5, -3 and -2, by the reference model 3 x -1, 2 x -1 and 4 x -0.25; the divergence is 0.75.
+#[test]
+fn kto_by_hand() {
+    let mut rows = vec![
+        example(0, &[0, 1, 2, 3, 4, 5], &[], 3),
+        example(1, &[0, 1, 2, 6, 7], &[], 3),
+        example(2, &[0, 8, 10, 11, 12, 13], &[], 2),
+    ];
+    for (row, desirable) in rows.iter_mut().zip([true, false, false]) {
+        row.desirable = Some(desirable);
+    }
+    let referred = |tokens| {
+        let mut all = streams(&rows, tokens);
+        for stream in &mut all {
+            stream.refer(&[[-1.0, 0.0], [-1.0, 0.0], [-0.25, 0.0]]);
+            stream.divergence = 0.75;
+        }
+        all
+    };
+    let [good, bad, worse] = [1.5, -1.0, -1.0];
+    let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
+    let loss = |beta: f64, k: f64, d: f64, u: f64| {
+        let of = |r: f64| 1.0 - sigmoid(beta * (k - r));
+        (d * (1.0 - sigmoid(beta * (good - k))) + u * (of(bad) + of(worse))) / 3.0
+    };
+    let weighted =
+        Kto { beta: 0.5, desirable_weight: 2.0, undesirable_weight: 0.25, ..Kto::default() };
+    let apo = Kto { kind: KtoType::ApoZeroUnpaired, ..Kto::default() };
+    for (kto, want) in [
+        (Kto::default(), loss(0.1, 0.75, 1.0, 1.0)),
+        (weighted, loss(0.5, 0.75, 2.0, 0.25)),
+        (apo, loss(0.1, 0.0, 1.0, 1.0)),
+    ] {
+        for tokens in [6, 20] {
+            let all = referred(tokens);
+            let got = figures(&kto, &all, &GOLDEN);
+            for (name, want) in [
+                ("loss", want),
+                ("logps/chosen", -1.5),
+                ("logps/rejected", -2.5),
+                ("rewards/chosen", kto.beta * good),
+                ("rewards/rejected", kto.beta * (bad + worse) / 2.0),
+                ("rewards/margins", kto.beta * (good - (bad + worse) / 2.0)),
+            ] {
+                assert!((figure(&got, name) - want).abs() < 1e-6, "{kto:?}, {name}: {got:?}");
+            }
+            let kl = got.iter().find(|(name, _)| *name == "kl").map(|(_, kl)| *kl);
+            assert_eq!(kl, (kto.kind == KtoType::Kto).then_some(0.75));
+        }
+    }
+    // Micro-batches add up to the same weights.
+    let weights = |tokens| -> f32 {
+        let all = referred(tokens);
+        let all = weighted.coefficients(&all.iter().collect::<Vec<_>>(), 1);
+        all.iter().flat_map(|c| &c["row weight"]).sum()
+    };
+    assert!((weights(6) - weights(20)).abs() < 1e-7);
+}
+
+#[test]
+fn kto_weighs_labels() {
+    let kto = Kto::default();
+    assert_eq!(kto.check_labels(4, 4), Ok(None));
+    assert_eq!(kto.check_labels(4, 3), Ok(None));
+    assert!(kto.check_labels(3, 0).unwrap_err().contains("objective = \"sft\""));
+    assert!(kto.check_labels(0, 3).unwrap_err().contains("add rows with label true"));
+    let told = kto.check_labels(30, 10).unwrap().unwrap();
+    assert!(told.contains("desirable_weight from 0.33 to 0.44"), "{told}");
+    assert!(told.contains("undesirable_weight from 2.25 to 3.00"), "{told}");
+    for (desirable_weight, undesirable_weight) in [(0.4, 1.0), (1.0, 2.5)] {
+        let weighted = Kto { desirable_weight, undesirable_weight, ..kto };
+        assert_eq!(weighted.check_labels(30, 10), Ok(None));
+    }
+    assert_eq!(Dpo::default().check_labels(0, 0), Ok(None));
 }
 
 #[test]

@@ -1,10 +1,14 @@
 //! Models and data sets by their names on the Hugging Face hub, from the cache that transformers and
-//! datasets keep on this machine. Nothing is fetched.
+//! datasets keep on this machine; what is not there is brought there by `download.rs`, and by that
+//! alone.
 //!
 //! The cache: `models--owner--name/refs/main` holds the commit of a branch,
 //! `models--owner--name/snapshots/<commit>/` its files (datasets: `datasets--…`). It lies in
 //! `HF_HUB_CACHE`, else in `hub` below `HF_HOME`, else below `huggingface` in the user's cache
 //! folder (<https://huggingface.co/docs/huggingface_hub/guides/manage-cache>).
+
+#[cfg(feature = "hub")]
+pub mod download;
 
 use std::path::{Path, PathBuf};
 
@@ -13,15 +17,55 @@ use crate::error::{Error, Result};
 /// What stands in front of a data set's name.
 const DATA: &str = "hf:";
 
+/// What a name stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A model's folder.
+    Model,
+    /// Files of rows.
+    DataSet,
+}
+
+impl Kind {
+    /// The hub's word: in the cache's folders, in addresses.
+    fn word(self) -> &'static str {
+        match self {
+            Self::Model => "models",
+            Self::DataSet => "datasets",
+        }
+    }
+
+    /// Whether a folder of the cache holds what is needed: tools fetch single files too.
+    fn is_whole(self, folder: &Path) -> bool {
+        match self {
+            Self::DataSet => folder.read_dir().is_ok_and(|mut files| files.next().is_some()),
+            Self::Model => {
+                let files = folder.read_dir().into_iter().flatten().flatten();
+                let names: Vec<String> = files
+                    .filter(|entry| entry.path().exists())
+                    .map(|entry| entry.file_name().to_string_lossy().into_owned())
+                    .collect();
+                let has = |end: &str| names.iter().any(|name| name.ends_with(end));
+                let index = std::fs::read_to_string(folder.join("model.safetensors.index.json"));
+                let shards = index.unwrap_or_default();
+                // Every shard that the index names, in quotes.
+                let shards = shards.split('"').filter(|word| word.ends_with(".safetensors"));
+                has("config.json")
+                    && has(".safetensors")
+                    && shards.into_iter().all(|shard| names.iter().any(|name| name == shard))
+            }
+        }
+    }
+}
+
 /// A model's folder: `path` itself if it is there or is no name of the hub (`owner/name` or
 /// `owner/name@revision`), else the cached one.
 ///
 /// # Errors
 /// A name of the hub that is not in the cache, with what brings it there.
 pub fn model_folder(path: &Path) -> Result<PathBuf> {
-    let name = path.to_str().and_then(Name::parse);
-    match name {
-        Some(name) if std::fs::symlink_metadata(path).is_err() => {
+    match Name::of(path, Kind::Model) {
+        Some(name) => {
             let missing = |cache: &Path| {
                 format!(
                     "is no folder here and no model in the hub's cache ({}); name a folder, or fetch it with `hf download {}`",
@@ -29,9 +73,9 @@ pub fn model_folder(path: &Path) -> Result<PathBuf> {
                     name.name
                 )
             };
-            name.cached("models", cache().as_deref()).ok_or_else(|| not_there(path, missing))
+            name.cached(Kind::Model, cache().as_deref()).ok_or_else(|| not_there(path, missing))
         }
-        _ => Ok(path.to_owned()),
+        None => Ok(path.to_owned()),
     }
 }
 
@@ -40,10 +84,10 @@ pub fn model_folder(path: &Path) -> Result<PathBuf> {
 /// # Errors
 /// A name that is none, or is not in the cache, with what brings it there.
 pub fn data_folder(path: &Path) -> Result<PathBuf> {
-    let Some(text) = path.to_str().and_then(|text| text.strip_prefix(DATA)) else {
+    if !path.to_str().is_some_and(|text| text.starts_with(DATA)) {
         return Ok(path.to_owned());
-    };
-    let Some(name) = Name::parse(text) else {
+    }
+    let Some(name) = Name::of(path, Kind::DataSet) else {
         return Err(Error::file(path, "is no data set of the hub; write hf:owner/name"));
     };
     let missing = |cache: &Path| {
@@ -53,7 +97,7 @@ pub fn data_folder(path: &Path) -> Result<PathBuf> {
             name.name
         )
     };
-    name.cached("datasets", cache().as_deref()).ok_or_else(|| not_there(path, missing))
+    name.cached(Kind::DataSet, cache().as_deref()).ok_or_else(|| not_there(path, missing))
 }
 
 fn not_there(path: &Path, what: impl Fn(&Path) -> String) -> Error {
@@ -61,14 +105,22 @@ fn not_there(path: &Path, what: impl Fn(&Path) -> String) -> Error {
     Error::file(path, what(&cache))
 }
 
-/// Where the cache is, by the first of the variables that is set.
+/// A folder that a variable names.
+fn named(variable: &str) -> Option<PathBuf> {
+    std::env::var_os(variable).filter(|v| !v.is_empty()).map(PathBuf::from)
+}
+
+/// The folder of the hub's tools, by the first of the variables that is set.
+fn home() -> Option<PathBuf> {
+    let home = || named("HOME").or_else(|| named("USERPROFILE"));
+    named("HF_HOME")
+        .or_else(|| named("XDG_CACHE_HOME").map(|cache| cache.join("huggingface")))
+        .or_else(|| home().map(|home| home.join(".cache/huggingface")))
+}
+
+/// Where the cache is.
 fn cache() -> Option<PathBuf> {
-    let dir = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-    let home = || dir("HOME").or_else(|| dir("USERPROFILE"));
-    dir("HF_HUB_CACHE")
-        .or_else(|| dir("HF_HOME").map(|home| home.join("hub")))
-        .or_else(|| dir("XDG_CACHE_HOME").map(|cache| cache.join("huggingface/hub")))
-        .or_else(|| home().map(|home| home.join(".cache/huggingface/hub")))
+    named("HF_HUB_CACHE").or_else(|| home().map(|home| home.join("hub")))
 }
 
 /// `owner/name`, perhaps with `@revision`.
@@ -78,6 +130,15 @@ struct Name<'a> {
 }
 
 impl<'a> Name<'a> {
+    /// The name that `path` is; None for what lies on this machine, and for what is no name.
+    fn of(path: &'a Path, kind: Kind) -> Option<Self> {
+        let text = path.to_str()?;
+        match kind {
+            Kind::Model => Self::parse(text).filter(|_| std::fs::symlink_metadata(path).is_err()),
+            Kind::DataSet => Self::parse(text.strip_prefix(DATA)?),
+        }
+    }
+
     fn parse(text: &'a str) -> Option<Self> {
         let (name, revision) = text.split_once('@').unwrap_or((text, "main"));
         let word = |text: &str| {
@@ -88,9 +149,14 @@ impl<'a> Name<'a> {
         (word(owner) && word(rest) && word(revision)).then_some(Self { name, revision })
     }
 
+    /// Its folder in a cache.
+    fn repository(&self, kind: Kind, cache: &Path) -> PathBuf {
+        cache.join(format!("{}--{}", kind.word(), self.name.replace('/', "--")))
+    }
+
     /// The folder of its files in a cache, if they are there. The revision is a branch, a tag or a commit.
-    fn cached(&self, kind: &str, cache: Option<&Path>) -> Option<PathBuf> {
-        let repository = cache?.join(format!("{kind}--{}", self.name.replace('/', "--")));
+    fn cached(&self, kind: Kind, cache: Option<&Path>) -> Option<PathBuf> {
+        let repository = self.repository(kind, cache?);
         let commit = std::fs::read_to_string(repository.join("refs").join(self.revision)).ok();
         let commit = commit.as_deref().map_or(self.revision, str::trim);
         // What stands in the file must not lead out of the cache.
@@ -124,7 +190,8 @@ mod tests {
         std::fs::create_dir_all(repository.join("snapshots").join(commit)).unwrap();
         std::fs::create_dir_all(repository.join("refs")).unwrap();
         std::fs::write(repository.join("refs/main"), format!("{commit}\n")).unwrap();
-        let found = |text: &str| Name::parse(text).unwrap().cached("models", Some(folder.path()));
+        let found =
+            |text: &str| Name::parse(text).unwrap().cached(Kind::Model, Some(folder.path()));
         let there = repository.join("snapshots").join(commit);
         assert_eq!(found("owner/name"), Some(there.clone()));
         assert_eq!(found("owner/name@0123456789abcdef"), Some(there));
