@@ -134,7 +134,7 @@ fn rounds_go_on_after_kills() {
             .stderr(log)
             .spawn()
             .unwrap();
-        if kills < 10 {
+        if kills < 6 {
             std::thread::sleep(Duration::from_millis(rng.u64(0..1500)));
             if child.try_wait().unwrap().is_none() {
                 child.kill().unwrap();
