@@ -59,8 +59,8 @@
 //! - [`model`]: the decoder, its configuration, weights and sampling
 //! - [`train`]: objectives, schedules, checkpoints, the training loop
 //! - [`mod@bench`]: benchmarks of kernels and of the whole step
-//! - `page`, `demo`, `compare`, `feedback`, `cli`: HTML pages, the demo, objectives side by side, preferences by
-//!   people and judges, and the commands of the `oddgrad` program
+//! - `page`, `demo`, `compare`, `feedback`, `rounds`, `cli`: HTML pages, the demo, objectives side by side,
+//!   preferences by people and judges, rounds of them, and the commands of the `oddgrad` program
 
 #[cfg(feature = "cli")]
 pub mod bench;
@@ -96,6 +96,9 @@ pub mod ops;
 pub mod page;
 pub mod plan;
 pub mod program;
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub mod rounds;
 #[cfg(feature = "train")]
 pub mod train;
 

@@ -8,7 +8,8 @@ use super::working;
 use crate::data::form::Form;
 use crate::data::prompts::read_prompt_rows;
 use crate::error::{Error, Problem, Result};
-use crate::feedback::answers::{Drawing, Kept, ModelFiles, Speaker, given_answers};
+use crate::feedback::answers::{Drawing, Kept, Speaker, given_answers};
+use crate::feedback::asked::{Asked, ModelFiles};
 use crate::feedback::collect::desk::{Counts, Desk};
 use crate::feedback::collect::server::{PORT, Page};
 use crate::feedback::comparison::{LeftOut, comparisons};
@@ -56,7 +57,7 @@ pub struct CollectArgs {
 pub(super) fn run(args: &CollectArgs, device: &DeviceArgs) -> Result<()> {
     check(args)?;
     let rows = read_prompt_rows(&args.prompts)?;
-    let stop = stop_on_signal()?;
+    let stop = stop_on_signal("these answers")?;
     let (drawn, name) = match &args.model {
         None => (None, None),
         Some(model) => {
@@ -128,11 +129,11 @@ pub(super) fn run(args: &CollectArgs, device: &DeviceArgs) -> Result<()> {
 fn draw(
     args: &CollectArgs,
     speaker: &Speaker,
-    asked: crate::feedback::answers::Asked,
+    asked: Asked,
     desk: &Desk,
     stop: &AtomicBool,
 ) -> Result<()> {
-    let (sampling, stops) = args.sampling.read(args.max_tokens)?;
+    let (sampling, stops) = args.sampling.read_or(args.max_tokens, 1.0)?;
     let drawing = Drawing { count: args.answers, sampling, stops };
     let kept = args.out.with_extension("answers.jsonl");
     let (mut left, mut cut, mut all) = (LeftOut::default(), 0, 0);
@@ -179,7 +180,7 @@ fn tell(left: &LeftOut) {
 
 fn check(args: &CollectArgs) -> Result<()> {
     let mut problems = Vec::new();
-    let (sampling, _) = args.sampling.read(args.max_tokens)?;
+    let (sampling, _) = args.sampling.read_or(args.max_tokens, 1.0)?;
     if args.model.is_some() {
         if !(2..=16).contains(&args.answers) {
             let what = format!("is {}; it must be from 2 to 16", args.answers);

@@ -46,7 +46,7 @@ pub(super) fn run(args: &CompareArgs, device: &DeviceArgs) -> Result<()> {
         output: args.output.clone(),
         cache: cache_folder(),
         resume: args.resume,
-        stop: stop_on_signal()?,
+        stop: stop_on_signal("this step")?,
     };
     let gpu = device.open()?;
     let mut current: Option<(String, Display)> = None;
@@ -74,7 +74,7 @@ pub(super) fn run(args: &CompareArgs, device: &DeviceArgs) -> Result<()> {
 
 /// The recipe with its model as a folder, where it names one of the hub or a GGUF file; rows that it
 /// names on the hub are fetched. What is no recipe is told later.
-fn with_model_folder(text: String) -> Result<String> {
+pub(super) fn with_model_folder(text: String) -> Result<String> {
     let Ok(mut table) = toml::from_str::<toml::Table>(&text) else { return Ok(text) };
     for key in ["train", "eval"] {
         let named = table.get("data").and_then(|data| data.get(key));

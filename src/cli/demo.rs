@@ -55,7 +55,7 @@ pub(super) fn run(args: &DemoArgs, device: &DeviceArgs) -> Result<()> {
     };
     options.check_start()?;
     let gpu = device.open()?;
-    let options = DemoOptions { stop: stop_on_signal()?, ..options };
+    let options = DemoOptions { stop: stop_on_signal("this step")?, ..options };
     let mut shown = Shown::default();
     working::on("fetching and reading pairs");
     let outcome = demo::run(&gpu, &options, &mut |event| shown.show(event));

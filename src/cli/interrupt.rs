@@ -8,18 +8,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub(super) const STOPPED: u8 = 130;
 
 /// A flag that the first Ctrl-C (or SIGTERM, Ctrl-Break) sets; the second ends the process at once.
-/// Call it once.
+/// `after` is what is finished first: a step. Call it once.
 ///
 /// # Errors
 /// When the system does not let signals be handled.
-pub(super) fn stop_on_signal() -> Result<Arc<AtomicBool>> {
+pub(super) fn stop_on_signal(after: &'static str) -> Result<Arc<AtomicBool>> {
     let flag = Arc::new(AtomicBool::new(false));
     let stop = flag.clone();
     on_each_signal(move || {
         if stop.swap(true, Ordering::Relaxed) {
             leave();
         }
-        errln!("stopping after this step; once more (Ctrl-C) stops at once");
+        errln!("stopping after {after}; once more (Ctrl-C) stops at once");
     })
     .map_err(|e| Error::io("handle", "signals", e))?;
     Ok(flag)

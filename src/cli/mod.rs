@@ -19,8 +19,10 @@ mod generate;
 mod hub;
 mod import;
 mod interrupt;
+mod judge;
 mod merge;
 mod plan;
+mod rounds;
 mod sampling;
 mod tokenizer;
 mod train;
@@ -165,6 +167,10 @@ enum Command {
     CompareObjectives(compare::CompareArgs),
     /// Judge a model, or two side by side, by rows it was not trained on.
     Eval(eval::EvalArgs),
+    /// Have pairs of answers compared by a judge: a model or a command. The rows are for training.
+    Judge(Box<judge::JudgeArgs>),
+    /// Sample, judge, train and evaluate, again and again.
+    Rounds(rounds::RoundsArgs),
     /// Let people choose between two answers, on a page of this machine.
     Collect(collect::CollectArgs),
     /// Talk to a model, line by line.
@@ -220,6 +226,8 @@ fn execute(cli: &Cli) -> Result<()> {
         Command::Generate(args) => generate::run(args, device),
         Command::CompareObjectives(args) => compare::run(args, device),
         Command::Eval(args) => eval::run(args, device),
+        Command::Judge(args) => judge::run(args, device),
+        Command::Rounds(args) => rounds::run(args, device),
         Command::Collect(args) => collect::run(args, device),
         Command::Chat(args) => chat::run(args, device),
         Command::Merge(args) => merge::run(args),
@@ -230,7 +238,7 @@ fn execute(cli: &Cli) -> Result<()> {
     done.map_err(|error| advise(error, &cli.command))?;
     match &cli.command {
         // What they make lies in their folders, whoever reads the lines about it.
-        Command::Train(_) | Command::Demo(_) => Ok(()),
+        Command::Train(_) | Command::Demo(_) | Command::Judge(_) | Command::Rounds(_) => Ok(()),
         _ => output::finish(),
     }
 }
@@ -239,14 +247,16 @@ fn execute(cli: &Cli) -> Result<()> {
 fn advise(error: Error, command: &Command) -> Error {
     const OTHER: &str = "another adapter (--adapter, --backend; `oddgrad doctor` lists them)";
     let smaller = match command {
-        Command::Train(_) | Command::Plan(_) => {
+        Command::Train(_) | Command::Plan(_) | Command::Rounds(_) => {
             "fewer stream tokens (batch.stream_tokens), a smaller model, "
         }
         Command::Bench(_) | Command::Tune(_) => {
             "fewer stream tokens (--tokens), smaller shapes, a smaller model, "
         }
         Command::Chat(_) => "fewer tokens of the conversation (--context), a smaller model, ",
-        Command::Generate(_) => "fewer new tokens (--max-tokens), a smaller model, ",
+        Command::Generate(_) | Command::Judge(_) => {
+            "fewer new tokens (--max-tokens), a smaller model, "
+        }
         _ => "",
     };
     match error {

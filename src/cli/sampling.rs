@@ -7,9 +7,10 @@ use clap::Args;
 /// Settings of [`Sampling`].
 #[derive(Args)]
 pub struct SamplingArgs {
-    /// 0 takes the most probable token; above 0 tokens are drawn.
-    #[arg(long, default_value_t = 0.0)]
-    temperature: f32,
+    /// 0 takes the most probable token; above 0 tokens are drawn. Without it 0, or 1 where several answers
+    /// to a prompt are compared.
+    #[arg(long)]
+    temperature: Option<f32>,
     /// Draw among the so many most probable tokens; 0 for all.
     #[arg(long, default_value_t = 0)]
     top_k: usize,
@@ -38,9 +39,18 @@ impl SamplingArgs {
 
     /// The settings, and the texts that end an answer.
     pub(super) fn read(&self, max_tokens: usize) -> Result<(Sampling, &[String])> {
+        self.read_or(max_tokens, 0.0)
+    }
+
+    /// As [`SamplingArgs::read`] with another temperature where none is given.
+    pub(super) fn read_or(
+        &self,
+        max_tokens: usize,
+        temperature: f32,
+    ) -> Result<(Sampling, &[String])> {
         let sampling = Sampling {
             max_tokens,
-            temperature: self.temperature,
+            temperature: self.temperature.unwrap_or(temperature),
             top_k: self.top_k,
             top_p: self.top_p,
             min_p: self.min_p,

@@ -72,7 +72,7 @@ pub(super) fn run(args: &TrainArgs, device: &DeviceArgs) -> Result<()> {
         working::on("reading weights");
         Ok(gpu)
     };
-    let prepared = prepared.stop_when(stop_on_signal()?).cache_in(cache_folder());
+    let prepared = prepared.stop_when(stop_on_signal("this step")?).cache_in(cache_folder());
     let mut display = Display::new("");
     let mut report = LiveReport::new(&recipe);
     // A page that cannot be written ends no run; it is told once.

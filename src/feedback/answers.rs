@@ -4,7 +4,7 @@
 //! the number of the answer, and prompts are always answered in the same groups: so an answer does not
 //! depend on what else is asked, nor on whether the run was stopped meanwhile.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -16,154 +16,16 @@ use crate::data::prompts::PromptRow;
 use crate::data::rows::Text;
 use crate::data::tokenize::Tokenizer;
 use crate::error::{Error, Problem, Result};
+use crate::feedback::asked::{Asked, ModelFiles, TOGETHER};
 use crate::feedback::comparison::{Answered, value};
 use crate::feedback::journal::Journal;
 use crate::gpu::Gpu;
-use crate::model::adapter::tokenizer_folder;
-use crate::model::config::ModelConfig;
-use crate::model::folder::recorded_form;
-use crate::model::generate::{Generator, Room, Sampling, check_prompts};
+use crate::model::generate::{Generator, Room, Sampling};
 use crate::model::speech::{Speech, up_to_stop, whole};
-use crate::model::weights::{FolderWeights, ParameterValues, put_as};
+use crate::model::weights::{ParameterValues, put_as};
 use crate::program::Store;
 use crate::train::learner::check_weights;
 use crate::train::proof::Hashed;
-use crate::train::sampler::{encode_beginning, encode_conversation};
-
-/// Sequences that are continued together, where a prompt has not more answers.
-const TOGETHER: usize = 16;
-
-/// A model's folder, read and found usable; nothing is on a device yet.
-pub struct ModelFiles {
-    folder: PathBuf,
-    config: ModelConfig,
-    tokenizer: Tokenizer,
-    form: Form,
-    weights: FolderWeights,
-}
-
-impl ModelFiles {
-    /// Reads a model folder. Prompts reach the model in `form`, or as it was trained, or by its
-    /// chat template if it has one.
-    ///
-    /// # Errors
-    /// Files that are missing, cannot be read or do not fit each other.
-    pub fn open(folder: &Path, form: Option<Form>) -> Result<Self> {
-        let config = ModelConfig::load(folder)?;
-        let tokenizer = Tokenizer::from_folder(&tokenizer_folder(folder)?)?;
-        let form = match form {
-            Some(form) => form,
-            None => recorded_form(folder)?.unwrap_or(Form::of_template(tokenizer.has_template())),
-        };
-        let weights = FolderWeights::open(folder, &config)?;
-        Ok(Self { folder: folder.to_owned(), config, tokenizer, form, weights })
-    }
-
-    /// The form in which prompts reach the model.
-    pub fn form(&self) -> Form {
-        self.form
-    }
-
-    /// Prompts as this model is asked them, each once, with their tokens.
-    ///
-    /// # Errors
-    /// All at once: conversations for a model of plain text; prompts that its template refuses, that
-    /// have no tokens or do not fit with `max_tokens` behind them.
-    pub fn asked(&self, rows: Vec<PromptRow>, max_tokens: usize) -> Result<Asked> {
-        let mut asked = Asked { rows: Vec::new(), ids: Vec::new(), repeated: 0 };
-        let mut problems = Vec::new();
-        let mut known = std::collections::HashSet::new();
-        for mut row in rows {
-            let place = row.source.to_string();
-            let ids = in_form(&mut row.prompt, self.form)
-                .and_then(|()| self.encode(&row.prompt, &row.given).map_err(reason))
-                .and_then(|ids| {
-                    let room = self.config.max_positions;
-                    check_prompts(
-                        std::slice::from_ref(&ids),
-                        max_tokens,
-                        room,
-                        self.config.vocab_size,
-                    )
-                    .map_err(reason)?;
-                    Ok(ids)
-                });
-            match ids {
-                Ok(ids) if !known.insert(ids.clone()) => asked.repeated += 1,
-                Ok(ids) => {
-                    asked.ids.push(ids);
-                    asked.rows.push(row);
-                }
-                Err(what) => problems.push(Problem::new(place, what)),
-            }
-        }
-        if problems.is_empty() {
-            return Ok(asked);
-        }
-        Err(Error::input("these prompts cannot be asked", problems))
-    }
-
-    /// The tokens of a prompt, up to where the answer begins.
-    ///
-    /// # Errors
-    /// A chat template that refuses it; what the tokenizer cannot express.
-    pub fn encode(&self, prompt: &Text, given: &Map<String, Value>) -> Result<Vec<u32>> {
-        match prompt {
-            Text::Plain(text) => encode_beginning(&self.tokenizer, text),
-            Text::Messages(list) => encode_conversation(&self.tokenizer, list, given),
-        }
-    }
-}
-
-/// What a single problem of an error says.
-fn reason(error: Error) -> String {
-    match error {
-        Error::Input { problems, .. } if problems.len() == 1 => problems[0].what.clone(),
-        other => other.to_string(),
-    }
-}
-
-/// Brings a prompt into a form.
-fn in_form(prompt: &mut Text, form: Form) -> std::result::Result<(), String> {
-    match (form, &*prompt) {
-        (Form::Chat, Text::Plain(text)) => {
-            *prompt = Text::Messages(vec![Message::new("user", text)]);
-        }
-        (Form::Plain, Text::Messages(_)) => {
-            return Err(
-                "is a conversation, and the model continues plain text; give it text, or ask \
-                        by the chat template (--form chat)"
-                    .into(),
-            );
-        }
-        _ => {}
-    }
-    Ok(())
-}
-
-/// Prompts in a model's form.
-pub struct Asked {
-    /// Each prompt once.
-    pub rows: Vec<PromptRow>,
-    /// Its tokens.
-    ids: Vec<Vec<u32>>,
-    /// Rows that ask what an earlier one does.
-    pub repeated: usize,
-}
-
-impl Asked {
-    /// The prompts that are answered together, where each gets `count` answers.
-    pub fn groups(self, count: usize) -> Vec<Self> {
-        let size = (TOGETHER / count.max(1)).max(1);
-        let mut left = self.rows.into_iter().zip(self.ids).peekable();
-        let mut groups = Vec::new();
-        while left.peek().is_some() {
-            let (rows, ids) = left.by_ref().take(size).unzip();
-            groups.push(Self { rows, ids, repeated: 0 });
-        }
-        groups
-    }
-}
 
 /// How answers are drawn.
 #[derive(Clone, Copy)]

@@ -6,13 +6,14 @@
 //! end, which a kill leaves behind, is moved to a file of its own beside it.
 
 use std::collections::HashSet;
-use std::fs::{File, Metadata, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Problem, Result};
+use crate::files::check_creatable;
 use crate::model::folder::sync_directory;
 use crate::train::lock::same_file;
 
@@ -20,6 +21,8 @@ use crate::train::lock::same_file;
 const MOST_BAD: usize = 100;
 /// Longest line in bytes.
 const LONGEST: usize = 64 << 20;
+/// Bytes in front of what is read next that are compared with what was there.
+const TAIL: usize = 64;
 /// Bytes that are read at a time.
 const PIECE: usize = 1 << 20;
 
@@ -32,8 +35,8 @@ pub struct Journal {
     read: u64,
     /// Lines read so far.
     lines: usize,
-    /// The file that was read, to notice another in its place.
-    seen: Option<Metadata>,
+    /// The last bytes read, to notice another file in its place, or another text in it.
+    tail: Vec<u8>,
     /// Lines for the user: what was put aside.
     notes: Vec<String>,
 }
@@ -51,23 +54,25 @@ pub enum Appended {
 pub type Hear<'a> = dyn FnMut(&Map<String, Value>) + 'a;
 
 impl Journal {
-    /// Opens `path`, or makes it, and tells `hear` each of its lines.
+    /// Opens `path` and tells `hear` each of its lines. A file that is not there is made with its first
+    /// line.
     ///
     /// # Errors
     /// A file that cannot be read, written or made; lines that are no JSON objects, all at once.
     pub fn open(path: &Path, hear: &mut Hear) -> Result<Self> {
-        if let Some(folder) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
-            std::fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
-        }
         let mut new = Self {
             path: path.to_owned(),
             ids: HashSet::new(),
             read: 0,
             lines: 0,
-            seen: None,
+            tail: Vec::new(),
             notes: Vec::new(),
         };
-        new.refresh(hear)?;
+        if path.symlink_metadata().is_ok() {
+            new.refresh(hear)?;
+        } else {
+            check_creatable(path)?;
+        }
         Ok(new)
     }
 
@@ -96,6 +101,9 @@ impl Journal {
     /// # Errors
     /// As [`Journal::open`].
     pub fn refresh(&mut self, hear: &mut Hear) -> Result<()> {
+        if self.read == 0 && !self.path.exists() {
+            return Ok(());
+        }
         let mut file = self.locked()?;
         self.catch_up(&mut file, hear)
     }
@@ -123,11 +131,25 @@ impl Journal {
             let _ = file.set_len(self.read);
             return Err(Error::io("write", &self.path, error));
         }
-        self.read += line.len() as u64;
-        self.lines += 1;
         self.ids.insert(id.to_owned());
-        self.seen = file.metadata().ok();
+        self.pass(&line);
         Ok(Appended::New)
+    }
+
+    /// Counts a line as read.
+    fn pass(&mut self, line: &[u8]) {
+        self.lines += 1;
+        self.read += line.len() as u64;
+        self.tail.extend_from_slice(&line[line.len().saturating_sub(TAIL)..]);
+        self.tail.drain(..self.tail.len().saturating_sub(TAIL));
+    }
+
+    /// Whether the file still holds what was read, as far as its last bytes say.
+    fn goes_on(&self, file: &mut File) -> std::io::Result<bool> {
+        let mut tail = Vec::new();
+        file.seek(SeekFrom::Start(self.read - self.tail.len() as u64))?;
+        file.take(self.tail.len() as u64).read_to_end(&mut tail)?;
+        Ok(tail == self.tail)
     }
 
     /// The file that has the name now, locked until it is dropped. Where an editor has put another in
@@ -138,6 +160,9 @@ impl Journal {
             && !found.is_file()
         {
             return Err(Error::file(path, "is not a file that lines can be added to"));
+        }
+        if let Some(folder) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
+            std::fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
         }
         loop {
             let fresh = !path.exists();
@@ -159,20 +184,20 @@ impl Journal {
                 let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
                 sync_directory(folder.unwrap_or(Path::new(".")))?;
             }
-            if self.seen.as_ref().is_some_and(|seen| !same_file(seen, &own))
-                || own.len() < self.read
-            {
+            let mut file = file;
+            if !self.goes_on(&mut file).map_err(|e| Error::io("read", &path, e))? {
                 (self.read, self.lines) = (0, 0);
+                self.tail.clear();
                 self.ids.clear();
             }
-            self.seen = Some(own);
             return Ok(file);
         }
     }
 
     /// Reads the lines behind [`Journal::read`] and puts a cut one aside.
     fn catch_up(&mut self, file: &mut File, hear: &mut Hear) -> Result<()> {
-        let io = |e| Error::io("read", &self.path, e);
+        let path = self.path.clone();
+        let io = |e| Error::io("read", &path, e);
         file.seek(SeekFrom::Start(self.read)).map_err(io)?;
         let (mut rest, mut problems) = (Vec::new(), Vec::new());
         loop {
@@ -180,8 +205,7 @@ impl Journal {
             let read = file.take(PIECE as u64).read_to_end(&mut rest).map_err(io)?;
             let end = rest[from..].iter().rposition(|&b| b == b'\n').map_or(0, |at| from + at + 1);
             for line in rest[..end].split_inclusive(|&b| b == b'\n') {
-                self.lines += 1;
-                self.read += line.len() as u64;
+                self.pass(line);
                 match (line.trim_ascii(), serde_json::from_slice::<Map<String, Value>>(line)) {
                     (b"", _) => {}
                     (_, Ok(row)) => {
@@ -219,12 +243,12 @@ impl Journal {
 
     /// Ends a last line that is whole, and moves one that is cut to a file beside this one.
     fn mend(&mut self, file: &mut File, rest: &[u8], hear: &mut Hear) -> Result<()> {
-        let io = |e| Error::io("write", &self.path, e);
+        let path = self.path.clone();
+        let io = |e| Error::io("write", &path, e);
         if let Ok(row) = serde_json::from_slice::<Map<String, Value>>(rest) {
             file.seek(SeekFrom::End(0)).map_err(io)?;
             file.write_all(b"\n").and_then(|()| file.sync_data()).map_err(io)?;
-            self.read += rest.len() as u64 + 1;
-            self.lines += 1;
+            self.pass(&[rest, b"\n"].concat());
             self.ids.extend(row.get("id").and_then(Value::as_str).map(str::to_owned));
             hear(&row);
             return Ok(());
@@ -320,6 +344,9 @@ mod tests {
         std::fs::write(&path, "{\"id\": \"of an editor, and longer than before\"}\n").unwrap();
         assert_eq!(journal.append(&row("a"), &mut |_| ()).unwrap(), Appended::New);
         assert_eq!(open(&path).1.len(), 2);
+        std::fs::write(&path, "").unwrap();
+        assert_eq!(journal.append(&row("a"), &mut |_| ()).unwrap(), Appended::New);
+        assert_eq!(open(&path).1.len(), 1);
     }
 
     #[test]

@@ -245,16 +245,8 @@ impl Generator {
         watch: &mut Watch,
     ) -> Result<Vec<Vec<u32>>> {
         self.check(prompts, sampling)?;
-        let mut rng = ChaCha8Rng::seed_from_u64(sampling.seed);
-        let mut out = Vec::with_capacity(prompts.len());
-        for together in prompts.chunks(self.room.sequences) {
-            let first = out.len();
-            let mut watch = |i: usize, new: &[u32]| watch(first + i, new);
-            let asked = Asked { stop, sampling, known: 0 };
-            let rngs = std::slice::from_mut(&mut rng);
-            out.extend(self.continue_together(together, asked, rngs, &mut watch)?);
-        }
-        Ok(out)
+        let mut rng = [ChaCha8Rng::seed_from_u64(sampling.seed)];
+        self.continue_all(prompts, Asked { stop, sampling, known: 0 }, &mut rng, watch)
     }
 
     /// As [`Generator::generate`] with draws of their own for each prompt, which begin at its seed: what
@@ -276,13 +268,24 @@ impl Generator {
         assert_eq!(prompts.len(), seeds.len(), "a seed for each prompt");
         self.check(prompts, sampling)?;
         let mut rngs: Vec<_> = seeds.iter().map(|&seed| ChaCha8Rng::seed_from_u64(seed)).collect();
+        self.continue_all(prompts, Asked { stop, sampling, known: 0 }, &mut rngs, watch)
+    }
+
+    /// As many at a time as there is room for. The draws are those of `rngs`: one for each prompt, or one
+    /// for all of them.
+    fn continue_all(
+        &self,
+        prompts: &[Vec<u32>],
+        asked: Asked,
+        rngs: &mut [ChaCha8Rng],
+        watch: &mut Watch,
+    ) -> Result<Vec<Vec<u32>>> {
         let mut out = Vec::with_capacity(prompts.len());
-        let n = self.room.sequences;
-        for (together, rngs) in prompts.chunks(n).zip(rngs.chunks_mut(n)) {
+        for together in prompts.chunks(self.room.sequences) {
             let first = out.len();
             let mut watch = |i: usize, new: &[u32]| watch(first + i, new);
-            let asked = Asked { stop, sampling, known: 0 };
-            out.extend(self.continue_together(together, asked, rngs, &mut watch)?);
+            let own = if rngs.len() == 1 { 0..1 } else { first..first + together.len() };
+            out.extend(self.continue_together(together, asked, &mut rngs[own], &mut watch)?);
         }
         Ok(out)
     }
@@ -308,6 +311,16 @@ impl Generator {
         let asked = Asked { stop, sampling, known };
         let rngs = std::slice::from_mut(rng);
         Ok(self.continue_together(&prompts, asked, rngs, watch)?.remove(0))
+    }
+
+    /// The logits `[V]` of the token behind a prompt.
+    ///
+    /// # Errors
+    /// A prompt that is empty, has ids beyond the vocabulary or does not fit; a lost device.
+    pub fn logits(&self, prompt: &[u32]) -> Result<Vec<f32>> {
+        let prompt = prompt.to_vec();
+        self.check(std::slice::from_ref(&prompt), &Sampling::greedy(0))?;
+        self.read_prompts(&[Sequence { ids: prompt, start: 0, done: true }], 0)
     }
 
     fn check(&self, prompts: &[Vec<u32>], sampling: &Sampling) -> Result<()> {

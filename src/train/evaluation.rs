@@ -181,6 +181,28 @@ pub struct Estimated {
     pub difference: Option<Estimate>,
 }
 
+impl Estimate {
+    fn of(value: f64, mut drawn: Vec<f64>) -> Self {
+        // A draw without any of the rows that count says nothing.
+        drawn.retain(|value| value.is_finite());
+        drawn.sort_by(f64::total_cmp);
+        let at = |share: f64| {
+            let place = (share * drawn.len() as f64) as usize;
+            drawn.get(place.min(drawn.len().saturating_sub(1))).copied().unwrap_or(value)
+        };
+        Self { value, interval: [at(0.025), at(0.975)] }
+    }
+}
+
+/// The mean of `values`, with the interval of [`estimates`].
+pub fn mean(values: &[f64], resamples: usize, seed: u64) -> Estimate {
+    let n = values.len();
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut draw = |_| (0..n).map(|_| values[rng.random_range(0..n)]).sum::<f64>() / n as f64;
+    let drawn = (0..if n == 0 { 0 } else { resamples }).map(&mut draw).collect();
+    Estimate::of(values.iter().sum::<f64>() / n as f64, drawn)
+}
+
 /// What each row adds to the two sums of a figure.
 type Parts = Vec<(f64, f64)>;
 
@@ -219,16 +241,6 @@ pub fn estimates(models: &[ScoredRows], resamples: usize, seed: u64) -> Vec<Opti
             }
         }
     }
-    let estimate = |value: f64, mut drawn: Vec<f64>| {
-        // A draw without any of the rows that count says nothing.
-        drawn.retain(|value| value.is_finite());
-        drawn.sort_by(f64::total_cmp);
-        let at = |share: f64| {
-            let place = (share * drawn.len() as f64) as usize;
-            drawn.get(place.min(drawn.len().saturating_sub(1))).copied().unwrap_or(value)
-        };
-        Estimate { value, interval: [at(0.025), at(0.975)] }
-    };
     let whole = |parts: &[(f64, f64)]| ratio(parts, &mut (0..rows));
     let of_figure = |(parts, drawn): (&Vec<Parts>, Vec<Vec<f64>>)| {
         let values: Vec<f64> = parts.iter().map(|parts| whole(parts)).collect();
@@ -238,11 +250,11 @@ pub fn estimates(models: &[ScoredRows], resamples: usize, seed: u64) -> Vec<Opti
         let difference = match (&values[..], &drawn[..]) {
             (&[first, second], [a, b]) => {
                 let differences = a.iter().zip(b).map(|(a, b)| b - a).collect();
-                Some(estimate(second - first, differences))
+                Some(Estimate::of(second - first, differences))
             }
             _ => None,
         };
-        let models = values.into_iter().zip(drawn).map(|(v, d)| estimate(v, d)).collect();
+        let models = values.into_iter().zip(drawn).map(|(v, d)| Estimate::of(v, d)).collect();
         Some(Estimated { models, difference })
     };
     parts.iter().zip(drawn).map(of_figure).collect()

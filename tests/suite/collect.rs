@@ -299,7 +299,7 @@ fn what_cannot_be_collected_is_refused() {
         ("empty.txt --out decided.jsonl", &["has no prompt"]),
         ("none.jsonl --out decided.jsonl", &["none.jsonl"]),
         ("same.jsonl --out rows.txt --pairs 0", &["--out", ".jsonl", "--pairs"]),
-        ("prompts.txt --out decided.jsonl --model model", &["--temperature 0.8"]),
+        ("prompts.txt --out decided.jsonl --model model --temperature 0", &["--temperature 0.8"]),
         ("prompts.txt --out r.toml", &["must end in .jsonl"]),
     ] {
         let before = p.path("decided.jsonl").exists();

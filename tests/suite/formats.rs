@@ -4,14 +4,17 @@
 use oddgrad::bench::facts;
 use oddgrad::bench::tuned::TunedFile;
 use oddgrad::data::messages::Message;
+use oddgrad::data::prompts::read_prompt_rows;
 use oddgrad::data::rows::{Needs, ReadOptions, read_preferences, read_texts};
 use oddgrad::data::tokenize::Tokenizer;
+use oddgrad::feedback::journal::Journal;
 use oddgrad::model::adapter::Adapter;
 use oddgrad::model::config::ModelConfig;
 use oddgrad::model::gguf::import::import;
 use oddgrad::model::source::{SafetensorsFile, WeightSource};
 use oddgrad::model::weights::{FolderWeights, collect};
 use oddgrad::ops;
+use oddgrad::rounds::RoundsRecipe;
 use oddgrad::train::checkpoint;
 use oddgrad::train::recipe::Recipe;
 use std::path::Path;
@@ -80,8 +83,12 @@ pub static FORMATS: [Format; 15] = [
             let again = Recipe::parse("again", &recipe.to_toml(), &[]).unwrap();
             assert_eq!(again.fingerprint(), recipe.fingerprint());
         }
+        let _ = RoundsRecipe::parse("recipe.toml", &text);
     }),
-    format("jsonl", "rows.jsonl", |folder, _| rows(&folder.join("rows.jsonl"))),
+    format("jsonl", "rows.jsonl", |folder, bytes| {
+        rows(&folder.join("rows.jsonl"));
+        journal(folder, bytes);
+    }),
     format("json", "rows.json", |folder, _| rows(&folder.join("rows.json"))),
     format("gz", "rows.jsonl.gz", |folder, _| rows(&folder.join("rows.jsonl.gz"))),
     format("parquet", "rows.parquet", |folder, _| {
@@ -112,4 +119,26 @@ fn rows(path: &Path) {
         let _ = read_preferences(&paths, &options);
     }
     let _ = read_texts(&paths);
+    let _ = read_prompt_rows(path);
+}
+
+/// A file of decisions is mended once, and no byte of it is lost.
+fn journal(folder: &Path, bytes: &[u8]) {
+    let (path, cut) = (folder.join("journal.jsonl"), folder.join("journal.jsonl.cut"));
+    std::fs::write(&path, bytes).unwrap();
+    if let Ok(mut journal) = Journal::open(&path, &mut |_| ()) {
+        let kept = std::fs::read(&path).unwrap();
+        match journal.take_notes().is_empty() {
+            true => assert!(kept == bytes || kept == [bytes, b"\n"].concat()),
+            false => {
+                let mut aside = std::fs::read(&cut).unwrap();
+                aside.pop();
+                assert_eq!([kept, aside].concat(), bytes);
+                std::fs::remove_file(&cut).unwrap();
+            }
+        }
+        let mut again = Journal::open(&path, &mut |_| ()).unwrap();
+        assert!(again.take_notes().is_empty(), "it is whole now");
+    }
+    std::fs::remove_file(&path).unwrap();
 }

@@ -9,7 +9,7 @@ use super::file::GgufFile;
 use super::tokenizer;
 use super::weights::GgufWeights;
 use crate::dtype::DType;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::config::ModelConfig;
 use crate::model::folder::{hash_file, write_folder, write_text};
 use crate::model::save::write_tensors;
