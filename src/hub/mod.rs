@@ -9,6 +9,10 @@
 
 #[cfg(feature = "hub")]
 pub mod download;
+#[cfg(feature = "hub")]
+mod listing;
+#[cfg(feature = "hub")]
+mod snapshot;
 
 use std::path::{Path, PathBuf};
 
