@@ -5,10 +5,9 @@
 use oddgrad::ops::{adamw, add::add, attention, embedding::embedding, gather_index::GatherIndex};
 use oddgrad::ops::{matmul::linear, nll::nll, rms_norm::rms_norm, rope, silu_mul::silu_mul};
 use oddgrad::{DType, Gpu, Graph, Init, Program, Result, Store, ops::token_logp::token_logp};
-use std::rc::Rc;
 
 fn main() -> Result<()> {
-    let gpu = Rc::new(Gpu::open(&Default::default())?);
+    let gpu = std::rc::Rc::new(Gpu::open(&Default::default())?);
     let mut g = Graph::new(gpu.target());
     // Tokens, vocabulary, width, width of the MLP, width of a head.
     let [t, v, d, f, head_dim] = [12, 16, 32, 64, 16];

@@ -76,17 +76,18 @@ struct Finished {
 }
 
 /// Trains every objective of the list and writes the page; returns its path and the tables on it.
-/// `on_event` hears each run by its name.
+/// `on_event` hears each run by its name; `open` is called once it is known that there is something to do.
 ///
 /// # Errors
 /// Settings, rows or models that cannot be used, before anything is computed; whatever can go wrong in
 /// a run.
 pub fn compare(
-    gpu: &Rc<Gpu>,
+    open: &dyn Fn() -> Result<Rc<Gpu>>,
     options: &CompareOptions,
     on_event: &mut dyn FnMut(&str, TrainEvent),
 ) -> Result<(PathBuf, Vec<Table>)> {
     let entries = entries(options)?;
+    let gpu = &open()?;
     let first = &entries[0].stages[0].recipe;
     let (base, data, tokens) = (first.model.clone(), first.data.clone(), first.batch.stream_tokens);
     let mut finished = Vec::new();

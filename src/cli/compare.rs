@@ -48,7 +48,6 @@ pub(super) fn run(args: &CompareArgs, device: &DeviceArgs) -> Result<()> {
         resume: args.resume,
         stop: stop_on_signal("this step")?,
     };
-    let gpu = device.open()?;
     let mut current: Option<(String, Display)> = None;
     let mut show = |name: &str, event: TrainEvent| {
         if current.as_ref().is_none_or(|(shown, _)| shown != name) {
@@ -61,7 +60,7 @@ pub(super) fn run(args: &CompareArgs, device: &DeviceArgs) -> Result<()> {
             display.show(event);
         }
     };
-    let done = compare(&gpu, &options, &mut show);
+    let done = compare(&|| device.open(), &options, &mut show);
     if let Some((_, display)) = current.take() {
         display.finish();
     }

@@ -278,8 +278,12 @@ fn a_model_answers_while_people_decide() {
     // Another start draws nothing anew and asks nothing again.
     let served = serve(&p, args);
     let ann = Person { served: &served, who: "Ann" };
-    while !ann.see().contains("All is decided") {
-        assert!(ann.see().contains("Wait a moment"));
+    loop {
+        let page = ann.see();
+        if page.contains("All is decided") {
+            break;
+        }
+        assert!(page.contains("Wait a moment"), "{page}");
     }
     assert_eq!(std::fs::read(p.path("decided.answers.jsonl")).unwrap(), kept);
     assert_eq!(rows(&p).len(), 4);

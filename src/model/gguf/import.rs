@@ -83,7 +83,7 @@ pub fn import_once(from: &Path, cache: &Path) -> Result<Cached> {
     }
     // Of two processes one imports, and the other finds what it made.
     std::fs::create_dir_all(&all).map_err(|e| Error::io("create", &all, e))?;
-    let lock = all.join(".lock");
+    let lock = cache.join("gguf.lock");
     let held = std::fs::File::create(&lock).map_err(|e| Error::io("create", &lock, e))?;
     held.lock().map_err(|e| Error::io("lock", &lock, e))?;
     if folder.is_dir() {
