@@ -12,13 +12,14 @@ use crate::model::config::ModelConfig;
 use crate::model::generate::{Generator, Room, unwatched};
 use crate::model::sampling::Sampling;
 use crate::model::weights::FolderWeights;
-use crate::page::report::{ReportPage, Table, write_report};
+use crate::page::report::{ReportPage, RunCurves, Table, write_report};
 use crate::program::Store;
 use crate::train::dataset::Dataset;
 use crate::train::evaluation::{Answer, FIGURES, ScoredRows, estimates, score};
 use crate::train::forecast::forecast;
 use crate::train::metrics::{METRICS, MetricsRecord, read_metrics, step_seconds};
 use crate::train::objectives::RowKind;
+use crate::train::objectives::preference::COMMON;
 use crate::train::prepare::{REPORT, prepare};
 use crate::train::recipe::Recipe;
 use crate::train::trainer::{self, TrainEvent};
@@ -132,6 +133,8 @@ pub fn compare(
     let names: Vec<&str> = finished.iter().map(|run| run.name.as_str()).collect();
     let page = ReportPage {
         title: format!("Objectives compared: {}", names.join(", ")),
+        runs: finished.iter().map(curves).collect(),
+        metrics: &COMMON,
         tables: tables.clone(),
         facts,
         ..ReportPage::default()
@@ -247,6 +250,19 @@ fn scores(
     let config = ModelConfig::load(model)?;
     let weights = FolderWeights::open(model, &config)?;
     score(gpu, &config, &weights, tokenizer, rows, tokens, &mut |_| ())
+}
+
+/// The curves of an entry: runs in a row are one, the second behind the first.
+fn curves(run: &Finished) -> RunCurves {
+    let mut all = Vec::new();
+    let mut before = 0;
+    for records in &run.records {
+        let moved =
+            |record: &MetricsRecord| MetricsRecord { step: before + record.step, ..record.clone() };
+        all.extend(records.iter().map(moved));
+        before += records.iter().map(|record| record.step).max().unwrap_or(0);
+    }
+    RunCurves::new(&run.name, &all)
 }
 
 fn columns(finished: &[Finished], base: bool) -> Vec<String> {

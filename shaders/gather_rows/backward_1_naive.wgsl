@@ -8,6 +8,8 @@ const R: u32 = 1u; // rows of dx
 const N: u32 = 1u; // gathered rows
 const D: u32 = 1u; // columns
 const SLOTS: u32 = 1u; // capacity for distinct rows
+const FIRST: u32 = 0u; // the table's row that dx begins with, where it is bound in parts
+const PART: bool = false; // dx is a part: rows outside of it are another call's
 
 @group(0) @binding(0) var<storage, read> unique: array<u32>; // [SLOTS], each used row once
 @group(0) @binding(1) var<storage, read> offsets: array<u32>; // [SLOTS + 1]
@@ -29,13 +31,13 @@ fn main(
     let column = i - slot * D;
     let start = offsets[slot];
     let end = min(offsets[slot + 1u], N);
-    if start >= end {
+    if start >= end || (PART && unique[slot] - FIRST >= R) {
         return;
     }
     var sum = 0.0;
     for (var j = start; j < end; j++) {
         sum += dy[min(list[j], N - 1u) * D + column];
     }
-    let at = min(unique[slot], R - 1u) * D + column;
+    let at = min(unique[slot] - FIRST, R - 1u) * D + column;
     dx[at] = dx[at] + sum;
 }

@@ -8,6 +8,8 @@ const R: u32 = 1u; // rows of dx
 const N: u32 = 1u; // gathered rows
 const D: u32 = 1u; // columns
 const SLOTS: u32 = 1u; // capacity for distinct rows
+const FIRST: u32 = 0u; // the table's row that dx begins with, where it is bound in parts
+const PART: bool = false; // dx is a part: rows outside of it are another call's
 
 @group(0) @binding(0) var<storage, read> unique: array<u32>; // [SLOTS], each used row once
 @group(0) @binding(1) var<storage, read> offsets: array<u32>; // [SLOTS + 1]
@@ -35,15 +37,15 @@ fn main(
     if column + 4u <= D {
         let start = offsets[slot];
         let end = min(offsets[slot + 1u], N);
-        if start >= end {
-            return; // an unused slot
+        if start >= end || (PART && unique[slot] - FIRST >= R) {
+            return; // an unused slot, or another call's row
         }
         var sum = vec4<f32>();
         for (var j = start; j < end; j++) {
             let i = term(j) + column;
             sum += vec4<f32>(dy[i], dy[i + 1u], dy[i + 2u], dy[i + 3u]);
         }
-        let at = min(unique[slot], R - 1u) * D + column;
+        let at = min(unique[slot] - FIRST, R - 1u) * D + column;
         dx[at] += sum.x;
         dx[at + 1u] += sum.y;
         dx[at + 2u] += sum.z;
@@ -53,12 +55,12 @@ fn main(
     for (var e = first; e < min(first + 4u, SLOTS * D); e++) {
         let start = offsets[e / D];
         let end = min(offsets[e / D + 1u], N);
-        if start < end {
+        if start < end && !(PART && unique[e / D] - FIRST >= R) {
             var sum = 0.0;
             for (var j = start; j < end; j++) {
                 sum += dy[term(j) + e % D];
             }
-            dx[min(unique[e / D], R - 1u) * D + e % D] += sum;
+            dx[min(unique[e / D] - FIRST, R - 1u) * D + e % D] += sum;
         }
     }
 }

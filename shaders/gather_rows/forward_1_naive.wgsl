@@ -5,6 +5,8 @@
 const R: u32 = 1u; // rows of x
 const N: u32 = 1u; // gathered rows
 const D: u32 = 1u; // columns
+const FIRST: u32 = 0u; // the table's row that x begins with, where it is bound in parts
+const PART: bool = false; // x is a part: rows outside of it are another call's
 
 @group(0) @binding(0) var<storage, read> x: array<f32>; // [R, D]
 @group(0) @binding(1) var<storage, read> rows: array<u32>; // [N]
@@ -21,7 +23,10 @@ fn main(
         return;
     }
     let n = i / D;
+    if PART && rows[n] - FIRST >= R {
+        return;
+    }
     // Rows are checked where they are made; this only keeps a wrong one inside the buffer.
-    let row = min(rows[n], R - 1u);
+    let row = min(rows[n] - FIRST, R - 1u);
     y[i] = x[row * D + (i - n * D)];
 }

@@ -6,6 +6,8 @@
 const R: u32 = 1u; // rows of x
 const N: u32 = 1u; // gathered rows
 const D: u32 = 1u; // columns
+const FIRST: u32 = 0u; // the table's row that x begins with, where it is bound in parts
+const PART: bool = false; // x is a part: rows outside of it are another call's
 const STORED: u32 = 0u; // how x is stored: 0 as f16, 1 as bf16, 2 as q8_0, 3 as q4_0
 
 @group(0) @binding(0) var<storage, read> x: array<u32>; // [R, D] in the storage type
@@ -41,7 +43,10 @@ fn main(
         return;
     }
     let n = i / D;
+    if PART && rows[n] - FIRST >= R {
+        return;
+    }
     // Rows are checked where they are made; this only keeps a wrong one inside the buffer.
-    let row = min(rows[n], R - 1u);
+    let row = min(rows[n] - FIRST, R - 1u);
     y[i] = element(row * D + (i - n * D));
 }

@@ -5,6 +5,7 @@
 
 const N: u32 = 1u; // elements of the gradient
 const PARTIALS: u32 = 1u; // sums it is split into
+const ADD: bool = false; // the gradient goes on in a further part: add to the sums of those before
 
 @group(0) @binding(0) var<storage, read> grad: array<f32>; // [N]
 @group(0) @binding(1) var<storage, read> first: array<u32>; // [1], where this gradient's sums begin
@@ -21,6 +22,9 @@ fn main(
         return;
     }
     var sum = 0.0;
+    if ADD {
+        sum = partials[first[0] + p];
+    }
     for (var i = p; i < N; i += PARTIALS) {
         sum += grad[i] * grad[i];
     }

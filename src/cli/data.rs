@@ -3,11 +3,12 @@
 use super::hub::bring_rows;
 use super::import::model_folder;
 use super::working;
+use crate::data::convert::convert;
 use crate::data::example::{Example, Sequence};
 use crate::data::rows::{Needs, ReadOptions, Split, Undecided};
 use crate::data::survey::{Histogram, RULES, Survey, survey};
 use crate::data::tokenize::{EosRule, Tokenizer};
-use crate::error::{Error, Result, shown};
+use crate::error::{Error, Problem, Result, shown};
 use crate::model::adapter::tokenizer_folder;
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -26,6 +27,22 @@ enum DataCommand {
     /// Read every row as training would and say what is in them: lengths, duplicates, what is refused
     /// and why, and three rows with the tokens that are trained on marked.
     Check(CheckArgs),
+    /// Write rows of any layout that is read, exports of Argilla, Label Studio, distilabel and Open WebUI
+    /// among them, as rows of one layout, with ratings as a margin and ties by name.
+    Convert(ConvertArgs),
+}
+
+#[derive(Args)]
+struct ConvertArgs {
+    /// Files or folders of rows: .jsonl, .jsonl.gz, .json, .parquet.
+    #[arg(required = true)]
+    files: Vec<PathBuf>,
+    /// The file to write (.jsonl).
+    #[arg(long)]
+    out: PathBuf,
+    /// Of a folder whose files name splits, the files of this one.
+    #[arg(long, value_enum, default_value_t = Split::Train)]
+    split: Split,
 }
 
 #[derive(Args)]
@@ -62,8 +79,31 @@ fn column(text: &str) -> std::result::Result<(String, String), String> {
 }
 
 pub(super) fn run(args: &DataArgs) -> Result<()> {
-    let DataCommand::Check(args) = &args.command;
-    check(args)
+    match &args.command {
+        DataCommand::Check(args) => check(args),
+        DataCommand::Convert(args) => to_one_layout(args),
+    }
+}
+
+fn to_one_layout(args: &ConvertArgs) -> Result<()> {
+    if args.out.extension().is_none_or(|e| e != "jsonl") {
+        let problem = Problem::new("--out", "must end in .jsonl");
+        return Err(Error::input("the rows cannot be written", vec![problem]));
+    }
+    bring_rows(&args.files)?;
+    working::on("reading rows");
+    let counts = convert(&args.files, &args.out, args.split)?;
+    working::done();
+    let of = |kind: &str| counts.get(kind).copied().unwrap_or(0);
+    outln!(
+        "{}: {} rows with an answer that is preferred or labelled, {} ties, {} skips, {} ratings of single answers",
+        args.out.display(),
+        of("preference"),
+        of("tie"),
+        of("skip"),
+        of("alone")
+    );
+    Ok(())
 }
 
 fn check(args: &CheckArgs) -> Result<()> {

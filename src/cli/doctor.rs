@@ -107,10 +107,10 @@ pub(super) fn run(args: &DoctorArgs, device: &DeviceArgs) -> Result<()> {
         outln!("  {i}: {} ({:?}, {:?})", info.name, info.device_type, info.backend);
         outln!("     driver               {} {}", info.driver, info.driver_info);
         outln!(
-            "     storage binding      {} MiB    largest tensor",
+            "     storage binding      {} MiB    bound at once: tables and heads in blocks, all else in one piece",
             limits.max_storage_buffer_binding_size >> 20
         );
-        outln!("     buffer               {} MiB", limits.max_buffer_size >> 20);
+        outln!("     buffer               {} MiB   largest tensor", limits.max_buffer_size >> 20);
         outln!(
             "     workgroup memory     {} KiB    tiles of matmul and attention",
             limits.max_compute_workgroup_storage_size >> 10

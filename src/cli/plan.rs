@@ -6,7 +6,7 @@ use super::import::model_folder;
 use super::working;
 use crate::error::{Error, Problem, Result};
 use crate::kernel::Target;
-use crate::train::forecast::{Forecast, forecast};
+use crate::train::forecast::{Alternative, Forecast, forecast, longest_stream, other_settings};
 use crate::train::prepare::capacity;
 use crate::train::program::micro_graph;
 use crate::train::recipe;
@@ -83,80 +83,28 @@ pub(super) fn run(args: &PlanArgs, device: &DeviceArgs) -> Result<()> {
 
 /// What other settings would take, and the longest stream that fits.
 fn alternatives(args: &PlanArgs, model: &Path, target: &Target) {
-    // Without a limit, so that what does not fit is told with its size.
-    let unbounded = Target { memory: None, ..target.clone() };
-    let with = |settings: &[&str], target: &Target| {
-        let set: Vec<String> =
-            args.set.iter().cloned().chain(settings.iter().map(|s| (*s).to_owned())).collect();
-        let mut recipe = recipe::load(&args.recipe, &set)?;
+    let with = |settings: &[&str]| {
+        let more = settings.iter().map(|s| (*s).to_owned());
+        let mut recipe =
+            recipe::load(&args.recipe, &args.set.iter().cloned().chain(more).collect::<Vec<_>>())?;
         recipe.model = model.to_owned();
-        forecast(&recipe, target)
+        Ok(recipe)
     };
     outln!("other settings");
-    let choices: [&[&str]; 6] = [
-        &["batch.recompute=none"],
-        &["batch.recompute=block"],
-        &["lora.rank=16", "lora.base=stored"],
-        &["lora.rank=16", "lora.base=bf16"],
-        &["lora.rank=16", "lora.base=q8_0"],
-        &["lora.rank=16", "lora.base=q4_0"],
-    ];
-    for settings in choices {
-        working::on("planning other settings");
-        let name = settings.join(" ");
-        match with(settings, &unbounded) {
-            Ok(found) => {
-                let total = found.memory.total();
-                let fits = match target.memory {
-                    Some(there) if total > there => "  does not fit",
-                    _ => "",
-                };
-                outln!("  {name:<30} {}{fits}", mib(total));
-            }
-            Err(Error::Limit(why)) => outln!("  {name:<30} does not fit: {why}"),
-            // An adapter's own folder, or a model that is not trained further so.
-            Err(_) => {}
+    let mut show = |Alternative { settings, needs }: Alternative| match needs {
+        Ok(total) => {
+            let there = target.memory.is_none_or(|there| total <= there);
+            let fits = if there { "" } else { "  does not fit" };
+            outln!("  {settings:<30} {}{fits}", mib(total));
         }
-    }
-    if let Some(tokens) = longest(&|tokens| {
-        working::on("planning longer streams");
-        with(&[&format!("batch.stream_tokens={tokens}")], target).is_ok()
-    }) {
+        Err(why) => outln!("  {settings:<30} does not fit: {why}"),
+    };
+    working::on("planning other settings");
+    other_settings(&with, target, &mut show);
+    working::on("planning longer streams");
+    let longest = longest_stream(&with, target);
+    working::done();
+    if let Some(tokens) = longest {
         outln!("longest batch.stream_tokens      {tokens:>10}");
-    }
-}
-
-/// The largest stream that fits, to 64 tokens below 1,024 and to an eighth above; None if none does.
-fn longest(fits: &dyn Fn(usize) -> bool) -> Option<usize> {
-    const MOST: usize = 1 << 17;
-    let mut fitting = None;
-    let mut step = 64;
-    while step <= MOST && fits(step) {
-        fitting = Some(step);
-        step *= 2;
-    }
-    let mut fitting = fitting?;
-    let mut between = fitting / 2;
-    while step <= MOST && between >= 64.max(fitting / 8) {
-        if fits(fitting + between) {
-            fitting += between;
-        }
-        between /= 2;
-    }
-    Some(fitting)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_longest_stream_is_found() {
-        for most in [64, 100, 900, 1024, 5000, 70_000] {
-            let found = longest(&|tokens| tokens <= most).unwrap();
-            assert!(found <= most && most - found <= 64.max(most / 6), "{most}: {found}");
-        }
-        assert_eq!(longest(&|_| false), None);
-        assert_eq!(longest(&|_| true), Some(1 << 17));
     }
 }

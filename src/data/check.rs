@@ -14,6 +14,8 @@ pub struct DataReport {
     pub pairs: usize,
     /// Examples without one: SFT rows, pieces of documents.
     pub singles: usize,
+    /// Examples whose answer is labelled as desirable, and as undesirable.
+    pub labels: [usize; 2],
     /// Tokens of both sequences of every example, each counted in full.
     pub tokens: usize,
     /// Tokens that the two sides share and that are computed once.
@@ -99,6 +101,8 @@ pub fn check_examples(
     Ok(DataReport {
         pairs: rejected().count(),
         singles: examples.len() - rejected().count(),
+        labels: [true, false]
+            .map(|label| examples.iter().filter(|e| e.desirable == Some(label)).count()),
         tokens: examples.iter().flat_map(sides).map(|(_, side)| side.ids.len()).sum(),
         shared_tokens: examples
             .iter()
@@ -135,7 +139,12 @@ impl fmt::Display for DataReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.pairs, self.singles) {
             (pairs, 0) => writeln!(f, "{pairs} preference pairs")?,
-            (0, singles) => writeln!(f, "{singles} sequences")?,
+            (0, singles) => match self.labels {
+                [0, 0] => writeln!(f, "{singles} sequences")?,
+                [yes, no] => {
+                    writeln!(f, "{singles} sequences, {yes} with label true, {no} with false")?
+                }
+            },
             (pairs, singles) => {
                 writeln!(f, "{pairs} preference pairs, {singles} single sequences")?;
             }

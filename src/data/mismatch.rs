@@ -69,7 +69,7 @@ mod tests {
 
     fn row(row: usize, prompt: u32, answer: u32) -> Example {
         let chosen = Sequence { ids: vec![0, prompt, answer, 9], response_start: 2 };
-        Example { row, chosen, rejected: None, desirable: Some(row % 2 == 0) }
+        Example { row, chosen, rejected: None, desirable: Some(row.is_multiple_of(2)) }
     }
 
     fn answers(examples: &[Example]) -> Vec<Option<u32>> {

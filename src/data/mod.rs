@@ -11,8 +11,10 @@
 
 pub mod bpe;
 pub mod check;
+pub mod convert;
 
 pub mod example;
+mod exports;
 mod files;
 pub mod form;
 mod growth;

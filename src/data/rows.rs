@@ -15,19 +15,21 @@
 //! | `{instruction, context, …}` (dolly) | the context is joined to the instruction as an input is |
 //! | `tools`, `documents`, `chat_template_kwargs` beside messages | variables of the chat template |
 //! | `{prompt, completion, label}` where a label is asked for (KTO) | an answer, desirable or not |
+//! | a record of Argilla, Label Studio, distilabel or Open WebUI | one or several rows (`exports.rs`) |
 //!
 //! Without need of a rejected side (SFT, KTO) `{messages}`, `{conversations}` and an answer column
 //! named `completion`, `response`, `output` or `answer` load too. Null counts as absent. Columns
 //! that say something and have no place are refused; all others are ignored and named, once for
 //! each file. Rows whose column `choice` says `tie` or `skip`, as those of `oddgrad judge` and
-//! `collect` do, prefer nothing: they are left out and counted. A file has one form: if any row of it is a conversation, rows of plain prompts and
-//! answers become conversations too. Whatever cannot be used is refused with file, line and reason.
+//! `collect` do, prefer nothing: they are left out and counted. A file has one form: if any row of it
+//! is a conversation, rows of plain prompts and answers become conversations too. Whatever cannot be used is refused with file, line and reason.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use super::exports;
 use super::files::{self, Format};
 pub use super::files::{Source, Split};
 use super::form::Form;
@@ -85,6 +87,17 @@ pub struct PreferenceRow {
     /// Variables of the chat template beside the messages: `tools`, `documents` and what
     /// `chat_template_kwargs` holds.
     pub given: Map<String, Value>,
+}
+
+/// Puts variables of the chat template into a row, as rows have them.
+pub fn put_given(row: &mut Map<String, Value>, given: &Map<String, Value>) {
+    let own = |name: &str| GIVEN.contains(&name);
+    let (columns, settings): (Map<_, _>, Map<_, _>) =
+        given.clone().into_iter().partition(|(name, _)| own(name));
+    row.extend(columns);
+    if !settings.is_empty() {
+        row.insert("chat_template_kwargs".into(), Value::Object(settings));
+    }
 }
 
 /// What a row must have beside its prompt.
@@ -252,14 +265,17 @@ pub struct Undecided {
     pub ties: usize,
     /// Nobody wanted to say.
     pub skips: usize,
+    /// Ratings of one answer, where another one or a label is needed.
+    pub alone: usize,
 }
 
 impl Undecided {
     /// Counts a row whose column `choice` says so; whether it does.
-    fn counts(&mut self, record: &Map<String, Value>) -> bool {
+    fn counts(&mut self, record: &Map<String, Value>, needs: Needs) -> bool {
         match record.get("choice").and_then(Value::as_str) {
             Some("tie") => self.ties += 1,
             Some("skip") => self.skips += 1,
+            Some("alone") if !matches!(needs, Needs::Label | Needs::Judgement) => self.alone += 1,
             _ => return false,
         }
         true
@@ -268,6 +284,7 @@ impl Undecided {
     pub(super) fn add(&mut self, other: Self) {
         self.ties += other.ties;
         self.skips += other.skips;
+        self.alone += other.alone;
     }
 
     /// `12 ties and 3 skips left out` behind `before`; nothing where there are none.
@@ -277,8 +294,13 @@ impl Undecided {
             1 => Some(format!("1 {name}")),
             n => Some(format!("{n} {name}s")),
         };
-        let counts: Vec<String> =
-            [count(self.ties, "tie"), count(self.skips, "skip")].into_iter().flatten().collect();
+        let alone = match self.alone {
+            0 => None,
+            1 => Some("1 rating of a single answer".to_owned()),
+            n => Some(format!("{n} ratings of single answers")),
+        };
+        let counts = [count(self.ties, "tie"), count(self.skips, "skip"), alone];
+        let counts: Vec<String> = counts.into_iter().flatten().collect();
         match counts.is_empty() {
             true => String::new(),
             false => format!("{before}{} left out", counts.join(" and ")),
@@ -297,14 +319,24 @@ pub(super) fn scan(
     let mut unused = BTreeSet::new();
     let mut undecided = Undecided::default();
     let mut record = |source: Source, record: files::JsonRow| {
-        if record.as_ref().is_ok_and(|record| undecided.counts(record)) {
-            return true;
+        let mut one = |record: Map<String, Value>| {
+            if undecided.counts(&record, options.needs) {
+                return true;
+            }
+            let row = normalise(&record, options, &mut unused);
+            let row = row.map(|Normal { triple: (prompt, chosen, rejected), desirable, given }| {
+                PreferenceRow { source: source.clone(), prompt, chosen, rejected, desirable, given }
+            });
+            each(source.clone(), row)
+        };
+        // Columns that are mapped by hand are no export.
+        match record
+            .map(|record| (exports::rows(&record).filter(|_| options.map.is_empty()), record))
+        {
+            Ok((None, record)) => one(record),
+            Ok((Some(Ok(rows)), _)) => rows.into_iter().all(one),
+            Ok((Some(Err(reason)), _)) | Err(reason) => each(source, Err(reason)),
         }
-        let row = record.and_then(|record| normalise(&record, options, &mut unused));
-        let row = row.map(|Normal { triple: (prompt, chosen, rejected), desirable, given }| {
-            PreferenceRow { source: source.clone(), prompt, chosen, rejected, desirable, given }
-        });
-        each(source, row)
     };
     let broken = files::read_records(path, format, &mut record)?;
     Ok(Scan { broken, unused, undecided })

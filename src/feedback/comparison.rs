@@ -6,7 +6,7 @@ use chrono::{SecondsFormat, Utc};
 use serde_json::{Map, Value, json};
 
 use crate::data::messages::Message;
-use crate::data::rows::{Source, Text};
+use crate::data::rows::{Source, Text, put_given};
 
 /// A prompt with the answers that are to be compared.
 #[derive(Debug, Clone, PartialEq)]
@@ -226,15 +226,8 @@ impl Decision<'_> {
             put("chosen", chosen);
             put("rejected", rejected);
         }
-        // As rows.rs reads them: what is no column of its own is of the template's settings.
-        let (own, settings): (Map<_, _>, Map<_, _>) = given
-            .clone()
-            .into_iter()
-            .partition(|(name, _)| matches!(name.as_str(), "tools" | "documents"));
-        own.into_iter().for_each(|(name, value)| drop(put(&name, value)));
-        if !settings.is_empty() {
-            put("chat_template_kwargs", Value::Object(settings));
-        }
+        put_given(&mut row, given);
+        let mut put = |name: &str, value: Value| row.insert(name.to_owned(), value);
         put("choice", self.choice.name().into());
         put("answers", answers.iter().map(value).collect());
         put("id", id.as_str().into());

@@ -135,6 +135,7 @@ impl Gpu {
             workgroup_bytes: limits.max_compute_workgroup_storage_size,
             invocations: limits.max_compute_invocations_per_workgroup,
             binding_bytes: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size),
+            buffer_bytes: limits.max_buffer_size,
             pinned: BTreeMap::new(),
             tuned: Arc::default(),
             demoted: BTreeSet::new(),
@@ -240,7 +241,7 @@ impl Gpu {
     /// A buffer of `bytes` (padded to four).
     ///
     /// # Errors
-    /// When `bytes` is beyond what the adapter can bind, or memory ran out.
+    /// When `bytes` is beyond what a buffer of the adapter holds, or memory ran out.
     pub(crate) fn buffer(
         &self,
         label: &str,
@@ -248,12 +249,12 @@ impl Gpu {
         usage: wgpu::BufferUsages,
     ) -> Result<wgpu::Buffer> {
         let size = crate::plan::padded(bytes);
-        if size > self.target.binding_bytes {
+        if size > self.target.buffer_bytes {
             return Err(Error::Limit(format!(
-                "`{label}` needs {:.1} MiB in one buffer; {} binds at most {:.1} MiB.",
+                "`{label}` needs {:.1} MiB in one buffer; one of {} holds at most {:.1} MiB.",
                 size as f64 / 1048576.0,
                 self.info.name,
-                self.target.binding_bytes as f64 / 1048576.0
+                self.target.buffer_bytes as f64 / 1048576.0
             )));
         }
         let scope = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
@@ -276,15 +277,15 @@ impl Gpu {
         Ok(buffer)
     }
 
-    /// Writes to the start of a buffer before what is submitted next.
-    pub(crate) fn write(&self, buffer: &wgpu::Buffer, bytes: &[u8]) {
+    /// Writes to a buffer from byte `at` on, before what is submitted next.
+    pub(crate) fn write(&self, buffer: &wgpu::Buffer, at: u64, bytes: &[u8]) {
         // Of whole words; an odd number of 16-bit elements leaves half a word.
         let (whole, rest) = bytes.split_at(bytes.len() / 4 * 4);
-        self.queue.write_buffer(buffer, 0, whole);
+        self.queue.write_buffer(buffer, at, whole);
         if !rest.is_empty() {
             let mut word = [0; 4];
             word[..rest.len()].copy_from_slice(rest);
-            self.queue.write_buffer(buffer, whole.len() as u64, &word);
+            self.queue.write_buffer(buffer, at + whole.len() as u64, &word);
         }
     }
 

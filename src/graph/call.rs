@@ -2,7 +2,7 @@
 
 use super::{Graph, Role, Var};
 use crate::error::{Error, Result};
-use crate::kernel::{Const, Facts, Operand, Pass, SizeClass, Variant};
+use crate::kernel::{Const, Facts, Operand, Pass, SizeClass, Target, Variant};
 use std::fmt::Write as _;
 
 /// One dispatch: bindings 0.. are `reads` in order, then `writes`.
@@ -72,6 +72,10 @@ fn cover(variant: &Variant, extent: [usize; 3]) -> [u32; 3] {
     }
     groups
 }
+
+/// What to do about a variable that no buffer of an adapter holds.
+pub const HELD: &str =
+    " Take another adapter (`oddgrad doctor` lists them), or weights in fewer bits.";
 
 /// WebGPU's limit of workgroups per dimension.
 pub const MAX_GROUPS: u32 = 65_535;
@@ -187,21 +191,29 @@ impl Graph {
         self.notes.iter().map(String::as_str)
     }
 
-    /// Compares every variable and every call with what the adapter can bind and start.
+    /// Compares every variable and every call with what the adapter can hold, bind and start.
     ///
     /// # Errors
     /// [`Error::Limit`] that names the largest offender.
     pub fn check_limits(&self) -> Result<()> {
-        let largest = self.vars.iter().max_by_key(|info| info.bytes());
-        if let Some(info) = largest.filter(|info| info.bytes() > self.target.binding_bytes) {
+        let Target { binding_bytes, buffer_bytes, .. } = self.target;
+        let bound = self.calls.iter().flat_map(|call| call.reads.iter().chain(&call.writes));
+        let bound = bound.map(|&v| self.info(v)).max_by_key(|info| info.bytes());
+        let owned = self.vars.iter().filter(|info| !matches!(info.role, Role::View { .. }));
+        let owned = owned.max_by_key(|info| info.bytes());
+        for (largest, most, how, advice) in [
+            (owned, buffer_bytes, "in one buffer, and one of this adapter holds at most", HELD),
+            (bound, binding_bytes, "in one piece, and this adapter binds at most", ""),
+        ] {
+            let Some(info) = largest.filter(|info| info.bytes() > most) else { continue };
             let mib = |bytes: u64| bytes as f64 / 1048576.0;
             let what = if matches!(info.role, Role::State) { "the model's " } else { "" };
             return Err(Error::Limit(format!(
-                "{what}`{}` {:?} takes {:.1} MiB in one piece, and this adapter binds at most {:.1} MiB.",
+                "{what}`{}` {:?} takes {:.1} MiB {how} {:.1} MiB.{advice}",
                 info.name,
                 info.shape,
                 mib(info.bytes()),
-                mib(self.target.binding_bytes)
+                mib(most)
             )));
         }
         let call = self.calls.iter().find(|c| c.grid.iter().any(|&n| n > MAX_GROUPS));

@@ -12,10 +12,10 @@ mod recompute;
 mod view;
 
 pub use crate::dtype::DType;
-pub use call::{Call, MAX_GROUPS};
+pub use call::{Call, HELD, MAX_GROUPS};
 pub use gradient::{ACCUMULATE, GRAD, Sink};
 pub use parameter::{Init, LowRank, Parameter};
-pub use view::{BINDING_ALIGNMENT, FILL};
+pub use view::{BINDING_ALIGNMENT, FILL, RowBlock, chunk_rows, rows_of_block};
 
 use crate::kernel::Target;
 use gradient::Record;

@@ -40,6 +40,8 @@ pub struct Target {
     pub invocations: u32,
     /// Largest storage binding in bytes.
     pub binding_bytes: u64,
+    /// Largest buffer in bytes; what is bound may be a part of it.
+    pub buffer_bytes: u64,
     /// Bytes of memory that there are, if somebody says so.
     pub memory: Option<u64>,
     /// Variants asked for: `softmax` or `matmul.nt` to 1, 2, … or one of its tiles.
@@ -62,6 +64,7 @@ impl Target {
             workgroup_bytes: 16384,
             invocations: 256,
             binding_bytes: 128 << 20,
+            buffer_bytes: 256 << 20,
             memory: None,
             pinned: BTreeMap::new(),
             tuned: Arc::default(),

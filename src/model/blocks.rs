@@ -5,7 +5,8 @@
 //! T tokens of the stream, D hidden size, H heads, K key/value heads, d head size, F feed-forward
 //! size, V vocabulary, N rows that the head looks at.
 
-use crate::graph::{Graph, Init, LowRank, Var};
+use crate::error::Result;
+use crate::graph::{Graph, Init, LowRank, RowBlock, Var};
 use crate::model::rotary::Rotary;
 use crate::model::stream::{Attention, BatchInputs, HeadRows};
 use crate::ops::embedding::embedding;
@@ -17,6 +18,7 @@ use crate::ops::rms_norm::rms_norm_plus;
 use crate::ops::rope::{rope, rope_table};
 use crate::ops::scale::scale;
 use crate::ops::soft_cap::soft_cap;
+use crate::program::Program;
 
 /// y = x Wᵀ + b with `{name}.weight` `[outputs, inputs]` and perhaps `{name}.bias` `[outputs]`, and
 /// the low-rank addition that the graph has for it ([`Graph::adapt`]).
@@ -252,12 +254,47 @@ pub struct Head {
 
 impl Head {
     /// Logits `[N, V]`: for generation and `verify`. Training never makes them.
-    pub fn logits(&self, g: &mut Graph) -> Var {
-        let logits = linear(g, self.input, self.weight, None);
-        match self.cap {
-            None => logits,
-            Some(cap) => soft_cap(g, logits, cap),
+    pub fn logits(&self, g: &mut Graph) -> Logits {
+        let blocks = g.row_blocks(self.weight);
+        let part = |block: RowBlock| {
+            let logits = linear(g, self.input, block.var, None);
+            let logits = match self.cap {
+                None => logits,
+                Some(cap) => soft_cap(g, logits, cap),
+            };
+            g.output(logits)
+        };
+        let parts = blocks.into_iter().map(part).collect();
+        Logits { parts }
+    }
+}
+
+/// Logits `[N, V]` as outputs of a graph: some columns each where the head's weight is bound in blocks,
+/// else all in one.
+pub struct Logits {
+    parts: Vec<Var>,
+}
+
+impl Logits {
+    /// The logits of the last run, row-major.
+    ///
+    /// # Errors
+    /// When the device is lost.
+    pub fn read(&self, program: &Program) -> Result<Vec<f32>> {
+        let mut parts = program.read_many(&self.parts)?;
+        if parts.len() == 1 {
+            return Ok(parts.remove(0));
         }
+        let width = |&var: &Var| program.graph().shape(var)[1];
+        let widths: Vec<usize> = self.parts.iter().map(width).collect();
+        let rows = program.graph().shape(self.parts[0])[0];
+        let row = |row: usize| {
+            parts
+                .iter()
+                .zip(&widths)
+                .flat_map(move |(part, &w)| part[row * w..][..w].iter().copied())
+        };
+        Ok((0..rows).flat_map(row).collect())
     }
 }
 

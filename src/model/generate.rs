@@ -8,8 +8,9 @@
 
 use crate::error::{Error, Problem, Result};
 use crate::gpu::Gpu;
-use crate::graph::{Graph, Role, Var, VarInfo};
+use crate::graph::{Graph, Role, VarInfo};
 use crate::kernel::Target;
+use crate::model::blocks::Logits;
 use crate::model::config::ModelConfig;
 use crate::model::limits::check_tokens;
 pub use crate::model::sampling::Sampling;
@@ -88,7 +89,7 @@ struct Forward {
     graph: Graph,
     inputs: BatchInputs,
     head: HeadRows,
-    logits: Var,
+    logits: Logits,
 }
 
 impl Forward {
@@ -98,7 +99,6 @@ impl Forward {
         let inputs = BatchInputs::cached(&mut g, tokens, room.sequences, room.length);
         let head = HeadRows::declare(&mut g, room.sequences, tokens);
         let logits = config.decoder.forward(&mut g, &inputs, &head).logits(&mut g);
-        g.output(logits);
         Self { graph: g, inputs, head, logits }
     }
 }
@@ -142,7 +142,7 @@ struct Decode {
     program: Program,
     inputs: BatchInputs,
     head: HeadRows,
-    logits: Var,
+    logits: Logits,
 }
 
 impl Decode {
@@ -164,7 +164,7 @@ impl Decode {
         self.program.run();
         match ends {
             [] => Ok(Vec::new()),
-            _ => self.program.read(self.logits),
+            _ => self.logits.read(&self.program),
         }
     }
 }
@@ -427,7 +427,6 @@ mod tests {
         let inputs = BatchInputs::declare(&mut g, n);
         let head = HeadRows::declare(&mut g, n, n);
         let logits = config.decoder.forward(&mut g, &inputs, &head).logits(&mut g);
-        g.output(logits);
         let program = Program::new(gpu, g, store).unwrap();
         let mut stream = PackedBatch::empty(Capacity { tokens: n, targets: 0, pairs: 0 });
         stream.tokens.copy_from_slice(ids);
@@ -436,7 +435,7 @@ mod tests {
         inputs.write(&program, &stream);
         head.write(&program, &stream.position);
         program.run();
-        program.read(logits).unwrap()
+        logits.read(&program).unwrap()
     }
 
     /// Prompts of awkward lengths one behind the other in the pieces, then token by token to the

@@ -3,7 +3,7 @@
 
 use super::config::ModelConfig;
 use crate::error::{Error, Result};
-use crate::graph::{DType, Parameter};
+use crate::graph::{DType, HELD, Parameter};
 use crate::kernel::Target;
 
 /// Numbers that describe a token besides its activations: the spans it attends to.
@@ -16,7 +16,9 @@ pub fn widest(config: &ModelConfig) -> usize {
     matrices.map(|p| p.shape[1]).max().unwrap_or(config.hidden_size)
 }
 
-/// Refuses a parameter that `target` cannot bind in one piece, stored as `dtype` says.
+/// Refuses a parameter that no buffer of `target` holds, stored as `dtype` says. What of it cannot be
+/// bound in one piece, the graph finds out ([`Graph::check_limits`](crate::graph::Graph::check_limits)):
+/// tables and heads are bound in blocks of rows.
 ///
 /// # Errors
 /// [`Error::Limit`] that names the largest one.
@@ -28,7 +30,14 @@ pub fn check_parameters(
     let bytes = |p: &Parameter| dtype(p).bytes(p.len());
     let largest = config.parameters().iter().max_by_key(|p| bytes(p));
     largest.map_or(Ok(()), |p| {
-        check(target, bytes(p), || format!("the model's `{}` {:?}", p.name, p.shape))
+        let what = || format!("the model's `{}` {:?}", p.name, p.shape);
+        check(
+            bytes(p),
+            target.buffer_bytes,
+            what,
+            "in one buffer, and one of this adapter holds",
+            HELD,
+        )
     })
 }
 
@@ -39,18 +48,19 @@ pub fn check_parameters(
 /// [`Error::Limit`] with the bytes and the limit.
 pub fn check_tokens(target: &Target, tokens: usize, width: usize, what: &str) -> Result<()> {
     let bytes = (tokens as u64).saturating_mul(4 * width.max(SPANS) as u64);
-    check(target, bytes, || format!("{what} of {tokens} tokens, each {width} wide,"))
+    let what = || format!("{what} of {tokens} tokens, each {width} wide,");
+    check(bytes, target.binding_bytes, what, "in one piece, and this adapter binds", "")
 }
 
-fn check(target: &Target, bytes: u64, what: impl Fn() -> String) -> Result<()> {
-    if bytes <= target.binding_bytes {
+fn check(bytes: u64, most: u64, what: impl Fn() -> String, how: &str, advice: &str) -> Result<()> {
+    if bytes <= most {
         return Ok(());
     }
     let mib = |bytes: u64| bytes as f64 / 1048576.0;
     Err(Error::Limit(format!(
-        "{} takes {:.1} MiB in one piece, and this adapter binds at most {:.1} MiB.",
+        "{} takes {:.1} MiB {how} at most {:.1} MiB.{advice}",
         what(),
         mib(bytes),
-        mib(target.binding_bytes)
+        mib(most)
     )))
 }

@@ -78,9 +78,13 @@ pub fn adamw(
     }
     assert_eq!(g.shape(clip), [2], "adamw: clip");
     assert_eq!(g.shape(hyper), [HYPER], "adamw: hyper");
-    let n = g.info(param).len();
-    let constants = [("N", n.into()), ("DECAY", decay.into())];
-    g.call(&UPDATE, &constants, &[clip, hyper], &[param, m, v, grad], [n, 1, 1]);
+    let [of_param, of_m, of_v, of_grad] = [param, m, v, grad].map(|var| g.element_blocks(var, 1));
+    for (((param, m), v), grad) in of_param.into_iter().zip(of_m).zip(of_v).zip(of_grad) {
+        let n = param.rows;
+        let constants = [("N", n.into()), ("DECAY", decay.into())];
+        let writes = [param, m, v, grad].map(|block| block.var);
+        g.call(&UPDATE, &constants, &[clip, hyper], &writes, [n, 1, 1]);
+    }
 }
 
 /// Appends clipping and AdamW for every trained parameter of `g`, behind a [`Graph::backward`] that

@@ -4,9 +4,11 @@
 //! index built on the CPU ([`super::gather_index`]) in ascending order of n: no atomics, same bits
 //! on every run. A gradient that is not there yet is zeroed first, then the distinct rows are
 //! added to it.
+//!
+//! A table that is too large to be bound in one piece is bound in blocks of rows, a call each.
 
-use crate::graph::{DType, FILL, Graph, Var};
-use crate::kernel::{Pass, SOFTWARE, Variant};
+use crate::graph::{DType, FILL, Graph, RowBlock, Var};
+use crate::kernel::{Const, Pass, SOFTWARE, Variant};
 use crate::ops::case::{Array, BenchFacts, OpCase, TestRng, largest_of_pairs};
 use crate::ops::gather_index::{GatherIndex, build_index};
 use crate::ops::values::Domain;
@@ -31,20 +33,31 @@ pub fn gather_rows(g: &mut Graph, x: Var, rows: Var, index: GatherIndex) -> Var 
     assert_eq!(g.shape(index.offsets), [slots + 1], "gather_rows: offsets");
     assert_eq!(g.shape(index.list), [n], "gather_rows: list");
     let y = g.temp("rows", &[n, d]);
-    let constants = [("R", r.into()), ("N", n.into()), ("D", d.into())];
-    g.call(&FORWARD, &constants, &[x, rows], &[y], [n * d, 1, 1]);
+    for block in g.row_blocks(x) {
+        let constants = [&of_block(block, r)[..], &[("N", n.into()), ("D", d.into())]].concat();
+        g.call(&FORWARD, &constants, &[block.var, rows], &[y], [n * d, 1, 1]);
+    }
     let backward = move |g: &mut Graph, dy: Var| {
         let Some(sink) = g.grad_into(x) else { return };
         if !sink.accumulate {
             g.call(&FILL, &[("N", (r * d).into())], &[], &[sink.var], [r * d, 1, 1]);
         }
-        let constants =
-            [("R", r.into()), ("N", n.into()), ("D", d.into()), ("SLOTS", slots.into())];
-        let reads = [index.unique, index.offsets, index.list, dy];
-        g.call(&BACKWARD, &constants, &reads, &[sink.var], [slots * d, 1, 1]);
+        for block in g.row_blocks(sink.var) {
+            let sizes = [("N", n.into()), ("D", d.into()), ("SLOTS", slots.into())];
+            let constants = [&of_block(block, r)[..], &sizes].concat();
+            let reads = [index.unique, index.offsets, index.list, dy];
+            g.call(&BACKWARD, &constants, &reads, &[block.var], [slots * d, 1, 1]);
+        }
     };
     g.record("gather_rows", &[x], y, backward);
     y
+}
+
+/// What the kernels know of a block of a table of `r` rows. Rows outside of it belong to the calls of
+/// other blocks.
+fn of_block(block: RowBlock, r: usize) -> [(&'static str, Const); 3] {
+    let part = block.rows < r;
+    [("R", block.rows.into()), ("FIRST", block.start.into()), ("PART", part.into())]
 }
 
 static FORWARD: Pass = Pass {

@@ -29,14 +29,22 @@ pub fn grad_norm(g: &mut Graph, grads: &[Var], max_norm: Var) -> Var {
     for (&grad, &count) in grads.iter().zip(&counts) {
         // Data, not a constant: gradients of the same size share one kernel.
         let begin = g.constant_u32("first partial", &[1], &[first]);
-        let constants = [("N", g.info(grad).len().into()), ("PARTIALS", count.into())];
-        g.call(&PARTIAL, &constants, &[grad, begin], &[partials], [count, 1, 1]);
+        // Blocks of whole rounds: an element belongs to the same sum whether there are blocks or not.
+        for block in g.element_blocks(grad, ROUND * count) {
+            let add = block.start > 0;
+            let constants =
+                [("N", block.rows.into()), ("PARTIALS", count.into()), ("ADD", add.into())];
+            g.call(&PARTIAL, &constants, &[block.var, begin], &[partials], [count, 1, 1]);
+        }
         first += count as u32;
     }
     let clip = g.temp("norm and clip factor", &[2]);
     g.call(&FINISH, &[("N", total.into())], &[partials, max_norm], &[clip], [1, 1, 1]);
     clip
 }
+
+/// Neighbouring elements that a kernel takes at a time for one sum, at most.
+const ROUND: usize = 256;
 
 /// Sums a gradient of `n` elements is split into.
 fn partial_sums(n: usize) -> usize {

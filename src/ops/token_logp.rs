@@ -13,7 +13,7 @@
 //! again. Logits that are bounded (`soft_cap`) are so between product and `update`, and dz is times the
 //! derivative of that.
 
-use crate::graph::{DType, Graph, Sink, Var};
+use crate::graph::{DType, Graph, RowBlock, Sink, Var, chunk_rows};
 use crate::kernel::{HARDWARE, Needs, Pass, SOFTWARE};
 use crate::ops::case::{Array, BenchFacts, OpCase, largest_of_pairs};
 use crate::ops::matmul::{Form, MOST_ROWS, Product, product};
@@ -60,18 +60,21 @@ pub fn token_logp_capped(
         g.shape(weight)
     );
     assert_eq!(g.shape(targets), [n], "token_logp: targets");
+    let blocks = g.row_blocks(weight);
     // The chunk's first row is data, not a constant: one kernel serves all chunks but the last.
     let chunks: Vec<Chunk> = (0..v)
         .step_by(chunk_rows(v))
         .map(|start| {
             let size = chunk_rows(v).min(v - start);
             let first = u32::try_from(start).expect("a vocabulary fits 32 bits");
-            Chunk { start, size, start_var: g.constant_u32("chunk start", &[1], &[first]) }
+            let start_var = g.constant_u32("chunk start", &[1], &[first]);
+            let (block, weight, start) = place(&blocks, start);
+            Chunk { block, weight, start, size, start_var }
         })
         .collect();
     let state = g.temp("logsumexp state", &[n, 3]);
     for chunk in &chunks {
-        let logits = chunk_logits(g, chunk, hidden, weight, cap);
+        let logits = chunk_logits(g, chunk, hidden, cap);
         let constants = [("N", n.into()), ("C", chunk.size.into())];
         g.call(&UPDATE, &constants, &[logits, targets, chunk.start_var], &[state], [n, 1, 1]);
     }
@@ -79,9 +82,10 @@ pub fn token_logp_capped(
     g.call(&FINISH, &[("N", n.into())], &[state], &[logp], [n, 1, 1]);
     let backward = move |g: &mut Graph, dlogp: Var| {
         let (mut dh, dw) = (g.grad_into(hidden), g.grad_into(weight));
+        let dw = dw.map(|sink| (g.row_blocks(sink.var), sink.accumulate));
         for chunk in &chunks {
-            let &Chunk { start, size, start_var } = chunk;
-            let logits = chunk_logits(g, chunk, hidden, weight, cap);
+            let &Chunk { block, weight, start, size, start_var } = chunk;
+            let logits = chunk_logits(g, chunk, hidden, cap);
             let constants = [
                 ("N", n.into()),
                 ("C", size.into()),
@@ -96,7 +100,8 @@ pub fn token_logp_capped(
                 product(g, p, logits, weight, None, *sink);
                 sink.accumulate = true; // the next chunk adds to this one's
             }
-            if let Some(sink) = dw {
+            if let Some((blocks, accumulate)) = &dw {
+                let sink = Sink { var: blocks[block].var, accumulate: *accumulate };
                 let p =
                     Product { form: Form::Tn, m: size, n: d, k: n, b_start: 0, out_start: start };
                 product(g, p, logits, hidden, None, sink);
@@ -107,25 +112,29 @@ pub fn token_logp_capped(
     logp
 }
 
-/// Vocabulary rows per chunk: about a quarter, so that the logits of a chunk are small beside the
-/// model, but large enough to keep an adapter busy.
-pub fn chunk_rows(vocabulary: usize) -> usize {
-    vocabulary.div_ceil(4).next_multiple_of(8).clamp(128, 4096)
+/// The block that holds a row, by its number and itself, and the row's place in it.
+fn place(blocks: &[RowBlock], row: usize) -> (usize, Var, usize) {
+    let number = blocks.partition_point(|block| block.start <= row) - 1;
+    (number, blocks[number].var, row - blocks[number].start)
 }
 
 #[derive(Clone, Copy)]
 struct Chunk {
+    /// The block of the weight that it lies in, by its number and itself.
+    block: usize,
+    weight: Var,
+    /// Its first row there.
     start: usize,
     size: usize,
     start_var: Var,
 }
 
-fn chunk_logits(g: &mut Graph, chunk: &Chunk, hidden: Var, weight: Var, cap: Option<f32>) -> Var {
+fn chunk_logits(g: &mut Graph, chunk: &Chunk, hidden: Var, cap: Option<f32>) -> Var {
     let &[n, d] = g.shape(hidden) else { unreachable!("checked by token_logp") };
     let logits = g.temp("chunk logits", &[n, chunk.size]);
     let p =
         Product { form: Form::Nt, m: n, n: chunk.size, k: d, b_start: chunk.start, out_start: 0 };
-    product(g, p, hidden, weight, None, Sink { var: logits, accumulate: false });
+    product(g, p, hidden, chunk.weight, None, Sink { var: logits, accumulate: false });
     match cap {
         None => logits,
         Some(cap) => soft_capped(g, logits, cap),

@@ -185,19 +185,22 @@ impl Program {
             .iter()
             .chain(&call.writes)
             .enumerate()
-            .map(|(i, &v)| wgpu::BindGroupEntry {
-                binding: i as u32,
-                resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
-                    buffer: &self.held(v).buffer,
-                    offset: self.offset(v),
-                    // A driver or a shader with bounds checks would drop a write beyond the
-                    // binding, or bend it back: so the guard zone is bound too and can be hit.
-                    size: if self.options.poison {
-                        None
-                    } else {
-                        std::num::NonZeroU64::new(padded(self.graph.info(v).bytes()))
-                    },
-                }),
+            .map(|(i, &v)| {
+                let (buffer, offset) = (&self.held(v).buffer, self.offset(v));
+                // A driver or a shader with bounds checks would drop a write beyond the binding, or
+                // bend it back: so the guard zone is bound too and can be hit.
+                let guarded = self.options.poison
+                    && buffer.size() - offset <= self.gpu.target().binding_bytes;
+                let size = if guarded { 0 } else { padded(self.graph.info(v).bytes()) };
+                let size = std::num::NonZeroU64::new(size);
+                wgpu::BindGroupEntry {
+                    binding: i as u32,
+                    resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                        buffer,
+                        offset,
+                        size,
+                    }),
+                }
             })
             .collect();
         let group = self.gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
@@ -280,7 +283,7 @@ impl Program {
         let info = self.graph.info(var);
         assert!(matches!(info.role, Role::Input), "{} is not an input", info.name);
         assert_eq!((info.dtype, info.len()), (dtype, len), "input {}", info.name);
-        self.gpu.write(&self.held(var).buffer, bytes);
+        self.gpu.write(&self.held(var).buffer, 0, bytes);
     }
 
     /// Submits every dispatch in order. Returns at once, but for the first time, when it measures the

@@ -2,8 +2,9 @@
 
 use crate::error::Result;
 use crate::gpu::Gpu;
-use crate::graph::{DType, Graph};
+use crate::graph::{DType, Graph, chunk_rows, rows_of_block};
 use crate::plan::{Pool, padded};
+use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -122,12 +123,17 @@ impl Store {
         let needed = dtype.bytes(shape.iter().product());
         assert_eq!(needed, bytes.len() as u64, "bytes of state {name}");
         let held = self.get(name, shape, dtype, 0)?;
-        self.gpu.write(&held.buffer, bytes);
-        self.staged.set(self.staged.get() + needed);
-        if self.staged.get() > STAGED_BYTES {
-            self.staged.set(0);
-            self.gpu.submit([], &"writing parameters".into());
-            self.gpu.wait()?;
+        let bytes = self.by_blocks(shape, dtype, bytes);
+        for (piece, at) in
+            bytes.chunks(STAGED_BYTES as usize).zip((0..).step_by(STAGED_BYTES as usize))
+        {
+            self.gpu.write(&held.buffer, at, piece);
+            self.staged.set(self.staged.get() + piece.len() as u64);
+            if self.staged.get() > STAGED_BYTES {
+                self.staged.set(0);
+                self.gpu.submit([], &"writing parameters".into());
+                self.gpu.wait()?;
+            }
         }
         Ok(())
     }
@@ -157,10 +163,46 @@ impl Store {
         let Some(state) = self.buffers.borrow().get(name).cloned() else {
             return Ok(None);
         };
-        let bytes = state.dtype.bytes(state.shape.iter().product());
-        let mut data = self.gpu.read_buffer(&state.held.buffer, 0, padded(bytes))?;
-        data.truncate(bytes as usize);
-        Ok(Some(state.dtype.decode(&data)))
+        let len = state.shape.iter().product();
+        let bytes = state.dtype.bytes(len);
+        // Elements that stand by themselves are read in pieces: the bytes never all stand beside the
+        // values. Others have their scales behind them, in each block that is bound.
+        let piece = match (state.dtype.block().0, self.block_of(&state.shape, state.dtype)) {
+            (1, _) => STAGED_BYTES,
+            (_, Some(elements)) => state.dtype.bytes(elements),
+            (_, None) => bytes.max(1),
+        };
+        let mut values = Vec::with_capacity(len);
+        for at in (0..bytes).step_by(piece as usize) {
+            let here = piece.min(bytes - at);
+            let mut data = self.gpu.read_buffer(&state.held.buffer, at, padded(here))?;
+            data.truncate(here as usize);
+            values.append(&mut state.dtype.decode(&data));
+        }
+        Ok(Some(values))
+    }
+
+    /// Elements of each block that such a state is bound in, if it is.
+    fn block_of(&self, shape: &[usize], dtype: DType) -> Option<usize> {
+        let (&rows, width) = shape.split_first()?;
+        let most = self.gpu.target().binding_bytes;
+        let rows = rows_of_block(shape, dtype, chunk_rows(rows), most)?;
+        Some(rows * width.iter().product::<usize>())
+    }
+
+    /// The bytes of a state as they lie on the device. Where it is bound in blocks, each of them holds the
+    /// integers and then the scales of its own elements.
+    fn by_blocks<'a>(&self, shape: &[usize], dtype: DType, bytes: &'a [u8]) -> Cow<'a, [u8]> {
+        let (elements, of_both) = dtype.block();
+        let (Some(block), true) = (self.block_of(shape, dtype), elements > 1) else {
+            return Cow::Borrowed(bytes);
+        };
+        let scale = 2;
+        let blocks = bytes.len() / of_both;
+        let (integers, scales) = bytes.split_at(blocks * (of_both - scale));
+        let there = block / elements;
+        let parts = integers.chunks(there * (of_both - scale)).zip(scales.chunks(there * scale));
+        Cow::Owned(parts.flat_map(|(integers, scales)| [integers, scales].concat()).collect())
     }
 
     /// Names of all state variables, sorted.

@@ -121,12 +121,6 @@ impl Dataset {
         })
     }
 
-    /// How many answers are desirable and how many are not, of rows that say so.
-    pub fn labels(&self) -> [usize; 2] {
-        let count = |label| self.examples.iter().filter(|e| e.desirable == Some(label)).count();
-        [true, false].map(count)
-    }
-
     fn load_texts(
         tokenizer: &Tokenizer,
         paths: &[PathBuf],

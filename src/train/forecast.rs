@@ -2,7 +2,7 @@
 
 use crate::data::form::Form;
 use crate::data::tokenize::Tokenizer;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kernel::Target;
 use crate::model::adapter::check_whole_model;
 use crate::model::config::ModelConfig;
@@ -50,4 +50,82 @@ pub fn forecast(recipe: &Recipe, target: &Target) -> Result<Forecast> {
         recipe.batch.recompute,
     )?;
     Ok(Forecast { config, placement, memory })
+}
+
+/// What a run would take under other settings.
+pub struct Alternative {
+    /// `KEY=VALUE`, in a row.
+    pub settings: String,
+    /// Bytes, whatever the adapter has; or why no adapter of this kind could run it.
+    pub needs: std::result::Result<u64, String>,
+}
+
+/// A recipe with these settings in place of its own.
+pub type With<'a> = dyn Fn(&[&str]) -> Result<Recipe> + 'a;
+
+/// Tells `show` what a recipe would take with and without recomputing, and with LoRA over its weights
+/// in several types. What the recipe cannot be under these settings is left out.
+pub fn other_settings(with: &With, target: &Target, show: &mut dyn FnMut(Alternative)) {
+    // Without a limit, so that what does not fit is told with its size.
+    let unbounded = Target { memory: None, ..target.clone() };
+    let choices: [&[&str]; 6] = [
+        &["batch.recompute=none"],
+        &["batch.recompute=block"],
+        &["lora.rank=16", "lora.base=stored"],
+        &["lora.rank=16", "lora.base=bf16"],
+        &["lora.rank=16", "lora.base=q8_0"],
+        &["lora.rank=16", "lora.base=q4_0"],
+    ];
+    for settings in choices {
+        let needs = match with(settings).and_then(|recipe| forecast(&recipe, &unbounded)) {
+            Ok(found) => Ok(found.memory.total()),
+            Err(Error::Limit(why)) => Err(why),
+            // An adapter's own folder, or a model that is not trained further so.
+            Err(_) => continue,
+        };
+        show(Alternative { settings: settings.join(" "), needs });
+    }
+}
+
+/// The largest `batch.stream_tokens` with which a recipe fits the adapter, to 64 tokens below 1,024 and
+/// to an eighth above; None if none does.
+pub fn longest_stream(with: &With, target: &Target) -> Option<usize> {
+    longest(&|tokens| {
+        with(&[&format!("batch.stream_tokens={tokens}")])
+            .is_ok_and(|recipe| forecast(&recipe, target).is_ok())
+    })
+}
+
+fn longest(fits: &dyn Fn(usize) -> bool) -> Option<usize> {
+    const MOST: usize = 1 << 17;
+    let mut fitting = None;
+    let mut step = 64;
+    while step <= MOST && fits(step) {
+        fitting = Some(step);
+        step *= 2;
+    }
+    let mut fitting = fitting?;
+    let mut between = fitting / 2;
+    while step <= MOST && between >= 64.max(fitting / 8) {
+        if fits(fitting + between) {
+            fitting += between;
+        }
+        between /= 2;
+    }
+    Some(fitting)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_stream_is_found() {
+        for most in [64, 100, 900, 1024, 5000, 70_000] {
+            let found = longest(&|tokens| tokens <= most).unwrap();
+            assert!(found <= most && most - found <= 64.max(most / 6), "{most}: {found}");
+        }
+        assert_eq!(longest(&|_| false), None);
+        assert_eq!(longest(&|_| true), Some(1 << 17));
+    }
 }

@@ -133,7 +133,7 @@ pub fn prepare(recipe: &Recipe, resume: bool) -> Result<Prepared<'_>> {
         Ok((dataset, report))
     };
     let (train, report) = load(&recipe.data.train, Split::Train)?;
-    let [desirable, undesirable] = train.labels();
+    let [desirable, undesirable] = report.labels;
     let told = recipe.loss.objective.check_labels(desirable, undesirable);
     let refused = |what| {
         Error::input("the rows cannot be trained on", vec![Problem::new("data.train", what)])

@@ -1,7 +1,7 @@
 //! The recipe of a run: one TOML file that says what is trained, on what and how.
 //!
 //! ```toml
-//! objective = "orpo"            # orpo | sft | lm | simpo | dpo | cpo
+//! objective = "orpo"            # orpo | sft | lm | simpo | dpo | cpo | kto
 //! model = "models/nano"         # Hugging Face folder
 //! init = "pretrained"           # pretrained: from the folder's weights | random: drawn from `seed`,
 //!                               # for a folder without weights
@@ -15,7 +15,8 @@
 //! over_length = "drop"          # drop | truncate-prompt | truncate-response | error
 //! eos = "once"                  # once | trl
 //! skip_bad_rows = false
-//! map = {}                      # columns by another name: { chosen = "good" }
+//! map = {}                      # columns by another name: { chosen = "good" }; prompt, system, chosen,
+//!                               # rejected, label
 //!
 //! [loss]
 //! lambda = 0.1                  # weight of the odds-ratio loss; always 0 for sft and lm
@@ -36,6 +37,11 @@
 //! # beta = 0.1                  # scale of the difference of summed log-probs
 //! # label_smoothing = 0.0       # as for dpo; sigmoid only
 //! # cpo_alpha = 1.0             # as for simpo
+//! # kto has, instead of lambda and nll_*:
+//! # type = "kto"                # kto | apo_zero_unpaired
+//! # beta = 0.1                  # how strongly the model is held to the one it starts from
+//! # desirable_weight = 1.0      # weight of answers with label true
+//! # undesirable_weight = 1.0    # and of those with label false
 //!
 //! # [lora]                      # low-rank additions train and the model stays as it is; without this
 //!                               # section all weights train
@@ -80,7 +86,7 @@
 //! # form = "chat"               # plain | chat: the prompts' form; without it, that of the rows
 //! ```
 //!
-//! What dpo's reference model, the one the run starts from, gives the rows is computed once and kept
+//! What the reference model of dpo and kto, the one the run starts from, gives the rows is computed once and kept
 //! in the cache folder (`$ODDGRAD_CACHE`, else `oddgrad` where the system keeps such files), in
 //! `reference-*.logps`: later runs on the same weights and rows take it from there.
 //!

@@ -1,6 +1,7 @@
 //! Reference files of [`verify`](super::verify) as values: numbers, and rows of token ids.
 
 use crate::data::example::{Example, Sequence};
+use crate::data::mismatch::mismatch;
 use crate::error::{Error, Problem, Result};
 use crate::train::schedule::Schedule;
 use serde_json::Value;
@@ -99,7 +100,8 @@ pub(super) fn read_batch(path: &Path, vocab: usize) -> Result<Vec<Example>> {
     batch_examples(path, &Value::Object(columns), vocab)
 }
 
-/// Examples of one tokenized batch: column-wise (`{chosen_input_ids: [[…], …]}`).
+/// Examples of one tokenized batch: column-wise (`{chosen_input_ids: [[…], …]}`, or
+/// `{input_ids: [[…], …], desirable: [true, …]}` of labelled rows).
 pub(super) fn batch_examples(path: &Path, batch: &Value, vocab: usize) -> Result<Vec<Example>> {
     let column = |key: &str| {
         batch
@@ -109,7 +111,8 @@ pub(super) fn batch_examples(path: &Path, batch: &Value, vocab: usize) -> Result
     };
     let mut problems = Vec::new();
     let mut side = |side: &str| -> Result<Vec<Sequence>> {
-        let names = ["input_ids", "attention_mask", "labels"].map(|k| format!("{side}_{k}"));
+        let prefix = if side.is_empty() { String::new() } else { format!("{side}_") };
+        let names = ["input_ids", "attention_mask", "labels"].map(|k| format!("{prefix}{k}"));
         let [a, m, l] = [column(&names[0])?, column(&names[1])?, column(&names[2])?];
         let mut sequences = Vec::with_capacity(a.len());
         for i in 0..a.len() {
@@ -124,32 +127,46 @@ pub(super) fn batch_examples(path: &Path, batch: &Value, vocab: usize) -> Result
             match read() {
                 Ok(sequence) => sequences.push(sequence),
                 Err(what) => {
-                    let place = format!("{}: row {}, {side}", path.display(), i + 1);
+                    let place = format!("{}: row {}", path.display(), i + 1);
+                    let place = if side.is_empty() { place } else { format!("{place}, {side}") };
                     problems.push(Problem::new(place, what));
                 }
             }
         }
         Ok(sequences)
     };
-    let (chosen, rejected) = (side("chosen")?, side("rejected")?);
+    let labels = batch.get("desirable").map(|_| column("desirable")).transpose()?;
+    let (chosen, others) = match labels {
+        Some(_) => (side("")?, Vec::new()),
+        None => (side("chosen")?, side("rejected")?),
+    };
     if !problems.is_empty() {
         return Err(Error::input("the reference rows cannot be used", problems));
-    }
-    if chosen.len() != rejected.len() {
-        return Err(Error::file(path, "has more rows on one side than on the other"));
     }
     if chosen.is_empty() {
         return Err(Error::file(path, "has a batch without rows: there is nothing to compare"));
     }
-    let pairs = chosen.into_iter().zip(rejected).enumerate();
-    Ok(pairs
-        .map(|(row, (chosen, rejected))| Example {
+    let Some(labels) = labels else {
+        if chosen.len() != others.len() {
+            return Err(Error::file(path, "has more rows on one side than on the other"));
+        }
+        let pairs = chosen.into_iter().zip(others).enumerate();
+        let pair = |(row, (chosen, rejected))| Example {
             row,
             chosen,
             rejected: Some(rejected),
             desirable: None,
-        })
-        .collect())
+        };
+        return Ok(pairs.map(pair).collect());
+    };
+    let labels: Option<Vec<bool>> = labels.iter().map(Value::as_bool).collect();
+    let labels = labels.filter(|labels| labels.len() == chosen.len()).ok_or_else(|| {
+        Error::file(path, "has no label, true or false, for each of its rows at desirable")
+    })?;
+    let rows = chosen.into_iter().zip(labels).enumerate();
+    let row =
+        |(row, (chosen, label))| Example { row, chosen, rejected: None, desirable: Some(label) };
+    Ok(rows.map(row).collect())
 }
 
 /// The reference model's mean log-prob of a row in one of the lists of a `golden.json`.
@@ -158,6 +175,18 @@ pub(super) fn reference_logp(path: &Path, golden: &Value, key: &str, row: usize)
     let value = list.and_then(|l| l.get(row)).and_then(Value::as_f64);
     let missing = || Error::file(path, format!("has no reference.{key}[{row}]"));
     value.map(|v| v as f32).ok_or_else(missing)
+}
+
+/// The rows of a batch with the answers of others, cut at `most` tokens.
+pub(super) fn mismatched_rows(
+    examples: &[Example],
+    most: usize,
+    path: &Path,
+) -> Result<Vec<Example>> {
+    let other = |found: Option<Example>| {
+        found.ok_or_else(|| Error::file(path, "has a row whose prompt no other row's answer fits"))
+    };
+    mismatch(examples, most).into_iter().map(other).collect()
 }
 
 /// Every pair as two labelled rows: all chosen answers, then all rejected ones.

@@ -7,11 +7,15 @@ use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::model::config::ModelConfig;
 use crate::model::weights::FolderWeights;
+use crate::train::dataset::Dataset;
+use crate::train::divergence::divergence;
 use crate::train::learner::Learner;
 use crate::train::metrics::Sums;
 use crate::train::objectives::{self, Loss, RowKind};
 use crate::train::recipe::OptimSettings;
-use crate::train::reference::{batch_examples, count, number, read_json, schedule_of_trl};
+use crate::train::reference::{
+    batch_examples, count, mismatched_rows, number, read_json, schedule_of_trl,
+};
 use crate::train::reference_logps::answers;
 use crate::train::schedule::Schedule;
 use crate::train::verify::{Comparison, capacity_for, worse};
@@ -28,6 +32,8 @@ pub struct RunReference {
     pub(super) config: ModelConfig,
     weights: FolderWeights,
     batches: Vec<Vec<Example>>,
+    /// The rows of each batch with the answers of others, if the objective asks for them.
+    mismatched: Vec<Vec<Example>>,
     schedule: Schedule,
     optim: OptimSettings,
     loss: Loss,
@@ -89,9 +95,16 @@ impl RunReference {
             ..OptimSettings::new(arg("learning_rate")?)
         };
         let loss = objectives::of_reference(&log_path, &log, &["args"])?;
-        if let RowKind::Labelled { .. } = loss.objective.rows() {
-            let what = "records a run on labelled rows, and only runs on pairs are known here";
-            return Err(Error::file(&log_path, what));
+        let labelled = matches!(loss.objective.rows(), RowKind::Labelled { .. });
+        if batches.iter().flatten().any(|example| example.desirable.is_some() != labelled) {
+            let what = "has other rows than those that the objective of log.json trains on";
+            return Err(Error::file(&batches_path, what));
+        }
+        let mut mismatched = Vec::new();
+        if loss.objective.rows() == (RowKind::Labelled { mismatched: true }) {
+            let most = count(&log_path, &log, &["args", "max_length"])?;
+            let of_batch = |batch: &Vec<Example>| mismatched_rows(batch, most, &batches_path);
+            mismatched = batches.iter().map(of_batch).collect::<Result<_>>()?;
         }
         let warmup = arg("warmup_steps")? as u64;
         let weights = FolderWeights::open(&model, &config)?;
@@ -100,6 +113,7 @@ impl RunReference {
             config,
             weights,
             batches,
+            mismatched,
             schedule,
             optim,
             loss,
@@ -114,7 +128,8 @@ impl RunReference {
     pub(super) fn compare(&self, gpu: &Rc<Gpu>) -> Result<Vec<Comparison>> {
         let Self { batches, optim, log_path, steps, .. } = self;
         let total = steps.len() as u64;
-        let sizes: Vec<Capacity> = batches.iter().map(|b| capacity_for(b, 0)).collect();
+        let all = batches.iter().chain(&self.mismatched);
+        let sizes: Vec<Capacity> = all.map(|b| capacity_for(b, 0)).collect();
         let most = |f: fn(&Capacity) -> usize| sizes.iter().map(f).max().unwrap_or(1);
         let capacity = Capacity {
             tokens: most(|c| c.tokens),
@@ -125,17 +140,24 @@ impl RunReference {
         let mut learner =
             Learner::new(gpu, &self.config, &self.weights, capacity, objective, optim)?;
 
-        let mut reference = Vec::new();
+        let refer = |batch: &Vec<Example>| {
+            let streams = pack(&batch.iter().collect::<Vec<_>>(), capacity)?;
+            let mut by_row = vec![[0.0; 2]; batch.len()];
+            answers(&learner, objective, streams, |stream, answers| {
+                stream.rows.iter().zip(answers).for_each(|(&row, &both)| by_row[row] = both);
+                Ok(())
+            })?;
+            Ok(by_row)
+        };
+        let (mut reference, mut mismatched) = (Vec::new(), Vec::new());
         if objective.has_reference() {
-            for batch in batches {
-                let streams = pack(&batch.iter().collect::<Vec<_>>(), capacity)?;
-                let mut by_row = vec![[0.0; 2]; batch.len()];
-                answers(&learner, objective, streams, |stream, answers| {
-                    stream.rows.iter().zip(answers).for_each(|(&row, &both)| by_row[row] = both);
-                    Ok(())
-                })?;
-                reference.push(by_row);
-            }
+            reference = batches.iter().map(refer).collect::<Result<_>>()?;
+            let of_batch = |batch: &Vec<Example>| {
+                let mut rows = Dataset::of_examples(batch.clone(), "batches.json");
+                rows.refer(&refer(batch)?);
+                Ok(rows)
+            };
+            mismatched = self.mismatched.iter().map(of_batch).collect::<Result<Vec<_>>>()?;
         }
         let (mut next, mut worst) = (0usize, [0.0f64; 4]);
         for (k, logged) in steps.iter().enumerate() {
@@ -151,6 +173,11 @@ impl RunReference {
                 let mut streams = pack(&batch.iter().collect::<Vec<_>>(), capacity)?;
                 if let Some(by_row) = reference.get(i) {
                     streams.iter_mut().for_each(|stream| stream.refer(by_row));
+                }
+                if let Some(rows) = mismatched.get(i) {
+                    let all: Vec<usize> = (0..rows.examples.len()).collect();
+                    let found = divergence(&learner, objective, rows, &all, capacity, || Ok(()))?;
+                    streams.iter_mut().for_each(|stream| stream.divergence = found);
                 }
                 // TRL averages the means of the micro-batches.
                 let coefficients = self.loss.of_one_mean(&streams, parts);

@@ -12,7 +12,7 @@ use crate::train::divergence::divergence;
 use crate::train::learner::Learner;
 use crate::train::lock::{Kept, RunLock};
 use crate::train::metrics::{METRICS, MetricsRecord, MetricsWriter, Split, Sums, read_metrics};
-use crate::train::objectives::{Accumulation, LOGP, Results};
+use crate::train::objectives::{Accumulation, LOGP, Results, preference};
 use crate::train::proof::{Claim, PROOF, Proof};
 use crate::train::recipe::Recipe;
 use crate::train::sampler::Sampler;
@@ -422,7 +422,7 @@ impl Training<'_> {
         let Some(heldout) = &self.heldout else { return Ok(None) };
         let start = Instant::now();
         let objective = &*self.recipe.loss.objective;
-        let mut sums = Sums::default();
+        let (mut sums, mut pairs) = (Sums::default(), Sums::default());
         let mut tokens = 0;
         let all: Vec<usize> = (0..heldout.rows.examples.len()).collect();
         let go_on = || match self.is_stopped() {
@@ -444,6 +444,9 @@ impl Training<'_> {
             go_on()?;
             self.check_finite(&heldout.rows, stream, &results)?;
             objective.measure(stream, &results, &mut sums);
+            if results.has(preference::MEAN_LOGP) {
+                preference::measure(stream, &results, &mut pairs);
+            }
             tokens += stream.used_tokens;
             Ok(())
         };
@@ -451,7 +454,8 @@ impl Training<'_> {
             Err(Error::Stopped(_)) => return Ok(None),
             done => done?,
         }
-        let figures = objective.figures(&sums);
+        let mut figures = objective.figures(&sums);
+        figures.extend(preference::common(&pairs));
         self.check_figures(&heldout.rows, 0..heldout.rows.examples.len(), &figures)?;
         let record = MetricsRecord::new(Split::Eval, self.state.step, self.epoch(), &figures)
             .with("tokens_per_second", tokens as f64 / start.elapsed().as_secs_f64());

@@ -17,7 +17,6 @@
 //!   the model it started from.
 
 use crate::data::example::{Example, Sequence};
-use crate::data::mismatch::mismatch;
 use crate::data::pack::{Capacity, PackedBatch, footprint, pack};
 use crate::error::{Error, Problem, Result};
 use crate::gpu::Gpu;
@@ -36,7 +35,9 @@ use crate::train::learner::{Learner, LearnerOptions};
 use crate::train::objectives::{self, Coefficients, LOGP, Loss, RowKind};
 use crate::train::program::{Placement, TrainedSet, train_all};
 use crate::train::recipe::OptimSettings;
-use crate::train::reference::{count, number, read_batch, read_json, reference_logp, unpaired};
+use crate::train::reference::{
+    count, mismatched_rows, number, read_batch, read_json, reference_logp, unpaired,
+};
 use crate::train::replay::RunReference;
 use crate::train::steps;
 use serde_json::Value;
@@ -383,7 +384,6 @@ impl ModelReference {
         let inputs = BatchInputs::declare(&mut g, longest);
         let rows = HeadRows::declare(&mut g, longest, longest);
         let logits = config.decoder.forward(&mut g, &inputs, &rows).logits(&mut g);
-        g.output(logits);
         let program = Program::new(gpu, g, evaluator.store())?;
         let (mut of_logits, mut of_logp) = (Largest::default(), Largest::default());
         for single in &singles {
@@ -392,7 +392,7 @@ impl ModelReference {
             inputs.write(&program, stream);
             rows.write(&program, &(0..longest as u32).collect::<Vec<_>>());
             program.run();
-            let got = program.read(logits)?;
+            let got = logits.read(&program)?;
             let used = single.chosen.ids.len() * vocab;
             of_logits.add(&got[..used], &want_logits[single.row * width * vocab..]);
 
@@ -416,10 +416,7 @@ fn mismatched_of(examples: &[Example], path: &Path, golden: &Value) -> Result<Da
         None => usize::MAX,
         Some(_) => count(path, golden, &["max_length"])?,
     };
-    let other = |found: Option<Example>| {
-        found.ok_or_else(|| Error::file(path, "has a row whose answer fits no other row's prompt"))
-    };
-    let examples = mismatch(examples, most).into_iter().map(other).collect::<Result<Vec<_>>>()?;
+    let examples = mismatched_rows(examples, most, path)?;
     let logp = |row| Ok([reference_logp(path, golden, "mismatched_logps", row)?, 0.0]);
     let reference = (0..examples.len()).map(logp).collect::<Result<Vec<_>>>()?;
     let mut rows = Dataset::of_examples(examples, "batch.json");

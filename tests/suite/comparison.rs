@@ -35,7 +35,13 @@ fn objectives_are_laid_side_by_side() {
     assert!(recipe("dpo").contains("beta = 0.2") && recipe("orpo").contains("lambda = 0.5"));
     assert!(recipe("sft+dpo.1").contains("all/sft+dpo/model"), "the second starts from the first");
     let page = std::fs::read_to_string(p.path("all/report.html")).unwrap();
-    for part in ["Objectives compared: sft, orpo, dpo, sft+dpo", "Cost", "KL divergence"] {
+    for part in [
+        "Objectives compared: sft, orpo, dpo, sft+dpo",
+        "Cost",
+        "KL divergence",
+        "Preference accuracy, held out",
+        "Chosen and rejected answers, held out",
+    ] {
         assert!(page.contains(part), "{part}");
     }
     // The same weights as each run by itself.

@@ -101,3 +101,69 @@ fn comparisons_that_prefer_nothing_are_left_out_by_name() {
     p.refused(&format!("data check rows.jsonl {MODEL}"), &["there is no row", left]);
     p.refused("train r.toml --set output=other", &["no usable row in rows.jsonl", left]);
 }
+
+/// Exports of tools for feedback are trained on as they are, and converted to rows of one layout.
+#[test]
+fn exports_of_other_tools_are_rows() {
+    let p = Place::new();
+    let pairwise = |side: &str| {
+        serde_json::json!({"data": {"prompt": "Say it.", "text1": "Yes.", "text2": "No."}, "annotations": [{"completed_by": 3,
+            "result": [{"type": "pairwise", "value": {"selected": side}}]}]})
+    };
+    let skipped = serde_json::json!({"data": {"prompt": "Say it.", "text1": "Yes.", "text2": "No."}, "annotations": []});
+    let tasks = serde_json::json!([pairwise("left"), pairwise("right"), skipped]);
+    p.write("tasks.json", serde_json::to_string_pretty(&tasks).unwrap());
+    let rated = |ratings: [u32; 2]| serde_json::json!({"instruction": "Say it.", "generations": ["Yes.", "No."], "ratings": ratings});
+    p.write("rated.jsonl", format!("{}\n{}\n", rated([1, 5]), rated([2, 2])));
+    let messages = serde_json::json!({
+        "q": {"id": "q", "parentId": null, "role": "user", "content": "Say it."},
+        "a": {"id": "a", "parentId": "q", "role": "assistant", "content": "Yes.", "annotation": {"rating": 1}},
+    });
+    let chats = serde_json::json!([{"chat": {"history": {"messages": messages}}}]);
+    p.write("chats.json", chats.to_string());
+
+    let trained = p.run(
+        "train r.toml --untuned --set data.train=[\"tasks.json\",\"rated.jsonl\"] --set train.max_steps=1",
+    );
+    assert_eq!(trained.code, Some(0), "{}", trained.err);
+    for part in [
+        "2 rows, plain text, no chat template; 1 skip left out",
+        "1 rows, plain text, no chat template; 1 tie left out",
+    ] {
+        assert!(trained.err.contains(part), "{part}: {}", trained.err);
+    }
+    let done = p.run("data convert tasks.json rated.jsonl chats.json --out all.jsonl");
+    assert_eq!(done.code, Some(0), "{}", done.err);
+    assert!(
+        done.out.contains(
+            "3 rows with an answer that is preferred or labelled, 1 ties, 1 skips, 1 ratings"
+        ),
+        "{}",
+        done.out
+    );
+    let text = std::fs::read_to_string(p.path("all.jsonl")).unwrap();
+    let rows: Vec<serde_json::Value> =
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(
+        rows[0],
+        serde_json::json!({"prompt": "Say it.", "chosen": "Yes.", "rejected": "No.", "who": "3"})
+    );
+    assert_eq!((&rows[3]["chosen"], &rows[3]["margin"]), (&"No.".into(), &serde_json::json!(4.0)));
+    assert_eq!((&rows[5]["label"], &rows[5]["choice"]), (&true.into(), &"alone".into()));
+    // What was written is read again, to the same rows.
+    let again = p.run("data convert all.jsonl --out again.jsonl");
+    assert_eq!(again.code, Some(0), "{}", again.err);
+    assert_eq!(std::fs::read_to_string(p.path("again.jsonl")).unwrap(), text);
+    let checked = p.run("data check all.jsonl --model model");
+    assert!(
+        checked.out.contains("1 tie and 1 skip and 1 rating of a single answer left out"),
+        "{}",
+        checked.out
+    );
+    p.refused("data convert tasks.json --out tasks.json", &["must end in .jsonl"]);
+    p.write("bad.jsonl", "{\"prompt\": \"a\"}\n{\"instruction\": \"a\", \"generations\": [\"b\"], \"ratings\": [1]}\n");
+    p.refused(
+        "data convert bad.jsonl --out x.jsonl",
+        &["bad.jsonl:1", "bad.jsonl:2", "fewer than two"],
+    );
+}

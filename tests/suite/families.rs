@@ -191,7 +191,6 @@ fn logits(gpu: &Rc<Gpu>, store: &Store, config: &ModelConfig) -> Vec<f32> {
     let inputs = BatchInputs::declare(&mut g, 8);
     let head = HeadRows::declare(&mut g, 8, 8);
     let logits = config.decoder.forward(&mut g, &inputs, &head).logits(&mut g);
-    g.output(logits);
     let program = Program::new(gpu, g, store).unwrap();
     let ids = [7, 300, 12, 450, 9, 33, 101, 8].map(|id| id % config.vocab_size as u32).to_vec();
     let example = Example {
@@ -204,7 +203,7 @@ fn logits(gpu: &Rc<Gpu>, store: &Store, config: &ModelConfig) -> Vec<f32> {
     inputs.write(&program, &pack(&[&example], capacity).unwrap()[0]);
     head.write(&program, &[0, 1, 2, 3, 4, 5, 6, 7]);
     program.run();
-    program.read(logits).unwrap()
+    logits.read(&program).unwrap()
 }
 
 #[test]

@@ -136,6 +136,12 @@ fn recorded_run_of_dpo_agrees_with_trl() {
     check("train/llama_untied_dpo");
 }
 
+/// Batches whose divergence is above 0 and batches where it is clamped, to the end of the rows and on.
+#[test]
+fn recorded_run_of_kto_agrees_with_trl() {
+    check("train/llama_untied_kto");
+}
+
 #[test]
 fn two_steps_of_adamw_agree_with_pytorch() {
     let gpu = gpu();

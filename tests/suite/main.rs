@@ -17,6 +17,7 @@ mod generate;
 mod gguf;
 mod golden;
 mod hub;
+mod large;
 mod library;
 mod lora;
 mod malformed;

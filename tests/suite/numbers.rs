@@ -15,7 +15,8 @@ use serde_json::Value;
 /// The least that an adapter binds, and the most.
 fn targets() -> [Target; 2] {
     let small = Target::baseline(Class::Discrete);
-    let large = Target { binding_bytes: u32::MAX.into(), ..small.clone() };
+    let most = u32::MAX.into();
+    let large = Target { binding_bytes: most, buffer_bytes: most, ..small.clone() };
     [small, large]
 }
 

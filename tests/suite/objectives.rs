@@ -8,7 +8,10 @@ fn labelled() -> String {
     let row = |i: usize| {
         let (prompt, answer) =
             (format!("Say {i} things."), format!(" Thing {}, {i} times.", i * i));
-        format!("{}\n", json!({"prompt": prompt, "completion": answer, "label": i % 3 != 0}))
+        format!(
+            "{}\n",
+            json!({"prompt": prompt, "completion": answer, "label": !i.is_multiple_of(3)})
+        )
     };
     (0..12).map(row).collect()
 }
@@ -46,6 +49,7 @@ fn a_run_learns_labels_and_resumes_with_its_bits() {
     let told = done(&p, TRAIN);
     for part in [
         "labels: 8 true, 4 false; to weigh them alike, set loss.desirable_weight from 0.50 to 0.67",
+        "12 sequences, 8 with label true, 4 with false",
         "mismatched reference log-probs: 12 rows",
         "held-out mismatched reference log-probs: 12 rows",
     ] {
@@ -62,6 +66,10 @@ fn a_run_learns_labels_and_resumes_with_its_bits() {
     assert!(of(last, "eval_rewards/margins") > 0.01, "{last}");
     // Training makes its own prompts' answers likelier, after whichever prompt.
     assert!(all.iter().any(|r| r.get("kl").and_then(Value::as_f64) > Some(0.0)), "{all:?}");
+    let page = std::fs::read_to_string(p.path("run/report.html")).unwrap();
+    assert!(page.contains("Divergence from the reference model"), "{page}");
+    let best = std::fs::read_to_string(p.path("run/best.json")).unwrap();
+    assert!(best.contains("\"loss\""), "{best}");
     for key in ["logps/chosen", "logps/rejected", "rewards/chosen", "rewards/rejected"] {
         assert!(of(last, &format!("eval_{key}")).is_finite());
     }
@@ -72,6 +80,20 @@ fn a_run_learns_labels_and_resumes_with_its_bits() {
     done(&p, &format!("{TRAIN} --set output=again"));
     let names = |run: &str| timeless(&p.path(run)).len();
     assert!(model(&p, "again") == model(&p, "run") && names("again") == names("run"));
+}
+
+/// Steps of one row have one label each, and nothing is said of the other.
+#[test]
+fn steps_of_one_row_train_too() {
+    let p = place();
+    let told = done(&p, &format!("{TRAIN} --set batch.size=1 --set train.eval_every=0"));
+    assert!(told.contains("step     5/5"), "{told}");
+    for record in records(&p, "run") {
+        let [chosen, rejected] =
+            ["logps/chosen", "logps/rejected"].map(|k| record.get(k).is_some());
+        assert!(chosen != rejected && record.get("rewards/margins").is_none(), "{record}");
+        assert!(record["kl"].as_f64() >= Some(0.0), "{record}");
+    }
 }
 
 /// The divergence is that of the whole step, however many streams its rows take.
@@ -179,11 +201,12 @@ fn rows_that_cannot_teach_are_refused() {
 fn answers_alone_train_in_three_layouts() {
     let p = Place::new();
     let said = ["Yes, of course.", "Not now.", "In the evening, by the sea."];
-    let rows = |layout: fn(&str, &str) -> Value| -> String {
+    type Layout = fn(&str, &str) -> Value;
+    let rows = |layout: Layout| -> String {
         let row = |(i, said): (usize, &&str)| format!("{}\n", layout(&format!("Say {i}."), said));
         said.iter().enumerate().map(row).collect()
     };
-    let layouts: [(&str, fn(&str, &str) -> Value); 4] = [
+    let layouts: [(&str, Layout); 4] = [
         ("completion", |asked, said| json!({"prompt": asked, "completion": said})),
         ("alpaca", |asked, said| json!({"instruction": asked, "input": "", "output": said})),
         (

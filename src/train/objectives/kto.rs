@@ -233,7 +233,7 @@ impl Objective for Kto {
     fn metrics(&self) -> &'static [Metric] {
         match self.kind {
             KtoType::Kto => &METRICS,
-            KtoType::ApoZeroUnpaired => &METRICS[1..],
+            KtoType::ApoZeroUnpaired => &METRICS[..4],
         }
     }
 
@@ -243,17 +243,15 @@ impl Objective for Kto {
     }
 }
 
-static METRICS: [Metric; 5] = [
-    Metric {
-        key: "kl",
-        label: Some("kl"),
-        title: "Divergence from the reference model, by mismatched answers",
-        chart: Some("Divergence"),
-        unit: Unit::Number,
-        better: Better::Lower,
-    },
-    pairwise::TOTAL,
-    pairwise::REWARD_MARGIN,
-    pairwise::CHOSEN_SUM,
-    pairwise::REJECTED_SUM,
-];
+/// How far the model is from its reference.
+const KL: Metric = Metric {
+    key: "kl",
+    label: Some("kl"),
+    title: "Divergence from the reference model, by mismatched answers",
+    chart: Some("Divergence"),
+    unit: Unit::Number,
+    better: Better::Lower,
+};
+
+static METRICS: [Metric; 5] =
+    [pairwise::TOTAL, pairwise::REWARD_MARGIN, pairwise::CHOSEN_SUM, pairwise::REJECTED_SUM, KL];

@@ -216,6 +216,11 @@ impl Results {
         }
     }
 
+    /// Whether the objective declared a result of this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
     /// The stream's part of the step's loss.
     pub fn loss(&self) -> f32 {
         self.get(LOSS)[0]

@@ -75,6 +75,25 @@ pub fn answers(sums: &Sums, factor: f64) -> Vec<(&'static str, f64)> {
     figures
 }
 
+/// What means the same under every objective, so that their runs can be laid side by side; empty where
+/// there was no pair.
+pub fn common(sums: &Sums) -> Vec<(&'static str, f64)> {
+    let means = [CHOSEN, REJECTED, PREFERRED].map(|name| sums.mean(name));
+    match means {
+        [Some(chosen), Some(rejected), Some(preferred)] => {
+            vec![(COMMON[0].key, preferred), (COMMON[1].key, chosen), (COMMON[2].key, rejected)]
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// The figures of [`common`].
+pub static COMMON: [Metric; 3] = [
+    Metric { key: "mean_logps/accuracies", ..ACCURACY },
+    Metric { key: "mean_logps/chosen", ..CHOSEN_LOGP },
+    Metric { key: "mean_logps/rejected", ..REJECTED_LOGP },
+];
+
 /// The odds of the answers by TRL's names, and how many had to be floored.
 pub fn odds(sums: &Sums) -> Vec<(&'static str, f64)> {
     let (Some(loss), Some(z)) = (sums.mean(ODDS_LOSS), sums.mean(LOG_ODDS)) else {
