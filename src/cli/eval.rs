@@ -12,7 +12,9 @@ use crate::model::adapter::tokenizer_folder;
 use crate::model::config::ModelConfig;
 use crate::model::weights::FolderWeights;
 use crate::train::dataset::Dataset;
-use crate::train::evaluation::{Estimate, FIGURES, ScoredRow, ScoredRows, estimates, score};
+use crate::train::evaluation::{
+    Estimate, FIGURES, ScoredRow, ScoredRows, estimates, keep_common, score,
+};
 use crate::train::learner::check_weights;
 use crate::train::objectives::RowKind;
 use crate::train::recipe::DataSettings;
@@ -72,7 +74,9 @@ pub(super) fn run(args: &EvalArgs, device: &DeviceArgs) -> Result<()> {
     if let Some(other) = &args.against {
         models.push(evaluate(other, args, device)?);
     }
-    keep_common(&mut models)?;
+    for left_out in keep_common(&mut models)?.into_iter().filter(|&n| n > 0) {
+        errln!("{left_out} rows are left out: the other model cannot take them");
+    }
     let rows = models[0].len();
     let found = estimates(&models, args.resamples, args.seed);
     if args.json {
@@ -147,27 +151,4 @@ fn evaluate(model: &Path, args: &EvalArgs, device: &DeviceArgs) -> Result<Scored
     let total = rows.examples.len();
     let mut progress = |done| working::on(&format!("scored {done} of {total} rows"));
     score(&gpu, &config, &weights, &tokenizer, &rows, args.stream_tokens, &mut progress)
-}
-
-/// Leaves the rows that every model could be asked about.
-fn keep_common(models: &mut [ScoredRows]) -> Result<()> {
-    let common: Vec<usize> = match &*models {
-        [first, rest @ ..] => first
-            .keys()
-            .filter(|row| rest.iter().all(|model| model.contains_key(row)))
-            .copied()
-            .collect(),
-        [] => Vec::new(),
-    };
-    if common.is_empty() {
-        return Err(Error::input("there is no row that both models can be asked about", vec![]));
-    }
-    for model in models {
-        let left_out = model.len() - common.len();
-        if left_out > 0 {
-            errln!("{left_out} rows are left out: the other model cannot take them");
-        }
-        model.retain(|row, _| common.binary_search(row).is_ok());
-    }
-    Ok(())
 }

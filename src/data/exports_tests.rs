@@ -162,7 +162,7 @@ fn open_webui() {
     let turn = |role: &str, text: &str| json!([{"role": role, "content": text}]);
     let made = of(chat(tree(Some(-1), Some(1))));
     let expected = json!({"prompt": turn("user", "Why?"), "chosen": turn("assistant", "Because."), "rejected": turn("assistant", "So.")});
-    assert_eq!(made, [expected.clone()]);
+    assert_eq!(made, std::slice::from_ref(&expected));
     // A rating without its counterpart is a label.
     let made = of(chat(tree(None, Some(1))));
     assert_eq!(

@@ -12,18 +12,18 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
-use std::path::{Component, Path};
+use std::path::Path;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
-use ring::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY, SHA256};
-use serde::Deserialize;
+use ring::digest::Context;
 use ureq::http::{Response, StatusCode};
 use ureq::{Agent, Body};
 
+use super::listing::{Revision, Wanted, is_wanted, read_list, usable};
+use super::snapshot::place;
 use super::{Kind, Name, cache, home, named};
 use crate::error::{Error, Result};
-use crate::files::write_atomically;
 
 /// Tries in a row that bring nothing before a file is given up.
 const TRIES: u32 = 5;
@@ -33,24 +33,6 @@ const LIST_TRIES: u32 = 3;
 const MOST_LIST: u64 = 64 << 20;
 /// Seconds without a byte before a connection is given up.
 const PATIENCE: f64 = 10.0;
-
-/// What of a model is fetched: what transformers, PEFT and this program read.
-const MODEL_FILES: [&str; 12] = [
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "model.safetensors.index.json",
-    "adapter_config.json",
-    "oddgrad.json",
-    "README.md",
-];
-/// Endings of the files of a data set that rows are read from.
-const DATA_ENDINGS: [&str; 6] = [".jsonl", ".ndjson", ".gz", ".json", ".parquet", ".txt"];
 
 /// How far a download is.
 #[derive(Debug, Clone, Copy)]
@@ -112,80 +94,6 @@ impl Failure {
 }
 
 type Outcome<T> = std::result::Result<T, Failure>;
-
-/// A revision as the hub describes it.
-#[derive(Deserialize)]
-struct Revision {
-    sha: String,
-    siblings: Vec<Listed>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Listed {
-    #[serde(rename = "rfilename")]
-    file: String,
-    size: Option<u64>,
-    blob_id: Option<String>,
-    lfs: Option<Lfs>,
-}
-
-#[derive(Deserialize)]
-struct Lfs {
-    sha256: String,
-    size: u64,
-}
-
-/// A file with what its contents must be.
-struct Wanted {
-    file: String,
-    size: u64,
-    /// Hexadecimal: SHA-256 of large files, git's hash of small ones.
-    hash: String,
-    large: bool,
-}
-
-impl Wanted {
-    /// A listed file, if all that is said of it can be true.
-    fn of(listed: Listed) -> Option<Self> {
-        let path = Path::new(&listed.file);
-        let plain = path.components().all(|c| matches!(c, Component::Normal(_)))
-            && !listed.file.contains(['\\', ':', '\0']);
-        let (size, hash, large) = match listed.lfs {
-            Some(lfs) => (lfs.size, lfs.sha256, true),
-            None => (listed.size?, listed.blob_id?, false),
-        };
-        let length = if large { 64 } else { 40 };
-        let hex = |c: u8| matches!(c, b'0'..=b'9' | b'a'..=b'f');
-        let right = plain && hash.len() == length && hash.bytes().all(hex);
-        right.then_some(Self { file: listed.file, size, hash, large })
-    }
-
-    /// The hash's beginning: git puts type and size before the contents.
-    fn begin(&self) -> Context {
-        if self.large {
-            return Context::new(&SHA256);
-        }
-        let mut context = Context::new(&SHA1_FOR_LEGACY_USE_ONLY);
-        context.update(format!("blob {}\0", self.size).as_bytes());
-        context
-    }
-}
-
-/// Whether a file of the hub is fetched.
-fn is_wanted(file: &str, kind: Kind) -> bool {
-    match kind {
-        Kind::Model => {
-            let weights = file.ends_with(".safetensors") && !file.contains('/');
-            weights || MODEL_FILES.contains(&file)
-        }
-        Kind::DataSet => {
-            let lower = file.to_ascii_lowercase();
-            DATA_ENDINGS.iter().any(|end| lower.ends_with(end))
-                && !file.split('/').any(|part| part.starts_with('.'))
-        }
-    }
-}
 
 /// Where files come from.
 struct Hub {
@@ -494,31 +402,6 @@ fn starts_at(answer: &Response<Body>, from: u64) -> bool {
     }
 }
 
-fn read_list(text: &str) -> Option<Revision> {
-    let revision: Revision = serde_json::from_str(text).ok()?;
-    let hex = |c: char| c.is_ascii_hexdigit();
-    (!revision.sha.is_empty() && revision.sha.len() <= 64 && revision.sha.chars().all(hex))
-        .then_some(revision)
-}
-
-/// What is missing in a repository, in words.
-fn usable(wanted: &[Wanted], found: &[String], kind: Kind) -> std::result::Result<(), String> {
-    let ends = |end: &str| found.iter().any(|file| file.ends_with(end));
-    match kind {
-        Kind::DataSet if wanted.is_empty() => {
-            Err("holds no .jsonl, .json or .parquet file; convert it (dataset.to_parquet) and name the file".to_owned())
-        }
-        Kind::Model if !wanted.iter().any(|w| w.file.ends_with(".safetensors")) => Err(if ends(".gguf") {
-            "holds GGUF files only; fetch one (`hf download NAME FILE.gguf`) and name that".to_owned()
-        } else if ends(".bin") {
-            "holds PyTorch's .bin weights only, which are programs and not read; take a revision with .safetensors".to_owned()
-        } else {
-            "holds no .safetensors weights".to_owned()
-        }),
-        _ => Ok(()),
-    }
-}
-
 /// A file's path in an address.
 fn escaped(file: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'~' | b'/');
@@ -547,56 +430,4 @@ fn hash_file(path: &Path, most: u64, hash: &mut Context) -> Outcome<u64> {
         hash.update(&piece[..read]);
         have += read as u64;
     }
-}
-
-/// Makes the snapshot of files whose contents are all there, and names its commit.
-fn place(repository: &Path, revision: &str, commit: &str, files: &mut [Wanted]) -> Result<()> {
-    let snapshots = repository.join("snapshots");
-    let snapshot = snapshots.join(commit);
-    if snapshot.is_dir() {
-        // Another tool fetched a part. Weights last: with them it counts as whole.
-        files.sort_by_key(|wanted| wanted.file.ends_with(".safetensors"));
-        fill(repository, &snapshot, files)?;
-    } else {
-        let beside = snapshots.join(format!("{commit}.incomplete"));
-        fill(repository, &beside, files)?;
-        fs::rename(&beside, &snapshot).map_err(|e| Error::io("rename", &beside, e))?;
-    }
-    if revision != commit {
-        let folder = repository.join("refs");
-        fs::create_dir_all(&folder).map_err(|e| Error::io("create", &folder, e))?;
-        write_atomically(&folder.join(revision), commit.as_bytes())?;
-    }
-    Ok(())
-}
-
-/// Puts into `folder`, which stands beside or is a snapshot, what of `files` it lacks.
-fn fill(repository: &Path, folder: &Path, files: &[Wanted]) -> Result<()> {
-    for wanted in files {
-        let path = folder.join(&wanted.file);
-        if path.exists() {
-            continue;
-        }
-        let parent = path.parent().unwrap_or(folder);
-        fs::create_dir_all(parent).map_err(|e| Error::io("create", parent, e))?;
-        // A link may be there that leads nowhere.
-        if fs::symlink_metadata(&path).is_ok() {
-            fs::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?;
-        }
-        let up = "../".repeat(1 + Path::new(&wanted.file).components().count());
-        let blob = repository.join("blobs").join(&wanted.hash);
-        link(Path::new(&format!("{up}blobs/{}", wanted.hash)), &blob, &path)
-            .map_err(|e| Error::io("write", &path, e))?;
-    }
-    Ok(())
-}
-
-/// A link where the system has them; else a copy, as the hub's own tools do.
-fn link(target: &Path, blob: &Path, path: &Path) -> std::io::Result<()> {
-    #[cfg(unix)]
-    if std::os::unix::fs::symlink(target, path).is_ok() {
-        return Ok(());
-    }
-    let _ = target;
-    fs::copy(blob, path).map(drop)
 }

@@ -9,6 +9,10 @@
 
 #[cfg(feature = "hub")]
 pub mod download;
+#[cfg(feature = "hub")]
+mod listing;
+#[cfg(feature = "hub")]
+mod snapshot;
 
 use std::path::{Path, PathBuf};
 
@@ -32,28 +36,6 @@ impl Kind {
         match self {
             Self::Model => "models",
             Self::DataSet => "datasets",
-        }
-    }
-
-    /// Whether a folder of the cache holds what is needed: tools fetch single files too.
-    fn is_whole(self, folder: &Path) -> bool {
-        match self {
-            Self::DataSet => folder.read_dir().is_ok_and(|mut files| files.next().is_some()),
-            Self::Model => {
-                let files = folder.read_dir().into_iter().flatten().flatten();
-                let names: Vec<String> = files
-                    .filter(|entry| entry.path().exists())
-                    .map(|entry| entry.file_name().to_string_lossy().into_owned())
-                    .collect();
-                let has = |end: &str| names.iter().any(|name| name.ends_with(end));
-                let index = std::fs::read_to_string(folder.join("model.safetensors.index.json"));
-                let shards = index.unwrap_or_default();
-                // Every shard that the index names, in quotes.
-                let shards = shards.split('"').filter(|word| word.ends_with(".safetensors"));
-                has("config.json")
-                    && has(".safetensors")
-                    && shards.into_iter().all(|shard| names.iter().any(|name| name == shard))
-            }
         }
     }
 }

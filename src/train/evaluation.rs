@@ -206,6 +206,30 @@ pub fn mean(values: &[f64], resamples: usize, seed: u64) -> Estimate {
 /// What each row adds to the two sums of a figure.
 type Parts = Vec<(f64, f64)>;
 
+/// Leaves the rows that all models were asked about, and says how many each of them lost.
+///
+/// # Errors
+/// When there is no such row.
+pub fn keep_common(models: &mut [ScoredRows]) -> Result<Vec<usize>> {
+    let common: Vec<usize> = match &*models {
+        [first, rest @ ..] => first
+            .keys()
+            .filter(|row| rest.iter().all(|model| model.contains_key(row)))
+            .copied()
+            .collect(),
+        [] => Vec::new(),
+    };
+    if common.is_empty() {
+        return Err(Error::input("there is no row that both models can be asked about", vec![]));
+    }
+    let keep = |model: &mut ScoredRows| {
+        let before = model.len();
+        model.retain(|row, _| common.binary_search(row).is_ok());
+        before - common.len()
+    };
+    Ok(models.iter_mut().map(keep).collect())
+}
+
 /// Each of [`FIGURES`] for each model, and the difference of two; None where no row gives it. `models`
 /// hold the same rows.
 ///

@@ -9,7 +9,7 @@ use super::file::GgufFile;
 use super::tokenizer;
 use super::weights::GgufWeights;
 use crate::dtype::DType;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::config::ModelConfig;
 use crate::model::folder::{hash_file, write_folder, write_text};
 use crate::model::save::write_tensors;
@@ -76,7 +76,16 @@ const VERSION: u32 = 1;
 /// As [`import`].
 pub fn import_once(from: &Path, cache: &Path) -> Result<Cached> {
     let hash = hash_file(from)?;
-    let folder = cache.join("gguf").join(format!("{}-{VERSION}", &hash[..16]));
+    let all = cache.join("gguf");
+    let folder = all.join(format!("{}-{VERSION}", &hash[..16]));
+    if folder.is_dir() {
+        return Ok(Cached { folder, fresh: None });
+    }
+    // Of two processes one imports, and the other finds what it made.
+    std::fs::create_dir_all(&all).map_err(|e| Error::io("create", &all, e))?;
+    let lock = all.join(".lock");
+    let held = std::fs::File::create(&lock).map_err(|e| Error::io("create", &lock, e))?;
+    held.lock().map_err(|e| Error::io("lock", &lock, e))?;
     if folder.is_dir() {
         return Ok(Cached { folder, fresh: None });
     }
