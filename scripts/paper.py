@@ -6,6 +6,7 @@
     paper.py score ROWS                      a judge for `judge --command`: minus the number of characters that
                                              stand between the answer and the chosen one (0: exactly right)
     paper.py curves NAME METRICS             held-out curves of a run as a table
+    paper.py figure NAME METRICS [odds]      the same curves as an SVG, with those of the log odds ratio beside them
     paper.py table ROWS FOLDER BASE OTHER…   won, tied and lost against BASE, from FOLDER/NAME.answers.jsonl and
                                              FOLDER/NAME.judged.jsonl
 """
@@ -65,13 +66,64 @@ def score(rows):
     print(-distance(question["answer"].strip(), right_answers(rows)[question["prompt"]].strip()))
 
 
+CURVES = ["eval_logps/chosen", "eval_logps/rejected", "eval_log_odds_chosen"]
+
+
+def evaluations(metrics):
+    return [record for record in rows_of(metrics) if all(key in record for key in CURVES)]
+
+
 def curves(name, metrics):
-    keys = ["eval_logps/chosen", "eval_logps/rejected", "eval_log_odds_chosen"]
     print(f"\n{name}, held-out rows (log-probs per token):\n")
     print("| step | chosen | rejected | log odds ratio |\n|---|---|---|---|")
-    for record in rows_of(metrics):
-        if keys[0] in record:
-            print(f"| {record['step']} | " + " | ".join(f"{record[key]:.3f}" for key in keys) + " |")
+    for record in evaluations(metrics):
+        print(f"| {record['step']} | " + " | ".join(f"{record[key]:.3f}" for key in CURVES) + " |")
+
+
+WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 460, 320, 56, 56, 16, 44
+
+
+def panel(records, title, lines):
+    """Curves of (key, label, colour) over the steps, on axes of their own."""
+    steps = [record["step"] for record in records]
+    values = [record[key] for record in records for key, _, _ in lines]
+    low, high = min(values), max(values)
+    low, high = low - 0.05 * (high - low or 1), high + 0.05 * (high - low or 1)
+
+    def x(step):
+        return LEFT + (WIDTH - LEFT - RIGHT) * (step - steps[0]) / (steps[-1] - steps[0] or 1)
+
+    def y(value):
+        return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (value - low) / (high - low)
+
+    out = [f'<text x="{LEFT}" y="20" font-weight="bold">{title}</text>']
+    for tick in range(5):
+        value = low + (high - low) * tick / 4
+        out.append(f'<path d="M{LEFT} {y(value):.1f}H{WIDTH - RIGHT}" stroke="#ccc"/>')
+        out.append(f'<text x="{LEFT - 6}" y="{y(value) + 4:.1f}" text-anchor="end">{value:.2f}</text>')
+    for step in steps[:: max(1, len(steps) // 8)]:
+        out.append(f'<text x="{x(step):.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{step}</text>')
+    out.append(f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 8}" text-anchor="middle">step</text>')
+    for at, (key, label, colour) in enumerate(lines):
+        points = " ".join(f"{x(record['step']):.1f},{y(record[key]):.1f}" for record in records)
+        out.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        out.append(f'<text x="{LEFT + 100 * at}" y="40" fill="{colour}">{label}</text>')
+    return "\n".join(out)
+
+
+def figure(name, metrics, odds=None):
+    records = evaluations(metrics)
+    answers = [(CURVES[0], "chosen", "#1b7f4b"), (CURVES[1], "rejected", "#c23b3b")]
+    panels = [panel(records, f"{name}: log-prob per token, held out", answers)]
+    if odds:
+        panels.append(panel(records, "log odds ratio, held out", [(CURVES[2], "", "#2b5fb3")]))
+    print(
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH * len(panels)}" height="{HEIGHT}" '
+        'font-family="sans-serif" font-size="12"><rect width="100%" height="100%" fill="white"/>'
+    )
+    for at, drawn in enumerate(panels):
+        print(f'<g transform="translate({WIDTH * at})">\n{drawn}\n</g>')
+    print("</svg>")
 
 
 def table(rows, folder, base, *others):
@@ -108,7 +160,7 @@ def table(rows, folder, base, *others):
         print(f"| {name} | {won} | {tied} | {same} | {lost} | {empty} | {rate} | {exact(name)} |")
 
 
-COMMANDS = {"prompts": prompts, "pair": pair, "score": score, "curves": curves, "table": table}
+COMMANDS = {"prompts": prompts, "pair": pair, "score": score, "curves": curves, "figure": figure, "table": table}
 
 if __name__ == "__main__":
     if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:

@@ -144,6 +144,8 @@ for name in "${objectives[@]}"; do
         --command "python3 scripts/paper.py score .cache/known.jsonl" >&2 || say "judge ended with an error"
 done
 
+python3 scripts/paper.py figure SFT "$OUT/runs/sft/metrics.jsonl" >"$OUT/figure3.svg"
+python3 scripts/paper.py figure ORPO "$OUT/runs/orpo/metrics.jsonl" odds >"$OUT/figure7.svg"
 {
     python3 scripts/paper.py curves "Figure 3: SFT" "$OUT/runs/sft/metrics.jsonl"
     python3 scripts/paper.py curves "Figure 7: ORPO" "$OUT/runs/orpo/metrics.jsonl"
@@ -151,7 +153,6 @@ done
 } | tee "$OUT/paper.md"
 
 say ""
-say "figure 3   the chart of log-probs in $OUT/runs/sft/report.html"
-say "figure 7   the charts of log-probs and of the log odds ratio in $OUT/runs/orpo/report.html"
+say "figures    $OUT/figure3.svg (SFT: log-probs), $OUT/figure7.svg (ORPO: log-probs, log odds ratio)"
 say "all runs   $OUT/runs/report.html"
 say "tables     $OUT/paper.md, $OUT/compared.txt"
