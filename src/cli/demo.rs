@@ -5,12 +5,13 @@ use super::display::Display;
 use super::import::model_folder;
 use super::interrupt::stop_on_signal;
 use super::working;
+use crate::demo::pairs::fetch_pairs;
 use crate::demo::{self, DemoOptions, DemoOutcome, Ends, Event};
 use crate::error::Result;
 use crate::page::report::Sample;
 use crate::train::trainer;
 use clap::Args;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Arguments of `oddgrad demo`.
@@ -34,12 +35,18 @@ pub struct DemoArgs {
     /// Go on with a stopped demo in the output folder.
     #[arg(long)]
     resume: bool,
+    /// Only fetch the pairs and say where their rows are; nothing is trained.
+    #[arg(long, conflicts_with_all = ["quick", "output", "model", "set", "resume"])]
+    rows_only: bool,
 }
 
 /// Corrections that are printed; the report shows them all.
 const PRINTED: usize = 6;
 
 pub(super) fn run(args: &DemoArgs, device: &DeviceArgs) -> Result<()> {
+    if args.rows_only {
+        return rows_only(&args.cache);
+    }
     let options = DemoOptions {
         model: model_folder(&args.model)?,
         output: args.output.clone(),
@@ -68,6 +75,21 @@ pub(super) fn run(args: &DemoArgs, device: &DeviceArgs) -> Result<()> {
     outln!();
     outln!("time       {}", demo::duration(outcome.seconds));
     outln!("report     {}", outcome.report.display());
+    Ok(())
+}
+
+fn rows_only(cache: &Path) -> Result<()> {
+    working::on("fetching and reading pairs");
+    let pairs = fetch_pairs(cache);
+    working::done();
+    let pairs = pairs?;
+    for (file, rows, what) in [
+        (&pairs.train, pairs.train_rows, "to train on"),
+        (&pairs.known, pairs.known_rows, "held out, of rules that are trained on"),
+        (&pairs.heldout, pairs.heldout_rows, "held out, of other rules"),
+    ] {
+        outln!("{:<28} {rows:>5} rows {what}", file.display().to_string());
+    }
     Ok(())
 }
 

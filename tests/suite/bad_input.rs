@@ -84,6 +84,7 @@ fn settings_that_cannot_be() {
     let usage = p.run("train");
     assert_eq!(usage.code, Some(2), "{}", usage.err);
     assert_eq!(p.run("doctor --backend cuda").code, Some(2));
+    assert_eq!(p.run("demo --rows-only --quick").code, Some(2));
 }
 
 #[test]
