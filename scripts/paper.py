@@ -12,12 +12,13 @@
 """
 
 import json
+import os
 import sys
-from pathlib import Path
 
 
 def rows_of(path):
-    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    with open(path, encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
 
 
 def say(row):
@@ -128,8 +129,7 @@ def figure(name, metrics, odds=None):
 
 def table(rows, folder, base, *others):
     right = right_answers(rows)
-    folder = Path(folder)
-    answers = {name: rows_of(folder / f"{name}.answers.jsonl") for name in (base, *others)}
+    answers = {name: rows_of(f"{folder}/{name}.answers.jsonl") for name in (base, *others)}
 
     def exact(name):
         return sum(a["text"].strip() == right[a["prompt"]].strip() for a in answers[name])
@@ -139,8 +139,8 @@ def table(rows, folder, base, *others):
     print("|---|---|---|---|---|---|---|---|")
     print(f"| {base} | | | | | | | {exact(base)} |")
     for name in others:
-        judged = folder / f"{name}.judged.jsonl"
-        judged = {row["prompt"]: row for row in rows_of(judged)} if judged.exists() else {}
+        judged = f"{folder}/{name}.judged.jsonl"
+        judged = {row["prompt"]: row for row in rows_of(judged)} if os.path.exists(judged) else {}
         won = tied = same = lost = empty = 0
         for a, b in zip(answers[base], answers[name], strict=True):
             if a["text"] == b["text"]:
