@@ -72,6 +72,9 @@ impl Training<'_> {
         self.begin_epoch(&order)?;
         if self.state.step > 0 && self.misses_evaluation()? {
             last_eval = self.evaluate()?;
+            if last_eval.is_none() {
+                return Err(self.leave()?);
+            }
             if self.is_best(last_eval.as_ref())? {
                 self.record_best()?;
             }
@@ -102,6 +105,9 @@ impl Training<'_> {
             let mut best = false;
             if due(t.eval_every) || (t.eval_every > 0 && step == self.total) {
                 let eval = self.evaluate()?;
+                if eval.is_none() && self.heldout.is_some() {
+                    return Err(self.leave()?); // stopped in the midst of it, at the last step perhaps
+                }
                 best = self.is_best(eval.as_ref())?;
                 last_eval = eval.or(last_eval);
             }
