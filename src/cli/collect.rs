@@ -13,6 +13,7 @@ use crate::feedback::asked::{Asked, ModelFiles};
 use crate::feedback::collect::desk::{Counts, Desk};
 use crate::feedback::collect::server::{PORT, Page};
 use crate::feedback::comparison::{LeftOut, comparisons};
+use crate::feedback::run::{answers_file, same_file};
 use crate::files::cache_folder;
 use clap::Args;
 use std::path::PathBuf;
@@ -135,7 +136,7 @@ fn draw(
 ) -> Result<()> {
     let (sampling, stops) = args.sampling.read_or(args.max_tokens, 1.0)?;
     let drawing = Drawing { count: args.answers, sampling, stops };
-    let kept = args.out.with_extension("answers.jsonl");
+    let kept = answers_file(&args.out);
     let (mut left, mut cut, mut all) = (LeftOut::default(), 0, 0);
     if asked.repeated > 0 {
         errln!("note: {} prompts are an earlier one once more", asked.repeated);
@@ -147,7 +148,8 @@ fn draw(
         let mut progress = |n: usize| {
             working::on(&format!("drawing answers, {} of {prompts} prompts", done + n));
         };
-        let kept = Kept::open(&kept)?;
+        let mut kept = Kept::open(&kept)?;
+        kept.take_notes().iter().for_each(|note| errln!("note: {note}"));
         let found = speaker.answer(&group, &drawing, kept, stop, &mut progress)?;
         done += here;
         (all, cut) = (all + found.all, cut + found.cut);
@@ -198,6 +200,10 @@ fn check(args: &CollectArgs) -> Result<()> {
     if args.out.extension().is_none_or(|e| e != "jsonl") {
         let what = format!("is {}; its name must end in .jsonl", args.out.display());
         problems.push(Problem::new("--out", what));
+    }
+    if same_file(&args.prompts, &args.out) {
+        let what = "is the file of prompts; decisions go into one of their own";
+        problems.push(Problem::new(format!("--out {}", args.out.display()), what));
     }
     if problems.is_empty() {
         return Ok(());

@@ -175,13 +175,17 @@ pub fn draw(
     Ok((answers, speaker.name()))
 }
 
-fn check_places(options: &JudgeOptions) -> Result<()> {
-    let mut problems = Vec::new();
-    let same = |a: &Path, b: &Path| match (a.canonicalize(), b.canonicalize()) {
+/// Whether two paths lead to one file that is there.
+pub fn same_file(a: &Path, b: &Path) -> bool {
+    match (a.canonicalize(), b.canonicalize()) {
         (Ok(a), Ok(b)) => a == b,
         _ => false,
-    };
-    if same(&options.prompts, &options.out) {
+    }
+}
+
+fn check_places(options: &JudgeOptions) -> Result<()> {
+    let mut problems = Vec::new();
+    if same_file(&options.prompts, &options.out) {
         let what = "is the file of prompts; decisions go into one of their own";
         problems.push(Problem::new(format!("--out {}", options.out.display()), what));
     }
