@@ -75,7 +75,8 @@ impl Export {
             return known;
         }
         let number = self.modules.len();
-        let Needs { subgroups, lanes, f16, cooperative, invocations, workgroup_bytes } = variant.needs;
+        let Needs { subgroups, lanes, f16, cooperative, invocations, workgroup_bytes } =
+            variant.needs;
         let spirv = translate(&format!("{} {constants}", variant.path), &source);
         let file = |extension| self.folder.join(format!("modules/{number}.{extension}"));
         std::fs::write(file("wgsl"), &source).unwrap();
