@@ -182,10 +182,6 @@ fn entries(options: &CompareOptions) -> Result<Vec<Entry>> {
                             "is empty, and the comparison is made on held-out rows; name some";
                         problems.push(Problem::new("data.eval", what));
                     }
-                    if number > 0 && recipe.lora.is_some() {
-                        let what = "an adapter is not trained further: leave [lora] or the second objective out";
-                        problems.push(Problem::new(name, what));
-                    }
                     stages.push(Stage { objective: objective.to_owned(), recipe });
                 }
                 Err(Error::Input { problems: more, .. }) => problems.extend(

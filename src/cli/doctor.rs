@@ -43,7 +43,7 @@ fn look_at(folder: &Path) -> Result<()> {
     let named = |id: u32| format!("{id} {:?}", tokenizer.token(id).unwrap_or_default());
     let one = |id: Option<u32>| id.map_or_else(|| "none".to_owned(), named);
     outln!("{}", folder.display());
-    if let Some(Adapter { base, lora }) = Adapter::of(folder)? {
+    if let Some(Adapter { base, lora, .. }) = Adapter::of(folder)? {
         outln!(
             "  adapter           LoRA of rank {}, scale {}, on {}",
             lora.rank,

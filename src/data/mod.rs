@@ -28,6 +28,7 @@ pub mod prompts;
 pub mod rows;
 mod special;
 pub mod survey;
+mod surveying;
 
 pub mod template;
 pub mod tokenize;

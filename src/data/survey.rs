@@ -2,7 +2,7 @@
 //! over rows that are not kept.
 //!
 //! A file is read twice, because its form is that of all its rows; `CHUNK` rows at a time become
-//! tokens, on all cores, and leave only counts behind.
+//! tokens, on all cores and while the next ones are read, and leave only counts behind.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -13,13 +13,13 @@ use super::example::{Example, Sequence};
 use super::files;
 use super::length::{Counts, Cut, OverLength};
 use super::rows::{
-    Forms, Needs, PreferenceRow, ReadOptions, Source, Undecided, check_map, file_note, names, scan,
+    Forms, PreferenceRow, ReadOptions, Source, Undecided, check_map, file_note, names, scan,
 };
-use super::tokenize::{EosRule, Tokenizer, Untrimmed};
+use super::surveying::{Looked, Looking, Worker};
+use super::tokenize::{EosRule, Tokenizer};
 use crate::error::{Error, Problem, Result};
-use crate::guard::on_own_stack;
 
-/// Rows that are in memory at a time.
+/// Rows that become tokens together; twice as many are in memory.
 const CHUNK: usize = 4096;
 /// Reasons of refused rows that are kept.
 const MOST_REASONS: usize = 20;
@@ -123,21 +123,25 @@ impl Histogram {
     }
 }
 
-/// A usable row, looked at.
-struct Looked {
-    row: Untrimmed,
-    labels: [usize; 2],
-    hash: u64,
-}
-
 struct Surveyor<'a> {
     tokenizer: &'a Tokenizer,
-    eos: EosRule,
-    needs: Needs,
+    workers: Vec<Worker>,
     max_length: usize,
     survey: Survey,
     hashes: HashMap<u64, (u32, u32)>,
     files: Vec<PathBuf>,
+    /// The chunk that is becoming tokens.
+    underway: Option<Underway>,
+}
+
+/// A chunk that the workers have.
+struct Underway {
+    /// Rows of it that could not be read.
+    refused: Vec<Problem>,
+    /// How many workers have a part.
+    parts: usize,
+    /// Rows read when it was full.
+    read: usize,
 }
 
 /// Looks at every row of `paths`, as a run with `max_length` and `eos` would read it. `progress`
@@ -156,19 +160,23 @@ pub fn survey(
 ) -> Result<Survey> {
     check_map(options)?;
     let found = files::expand(paths, false, options.split)?;
-    let mut surveyor = Surveyor {
-        tokenizer,
-        eos,
-        needs: options.needs,
-        max_length,
-        survey: Survey { notes: found.notes, ..Survey::default() },
-        hashes: HashMap::new(),
-        files: Vec::new(),
-    };
-    for (path, format) in found.files {
-        surveyor.file(&path, format, options, progress)?;
-    }
-    let survey = surveyor.survey;
+    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let looking = Looking { tokenizer, eos, needs: options.needs };
+    let survey = std::thread::scope(|scope| -> Result<Survey> {
+        let mut surveyor = Surveyor {
+            tokenizer,
+            workers: (0..cores).map(|_| Worker::start(scope, looking)).collect(),
+            max_length,
+            survey: Survey { notes: found.notes, ..Survey::default() },
+            hashes: HashMap::new(),
+            files: Vec::new(),
+            underway: None,
+        };
+        for (path, format) in found.files {
+            surveyor.file(&path, format, options, progress)?;
+        }
+        Ok(surveyor.survey)
+    })?;
     if survey.read == 0 {
         let left = survey.undecided.left_out("; ");
         return Err(Error::input(format!("there is no row in {}{left}", names(paths)), vec![]));
@@ -195,17 +203,18 @@ impl Surveyor<'_> {
         }
         self.files.push(path.to_path_buf());
         let usable = self.survey.usable;
-        let mut chunk = Vec::with_capacity(CHUNK);
+        let (mut chunk, mut refused) = (Vec::with_capacity(CHUNK), Vec::new());
         let mut failed = None;
         let mut each = |source: Source, row: std::result::Result<PreferenceRow, String>| {
             self.survey.read += 1;
             let row = row.map_err(|reason| Problem::new(source.to_string(), reason));
             match row.and_then(|row| forms.apply(row)) {
                 Ok(row) => chunk.push(row),
-                Err(problem) => self.refuse(problem),
+                Err(problem) => refused.push(problem),
             }
             if chunk.len() == CHUNK {
-                failed = self.chunk(std::mem::take(&mut chunk)).err();
+                let rows = std::mem::replace(&mut chunk, Vec::with_capacity(CHUNK));
+                failed = self.chunk(rows, std::mem::take(&mut refused)).err();
                 progress(self.survey.read);
             }
             failed.is_none()
@@ -214,7 +223,8 @@ impl Surveyor<'_> {
         if let Some(error) = failed {
             return Err(error);
         }
-        self.chunk(chunk)?;
+        self.chunk(chunk, refused)?;
+        self.finish()?;
         progress(self.survey.read);
         let usable = self.survey.usable - usable;
         self.survey.notes.push(file_note(path, usable, &forms.to_string(), &first));
@@ -229,31 +239,31 @@ impl Surveyor<'_> {
         }
     }
 
-    /// Makes tokens of rows, on all cores, and counts them in their order.
-    fn chunk(&mut self, rows: Vec<PreferenceRow>) -> Result<()> {
-        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
-        let (tokenizer, eos, needs) = (self.tokenizer, self.eos, self.needs);
-        let look = |given: &PreferenceRow| {
-            let row = tokenizer.untrimmed(given, eos)?;
-            let hash = hash_of(&row.sides, given.desirable);
-            let labels = labels_of(given, needs);
-            Ok(Looked { row, labels, hash })
-        };
-        let work =
-            |part: &[PreferenceRow]| on_own_stack(|| part.iter().map(look).collect::<Vec<_>>());
-        let parts: Vec<_> = std::thread::scope(|scope| {
-            let parts = rows.chunks(rows.len().div_ceil(cores).max(1));
-            let threads: Vec<_> = parts.map(|part| scope.spawn(move || work(part))).collect();
-            threads.into_iter().map(|thread| thread.join()).collect()
-        });
-        let mut rows = rows.into_iter();
-        for part in parts {
-            let part = part.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            let part = part
+    /// Hands rows to the workers, and counts those of the chunk before.
+    fn chunk(&mut self, mut rows: Vec<PreferenceRow>, refused: Vec<Problem>) -> Result<()> {
+        self.finish()?;
+        let most = rows.len().div_ceil(self.workers.len()).max(1);
+        let mut parts = 0;
+        while !rows.is_empty() {
+            let rest = rows.split_off(most.min(rows.len()));
+            self.workers[parts].give(std::mem::replace(&mut rows, rest));
+            parts += 1;
+        }
+        self.underway = Some(Underway { refused, parts, read: self.survey.read });
+        Ok(())
+    }
+
+    /// Counts the rows that the workers have, in their order.
+    fn finish(&mut self) -> Result<()> {
+        let Some(Underway { refused, parts, read }) = self.underway.take() else { return Ok(()) };
+        refused.into_iter().for_each(|problem| self.refuse(problem));
+        for part in 0..parts {
+            let looked = self.workers[part]
+                .take()
                 .map_err(|e| Error::input(format!("the rows cannot be tokenized: {e}"), vec![]))?;
-            for (looked, row) in part.into_iter().zip(&mut rows) {
+            for (source, looked) in looked {
                 match looked {
-                    Ok(looked) => self.count(looked, row.source),
+                    Ok(looked) => self.count(looked, source, read),
                     Err(problem) => self.refuse(problem),
                 }
             }
@@ -261,7 +271,8 @@ impl Surveyor<'_> {
         Ok(())
     }
 
-    fn count(&mut self, looked: Looked, source: Source) {
+    /// `read` rows have been read in all.
+    fn count(&mut self, looked: Looked, source: Source, read: usize) {
         let Looked { row, labels, hash } = looked;
         let survey = &mut self.survey;
         survey.usable += 1;
@@ -277,7 +288,12 @@ impl Surveyor<'_> {
         for (unended, ended) in survey.unended.iter_mut().zip(&row.ended) {
             *unended += usize::from(!ended);
         }
+        let fits = row.sides.iter().all(|side| side.ids.len() <= self.max_length);
         for (counts, over_length) in survey.over_length.iter_mut().zip(RULES) {
+            if fits {
+                counts.kept += 1;
+                continue;
+            }
             let cut = Cut {
                 max_length: self.max_length,
                 over_length,
@@ -308,31 +324,11 @@ impl Surveyor<'_> {
             let mut sides = row.sides.into_iter();
             if let Some(chosen) = sides.next() {
                 let example =
-                    Example { row: survey.read, chosen, rejected: sides.next(), desirable: None };
+                    Example { row: read, chosen, rejected: sides.next(), desirable: None };
                 survey.shown.push((source, example));
             }
         }
     }
-}
-
-/// Answers with label true and with label false.
-fn labels_of(row: &PreferenceRow, needs: Needs) -> [usize; 2] {
-    match row.desirable {
-        Some(desirable) => [usize::from(desirable), usize::from(!desirable)],
-        None => [usize::from(needs == Needs::Label); 2],
-    }
-}
-
-fn hash_of(sides: &[Sequence], desirable: Option<bool>) -> u64 {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(&desirable.map_or([2], |label| [u8::from(label)]));
-    for side in sides {
-        hasher.update(&(side.response_start as u64).to_le_bytes());
-        hasher.update(&(side.ids.len() as u64).to_le_bytes());
-        hasher.update(bytemuck::cast_slice(&side.ids));
-    }
-    let bytes = hasher.finalize();
-    u64::from_le_bytes(bytes.as_bytes()[..8].try_into().expect("eight bytes"))
 }
 
 #[cfg(test)]

@@ -431,7 +431,10 @@ impl Tokenizer {
         if sides.len() == 2 && sides[0].ids == sides[1].ids {
             return Err(problem("chosen and rejected are the same tokens".into()));
         }
-        let opening = self.try_encode(&text.opening).map_err(problem)?.len();
+        let opening = match text.opening.as_str() {
+            "" => 0,
+            opening => self.try_encode(opening).map_err(problem)?.len(),
+        };
         Ok(Untrimmed { sides, opening, ended })
     }
 

@@ -9,7 +9,7 @@ use super::config::ModelConfig;
 use super::keys::Keys;
 use super::lora::{Lora, Targets, modules_of_adapter};
 use super::source::{SafetensorsFile, WeightSource};
-use crate::error::{Error, Problem, Result};
+use crate::error::{Error, Result};
 use crate::files::read_json;
 
 /// What LoRA was, in an adapter's folder.
@@ -25,7 +25,13 @@ pub struct Adapter {
     pub base: PathBuf,
     /// The additions.
     pub lora: Lora,
+    /// What whoever trains it further ought to know.
+    notes: Vec<String>,
 }
+
+/// How factors may be drawn before training. The other ways take them out of the base's weights, which
+/// PEFT changes when it loads such an adapter.
+const BASE_KEEPING: [&str; 3] = ["gaussian", "eva", "orthogonal"];
 
 impl Adapter {
     /// The adapter in `folder`; None if that is no folder, or holds none or whole weights beside it.
@@ -63,6 +69,15 @@ impl Adapter {
             ("layer_replication", Value::Null),
             ("alora_invocation_tokens", Value::Null),
         ]);
+        keys.without_dropout(&["lora_dropout"]);
+        if let Some(Value::String(way)) = keys.get("init_lora_weights")
+            && !BASE_KEEPING.contains(&way.as_str())
+        {
+            let what = format!(
+                "is \"{way}\", with which PEFT changes the weights of the base; save it as an adapter of the base as it was (save_pretrained with path_initial_model_for_weight_conversion)"
+            );
+            keys.problem("init_lora_weights", what);
+        }
         let rank = keys.size("r");
         let alpha = keys.positive("lora_alpha", 8.0);
         let rslora = keys.flag("use_rslora", false);
@@ -80,8 +95,9 @@ impl Adapter {
             );
             keys.problem("base_model_name_or_path", what);
         }
-        if !keys.problems.is_empty() {
-            return Err(Error::input("the adapter cannot be used", keys.problems));
+        let Keys { problems, notes, .. } = keys;
+        if !problems.is_empty() {
+            return Err(Error::input("the adapter cannot be used", problems));
         }
         let weights = folder.join(ADAPTER_WEIGHTS);
         if !weights.is_file() {
@@ -90,10 +106,8 @@ impl Adapter {
         }
         // `target_modules` may be a pattern; which layers it meant, the tensors say.
         let modules = modules_of_adapter(&SafetensorsFile::open(&weights)?.names());
-        Ok(Some(Self {
-            base,
-            lora: Lora { rank, alpha, rslora, targets: Targets::Named(modules) },
-        }))
+        let lora = Lora { rank, alpha, rslora, targets: Targets::Named(modules) };
+        Ok(Some(Self { base, lora, notes }))
     }
 
     /// Where its tokenizer is: in its own `folder`, where trainers put a copy, or in its base's.
@@ -106,7 +120,9 @@ impl Adapter {
     /// # Errors
     /// A base that cannot be read, or that lacks layers which the adapter has factors for.
     pub fn config(&self) -> Result<ModelConfig> {
-        ModelConfig::load(&self.base)?.adapted(&self.lora)
+        let mut config = ModelConfig::load(&self.base)?.adapted(&self.lora)?;
+        config.notes.extend_from_slice(&self.notes);
+        Ok(config)
     }
 }
 
@@ -141,21 +157,4 @@ pub(super) fn adapter_config(lora: &Lora, base: Option<&Path>) -> Value {
 pub fn tokenizer_folder(folder: &Path) -> Result<PathBuf> {
     let adapter = Adapter::of(folder)?;
     Ok(adapter.as_ref().map_or(folder, |a| a.tokenizer_folder(folder)).to_owned())
-}
-
-/// Refuses a folder that holds an adapter, where a whole model is wanted.
-///
-/// # Errors
-/// When it is one: what to do instead.
-pub fn check_whole_model(folder: &Path) -> Result<()> {
-    match Adapter::of(folder)? {
-        None => Ok(()),
-        Some(_) => Err(Error::input(
-            "an adapter is not trained further",
-            vec![Problem::new(
-                folder.display().to_string(),
-                "is a LoRA adapter; make one model of it and its base with `oddgrad merge`, and train that",
-            )],
-        )),
-    }
 }

@@ -20,7 +20,7 @@ use crate::kernel::{Class, Target};
 use crate::model::adapter::Adapter;
 use crate::model::families::{Decoder, FAMILIES, Outline, supported};
 use crate::model::keys::Keys;
-use crate::model::lora::{Adapted, Lora, module_of};
+use crate::model::lora::{Adapted, Lora, Targets, module_of};
 use crate::model::rotary::write_both;
 use crate::model::stream::{BatchInputs, HeadRows};
 
@@ -133,10 +133,7 @@ impl ModelConfig {
             let what = "has an adapter already; make one model of both with `oddgrad merge`";
             return Err(Error::input(SUMMARY, vec![Problem::new("the model", what)]));
         }
-        let mut modules: Vec<String> =
-            self.linear_layers().iter().map(|l| module_of(&*self.decoder, l)).collect();
-        // The parts of a fused layer lie side by side.
-        modules.dedup();
+        let modules = self.modules();
         let problems = lora.targets.problems(&modules);
         if !problems.is_empty() {
             return Err(Error::input(SUMMARY, problems));
@@ -146,6 +143,23 @@ impl ModelConfig {
         let (parameters, head) = declared(&*decoder);
         let base = Some(self.decoder.clone());
         Ok(Self { decoder, lora: Some(lora), base, parameters, head, ..self.clone() })
+    }
+
+    /// Linear layers by their names in files.
+    fn modules(&self) -> Vec<String> {
+        let base = self.base.as_ref().unwrap_or(&self.decoder);
+        let mut modules: Vec<String> =
+            self.linear_layers().iter().map(|l| module_of(&**base, l)).collect();
+        // The parts of a fused layer lie side by side.
+        modules.dedup();
+        modules
+    }
+
+    /// Whether additions to `targets` would be to the very layers that it has some on.
+    pub fn has_additions_on(&self, targets: &Targets) -> bool {
+        let modules = self.modules();
+        let same = |lora: &Lora| modules.iter().all(|m| targets.hold(m) == lora.targets.hold(m));
+        targets.problems(&modules).is_empty() && self.lora.as_ref().is_some_and(same)
     }
 
     /// The additions to the model, if it has some.

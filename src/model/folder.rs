@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::adapter::{ADAPTER_CONFIG, adapter_config};
+use super::adapter::{ADAPTER_CONFIG, Adapter, adapter_config};
 use super::config::ModelConfig;
 use super::save::{ReadParameter, write_factors, write_weights};
 use crate::data::form::Form;
@@ -123,7 +123,8 @@ pub fn write_text(path: &Path, text: &str) -> Result<()> {
 /// Writes `config.json`, `model.safetensors` and the side files of `source` (tokenizer, chat
 /// template, generation settings, as far as they are there) into an existing folder, and a record
 /// of the `form` it was trained in. `read` gives the parameters' values, one at a time. Of a model
-/// with an adapter that is written alone, as PEFT does, with `source` as its base.
+/// with an adapter that is written alone, as PEFT does, with `source` as its base, or the base of
+/// `source` where that is an adapter.
 pub fn fill_model_folder(
     folder: &Path,
     source: Option<&Path>,
@@ -131,6 +132,7 @@ pub fn fill_model_folder(
     config: &ModelConfig,
     read: &ReadParameter,
 ) -> Result<()> {
+    let adapter = source.map(Adapter::of).transpose()?.flatten();
     if let Some(form) = form {
         write_text(&folder.join(RECORD), &format!("{:#}\n", json!({ "form": form })))?;
     }
@@ -140,12 +142,14 @@ pub fn fill_model_folder(
             write_weights(folder, config, read)?;
         }
         Some(lora) => {
-            let text = format!("{:#}\n", adapter_config(lora, source));
+            let base = adapter.as_ref().map(|adapter| adapter.base.as_path()).or(source);
+            let text = format!("{:#}\n", adapter_config(lora, base));
             write_text(&folder.join(ADAPTER_CONFIG), &text)?;
             write_factors(folder, config, read)?;
         }
     }
     let Some(source) = source else { return Ok(()) };
+    let source = adapter.as_ref().map_or(source, |adapter| adapter.tokenizer_folder(source));
     for name in SIDE_FILES {
         let from = source.join(name);
         if from.is_file() {

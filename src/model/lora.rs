@@ -10,7 +10,6 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 
 use super::blocks::Head;
@@ -50,25 +49,33 @@ pub enum Targets {
 
 impl Targets {
     /// Whether `module`, by its name in files, is one of them.
-    fn hold(&self, module: &str) -> bool {
+    pub(super) fn hold(&self, module: &str) -> bool {
         match self {
             Self::AllLinear => true,
             Self::Named(names) => names.iter().any(|name| is_called(module, name)),
         }
     }
 
-    /// The same layers by name, of a model with these.
+    /// The same layers by name, of a model with these; by few names, as where an adapter's tensors name
+    /// each layer by itself.
     pub(super) fn resolved(&self, modules: &[String]) -> Self {
-        match self {
-            Self::AllLinear => Self::Named(kinds(modules)),
-            Self::Named(names) => Self::Named(names.clone()),
+        let held = modules.iter().filter(|module| self.hold(module));
+        let few = Self::Named(kinds(held));
+        match (self, &few) {
+            (Self::Named(names), Self::Named(kinds))
+                if names.len() <= kinds.len()
+                    || modules.iter().any(|m| few.hold(m) != self.hold(m)) =>
+            {
+                self.clone()
+            }
+            _ => few,
         }
     }
 
     /// Every name that none of `modules` has.
     pub(super) fn problems(&self, modules: &[String]) -> Vec<Problem> {
         let Self::Named(names) = self else { return Vec::new() };
-        let kinds = kinds(modules);
+        let kinds = kinds(modules.iter());
         let none = |name: &&String| !modules.iter().any(|module| is_called(module, name));
         let problem = |name: &String| {
             let what = format!(
@@ -82,9 +89,9 @@ impl Targets {
 }
 
 /// What `modules` are called, whatever holds them.
-fn kinds(modules: &[String]) -> Vec<String> {
+fn kinds<'a>(modules: impl Iterator<Item = &'a String>) -> Vec<String> {
     let last = |m: &String| m.rsplit('.').next().unwrap_or(m).to_owned();
-    modules.iter().map(last).collect::<BTreeSet<_>>().into_iter().collect()
+    modules.map(last).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 fn is_called(module: &str, name: &str) -> bool {
@@ -99,18 +106,13 @@ impl Lora {
     }
 }
 
-impl Serialize for Lora {
+impl Serialize for Targets {
     /// As the section of a recipe has it.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_struct("Lora", 4)?;
-        map.serialize_field("rank", &self.rank)?;
-        map.serialize_field("alpha", &self.alpha)?;
-        match &self.targets {
-            Targets::AllLinear => map.serialize_field("targets", "all")?,
-            Targets::Named(names) => map.serialize_field("targets", names)?,
+        match self {
+            Self::AllLinear => serializer.serialize_str("all"),
+            Self::Named(names) => names.serialize(serializer),
         }
-        map.serialize_field("rslora", &self.rslora)?;
-        map.end()
     }
 }
 

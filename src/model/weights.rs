@@ -139,6 +139,11 @@ impl FolderWeights {
         })
     }
 
+    /// Whether an adapter's factors are among them.
+    pub fn hold_factors(&self) -> bool {
+        self.parts.len() > 1
+    }
+
     /// Bytes of all parameters as [`FolderWeights::put`] stores them.
     pub fn stored_bytes(&self) -> u64 {
         let bytes = |part: &TensorFiles| -> u64 {

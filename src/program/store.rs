@@ -160,8 +160,21 @@ impl Store {
     /// # Errors
     /// When the device is lost.
     pub fn read(&self, name: &str) -> Result<Option<Vec<f32>>> {
+        let state = self.buffers.borrow().get(name).cloned();
+        let len = state.map_or(0, |state| state.shape.iter().product());
+        let mut values = Vec::with_capacity(len);
+        let found = self.read_in_pieces(name, &mut |piece| values.extend(piece))?;
+        Ok(found.then_some(values))
+    }
+
+    /// As [`Store::read`], a part of the values at a time, in their order; false if no program or write
+    /// has created it.
+    ///
+    /// # Errors
+    /// When the device is lost.
+    pub fn read_in_pieces(&self, name: &str, each: &mut dyn FnMut(&[f32])) -> Result<bool> {
         let Some(state) = self.buffers.borrow().get(name).cloned() else {
-            return Ok(None);
+            return Ok(false);
         };
         let len = state.shape.iter().product();
         let bytes = state.dtype.bytes(len);
@@ -172,14 +185,13 @@ impl Store {
             (_, Some(elements)) => state.dtype.bytes(elements),
             (_, None) => bytes.max(1),
         };
-        let mut values = Vec::with_capacity(len);
         for at in (0..bytes).step_by(piece as usize) {
             let here = piece.min(bytes - at);
             let mut data = self.gpu.read_buffer(&state.held.buffer, at, padded(here))?;
             data.truncate(here as usize);
-            values.append(&mut state.dtype.decode(&data));
+            each(&state.dtype.decode(&data));
         }
-        Ok(Some(values))
+        Ok(true)
     }
 
     /// Elements of each block that such a state is bound in, if it is.

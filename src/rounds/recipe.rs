@@ -161,9 +161,6 @@ impl RoundsRecipe {
                 "does not learn from preferred answers; take orpo, dpo, simpo or cpo",
             );
         }
-        if self.train.lora.is_some() {
-            wrong("lora", "an adapter is not trained further; leave the section out");
-        }
         problems
     }
 

@@ -4,7 +4,7 @@ use crate::data::form::Form;
 use crate::data::tokenize::Tokenizer;
 use crate::error::{Error, Result};
 use crate::kernel::Target;
-use crate::model::adapter::check_whole_model;
+use crate::model::adapter::{Adapter, tokenizer_folder};
 use crate::model::config::ModelConfig;
 use crate::model::weights::{FolderWeights, ParameterValues, Storage};
 use crate::train::learner::{MemoryPlan, fitting_plan};
@@ -28,22 +28,21 @@ pub struct Forecast {
 /// # Errors
 /// A model or tokenizer that cannot be used; a plan that does not fit `target`.
 pub fn forecast(recipe: &Recipe, target: &Target) -> Result<Forecast> {
-    check_whole_model(&recipe.model)?;
-    let config = recipe.adapted(ModelConfig::load(&recipe.model)?)?;
+    let (recipe, config) = recipe.resolve()?;
     // What trains is F32 whatever the file holds.
     let storage = match recipe.lora {
         None => Storage::new(),
         Some(_) => FolderWeights::open(&recipe.model, &config)?.storage(),
     };
     let mut placement = recipe.placement(&config, storage);
-    let tokenizer = Tokenizer::from_folder(&recipe.model)?;
+    let tokenizer = Tokenizer::from_folder(&tokenizer_folder(&recipe.model)?)?;
     // The longer form is the chat template's.
     let form = recipe.sample.form.unwrap_or(Form::of_template(tokenizer.has_template()));
     let room = sampler::room(&tokenizer, &config, &recipe.sample, form)?;
     let memory = fitting_plan(
         target,
         &config,
-        capacity(recipe),
+        capacity(&recipe),
         &*recipe.loss.objective,
         &mut placement,
         room,
@@ -63,24 +62,23 @@ pub struct Alternative {
 /// A recipe with these settings in place of its own.
 pub type With<'a> = dyn Fn(&[&str]) -> Result<Recipe> + 'a;
 
-/// Tells `show` what a recipe would take with and without recomputing, and with LoRA over its weights
-/// in several types. What the recipe cannot be under these settings is left out.
+/// Tells `show` what a recipe would take with and without recomputing, and with LoRA, or the adapter
+/// that it trains further, over weights in several types. What the recipe cannot be under these settings is left out.
 pub fn other_settings(with: &With, target: &Target, show: &mut dyn FnMut(Alternative)) {
     // Without a limit, so that what does not fit is told with its size.
     let unbounded = Target { memory: None, ..target.clone() };
-    let choices: [&[&str]; 6] = [
-        &["batch.recompute=none"],
-        &["batch.recompute=block"],
-        &["lora.rank=16", "lora.base=stored"],
-        &["lora.rank=16", "lora.base=bf16"],
-        &["lora.rank=16", "lora.base=q8_0"],
-        &["lora.rank=16", "lora.base=q4_0"],
-    ];
-    for settings in choices {
-        let needs = match with(settings).and_then(|recipe| forecast(&recipe, &unbounded)) {
+    // An adapter has its rank.
+    let further =
+        with(&[]).and_then(|recipe| Adapter::of(&recipe.model)).is_ok_and(|a| a.is_some());
+    let rank: &[&str] = if further { &[] } else { &["lora.rank=16"] };
+    let recompute = ["batch.recompute=none", "batch.recompute=block"].map(|set| vec![set]);
+    let base = ["lora.base=stored", "lora.base=bf16", "lora.base=q8_0", "lora.base=q4_0"]
+        .map(|set| [rank, &[set]].concat());
+    for settings in recompute.into_iter().chain(base) {
+        let needs = match with(&settings).and_then(|recipe| forecast(&recipe, &unbounded)) {
             Ok(found) => Ok(found.memory.total()),
             Err(Error::Limit(why)) => Err(why),
-            // An adapter's own folder, or a model that is not trained further so.
+            // A model that is not trained so.
             Err(_) => continue,
         };
         show(Alternative { settings: settings.join(" "), needs });

@@ -417,6 +417,18 @@ impl Learner {
         values.ok_or_else(|| Error::Device(format!("no state is called {name}")))
     }
 
+    /// As [`Learner::read`], a part of the values at a time, in their order: what is only looked at
+    /// need not stand in memory whole.
+    ///
+    /// # Errors
+    /// As [`Learner::read`].
+    pub fn read_in_pieces(&self, name: &str, each: &mut dyn FnMut(&[f32])) -> Result<()> {
+        match self.store.read_in_pieces(name, each)? {
+            true => Ok(()),
+            false => Err(Error::Device(format!("no state is called {name}"))),
+        }
+    }
+
     /// `values` of a parameter as the device stores them: rounded where it keeps fewer bits.
     pub fn as_stored<'a>(&self, name: &str, values: &'a [f32]) -> Cow<'a, [f32]> {
         match self.store.dtype(name) {

@@ -12,6 +12,7 @@ pub mod evaluator;
 pub mod forecast;
 pub mod learner;
 pub mod lock;
+mod lora_settings;
 pub mod metrics;
 pub mod objectives;
 pub mod prepare;

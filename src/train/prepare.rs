@@ -14,7 +14,7 @@ use crate::data::tokenize::Tokenizer;
 use crate::error::{Error, Problem, Result};
 use crate::files::{TEMPORARY, check_creatable};
 use crate::hub;
-use crate::model::adapter::check_whole_model;
+use crate::model::adapter::Adapter;
 use crate::model::config::ModelConfig;
 use crate::model::folder::PARTIAL;
 use crate::model::generate::Room;
@@ -43,8 +43,9 @@ pub fn capacity(recipe: &Recipe) -> Capacity {
 }
 
 /// A run whose input was read and found usable.
-pub struct Prepared<'a> {
-    pub(super) recipe: &'a Recipe,
+pub struct Prepared {
+    /// With its section `[lora]` filled in.
+    pub(super) recipe: Recipe,
     pub(super) config: ModelConfig,
     pub(super) tokenizer: Tokenizer,
     pub(super) capacity: Capacity,
@@ -74,7 +75,7 @@ pub struct Prepared<'a> {
     pub(super) notes: Vec<String>,
 }
 
-impl Prepared<'_> {
+impl Prepared {
     /// Makes the run stop when `flag` becomes true: after the step it is in, with a checkpoint and
     /// [`Error::Stopped`].
     pub fn stop_when(self, flag: Arc<AtomicBool>) -> Self {
@@ -96,14 +97,15 @@ impl Prepared<'_> {
 /// Everything that would stop the run later: an output folder that exists or cannot be made, a
 /// folder to resume in that is not this recipe's run, a model, tokenizer, rows or prompts that
 /// cannot be used or do not fit each other.
-pub fn prepare(recipe: &Recipe, resume: bool) -> Result<Prepared<'_>> {
+pub fn prepare(recipe: &Recipe, resume: bool) -> Result<Prepared> {
     let mut notes = Vec::new();
+    let (resolved, config) = recipe.resolve()?;
+    let recipe = &resolved;
     let Folder { latest, date, damaged, lock } = look_into_folder(recipe, resume, &mut notes)?;
     check_creatable(&recipe.output)?;
-    check_whole_model(&recipe.model)?;
-    let config = ModelConfig::load(&recipe.model)?;
-    let config = recipe.adapted(config)?;
     notes.extend(config.notes.iter().cloned());
+    let adapter = Adapter::of(&recipe.model)?;
+    notes.extend(adapter.as_ref().map(|adapter| further(recipe, adapter)));
     // A checkpoint holds what trains; a frozen model is read anew.
     let starts = latest.is_none() || recipe.lora.is_some();
     let storage = match recipe.init {
@@ -118,7 +120,8 @@ pub fn prepare(recipe: &Recipe, resume: bool) -> Result<Prepared<'_>> {
         _ => Storage::new(),
     };
     let placement = recipe.placement(&config, storage);
-    let tokenizer = Tokenizer::from_folder(&recipe.model)?;
+    let folder = adapter.as_ref().map_or(&*recipe.model, |a| a.tokenizer_folder(&recipe.model));
+    let tokenizer = Tokenizer::from_folder(folder)?;
     if let Some(date) = date {
         tokenizer.set_date(date);
     }
@@ -152,7 +155,7 @@ pub fn prepare(recipe: &Recipe, resume: bool) -> Result<Prepared<'_>> {
         notes.push(dated(date));
     }
     Ok(Prepared {
-        recipe,
+        recipe: resolved,
         config,
         tokenizer,
         capacity,
@@ -171,6 +174,19 @@ pub fn prepare(recipe: &Recipe, resume: bool) -> Result<Prepared<'_>> {
         stop: Arc::default(),
         notes,
     })
+}
+
+/// What the user hears of an adapter that is the recipe's model.
+fn further(recipe: &Recipe, adapter: &Adapter) -> String {
+    let reference = match recipe.loss.objective.has_reference() {
+        true => "; the reference model is the adapter as it is now",
+        false => "",
+    };
+    format!(
+        "{} is an adapter, which is trained further over {}{reference}",
+        recipe.model.display(),
+        adapter.base.display()
+    )
 }
 
 /// What a run goes on from.

@@ -153,16 +153,22 @@ impl Claim<'_> {
         let start = Hashed::new(self.start);
         let mut changes = Vec::new();
         start.each(&mut |name, _, before| {
-            let (before, now) = (self.learner.as_stored(name, before), self.learner.read(name)?);
+            let before = self.learner.as_stored(name, before);
             let (mut changed_values, mut added, mut size) = (0, 0.0, 0.0);
-            for (&a, &b) in before.iter().zip(&now) {
-                changed_values += u64::from(a.to_bits() != b.to_bits());
-                added += (f64::from(b) - f64::from(a)).powi(2);
-                size += f64::from(a).powi(2);
-            }
+            let mut left = before.iter();
+            self.learner.read_in_pieces(name, &mut |now| {
+                for (&b, &a) in now.iter().zip(&mut left) {
+                    changed_values += u64::from(a.to_bits() != b.to_bits());
+                    added += (f64::from(b) - f64::from(a)).powi(2);
+                    size += f64::from(a).powi(2);
+                }
+            })?;
             let is_set = |suffix: &str| -> Result<bool> {
-                let moment = self.learner.read(&format!("{name}{suffix}"))?;
-                Ok(moment.iter().any(|&x| x != 0.0))
+                let mut set = false;
+                self.learner.read_in_pieces(&format!("{name}{suffix}"), &mut |moment| {
+                    set |= moment.iter().any(|&x| x != 0.0);
+                })?;
+                Ok(set)
             };
             let had_gradients =
                 have_moments.contains(name) && (is_set(SECOND_MOMENT)? || is_set(FIRST_MOMENT)?);
@@ -171,7 +177,7 @@ impl Claim<'_> {
                 trained: (self.trained)(name),
                 had_gradients,
                 changed_values,
-                values: now.len() as u64,
+                values: before.len() as u64,
                 change: added.sqrt(),
                 relative: (size > 0.0).then(|| (added / size).sqrt()),
             });
@@ -222,10 +228,12 @@ impl Claim<'_> {
                 differs(name, format!("has shape {shape:?}, trained was {:?}", parameter.shape));
                 return Ok(());
             }
-            let trained = self.learner.read(name)?;
             let values = self.learner.as_stored(name, values);
-            let pairs = values.iter().zip(&trained);
-            let other = pairs.filter(|(a, b)| a.to_bits() != b.to_bits()).count();
+            let (mut left, mut other) = (values.iter(), 0);
+            self.learner.read_in_pieces(name, &mut |trained| {
+                let pairs = trained.iter().zip(&mut left);
+                other += pairs.filter(|(a, b)| a.to_bits() != b.to_bits()).count();
+            })?;
             if other > 0 {
                 differs(name, format!("reads back with {other} of {} values others than those that were trained: the disk or its file system is at fault", values.len()));
             }

@@ -44,7 +44,9 @@
 //! # undesirable_weight = 1.0    # and of those with label false
 //!
 //! # [lora]                      # low-rank additions train and the model stays as it is; without this
-//!                               # section all weights train
+//!                               # section all weights train. If `model` is an adapter, it is trained
+//!                               # further, with this section or without: rank, alpha, targets and
+//!                               # rslora are its own, and a key that says otherwise is refused
 //! # rank = 16
 //! # alpha = 32                  # the additions are multiplied by alpha / rank
 //! # targets = "all"             # linear layers: all, or some as ["q_proj", "v_proj"]
@@ -86,7 +88,9 @@
 //! # form = "chat"               # plain | chat: the prompts' form; without it, that of the rows
 //! ```
 //!
-//! What the reference model of dpo and kto, the one the run starts from, gives the rows is computed once and kept
+//! The reference model of dpo and kto is the one that the run starts from: the model itself under
+//! fresh additions, an adapter that is trained further as it was (so does TRL, which keeps a copy of
+//! it). What it gives the rows is computed once and kept
 //! in the cache folder (`$ODDGRAD_CACHE`, else `oddgrad` where the system keeps such files), in
 //! `reference-*.logps`: later runs on the same weights and rows take it from there.
 //!
@@ -102,16 +106,18 @@ use serde::ser::SerializeStruct;
 use serde::{Deserialize, Serialize, Serializer};
 
 pub use super::change::Change;
+pub use super::lora_settings::LoraSettings;
 pub use crate::data::form::Form;
 pub use crate::data::tokenize::{EosRule, OverLength};
 
+use super::lora_settings::read_lora;
 use super::objectives::{Loss, Metric};
 use super::program::{Placement, TrainedSet, train_all};
 use super::schedule::Schedule;
 use super::settings::{NOT_NEGATIVE, POSITIVE, Settings, single};
 use crate::error::{Error, Problem, Result};
 use crate::model::config::ModelConfig;
-use crate::model::lora::{Base, Lora, Targets, is_factor};
+use crate::model::lora::is_factor;
 use crate::model::weights::{FolderWeights, FreshAdapter, ParameterValues, RandomWeights, Storage};
 
 /// What a run starts from.
@@ -159,16 +165,6 @@ impl Default for DataSettings {
             map: BTreeMap::new(),
         }
     }
-}
-
-/// Low-rank additions, and how the model under them is kept.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct LoraSettings {
-    /// The additions.
-    #[serde(flatten)]
-    pub lora: Lora,
-    /// How the model's matrices are kept.
-    pub base: Base,
 }
 
 /// AdamW and its learning rate.
@@ -412,7 +408,7 @@ impl Recipe {
     }
 
     /// The weights that a run of it starts from: those in its model's folder, or drawn from its seed,
-    /// and fresh factors for the additions of `config`.
+    /// and fresh factors for the additions of `config` unless the folder is an adapter's.
     ///
     /// # Errors
     /// A folder without weights that can be used.
@@ -421,25 +417,13 @@ impl Recipe {
         config: &'a ModelConfig,
     ) -> Result<Box<dyn ParameterValues + 'a>> {
         let seed = self.seed;
-        let base: Box<dyn ParameterValues + 'a> = match self.init {
-            InitialWeights::Pretrained => Box::new(FolderWeights::open(&self.model, config)?),
-            InitialWeights::Random => Box::new(RandomWeights { config, seed }),
-        };
-        Ok(match self.lora {
-            None => base,
-            Some(_) => Box::new(FreshAdapter { base, config, seed }),
-        })
-    }
-
-    /// The model with the recipe's additions.
-    ///
-    /// # Errors
-    /// Targets that it has no layer for.
-    pub fn adapted(&self, model: ModelConfig) -> Result<ModelConfig> {
-        match &self.lora {
-            None => Ok(model),
-            Some(settings) => model.adapted(&settings.lora),
+        if self.init == InitialWeights::Random {
+            return Ok(Box::new(RandomWeights { config, seed }));
         }
+        let weights = FolderWeights::open(&self.model, config)?;
+        let fresh = self.lora.is_some() && !weights.hold_factors();
+        let base: Box<dyn ParameterValues + 'a> = Box::new(weights);
+        Ok(if fresh { Box::new(FreshAdapter { base, config, seed }) } else { base })
     }
 
     /// How `model`, adapted, lies on a device when its file stores it as `stored`.
@@ -550,33 +534,6 @@ fn read_data(s: &mut Settings) -> DataSettings {
         skip_bad_rows: s.flag("data.skip_bad_rows").unwrap_or(default.skip_bad_rows),
         map: s.strings_by_name("data.map"),
     }
-}
-
-fn read_lora(s: &mut Settings) -> Option<LoraSettings> {
-    if !s.has_section("lora") {
-        return None;
-    }
-    const ALL: &str = "all";
-    let given = s.is_set("lora.targets");
-    let mut targets = s.texts("lora.targets");
-    if targets.is_empty() {
-        if given {
-            s.problem("lora.targets", "names no layer; name some, or \"all\"");
-        }
-        targets.push(ALL.into());
-    }
-    use Base::{BF16, F16, Q4_0, Q8_0, Stored};
-    let base = s.choice("lora.base", &[Stored, F16, BF16, Q8_0, Q4_0]).unwrap_or(Stored);
-    let lora = Lora {
-        rank: s.whole("lora.rank", 1, 1 << 16).unwrap_or(16) as usize,
-        alpha: s.number("lora.alpha", POSITIVE, |x| x > 0.0 && single(x)).unwrap_or(32.0),
-        rslora: s.flag("lora.rslora").unwrap_or(false),
-        targets: match targets.iter().any(|name| name == ALL) {
-            true => Targets::AllLinear,
-            false => Targets::Named(targets),
-        },
-    };
-    Some(LoraSettings { lora, base })
 }
 
 fn read_optim(s: &mut Settings) -> OptimSettings {

@@ -25,7 +25,8 @@ pub fn run_recovering(
     open: &mut dyn FnMut() -> Result<Rc<Gpu>>,
     on_event: &mut dyn FnMut(TrainEvent),
 ) -> Result<TrainOutcome> {
-    let (recipe, stop, cache) = (prepared.recipe, prepared.stop.clone(), prepared.cache.clone());
+    let (recipe, stop, cache) =
+        (prepared.recipe.clone(), prepared.stop.clone(), prepared.cache.clone());
     let mut gpu = open()?;
     let (mut furthest, mut losses) = (0, 0);
     loop {
@@ -50,7 +51,7 @@ pub fn run_recovering(
             "{} is open again: the run goes on from its last checkpoint",
             gpu.describe()
         )));
-        prepared = prepare(recipe, true)?.stop_when(stop.clone()).cache_in(cache.clone());
+        prepared = prepare(&recipe, true)?.stop_when(stop.clone()).cache_in(cache.clone());
     }
 }
 

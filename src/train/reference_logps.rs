@@ -5,13 +5,14 @@
 //! a file, for later runs and for a run that goes on. A run that goes on without that file puts the
 //! initial weights on the device once more, before those of its checkpoint.
 //!
-//! The file's name is a hash of all that decides the values to the last bit: the initial weights and
-//! their `config.json`, the rows' token ids, the length of streams, the adapter and the kernels. In
+//! The file's name is a hash of all that decides the values to the last bit: the initial weights,
+//! their `config.json` and an adapter's additions, the rows' token ids, the length of streams, the adapter and the kernels. In
 //! it stand the hash of the rest, the hash of its name, and two f32 for each row.
 
 use crate::data::pack::{Capacity, PackedBatch, Pair};
 use crate::error::{Error, Result};
 use crate::files::{read_file, write_atomically};
+use crate::model::adapter::Adapter;
 use crate::model::folder::hash_file;
 use crate::model::weights::{FolderWeights, ParameterValues};
 use crate::train::dataset::Dataset;
@@ -125,16 +126,22 @@ impl ReferenceModel<'_> {
         let Capacity { tokens, targets, pairs } = self.capacity;
         let in_order: Vec<usize> = (0..rows.examples.len()).collect();
         let mut hasher = blake3::Hasher::new();
+        let adapter = Adapter::of(self.model)?;
+        let base = adapter.as_ref().map_or(self.model, |adapter| &adapter.base);
         for part in [
             "oddgrad reference log-probs 1",
             self.start_hash,
-            &hash_file(&self.model.join("config.json"))?,
+            &hash_file(&base.join("config.json"))?,
             &rows.order_hash(&in_order),
             &format!("{tokens} {targets} {pairs}"),
             &self.learner.gpu().describe(),
             &self.learner.eval_kernels_hash(),
         ] {
             hasher.update(part.as_bytes()).update(&[0]);
+        }
+        if let Some(Adapter { lora, .. }) = adapter {
+            // Fresh additions add nothing, whatever they are.
+            hasher.update(&lora.scale().to_le_bytes()).update(&[0]);
         }
         Ok(hasher.finalize())
     }

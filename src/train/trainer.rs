@@ -119,6 +119,7 @@ pub fn run(
     let learner = load(&mut prepared, gpu)?;
     on_event(TrainEvent::Plan(describe(gpu, &prepared, &memory)));
     let Prepared { recipe, config, capacity, form, mut train, .. } = prepared;
+    let (recipe, objective) = (&recipe, &*recipe.loss.objective);
     for note in prepared.notes {
         on_event(TrainEvent::Note(note));
     }

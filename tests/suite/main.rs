@@ -13,6 +13,7 @@ mod families;
 mod faults;
 mod feedback;
 mod formats;
+mod further;
 mod generate;
 mod gguf;
 mod golden;

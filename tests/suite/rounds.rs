@@ -114,15 +114,9 @@ fn left_by_rounds(p: &Place) -> Vec<Value> {
     all
 }
 
-/// Rounds that are killed again and again come to what they come to undisturbed.
+/// Runs the rounds of a place to their end, killed up to `most` times; gives how often.
 #[cfg(unix)]
-#[test]
-fn rounds_go_on_after_kills() {
-    let rounds = "count = 2\nanswers = 3\nmax_tokens = 6";
-    let whole = rounds_place("model", 4, rounds);
-    let found = whole.run("rounds rounds.toml --untuned");
-    assert_eq!(found.code, Some(0), "{}{}", found.out, found.err);
-    let p = rounds_place("model", 4, rounds);
+fn run_with_kills(p: &Place, most: u32) -> u32 {
     let mut rng = Rng::with_seed(9);
     let mut kills = 0;
     loop {
@@ -134,7 +128,7 @@ fn rounds_go_on_after_kills() {
             .stderr(log)
             .spawn()
             .unwrap();
-        if kills < 6 {
+        if kills < most {
             std::thread::sleep(Duration::from_millis(rng.u64(0..1500)));
             if child.try_wait().unwrap().is_none() {
                 child.kill().unwrap();
@@ -145,9 +139,56 @@ fn rounds_go_on_after_kills() {
         if status.code().is_some() {
             let log = std::fs::read_to_string(p.path("log")).unwrap();
             assert!(status.success(), "{log}");
-            break;
+            return kills;
         }
     }
+}
+
+/// Each round trains the adapter of the one before further, over the model of round 0.
+#[cfg(unix)]
+#[test]
+fn rounds_train_one_adapter() {
+    let rounds = "count = 2\nanswers = 3\nmax_tokens = 6";
+    let place = || {
+        let p = rounds_place("model", 2, rounds);
+        let text = std::fs::read_to_string(p.path("rounds.toml")).unwrap();
+        p.write(
+            "rounds.toml",
+            format!("{text}[lora]\nrank = 2\ntargets = [\"q_proj\", \"up_proj\"]\n"),
+        );
+        p
+    };
+    let whole = place();
+    let found = whole.run("rounds rounds.toml --untuned");
+    assert_eq!(found.code, Some(0), "{}{}", found.out, found.err);
+    assert!(found.err.contains("is an adapter, which is trained further"), "{}", found.err);
+    for round in 1..=2 {
+        let model = format!("rounds/round-{round}/run/model");
+        let config = json_of(&whole.path(&format!("{model}/adapter_config.json")));
+        assert_eq!(config["base_model_name_or_path"], "model");
+        assert_eq!(config["target_modules"], serde_json::json!(["q_proj", "up_proj"]));
+        // The second round starts where the first ended, so its B is not zero.
+        let proof = json_of(&whole.path(&format!("rounds/round-{round}/run/proof.json")));
+        let changes = proof["parameters"].as_array().unwrap().iter();
+        let mut b = changes.filter(|c| c["name"].as_str().unwrap().ends_with("lora_B.weight"));
+        assert!(b.all(|change| change["relative"].is_null() == (round == 1)), "{proof}");
+    }
+    let p = place();
+    let kills = run_with_kills(&p, 3);
+    assert!(kills >= 1, "it was over before it was killed");
+    assert_eq!(left_by_rounds(&p), left_by_rounds(&whole));
+}
+
+/// Rounds that are killed again and again come to what they come to undisturbed.
+#[cfg(unix)]
+#[test]
+fn rounds_go_on_after_kills() {
+    let rounds = "count = 2\nanswers = 3\nmax_tokens = 6";
+    let whole = rounds_place("model", 4, rounds);
+    let found = whole.run("rounds rounds.toml --untuned");
+    assert_eq!(found.code, Some(0), "{}{}", found.out, found.err);
+    let p = rounds_place("model", 4, rounds);
+    let kills = run_with_kills(&p, 6);
     assert!(kills >= 3, "it was over after {kills} kills");
     assert_eq!(left_by_rounds(&p), left_by_rounds(&whole));
     // Another recipe has no business there; more rounds have.
@@ -193,8 +234,6 @@ fn recipes_of_rounds_are_checked_at_once() {
     ]);
     recipe(&format!("[data]\ntrain = \"rows.jsonl\"\n{section}[rounds.judge]\ncommand = \"x\"\n"));
     refused(&["data.train", "made by the rounds themselves"]);
-    recipe(&format!("[lora]\nrank = 2\n{section}[rounds.judge]\ncommand = \"x\"\n"));
-    refused(&["lora", "not trained further"]);
     recipe(&format!("{section}[rounds.judge]\nendpoint = \"x\"\nname = \"m\"\n"));
     refused(&["--endpoint x", "is no address"]);
     recipe(&format!(
