@@ -1,15 +1,18 @@
 //! `oddgrad verify FOLDER…`
 
 use super::DeviceArgs;
+use super::import::model_folder;
 use crate::error::{Error, Problem, Result};
+use crate::model::gguf::is_gguf;
 use crate::train::verify::{Comparison, Reference};
 use clap::Args;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Arguments of `oddgrad verify`.
 #[derive(Args)]
 pub struct VerifyArgs {
-    /// Folders with reference values: a model with golden.json, or a recorded run with log.json.
+    /// Folders with reference values: a model with golden.json, or a recorded run with log.json; or a
+    /// GGUF file beside the golden.json of its model.
     #[arg(required = true)]
     folders: Vec<PathBuf>,
     /// Multiply every bar by this.
@@ -29,7 +32,7 @@ pub(super) fn run(args: &VerifyArgs, device: &DeviceArgs) -> Result<()> {
         let problem = Problem::new("--tolerance", "must be a finite number above 0");
         return Err(Error::input("cannot verify", vec![problem]));
     }
-    let references = args.folders.iter().map(|f| Reference::load(f)).collect::<Result<Vec<_>>>()?;
+    let references = args.folders.iter().map(|f| load(f)).collect::<Result<Vec<_>>>()?;
     let gpu = device.open()?;
     outln!("adapter {}\n", gpu.describe());
     let mut failed = Vec::new();
@@ -65,6 +68,18 @@ pub(super) fn run(args: &VerifyArgs, device: &DeviceArgs) -> Result<()> {
         return Ok(());
     }
     Err(Error::input(format!("{} comparisons failed", failed.len()), failed))
+}
+
+fn load(place: &Path) -> Result<Reference> {
+    if !is_gguf(place)? {
+        return Reference::load(place);
+    }
+    let folder = place.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !folder.join("golden.json").is_file() {
+        let what = "lies in a folder without golden.json, the expected values of its model";
+        return Err(Error::file(place, what));
+    }
+    Reference::of_model(folder, &model_folder(place)?)
 }
 
 fn worst_gradient(rows: &[Comparison]) -> Option<usize> {

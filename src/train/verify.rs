@@ -99,7 +99,7 @@ impl Reference {
     /// the model are all named at once.
     pub fn load(folder: &Path) -> Result<Self> {
         if folder.join("golden.json").is_file() {
-            return Ok(Self::Model(Box::new(ModelReference::load(folder)?)));
+            return Ok(Self::Model(Box::new(ModelReference::load(folder, folder)?)));
         }
         if folder.join("log.json").is_file() {
             return Ok(Self::Run(Box::new(RunReference::load(folder)?)));
@@ -108,6 +108,14 @@ impl Reference {
             folder,
             "holds no reference values: neither golden.json (a model with expected values) nor log.json (a recorded run)",
         ))
+    }
+
+    /// As [`Reference::load`], the expected values in `folder` of the model in another one.
+    ///
+    /// # Errors
+    /// As [`Reference::load`].
+    pub fn of_model(folder: &Path, model: &Path) -> Result<Self> {
+        Ok(Self::Model(Box::new(ModelReference::load(folder, model)?)))
     }
 
     /// Computes and compares everything; each bar is multiplied by `tolerance`.
@@ -214,8 +222,8 @@ pub struct ModelReference {
 }
 
 impl ModelReference {
-    fn load(folder: &Path) -> Result<Self> {
-        let config = ModelConfig::load(folder)?;
+    fn load(folder: &Path, model: &Path) -> Result<Self> {
+        let config = ModelConfig::load(model)?;
         let golden_path = folder.join("golden.json");
         let golden = read_json(&golden_path)?;
         let mut examples = read_batch(&folder.join("batch.json"), config.vocab_size)?;
@@ -231,7 +239,7 @@ impl ModelReference {
         let gradients_path = folder.join("grads_f64.safetensors");
         Ok(Self {
             folder: folder.to_owned(),
-            weights: FolderWeights::open(folder, &config)?,
+            weights: FolderWeights::open(model, &config)?,
             config,
             examples,
             mismatched,

@@ -6,11 +6,12 @@ use crate::place::{Place, copy_folder};
 use oddgrad::data::tokenize::Tokenizer;
 use oddgrad::dtype::DType;
 use oddgrad::model::config::ModelConfig;
+use oddgrad::model::folder::save_model_folder;
 use oddgrad::model::gguf::blocks::BlockType;
 use oddgrad::model::gguf::export::export;
 use oddgrad::model::gguf::file::GgufFile;
 use oddgrad::model::gguf::import::import;
-use oddgrad::model::weights::{FolderWeights, Tensor, collect};
+use oddgrad::model::weights::{FolderWeights, Tensor, collect, init_weights};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -73,6 +74,124 @@ fn every_family_comes_back_as_it_was() {
             assert!(notes[0].contains("sliding window, 8 tokens"), "{notes:?}");
         }
     }
+}
+
+/// A model of a golden folder's shape with this vocabulary's tokenizer, changed by `edit`; its weights
+/// are drawn.
+fn drawn(name: &str, dir: &Path, edit: impl FnOnce(&mut serde_json::Value)) -> PathBuf {
+    let text = std::fs::read_to_string(golden(name).join("config.json")).unwrap();
+    let mut json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    // What GGUF does not know.
+    json["vocab_size"] = 512.into();
+    json["initializer_range"] = 0.02.into();
+    edit(&mut json);
+    let config = ModelConfig::from_json(name, &json).unwrap();
+    let weights = init_weights(&config, 7);
+    let folder = dir.join(name);
+    let tokenizer = golden("llama_tied");
+    let read = |name: &str| Ok(weights[name].data.clone());
+    save_model_folder(&folder, Some(&tokenizer), None, &config, &read).unwrap();
+    folder
+}
+
+/// The families that came later, and scaled rotary positions: what is in the file is what the decoder
+/// is made of.
+#[test]
+fn decoders_come_back_as_they_were() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in [
+        "phi3",
+        "olmo2",
+        "smollm3",
+        "granite",
+        "stablelm",
+        "gemma2",
+        "gemma3_text",
+        "llama_rope_linear",
+        "llama_rope_dynamic",
+        "llama_rope_llama3",
+        "llama_rope_yarn",
+    ] {
+        let folder = drawn(name, dir.path(), |json| match name {
+            "phi3" => json["sliding_window"] = serde_json::Value::Null,
+            "gemma2" | "gemma3_text" => json["query_pre_attn_scalar"] = 16.into(),
+            "smollm3" => {
+                json["num_hidden_layers"] = 4.into();
+                json["no_rope_layers"] = serde_json::json!([1, 1, 1, 0]);
+                json["use_sliding_window"] = false.into();
+                json["layer_types"] = serde_json::Value::Null;
+            }
+            "llama_rope_yarn" => {
+                let rope = json["rope_parameters"].as_object_mut().unwrap();
+                rope.retain(|key, _| !key.starts_with("beta_"));
+                rope.insert("attention_factor".into(), 1.5.into());
+            }
+            _ => {}
+        });
+        let (back, notes) = there_and_back(&folder, BlockType::F32, None);
+        assert_eq!(notes.len(), usize::from(name == "llama_rope_dynamic"), "{name}: {notes:?}");
+        let [was, is] = [&folder, &back].map(|folder| ModelConfig::load(folder).unwrap());
+        let shown = |config: &ModelConfig| format!("{:?}", config.decoder);
+        if name == "llama_rope_yarn" {
+            // Its amplitude went through f32.
+            let cut = |text: String| text.split("attention_factor").next().unwrap().to_owned();
+            assert_eq!(cut(shown(&was)), cut(shown(&is)));
+        } else {
+            assert_eq!(shown(&was), shown(&is), "{name}");
+        }
+        let (was, is) = (weights(&folder), weights(&back));
+        assert_eq!(was.len(), is.len(), "{name}");
+        for (name, tensor) in &was {
+            // Norms of Gemma went through 1 + w.
+            let most = if name.ends_with("norm.weight") { 1.2e-7 } else { 0.0 };
+            let pairs = tensor.data.iter().zip(&is[name].data);
+            assert!(pairs.clone().all(|(a, b)| (a - b).abs() <= most), "{name}");
+        }
+    }
+}
+
+#[test]
+fn what_llama_cpp_computes_otherwise_is_not_written() {
+    let dir = tempfile::tempdir().unwrap();
+    type Edit = fn(&mut serde_json::Value);
+    let cases: [(&str, Edit, &str); 9] = [
+        ("gemma2", |_| (), "query_pre_attn_scalar: is 4; llama.cpp takes 16"),
+        (
+            "gemma2",
+            |json| json["final_logit_softcapping"] = serde_json::Value::Null,
+            "final_logit_softcapping: is null",
+        ),
+        ("gemma3_text", |_| (), "query_pre_attn_scalar: is 4"),
+        ("smollm3", |_| (), "no_rope_layers: are others than every fourth"),
+        ("olmo2", |json| json["tie_word_embeddings"] = true.into(), "tie_word_embeddings: is true"),
+        ("olmo2", |json| json["head_dim"] = 8.into(), "head_dim: is 8; llama.cpp takes"),
+        ("stablelm", |json| json["tie_word_embeddings"] = true.into(), "tie_word_embeddings"),
+        ("llama_rope_yarn", |_| (), "rope_parameters.beta_fast: is 2; llama.cpp takes 32"),
+        (
+            "qwen3_tied",
+            |json| {
+                json["rope_parameters"] = serde_json::json!({
+                    "rope_type": "llama3", "rope_theta": 100.0, "factor": 8.0,
+                    "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                    "original_max_position_embeddings": 32,
+                });
+            },
+            "has rope_type \"llama3\", which llama.cpp does not know of qwen3",
+        ),
+    ];
+    for (number, (name, edit, phrase)) in cases.into_iter().enumerate() {
+        let place = dir.path().join(number.to_string());
+        let folder = drawn(name, &place, edit);
+        let file = place.join("m.gguf");
+        let error = export(&folder, &file, BlockType::F32).unwrap_err().to_string();
+        assert!(error.contains(phrase), "{name}: {error}");
+        assert!(!file.exists());
+    }
+    // Phi-3's window is no window in llama.cpp: then the context ends with it.
+    let folder = drawn("phi3", dir.path(), |_| ());
+    let (back, notes) = there_and_back(&folder, BlockType::F32, None);
+    assert!(notes[0].contains("sliding window, 9 tokens"), "{notes:?}");
+    assert_eq!(ModelConfig::load(&back).unwrap().max_positions, 9);
 }
 
 /// Rows of 172 fill no blocks: those matrices stay F16.
@@ -215,6 +334,16 @@ fn commands_make_files_and_folders_and_take_files_for_models() {
     assert!(second.err.contains("m.gguf, imported before to"), "{}", second.err);
     assert!(p.path("run/model/tokenizer.json").is_file());
     assert!(cached("doctor m.gguf").out.contains("512 rows"));
+
+    // Against the expected values beside it.
+    run("export model --gguf f32 --out model/m.gguf");
+    let verified = cached("verify model/m.gguf");
+    assert!(verified.out.contains("everything within its bar"), "{}", verified.out);
+    run("export model --gguf q8_0 --out model/q.gguf");
+    let rounded = p.run("verify model/q.gguf");
+    assert_eq!(rounded.code, Some(1), "{}", rounded.out);
+    assert!(rounded.err.contains("comparisons failed"), "{}", rounded.err);
+    p.refused("verify m.gguf", &["m.gguf: lies in a folder without golden.json"]);
 }
 
 #[test]

@@ -17,7 +17,16 @@ pub(super) struct Architecture {
     /// GGUF has the two numbers of each rotary pair beside each other, Hugging Face in the two halves
     /// of a head.
     pub paired: bool,
+    /// GGUF's norms multiply by their weights, Hugging Face's by 1 + theirs.
+    pub plus_one: bool,
+    /// Scalings of rotary positions that llama.cpp knows of it, by Hugging Face's names.
+    pub rope_types: &'static [&'static str],
 }
+
+/// The divisors of rotary frequencies that Llama 3's scaling is in a file.
+pub(super) const DIVISORS: &str = "rope_freqs.weight";
+const SCALED: &[&str] = &["default", "dynamic", "linear", "yarn"];
+const WITH_DIVISORS: &[&str] = &["default", "dynamic", "linear", "yarn", "llama3"];
 
 /// Llama's modules, which those after it kept.
 const LLAMA: &[(&str, &str)] = &[
@@ -37,6 +46,38 @@ const LLAMA: &[(&str, &str)] = &[
     ("mlp.down_proj", "ffn_down"),
 ];
 
+const PHI3: &[(&str, &str)] = &[
+    ("model.embed_tokens", "token_embd"),
+    ("model.norm", "output_norm"),
+    ("lm_head", "output"),
+    ("input_layernorm", "attn_norm"),
+    ("self_attn.qkv_proj", "attn_qkv"),
+    ("self_attn.o_proj", "attn_output"),
+    ("post_attention_layernorm", "ffn_norm"),
+    ("mlp.gate_up_proj", "ffn_up"),
+    ("mlp.down_proj", "ffn_down"),
+];
+
+/// Norms before and behind attention and feed-forward, as far as a family has them.
+const SANDWICHED: &[(&str, &str)] = &[
+    ("model.embed_tokens", "token_embd"),
+    ("model.norm", "output_norm"),
+    ("lm_head", "output"),
+    ("input_layernorm", "attn_norm"),
+    ("self_attn.q_proj", "attn_q"),
+    ("self_attn.k_proj", "attn_k"),
+    ("self_attn.v_proj", "attn_v"),
+    ("self_attn.o_proj", "attn_output"),
+    ("self_attn.q_norm", "attn_q_norm"),
+    ("self_attn.k_norm", "attn_k_norm"),
+    ("post_attention_layernorm", "post_attention_norm"),
+    ("pre_feedforward_layernorm", "ffn_norm"),
+    ("mlp.gate_proj", "ffn_gate"),
+    ("mlp.up_proj", "ffn_up"),
+    ("mlp.down_proj", "ffn_down"),
+    ("post_feedforward_layernorm", "post_ffw_norm"),
+];
+
 const GPT2: &[(&str, &str)] = &[
     ("transformer.wte", "token_embd"),
     ("transformer.wpe", POSITIONS),
@@ -53,7 +94,8 @@ const GPT2: &[(&str, &str)] = &[
 /// Learned positions.
 pub(super) const POSITIONS: &str = "position_embd";
 
-static ARCHITECTURES: [Architecture; 4] = [
+/// Of OPT llama.cpp knows nothing.
+static ARCHITECTURES: [Architecture; 11] = [
     Architecture {
         name: "llama",
         model_types: &["llama", "mistral"],
@@ -61,6 +103,8 @@ static ARCHITECTURES: [Architecture; 4] = [
         layers: "model.layers.",
         modules: LLAMA,
         paired: true,
+        plus_one: false,
+        rope_types: WITH_DIVISORS,
     },
     Architecture {
         name: "qwen2",
@@ -69,6 +113,8 @@ static ARCHITECTURES: [Architecture; 4] = [
         layers: "model.layers.",
         modules: LLAMA,
         paired: false,
+        plus_one: false,
+        rope_types: SCALED,
     },
     Architecture {
         name: "qwen3",
@@ -77,6 +123,78 @@ static ARCHITECTURES: [Architecture; 4] = [
         layers: "model.layers.",
         modules: LLAMA,
         paired: false,
+        plus_one: false,
+        rope_types: SCALED,
+    },
+    Architecture {
+        name: "phi3",
+        model_types: &["phi3"],
+        class: "Phi3ForCausalLM",
+        layers: "model.layers.",
+        modules: PHI3,
+        paired: false,
+        plus_one: false,
+        rope_types: &["default"],
+    },
+    Architecture {
+        name: "gemma2",
+        model_types: &["gemma2"],
+        class: "Gemma2ForCausalLM",
+        layers: "model.layers.",
+        modules: SANDWICHED,
+        paired: false,
+        plus_one: true,
+        rope_types: SCALED,
+    },
+    Architecture {
+        name: "gemma3",
+        model_types: &["gemma3_text"],
+        class: "Gemma3ForCausalLM",
+        layers: "model.layers.",
+        modules: SANDWICHED,
+        paired: false,
+        plus_one: true,
+        rope_types: &["default", "dynamic", "linear"],
+    },
+    Architecture {
+        name: "olmo2",
+        model_types: &["olmo2"],
+        class: "Olmo2ForCausalLM",
+        layers: "model.layers.",
+        modules: SANDWICHED,
+        paired: false,
+        plus_one: false,
+        rope_types: SCALED,
+    },
+    Architecture {
+        name: "granite",
+        model_types: &["granite"],
+        class: "GraniteForCausalLM",
+        layers: "model.layers.",
+        modules: LLAMA,
+        paired: true,
+        plus_one: false,
+        rope_types: WITH_DIVISORS,
+    },
+    Architecture {
+        name: "smollm3",
+        model_types: &["smollm3"],
+        class: "SmolLM3ForCausalLM",
+        layers: "model.layers.",
+        modules: LLAMA,
+        paired: true,
+        plus_one: false,
+        rope_types: SCALED,
+    },
+    Architecture {
+        name: "stablelm",
+        model_types: &["stablelm"],
+        class: "StableLmForCausalLM",
+        layers: "model.layers.",
+        modules: LLAMA,
+        paired: false,
+        plus_one: false,
+        rope_types: SCALED,
     },
     Architecture {
         name: "gpt2",
@@ -85,6 +203,8 @@ static ARCHITECTURES: [Architecture; 4] = [
         layers: "transformer.h.",
         modules: GPT2,
         paired: false,
+        plus_one: false,
+        rope_types: &[],
     },
 ];
 
@@ -145,6 +265,11 @@ impl Architecture {
     pub fn reorders(&self, gguf_name: &str) -> bool {
         let rows = [".attn_q.weight", ".attn_k.weight", ".attn_q.bias", ".attn_k.bias"];
         self.paired && rows.iter().any(|end| gguf_name.ends_with(end))
+    }
+
+    /// What is added to a tensor's values of Hugging Face's in GGUF.
+    pub fn added(&self, gguf_name: &str) -> f32 {
+        if self.plus_one && gguf_name.ends_with("norm.weight") { 1.0 } else { 0.0 }
     }
 }
 
@@ -207,6 +332,19 @@ mod tests {
         );
         assert!(llama.reorders("blk.0.attn_q.weight") && !llama.reorders("blk.0.attn_v.weight"));
         assert!(!gpt2.reorders("blk.0.attn_q.weight"));
+        let gemma = Architecture::of_model("gemma3_text").unwrap();
+        for (hugging_face, gguf) in [
+            ("model.layers.1.post_attention_layernorm.weight", "blk.1.post_attention_norm.weight"),
+            ("model.layers.1.pre_feedforward_layernorm.weight", "blk.1.ffn_norm.weight"),
+            ("model.layers.1.self_attn.k_norm.weight", "blk.1.attn_k_norm.weight"),
+        ] {
+            assert_eq!(gemma.gguf_name(hugging_face).as_deref(), Some(gguf));
+            assert_eq!(gemma.folder_name(gguf).as_deref(), Some(hugging_face));
+            assert_eq!(gemma.added(gguf), 1.0);
+        }
+        assert_eq!(gemma.added("blk.0.ffn_up.weight"), 0.0);
+        assert_eq!(gemma.added("output_norm.weight"), 1.0);
+        assert_eq!(llama.added("output_norm.weight"), 0.0);
     }
 
     #[test]

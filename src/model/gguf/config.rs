@@ -1,15 +1,13 @@
-//! A model's sizes: keys of GGUF's metadata and of `config.json`.
+//! A model's sizes: the `config.json` of GGUF's metadata.
 
 use serde_json::{Map, Value as Json, json};
 
 use super::architecture::Architecture;
 use super::file::GgufFile;
 use super::metadata::{Reading, Value};
+use super::rope;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::model::config::ModelConfig;
-use crate::model::keys::Keys;
-use crate::model::rotary::{self, Asked, Rotary};
 
 /// The tensor whose rows are the vocabulary.
 const EMBEDDING: &str = "token_embd.weight";
@@ -32,6 +30,19 @@ const READ: [&str; 12] = [
 ];
 /// The base of rotary positions where none is named.
 const THETA: f64 = 10_000.0;
+const WINDOW: &str = "attention.sliding_window";
+const PATTERN: &str = "attention.sliding_window_pattern";
+
+/// Keys of one architecture that are read below.
+fn own(name: &str) -> &'static [&'static str] {
+    match name {
+        "gemma2" => &[WINDOW, PATTERN, "attn_logit_softcapping", "final_logit_softcapping"],
+        "gemma3" => &[WINDOW, PATTERN, "rope.freq_base_swa"],
+        "granite" => &["attention.scale", "embedding_scale", "residual_scale", "logit_scale"],
+        "phi3" => &[WINDOW],
+        _ => &[],
+    }
+}
 
 /// The `config.json` that a file's metadata says, and its architecture.
 ///
@@ -53,10 +64,10 @@ pub(super) fn config_json(file: &GgufFile, dtype: DType) -> Result<(&'static Arc
         Error::input(SUMMARY, std::mem::take(&mut read.problems))
     })?;
     let name = architecture.name;
-    refuse_others(&mut read, name, file);
+    refuse_others(&mut read, name);
     let mut json = match name {
         "gpt2" => gpt2(&mut read, file),
-        _ => llama(&mut read, name, file),
+        _ => llama(&mut read, architecture, file)?,
     };
     let rows = file.tensors().get(EMBEDDING).and_then(|t| t.shape.first()).copied();
     if rows.is_none() {
@@ -94,31 +105,29 @@ pub(super) fn config_json(file: &GgufFile, dtype: DType) -> Result<(&'static Arc
 
 /// Whether a key of an architecture is read, or changes nothing with this value. What is passed over
 /// must not be another model.
-fn is_fine(key: &str, value: &Value) -> bool {
+fn is_fine(name: &str, key: &str, value: &Value) -> bool {
+    if READ.contains(&key) || rope::READ.contains(&key) || own(name).contains(&key) {
+        return true;
+    }
     match key {
         "vocab_size" => true,
-        "attention.causal" | "use_parallel_residual" => *value == Value::Bool(true),
-        "expert_count" | "expert_used_count" | "attention.sliding_window" => {
-            value.as_u64() == Some(0)
-        }
-        "rope.scale_linear" => value.as_f64() == Some(1.0),
-        "rope.scaling.type" => matches!(value, Value::Text(kind) if kind == "none"),
-        "rope.scaling.factor" => matches!(value.as_f64(), Some(0.0 | 1.0)),
-        "rope.scaling.finetuned" => *value == Value::Bool(false),
-        _ => READ.contains(&key),
+        "attention.causal" => *value == Value::Bool(true),
+        // Of StableLM the norms tell whether its blocks are parallel.
+        "use_parallel_residual" => name == "stablelm" || *value == Value::Bool(true),
+        "expert_count" | "expert_used_count" | WINDOW => value.as_u64() == Some(0),
+        "final_logit_softcapping" => value.as_f64() == Some(0.0),
+        // Granite's word for layers that turn at all.
+        "rope.scaling.finetuned" => name != "granite" || *value == Value::Bool(true),
+        _ => false,
     }
 }
 
-fn refuse_others(read: &mut Reading, architecture: &str, file: &GgufFile) {
+fn refuse_others(read: &mut Reading, architecture: &str) {
     for (key, value) in read.metadata.iter() {
         let short = key.strip_prefix(architecture).and_then(|key| key.strip_prefix('.'));
-        if short.is_some_and(|short| !is_fine(short, value)) {
+        if short.is_some_and(|short| !is_fine(architecture, short, value)) {
             read.problem(key, format!("is {value}, which is not supported"));
         }
-    }
-    if file.tensors().keys().any(|name| name.starts_with("rope_f")) {
-        let what = "are in the file: rotary positions that are scaled (Llama 3.1 and later) are not read from GGUF; take the Hugging Face folder";
-        read.problem("rope_freqs.weight", what);
     }
 }
 
@@ -134,25 +143,32 @@ fn layers(read: &mut Reading, key: &str, file: &GgufFile) -> u64 {
 }
 
 /// The keys of Llama and of what came after it, by `config.json`'s names.
-fn llama(read: &mut Reading, name: &str, file: &GgufFile) -> Map<String, Json> {
+fn llama(
+    read: &mut Reading,
+    architecture: &Architecture,
+    file: &GgufFile,
+) -> Result<Map<String, Json>> {
+    let name = architecture.name;
     let at = |key: &str| format!("{name}.{key}");
     let hidden = read.needed(&at("embedding_length"));
     let heads = read.needed(&at("attention.head_count"));
     let head_dim = read.whole(&at("attention.key_length"));
     let head_dim = head_dim.or(hidden.checked_div(heads)).unwrap_or(0);
-    for key in ["attention.value_length", "rope.dimension_count"] {
-        if let Some(other) = read.whole(&at(key)).filter(|&n| n != head_dim) {
-            read.problem(
-                &at(key),
-                format!("is {other}; only the head's width {head_dim} is supported"),
-            );
-        }
+    let turning = read.whole(&at("rope.dimension_count")).unwrap_or(head_dim);
+    let partial = ["phi3", "stablelm"].contains(&name);
+    let widths = [
+        ("attention.value_length", read.whole(&at("attention.value_length")).unwrap_or(head_dim)),
+        ("rope.dimension_count", if partial { head_dim } else { turning }),
+    ];
+    for (key, other) in widths.into_iter().filter(|(_, n)| *n != head_dim) {
+        let what = format!("is {other}; only the head's width {head_dim} is supported");
+        read.problem(&at(key), what);
     }
-    let eps = at("attention.layer_norm_rms_epsilon");
-    if read.metadata.get(&eps).is_none() {
-        read.problem(&eps, "is missing");
-    }
+    let context = read.needed(&at("context_length"));
     let theta = read.number(&at("rope.freq_base")).unwrap_or(THETA);
+    let rope = rope::parameters(read, architecture, file, theta, turning, context)?;
+    let layers = layers(read, &at("block_count"), file);
+    let scaled = rope["rope_type"] != "default";
     let json = json!({
         "attention_bias": false,
         "attention_dropout": 0.0,
@@ -160,25 +176,134 @@ fn llama(read: &mut Reading, name: &str, file: &GgufFile) -> Map<String, Json> {
         "hidden_act": "silu",
         "hidden_size": hidden,
         "intermediate_size": read.needed(&at("feed_forward_length")),
-        "max_position_embeddings": read.needed(&at("context_length")),
-        "mlp_bias": false,
+        "max_position_embeddings": context,
         "num_attention_heads": heads,
-        "num_hidden_layers": layers(read, &at("block_count"), file),
+        "num_hidden_layers": layers,
         "num_key_value_heads": read.whole(&at("attention.head_count_kv")).unwrap_or(heads),
-        "rms_norm_eps": read.number(&eps),
-        "rope_parameters": {"rope_theta": theta, "rope_type": "default"},
-        "rope_scaling": null,
+        "rope_scaling": if scaled { Json::Object(rope.clone()) } else { Json::Null },
+        "rope_parameters": rope,
         "rope_theta": theta,
         "use_cache": true,
     });
     let Json::Object(mut json) = json else { unreachable!("it is written as one") };
-    if name != "llama" {
-        // Where no layer has a window.
-        json.remove("mlp_bias");
-        json.insert("use_sliding_window".into(), false.into());
-        json.insert("sliding_window".into(), Json::Null);
+    let (eps, eps_key) = match name {
+        "stablelm" => ("layer_norm_eps", "attention.layer_norm_epsilon"),
+        _ => ("rms_norm_eps", "attention.layer_norm_rms_epsilon"),
+    };
+    if read.metadata.get(&at(eps_key)).is_none() {
+        read.problem(&at(eps_key), "is missing");
     }
-    json
+    json.insert(eps.into(), read.number(&at(eps_key)).into());
+    if partial {
+        json.insert("partial_rotary_factor".into(), (turning as f64 / head_dim as f64).into());
+    }
+    let more = match name {
+        "llama" => json!({"mlp_bias": false}),
+        // Where no layer has a window.
+        "qwen2" | "qwen3" => json!({"use_sliding_window": false, "sliding_window": null}),
+        "phi3" => json!({
+            "embd_pdrop": 0.0,
+            "original_max_position_embeddings":
+                read.whole(&at(rope::ORIGINAL)).unwrap_or(context),
+            "resid_pdrop": 0.0,
+            "sliding_window": read.whole(&at(WINDOW)).filter(|&window| window > 0),
+        }),
+        "gemma2" | "gemma3" => gemma(read, name, &json, layers),
+        "granite" => json!({
+            "attention_multiplier":
+                scale(read, &at("attention.scale")).unwrap_or((head_dim as f64).sqrt().recip()),
+            "embedding_multiplier": scale(read, &at("embedding_scale")).unwrap_or(1.0),
+            "logits_scaling": scale(read, &at("logit_scale")).unwrap_or(1.0),
+            "mlp_bias": false,
+            "residual_multiplier": scale(read, &at("residual_scale")).unwrap_or(1.0),
+        }),
+        "smollm3" => json!({
+            "mlp_bias": false,
+            "no_rope_layer_interval": 4,
+            "no_rope_layers":
+                (1..=layers).map(|layer| u8::from(!u64::is_multiple_of(layer, 4))).collect::<Vec<_>>(),
+            "sliding_window": null,
+            "use_sliding_window": false,
+        }),
+        "stablelm" => json!({
+            "hidden_dropout": 0.0,
+            "qk_layernorm": false,
+            "use_parallel_residual": false,
+            "use_qkv_bias": file.tensors().contains_key("blk.0.attn_q.bias"),
+        }),
+        _ => json!({}),
+    };
+    let Json::Object(more) = more else { unreachable!("it is written as one") };
+    json.extend(more);
+    Ok(json)
+}
+
+/// A multiplier; 0 is how a file says none.
+fn scale(read: &mut Reading, key: &str) -> Option<f64> {
+    read.number(key).filter(|&scale| scale != 0.0)
+}
+
+/// What Gemma 2 and 3 have besides.
+fn gemma(read: &mut Reading, name: &str, json: &Map<String, Json>, layers: u64) -> Json {
+    let at = |key: &str| format!("{name}.{key}");
+    let size = |key: &str| json[key].as_u64().unwrap_or(0);
+    // What llama.cpp takes for the largest models, which no key says.
+    let largest = layers == if name == "gemma2" { 46 } else { 62 };
+    let scalar = match largest {
+        true => size("hidden_size").checked_div(size("num_attention_heads")).unwrap_or(0),
+        false => size("head_dim"),
+    };
+    let window = match (read.whole(&at(WINDOW)).filter(|&window| window > 0), name) {
+        (None, "gemma2") => Some(4096),
+        (window, _) => window,
+    };
+    let slides = pattern(read, &at(PATTERN), if name == "gemma2" { 2 } else { 6 }, layers);
+    let kinds = slides.iter().map(|&slides| match slides && window.is_some() {
+        true => "sliding_attention",
+        false => "full_attention",
+    });
+    let mut more = json!({
+        "hidden_activation": "gelu_pytorch_tanh",
+        "hidden_act": "gelu_pytorch_tanh",
+        "layer_types": kinds.collect::<Vec<_>>(),
+        "query_pre_attn_scalar": scalar,
+        "sliding_window": window.unwrap_or(4096),
+    });
+    if name == "gemma2" {
+        let cap =
+            |read: &mut Reading, key: &str, default: f64| read.number(&at(key)).unwrap_or(default);
+        more["attn_logit_softcapping"] = cap(read, "attn_logit_softcapping", 50.0).into();
+        more["final_logit_softcapping"] = cap(read, "final_logit_softcapping", 30.0).into();
+    } else {
+        let local = read.number(&at("rope.freq_base_swa")).unwrap_or(THETA);
+        more["rope_local_base_freq"] = local.into();
+        more["rope_parameters"] = json!({
+            "full_attention": json["rope_parameters"],
+            "sliding_attention": {"rope_theta": local, "rope_type": "default"},
+        });
+    }
+    more
+}
+
+/// The layers that have a window: a list, or all but every so many.
+fn pattern(read: &mut Reading, key: &str, default: u64, layers: u64) -> Vec<bool> {
+    let every = match read.metadata.get(key) {
+        Some(Value::List(_)) => {
+            let flag = |value: &Value| match value {
+                Value::Bool(slides) => Some(*slides),
+                other => other.as_u64().map(|n| n != 0),
+            };
+            let list = read.list(key, "an array of true and false", flag).unwrap_or_default();
+            if list.len() as u64 != layers {
+                let what = format!("has {} values for {layers} layers", list.len());
+                read.problem(key, what);
+            }
+            return list;
+        }
+        Some(_) => read.whole(key).unwrap_or(default),
+        None => default,
+    };
+    (1..=layers).map(|layer| every == 0 || !u64::is_multiple_of(layer, every)).collect()
 }
 
 fn gpt2(read: &mut Reading, file: &GgufFile) -> Map<String, Json> {
@@ -198,99 +323,6 @@ fn gpt2(read: &mut Reading, file: &GgufFile) -> Map<String, Json> {
     });
     let Json::Object(json) = json else { unreachable!("it is written as one") };
     json
-}
-
-/// What a model's keys are in GGUF, and what of it is said otherwise there.
-pub(super) struct Described {
-    pub architecture: &'static Architecture,
-    pub keys: Vec<(String, Value)>,
-    /// Elements of a head.
-    pub head_dim: usize,
-    /// Lines for the user.
-    pub notes: Vec<String>,
-}
-
-/// The metadata of a model.
-///
-/// # Errors
-/// Families that are not written; what llama.cpp could not do as the configuration says.
-pub(super) fn described(config: &ModelConfig) -> Result<Described> {
-    const SUMMARY: &str = "this model cannot be written as GGUF";
-    let Json::Object(map) = config.to_json() else { unreachable!("a configuration is an object") };
-    let mut read = Keys::new("config.json", &map);
-    let model_type = read.get("model_type").and_then(Json::as_str).unwrap_or_default();
-    let Some(architecture) = Architecture::of_model(model_type) else {
-        let what = format!("is `{model_type}`; {} are written", Architecture::model_types());
-        read.problem("model_type", what);
-        return Err(Error::input(SUMMARY, read.problems));
-    };
-    let outline = config.decoder.outline();
-    let (hidden, gpt2) = (outline.hidden_size, architecture.name == "gpt2");
-    let heads = read.size(if gpt2 { "n_head" } else { "num_attention_heads" });
-    let head_dim = match read.get("head_dim").is_some() && !gpt2 {
-        true => read.size("head_dim"),
-        false => hidden.checked_div(heads).unwrap_or(0),
-    };
-    let whole = |n: usize| Value::Unsigned(n as u64);
-    let mut keys = vec![
-        ("embedding_length", whole(hidden)),
-        ("block_count", whole(outline.layers)),
-        ("attention.head_count", whole(heads)),
-        ("vocab_size", whole(outline.vocab_size)),
-    ];
-    let mut notes = Vec::new();
-    let mut context = outline.max_positions;
-    if gpt2 {
-        let inner = read.size_or("n_inner", 4 * hidden);
-        keys.push(("feed_forward_length", whole(inner)));
-        let eps = read.positive("layer_norm_epsilon", 1e-5);
-        keys.push(("attention.layer_norm_epsilon", Value::Float(eps)));
-    } else {
-        for holder in ["rope_parameters", "rope_scaling"] {
-            let kind = read.get(holder).and_then(|r| r.get("rope_type").or(r.get("type")));
-            if let Some(kind) = kind.filter(|kind| *kind != "default") {
-                let what = format!("has rope_type {kind}; only \"default\" is written as GGUF");
-                read.problem(holder, what);
-            }
-        }
-        if let Some(window) = window(&mut read, model_type).filter(|&w| w < context) {
-            notes.push(format!(
-                "context_length is the sliding window, {window} tokens: llama.cpp has none for \
-                 {model_type}, and beyond it would compute something else"
-            ));
-            context = window;
-        }
-        let asked = Asked { head_dim, theta: THETA, types: rotary::ALL, partial: None };
-        let rope = Rotary::read(&mut read, asked);
-        keys.push(("feed_forward_length", whole(read.size("intermediate_size"))));
-        keys.push((
-            "attention.head_count_kv",
-            whole(outline.kv_width.checked_div(head_dim).unwrap_or(0)),
-        ));
-        keys.push(("attention.key_length", whole(head_dim)));
-        keys.push(("attention.value_length", whole(head_dim)));
-        keys.push(("rope.dimension_count", whole(head_dim)));
-        keys.push(("rope.freq_base", Value::Float(rope.theta)));
-        let eps = read.positive("rms_norm_eps", 1e-6);
-        keys.push(("attention.layer_norm_rms_epsilon", Value::Float(eps)));
-    }
-    keys.push(("context_length", whole(context)));
-    if !read.problems.is_empty() {
-        return Err(Error::input(SUMMARY, read.problems));
-    }
-    let name = architecture.name;
-    let keys = keys.into_iter().map(|(key, value)| (format!("{name}.{key}"), value)).collect();
-    Ok(Described { architecture, keys, head_dim, notes })
-}
-
-/// The sliding window of some or all layers.
-fn window(read: &mut Keys, model_type: &str) -> Option<usize> {
-    let slides = match model_type {
-        "mistral" => !read.named("sliding_window") || read.get("sliding_window").is_some(),
-        "qwen2" | "qwen3" => read.flag("use_sliding_window", false),
-        _ => false,
-    };
-    slides.then(|| read.size_or("sliding_window", 4096))
 }
 
 #[cfg(test)]

@@ -64,8 +64,17 @@ fn what_would_be_another_model_is_refused() {
     let whole = Value::Unsigned;
     for (key, value, phrase) in [
         ("llama.expert_count", whole(8), "llama.expert_count: is 8, which is not supported"),
-        ("llama.rope.scaling.type", text("yarn"), "is \"yarn\", which is not supported"),
-        ("llama.rope.scaling.factor", Value::Float(4.0), "is 4, which is not supported"),
+        (
+            "llama.rope.scaling.type",
+            text("longrope"),
+            "is \"longrope\", which is not supported; none",
+        ),
+        (
+            "llama.rope.scaling.attn_factor",
+            Value::Float(2.0),
+            "is 2, which is not supported; only 1",
+        ),
+        ("llama.rope.scaling.alpha", Value::Float(2.0), "is 2, which is not supported"),
         ("llama.attention.sliding_window", whole(16), "is 16, which is not supported"),
         ("llama.attention.causal", Value::Bool(false), "is false, which is not supported"),
         ("llama.attention.value_length", whole(16), "only the head's width 8"),
@@ -75,7 +84,7 @@ fn what_would_be_another_model_is_refused() {
         ("llama.embedding_length", text("32"), "is \"32\", a text; a whole number is expected"),
         ("llama.attention.head_count", Value::List(vec![whole(4); 2]), "is an array of 2"),
         ("llama.novel", Value::Bool(true), "llama.novel: is true, which is not supported"),
-        ("general.architecture", text("mamba"), "is \"mamba\"; llama, qwen2, qwen3, gpt2"),
+        ("general.architecture", text("mamba"), "is \"mamba\"; llama, qwen2, qwen3, phi3"),
     ] {
         let mut keys = keys();
         keys.retain(|(k, _)| k != key);
@@ -86,6 +95,7 @@ fn what_would_be_another_model_is_refused() {
     for (key, value) in [
         ("llama.expert_count", whole(0)),
         ("llama.rope.scaling.type", text("none")),
+        ("llama.rope.scaling.finetuned", Value::Bool(true)),
         ("llama.attention.key_length", whole(8)),
     ] {
         let mut keys = keys();
@@ -93,7 +103,9 @@ fn what_would_be_another_model_is_refused() {
         read(&keys, &[EMBEDDING]).unwrap();
     }
     let error = read(&keys(), &[EMBEDDING, "rope_freqs.weight"]).unwrap_err().to_string();
-    assert!(error.contains("Llama 3.1 and later"), "{error}");
+    assert!(error.contains("are no divisors that Llama 3's scaling"), "{error}");
+    let error = read(&keys(), &[EMBEDDING, "rope_factors_long.weight"]).unwrap_err().to_string();
+    assert!(error.contains("scaled by LongRoPE are not supported"), "{error}");
     let error = read(&keys(), &["x"]).unwrap_err().to_string();
     assert!(error.contains("token_embd.weight: is missing"), "{error}");
 }
@@ -105,4 +117,42 @@ fn every_missing_key_is_named_at_once() {
     for key in ["embedding_length", "block_count", "head_count", "layer_norm_rms_epsilon"] {
         assert!(error.contains(key), "{key}: {error}");
     }
+}
+
+#[test]
+fn scaled_positions_are_read_as_llama_cpp_does() {
+    let (whole, float) = (Value::Unsigned, Value::Float);
+    let text = |text: &str| Value::Text(text.into());
+    let scaling = |more: &[(&str, Value)]| {
+        let mut keys = keys();
+        let more = more.iter().map(|(key, value)| (format!("llama.rope.{key}"), value.clone()));
+        keys.extend(more);
+        read(&keys, &[EMBEDDING]).map(|json| json["rope_parameters"].clone())
+    };
+    // Without a type a factor is that of linear positions; an older name for it; none of them.
+    for (more, factor) in [
+        (vec![("scaling.factor", float(4.0))], Some(4.0)),
+        (vec![("scale_linear", float(2.0))], Some(2.0)),
+        (vec![("scaling.factor", float(0.0)), ("scale_linear", float(1.0))], None),
+        (vec![("scaling.type", text("none")), ("scaling.factor", float(4.0))], None),
+    ] {
+        let found = scaling(&more).unwrap();
+        assert_eq!(found["factor"].as_f64(), factor, "{more:?}: {found}");
+        let kind = if factor.is_some() { "linear" } else { "default" };
+        assert_eq!(found["rope_type"], kind, "{more:?}");
+    }
+    let yarn = vec![
+        ("scaling.type", text("yarn")),
+        ("scaling.factor", float(4.0)),
+        ("scaling.original_context_length", whole(16)),
+        ("scaling.attn_factor", float(0.5)),
+    ];
+    let found = scaling(&yarn).unwrap();
+    assert_eq!(found["original_max_position_embeddings"], 16);
+    let amplitude = found["attention_factor"].as_f64().unwrap();
+    assert!((amplitude - 0.5 * (0.1 * 4f64.ln() + 1.0)).abs() < 1e-12, "{found}");
+    let mut other = yarn;
+    other.push(("scaling.yarn_beta_fast", float(16.0)));
+    let error = scaling(&other).unwrap_err().to_string();
+    assert!(error.contains("yarn_beta_fast: is 16, which is not supported; only 32"), "{error}");
 }

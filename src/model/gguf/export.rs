@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use super::architecture::{POSITIONS, pairs};
+use super::architecture::{DIVISORS, POSITIONS, pairs};
 use super::blocks::BlockType;
-use super::config::{Described, described};
+use super::described::{Described, described};
 use super::metadata::Value;
 use super::tokenizer::keys;
 use super::writer::{Unwritten, write};
@@ -29,7 +29,8 @@ pub fn export(folder: &Path, destination: &Path, kind: BlockType) -> Result<Vec<
         return Err(Error::file(folder, what));
     }
     let config = ModelConfig::load(folder)?;
-    let Described { architecture, keys: of_model, head_dim, mut notes } = described(&config)?;
+    let Described { architecture, keys: of_model, head_dim, divisors, mut notes } =
+        described(&config)?;
     let tokenizer = Tokenizer::from_folder(folder)?;
     let vocabulary = Vocabulary::of(&tokenizer, config.vocab_size).map_err(|what| {
         let place = folder.join("tokenizer.json").display().to_string();
@@ -58,12 +59,20 @@ pub fn export(folder: &Path, destination: &Path, kind: BlockType) -> Result<Vec<
         let (kind, is_narrow) = kind_of(&name, &shape, kind);
         narrow += usize::from(is_narrow);
         let (weights, rows, reorders) = (&weights, shape[0], architecture.reorders(&name));
+        let added = architecture.added(&name);
         let values = move || {
-            let values = joined(&tensor, weights)?;
+            let mut values = joined(&tensor, weights)?;
+            values.iter_mut().filter(|_| added != 0.0).for_each(|value| *value += added);
             Ok(if reorders { pairs(&values, rows, head_dim) } else { values })
         };
         tensors.push(Unwritten { name, shape, kind, values: Box::new(values) });
     }
+    tensors.extend(divisors.map(|divisors| Unwritten {
+        name: DIVISORS.to_owned(),
+        shape: vec![divisors.len()],
+        kind: BlockType::F32,
+        values: Box::new(move || Ok(divisors.clone())),
+    }));
     if narrow > 0 {
         notes.push(format!(
             "{narrow} matrices are F16: their rows are no multiple of {} values",

@@ -6,10 +6,12 @@
 mod architecture;
 pub mod blocks;
 mod config;
+mod described;
 pub mod export;
 pub mod file;
 pub mod import;
 pub mod metadata;
+mod rope;
 mod tokenizer;
 mod weights;
 mod writer;

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use safetensors::tensor::Dtype;
 
-use super::architecture::{Architecture, halves, transposed};
+use super::architecture::{Architecture, DIVISORS, halves, transposed};
 use super::blocks::BlockType;
 use super::file::GgufFile;
 use crate::error::Result;
@@ -33,7 +33,9 @@ impl GgufWeights {
     ) -> Self {
         let outside =
             |name: &String| architecture.folder_name(name).unwrap_or_else(|| name.clone());
-        let names = file.tensors().keys().map(|name| (outside(name), name.clone())).collect();
+        // The divisors of frequencies are in the configuration.
+        let own = file.tensors().keys().filter(|name| *name != DIVISORS);
+        let names = own.map(|name| (outside(name), name.clone())).collect();
         let transposed = layout(config).into_iter().filter(|t| t.is_transposed()).map(|t| t.name);
         Self { transposed: transposed.collect(), file, names, architecture, head_dim }
     }
@@ -78,6 +80,8 @@ impl WeightSource for GgufWeights {
         } else if self.is_transposed(name) {
             *values = transposed(values, shape[1]);
         }
+        let added = self.architecture.added(inside);
+        values.iter_mut().filter(|_| added != 0.0).for_each(|value| *value -= added);
         Ok(())
     }
 }
