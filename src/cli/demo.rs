@@ -68,15 +68,14 @@ pub(super) fn run(args: &DemoArgs, device: &DeviceArgs) -> Result<()> {
         stop: Arc::default(),
     };
     options.check_output()?;
-    // A model that was named is looked at before a device is opened; the other way round the device
-    // says which it is.
-    let mut opened = None;
-    if args.model.is_none() {
-        opened = Some(device.open()?);
-    }
+    // A model that was named is looked at before a device is opened; without one the device decides.
+    let opened = match &args.model {
+        Some(_) => None,
+        None => Some(device.open()?),
+    };
     let Start { folder, name } = match (&args.model, &opened) {
-        (None, Some(gpu)) => start_for(gpu.is_software(), &args.cache)?,
-        (model, _) => start_from(model.as_deref().unwrap_or(Path::new(NANO)), &args.cache)?,
+        (Some(model), _) => start_from(model, &args.cache)?,
+        (None, gpu) => start_for(gpu.as_ref().is_none_or(|gpu| gpu.is_software()), &args.cache)?,
     };
     (options.model, options.name) = (folder, name);
     options.check_start()?;
@@ -251,7 +250,7 @@ fn print_table(outcome: &DemoOutcome) {
         ("log odds ratio", "log_odds_chosen"),
         ("log-prob, right", "logps/chosen"),
         ("log-prob, wrong", "logps/rejected"),
-        ("NLL", "nll_loss"),
+        ("NLL, right one", "nll_loss"),
     ];
     for judged in &outcome.judged {
         outln!();

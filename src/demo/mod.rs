@@ -282,6 +282,13 @@ fn facts(
     let recipe = &orpo.recipe;
     let steps = orpo.records.iter().map(|r| r.step).max().unwrap_or(0);
     let tokens = |run: &Finished| run.last("num_tokens").unwrap_or(0.0);
+    let added = match &recipe.lora {
+        None => String::new(),
+        Some(settings) => {
+            let adapted = config.adapted(&settings.lora)?.parameter_count();
+            format!("; {} more train instead of them", adapted - config.parameter_count())
+        }
+    };
     let since = if options.resume { " since it was resumed" } else { "" };
     let facts = [
         ("Adapter", format!("{}: {kind}", info.name)),
@@ -290,7 +297,7 @@ fn facts(
         (
             "Parameters",
             format!(
-                "{}: {} layers, vocabulary {}",
+                "{}: {} layers, vocabulary {}{added}",
                 config.parameter_count(),
                 config.layers,
                 config.vocab_size
