@@ -282,12 +282,10 @@ fn facts(
     let recipe = &orpo.recipe;
     let steps = orpo.records.iter().map(|r| r.step).max().unwrap_or(0);
     let tokens = |run: &Finished| run.last("num_tokens").unwrap_or(0.0);
-    let added = match &recipe.lora {
-        None => String::new(),
-        Some(settings) => {
-            let adapted = config.adapted(&settings.lora)?.parameter_count();
-            format!("; {} more train instead of them", adapted - config.parameter_count())
-        }
+    let (_, trained) = recipe.resolve()?;
+    let added = match trained.parameter_count() - config.parameter_count() {
+        0 => String::new(),
+        added => format!("; {added} more train instead of them"),
     };
     let since = if options.resume { " since it was resumed" } else { "" };
     let facts = [
