@@ -3,7 +3,7 @@
 // Grid: ceil(N / 256) groups, folded into (x, y) beyond 65,535.
 // Needs: N a multiple of 4.
 
-const N: u32 = 1u; // elements
+const N: u32 = 4u; // elements
 const DECAY: bool = false; // this parameter's weights decay
 
 @group(0) @binding(0) var<storage, read> clip: array<f32>; // [2]: norm over all gradients, factor

@@ -2,7 +2,7 @@
 // Grid: ceil(N / 1024) groups, folded into (x, y) beyond 65,535.
 // Needs: N a multiple of 4.
 
-const N: u32 = 1u; // elements
+const N: u32 = 4u; // elements
 const ACCUMULATE: bool = false; // add to y instead of overwriting it
 
 @group(0) @binding(0) var<storage, read> x: array<vec4<f32>>; // [N / 4]

@@ -4,7 +4,7 @@
 // Grid: ceil(N / 1024) groups, folded into (x, y) beyond 65,535.
 // Needs: N a multiple of 4.
 
-const N: u32 = 1u; // elements
+const N: u32 = 4u; // elements
 const ACCUMULATE_GATE: bool = false; // add to d_gate instead of overwriting it
 const ACCUMULATE_UP: bool = false; // add to d_up instead of overwriting it
 

@@ -3,7 +3,7 @@
 // Grid: ceil(N / 1024) groups, folded into (x, y) beyond 65,535.
 // Needs: N a multiple of 4.
 
-const N: u32 = 1u; // elements
+const N: u32 = 4u; // elements
 
 @group(0) @binding(0) var<storage, read> gate: array<vec4<f32>>; // [N / 4]
 @group(0) @binding(1) var<storage, read> up: array<vec4<f32>>; // [N / 4]

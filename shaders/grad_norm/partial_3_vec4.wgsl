@@ -3,7 +3,7 @@
 // Grid: ceil(PARTIALS / 8) groups, folded into (x, y) beyond 65,535.
 // Needs: N a multiple of 4.
 
-const N: u32 = 1u; // elements of the gradient
+const N: u32 = 4u; // elements of the gradient
 const PARTIALS: u32 = 1u; // sums it is split into
 const ADD: bool = false; // the gradient goes on in a further part: add to the sums of those before
 

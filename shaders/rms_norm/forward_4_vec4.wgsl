@@ -4,7 +4,7 @@
 // Needs: D a multiple of 4.
 
 const T: u32 = 1u; // rows
-const D: u32 = 1u; // columns
+const D: u32 = 4u; // columns
 const EPS: f32 = 1e-5; // keeps rows of zeros finite
 const OFFSET: f32 = 0.0; // added to the weight
 

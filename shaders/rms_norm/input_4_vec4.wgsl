@@ -4,7 +4,7 @@
 // Needs: D a multiple of 4.
 
 const T: u32 = 1u; // rows
-const D: u32 = 1u; // columns
+const D: u32 = 4u; // columns
 const OFFSET: f32 = 0.0; // added to the weight
 const ACCUMULATE: bool = false; // add to dx instead of overwriting it
 

@@ -5,7 +5,7 @@
 // Needs: D a multiple of 4.
 
 const T: u32 = 1u; // rows
-const D: u32 = 1u; // columns
+const D: u32 = 4u; // columns
 const ROWS: u32 = 64u; // rows per block
 const ACCUMULATE: bool = false; // add to dw instead of overwriting it
 

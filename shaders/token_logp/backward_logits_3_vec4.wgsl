@@ -5,7 +5,7 @@
 // Needs: C a multiple of 4.
 
 const N: u32 = 1u; // rows
-const C: u32 = 1u; // vocabulary rows in this chunk
+const C: u32 = 4u; // vocabulary rows in this chunk
 const CAPPED: bool = false; // logits are CAP * tanh(z / CAP), and the gradient is that of z
 const CAP: f32 = 1.0; // bound of capped logits
 

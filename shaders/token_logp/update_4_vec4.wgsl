@@ -6,7 +6,7 @@
 // Needs: C a multiple of 4.
 
 const N: u32 = 1u; // rows
-const C: u32 = 1u; // vocabulary rows in this chunk
+const C: u32 = 4u; // vocabulary rows in this chunk
 
 @group(0) @binding(0) var<storage, read> logits: array<vec4<f32>>; // [N, C / 4]
 @group(0) @binding(1) var<storage, read> targets: array<u32>; // [N]

@@ -128,10 +128,11 @@ pub(super) fn parameters(
 /// known up to a common factor: those of Meta's models, where they fit, and else a `low_freq_factor` of
 /// 1.
 fn llama3(theta: f64, width: usize, divisors: &[f32]) -> Option<Map<String, Json>> {
-    let plain = rope_frequencies(width, theta);
-    if divisors.len() != plain.len() {
+    // A file may say any width, and there is memory for as many frequencies as it has divisors.
+    if divisors.len() != width / 2 {
         return None;
     }
+    let plain = rope_frequencies(width, theta);
     let factor = divisors.iter().fold(1.0f64, |most, &d| most.max(f64::from(d)));
     let gives = |low: f64, high: f64, original: f64| {
         let scaling = Scaling::Llama3 { factor, low, high, original };
@@ -266,6 +267,7 @@ mod tests {
         others[40] *= 1.01;
         assert!(llama3(5e5, 128, &others).is_none());
         assert!(llama3(5e5, 128, &others[1..]).is_none());
+        assert!(llama3(5e5, usize::MAX, &others).is_none());
         assert!(llama3(5e5, 8, &[0.0, f32::NAN, -1.0, 1.0]).is_none());
     }
 }
