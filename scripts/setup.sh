@@ -104,6 +104,13 @@ ensure_rust() {
     rust_is_new_enough || die "the Rust on the PATH is still too old: $(rustc --version 2>&1)"
 }
 
+# Python with pip, which fetches the demo's pretrained model.
+ensure_pip() {
+    python3 -m pip --version >/dev/null 2>&1 && return
+    is_linux || die "no Python with pip found, which fetches the model. See https://pip.pypa.io"
+    apt_install "No Python with pip found, which fetches the model" python3-pip
+}
+
 # ensure_component COMMAND COMPONENT: cargo's subcommand from the toolchain component.
 ensure_component() {
     cargo "$1" --version >/dev/null 2>&1 && return

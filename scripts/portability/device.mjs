@@ -27,7 +27,7 @@ export async function open(options = []) {
     const lanes = subgroups ? `${subgroupMinSize}..${subgroupMaxSize}` : 'no';
     const about = `${description || name}, subgroups ${lanes}`;
     // The object that `create` made must live as long as its device.
-    return { gpu, device, subgroups, about };
+    return { gpu, device, subgroups, smallest: subgroups ? subgroupMinSize : 0, about };
 }
 
 // Tint wants the extension named, naga does not know it: files do not carry it.
@@ -36,8 +36,9 @@ export function forBrowser(source, module) {
 }
 
 // Why the device cannot run a module, or null.
-export function lacking(module, { device, subgroups }) {
+export function lacking(module, { device, subgroups, smallest }) {
     if (module.subgroups && !subgroups) return 'no subgroups';
+    if (module.lanes > smallest) return `subgroups of ${module.lanes}`;
     if (module.f16 && !device.features.has('shader-f16')) return 'no f16';
     // naga's extension has no counterpart in WebGPU.
     if (module.cooperative) return 'no cooperative matrices';

@@ -86,7 +86,7 @@ pub(super) fn run(args: &CollectArgs, device: &DeviceArgs) -> Result<()> {
     let desk = Desk::open(&args.out, name, seed)?;
     desk.take_notes().iter().for_each(|note| errln!("note: {note}"));
     if let Some((all, left)) = given {
-        tell(&left);
+        left.told().iter().for_each(|what| errln!("note: {what}"));
         desk.add(all);
         desk.close();
     }
@@ -162,24 +162,11 @@ fn draw(
     if cut > 0 {
         errln!("note: {cut} of {all} answers were cut off at --max-tokens {}", args.max_tokens);
     }
-    tell(&left);
+    left.told().iter().for_each(|what| errln!("note: {what}"));
     Ok(())
 }
 
 /// What is not compared, and why.
-fn tell(left: &LeftOut) {
-    let LeftOut { equal, empty, alone, repeated } = left;
-    let lines = [
-        (*equal, "answers are the same as another of their prompt"),
-        (*empty, "answers are empty"),
-        (alone.len(), "prompts have no two answers that differ and are left out"),
-        (*repeated, "comparisons are an earlier one once more"),
-    ];
-    for (n, what) in lines.into_iter().filter(|(n, _)| *n > 0) {
-        errln!("note: {n} {what}");
-    }
-}
-
 fn check(args: &CollectArgs) -> Result<()> {
     let mut problems = Vec::new();
     let (sampling, _) = args.sampling.read_or(args.max_tokens, 1.0)?;

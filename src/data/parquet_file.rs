@@ -10,8 +10,12 @@ use std::io::Read;
 use std::path::Path;
 
 use parquet::basic::Compression;
+use parquet::column::reader::ColumnReader;
+use parquet::data_type::ByteArray;
 use parquet::file::metadata::ColumnChunkMetaData;
-use parquet::file::reader::{ChunkReader, FileReader, Length, SerializedFileReader};
+use parquet::file::reader::{
+    ChunkReader, FileReader, Length, RowGroupReader, SerializedFileReader,
+};
 use parquet::record::{Field, Row};
 use serde_json::{Map, Value};
 
@@ -23,6 +27,11 @@ use crate::guard::caught;
 const LARGEST_PAGE: u64 = 256 << 20;
 /// Most bytes of a dictionary, which every value of a page may repeat; writers stop at 1 MiB.
 const LARGEST_DICTIONARY: u64 = 64 << 20;
+/// Most bytes of one page and the dictionary of every column together: all are in memory at once.
+const LARGEST_PAGES: u64 = 1 << 30;
+/// Most values of a column of lists in a group of rows. A run of equal values takes a few bytes of a file,
+/// and a row may have all of them.
+const MOST_VALUES: i64 = 1 << 24;
 /// Most bytes of a page's header.
 const LARGEST_HEADER: u64 = 1 << 20;
 
@@ -32,11 +41,23 @@ pub(super) fn read(path: &Path, file: File, each: &mut Each<'_>) -> Option<Probl
     let outcome = caught(|| {
         let pages = file.try_clone().map_err(|e| e.to_string())?;
         let reader = SerializedFileReader::new(file).map_err(|e| e.to_string())?;
-        for group in reader.metadata().row_groups() {
+        let mut row = 1;
+        for (number, group) in reader.metadata().row_groups().iter().enumerate() {
+            let mut together = 0u64;
             for column in group.columns() {
-                check_pages(&pages, column)
+                together += check_pages(&pages, column)
                     .map_err(|why| format!("column {}: {why}", column.column_path()))?;
             }
+            if together > LARGEST_PAGES {
+                return Err(format!(
+                    "its {} columns have pages of {} MiB together, and at most {} MiB are read at once; write the file with smaller pages (data_page_size) or fewer columns",
+                    group.num_columns(),
+                    together >> 20,
+                    LARGEST_PAGES >> 20
+                ));
+            }
+            check_lists(&*reader.get_row_group(number).map_err(|e| e.to_string())?, row)?;
+            row += usize::try_from(group.num_rows()).unwrap_or(0);
         }
         for (index, row) in reader.get_row_iter(None).map_err(|e| e.to_string())?.enumerate() {
             let source = Source { file: path.to_path_buf(), line: index + 1 };
@@ -59,18 +80,71 @@ pub(super) fn read(path: &Path, file: File, each: &mut Each<'_>) -> Option<Probl
     Some(Problem::new(path.display().to_string(), format!("not a readable Parquet file: {what}")))
 }
 
-/// Whether every page of a column is as large as it says, and no larger than any has use for.
-fn check_pages(file: &File, column: &ColumnChunkMetaData) -> Result<(), String> {
+/// Whether the lists of text in a group of rows, of which `first` is the file's, are no longer than a row
+/// may be: each value may be a repetition of a long one. Nothing is copied for it.
+fn check_lists(group: &dyn RowGroupReader, first: usize) -> Result<(), String> {
+    let mut bytes: Vec<usize> = Vec::new();
+    for (number, column) in group.metadata().columns().iter().enumerate() {
+        if column.column_descr().max_rep_level() == 0 {
+            continue;
+        }
+        let name = column.column_path();
+        if column.num_values() > MOST_VALUES {
+            return Err(format!(
+                "column {name} has {} values in a group of rows, and at most {MOST_VALUES} are read at once; write the file with smaller groups (row_group_size)",
+                column.num_values()
+            ));
+        }
+        let reader = group.get_column_reader(number).map_err(|e| format!("column {name}: {e}"))?;
+        let ColumnReader::ByteArrayColumnReader(mut reader) = reader else { continue };
+        let whole = column.column_descr().max_def_level();
+        let (mut defined, mut repeated, mut values) = (Vec::new(), Vec::new(), Vec::new());
+        let mut row = 0;
+        loop {
+            (defined.clear(), repeated.clear(), values.clear());
+            let (rows, ..) = reader
+                .read_records(64, Some(&mut defined), Some(&mut repeated), &mut values)
+                .map_err(|e| format!("column {name}: {e}"))?;
+            if rows == 0 {
+                break;
+            }
+            let mut values = values.iter().map(ByteArray::len);
+            for (at, (&level, &repeats)) in defined.iter().zip(&repeated).enumerate() {
+                row += usize::from(at > 0 && repeats == 0);
+                if row >= bytes.len() {
+                    bytes.resize(row + 1, 0);
+                }
+                let length = if level == whole { values.next().unwrap_or(0) } else { 0 };
+                bytes[row] = bytes[row].saturating_add(length);
+                if bytes[row] > LONGEST_ROW {
+                    return Err(format!(
+                        "row {} has more than {} MiB",
+                        first + row,
+                        LONGEST_ROW >> 20
+                    ));
+                }
+            }
+            row += 1;
+        }
+    }
+    Ok(())
+}
+
+/// Bytes of the largest page and the dictionary of a column, once every page is as large as it says, and no
+/// larger than any has use for.
+fn check_pages(file: &File, column: &ColumnChunkMetaData) -> Result<u64, String> {
     const CUT: &str = "its pages are cut off or damaged";
     let (start, length) = column.byte_range();
     let end = start.checked_add(length).filter(|&end| end <= file.len()).ok_or(CUT)?;
-    let mut at = start;
+    let (mut at, mut largest) = (start, [0; 2]);
     while at < end {
         let from = file.get_read(at).map_err(|e| e.to_string())?;
         let mut thrift = Thrift { from: from.take(LARGEST_HEADER.min(end - at)), read: 0 };
         let page = thrift.page().ok_or(CUT)?;
         let body = at + thrift.read;
         at = body.checked_add(page.compressed).filter(|&at| at <= end).ok_or(CUT)?;
+        let kind = &mut largest[usize::from(page.is_dictionary)];
+        *kind = page.uncompressed.max(*kind);
         let most = if page.is_dictionary { LARGEST_DICTIONARY } else { LARGEST_PAGE };
         if page.uncompressed > most {
             return Err(format!(
@@ -101,7 +175,7 @@ fn check_pages(file: &File, column: &ColumnChunkMetaData) -> Result<(), String> 
             ));
         }
     }
-    Ok(())
+    Ok(largest[0] + largest[1])
 }
 
 /// Whether more than `most` bytes come out; an error is the real reader's to tell.
@@ -310,13 +384,23 @@ mod tests {
 
     /// One row of one column of text.
     fn file(text: &str, compression: Compression) -> (tempfile::TempDir, std::path::PathBuf) {
-        use parquet::data_type::{ByteArray, ByteArrayType};
+        columns_of("required binary text (UTF8);", &[&[text]], compression, false)
+    }
+
+    /// One row of columns, each with one text or a list of them.
+    fn columns_of(
+        schema: &str,
+        texts: &[&[&str]],
+        compression: Compression,
+        dictionary: bool,
+    ) -> (tempfile::TempDir, std::path::PathBuf) {
+        use parquet::data_type::ByteArrayType;
         use parquet::file::{properties::WriterProperties, writer::SerializedFileWriter};
-        let schema = "message schema { required binary text (UTF8); }";
-        let schema = parquet::schema::parser::parse_message_type(schema).unwrap();
+        let schema = format!("message schema {{ {schema} }}");
+        let schema = parquet::schema::parser::parse_message_type(&schema).unwrap();
         let properties = WriterProperties::builder()
             .set_compression(compression)
-            .set_dictionary_enabled(false)
+            .set_dictionary_enabled(dictionary)
             .set_statistics_enabled(parquet::file::properties::EnabledStatistics::None)
             .build();
         let folder = tempfile::tempdir().unwrap();
@@ -324,10 +408,17 @@ mod tests {
         let file = File::create(&path).unwrap();
         let mut writer = SerializedFileWriter::new(file, schema.into(), properties.into()).unwrap();
         let mut group = writer.next_row_group().unwrap();
-        let mut column = group.next_column().unwrap().unwrap();
-        let values = [ByteArray::from(text)];
-        column.typed::<ByteArrayType>().write_batch(&values, None, None).unwrap();
-        column.close().unwrap();
+        for texts in texts {
+            let mut column = group.next_column().unwrap().unwrap();
+            let values: Vec<_> = texts.iter().map(|&text| ByteArray::from(text)).collect();
+            let repeats: Vec<_> = (0..texts.len()).map(|i| i16::from(i > 0)).collect();
+            let (defined, repeats) = (vec![1; texts.len()], repeats);
+            column
+                .typed::<ByteArrayType>()
+                .write_batch(&values, Some(&defined), Some(&repeats))
+                .unwrap();
+            column.close().unwrap();
+        }
         group.close().unwrap();
         writer.close().unwrap();
         (folder, path)
@@ -363,5 +454,33 @@ mod tests {
         let (_kept, path) = file(&"a".repeat(257 << 20), zstd);
         let found = answers(&path);
         assert!(found[0].contains("column \"text\": it has a page of 257 MiB"), "{found:?}");
+    }
+
+    #[test]
+    fn lists_that_repeat_a_long_text_are_bounded() {
+        let text = "a".repeat(1 << 20);
+        let lists = |first: usize, second: usize| {
+            let texts = [vec![text.as_str(); first], vec![text.as_str(); second]];
+            let schema = "repeated binary a (UTF8); repeated binary b (UTF8);";
+            let texts = [texts[0].as_slice(), texts[1].as_slice()];
+            let (kept, path) = columns_of(schema, &texts, Compression::UNCOMPRESSED, true);
+            assert!(path.metadata().unwrap().len() < 3 << 20, "each text is written once");
+            (kept, answers(&path))
+        };
+        assert_eq!(lists(12, 12).1, ["2 columns"]);
+        for (first, second) in [(40, 1), (1, 40), (20, 20)] {
+            let found = lists(first, second).1;
+            assert!(found[0].ends_with("row 1 has more than 32 MiB"), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn pages_of_all_columns_together_are_bounded() {
+        let names: Vec<_> = (0..5).map(|i| format!("required binary c{i} (UTF8);")).collect();
+        let text = "a".repeat(250 << 20);
+        let zstd = Compression::ZSTD(Default::default());
+        let (_kept, path) = columns_of(&names.concat(), &[&[text.as_str()][..]; 5], zstd, false);
+        let found = answers(&path);
+        assert!(found[0].contains("5 columns have pages of 1250 MiB together"), "{found:?}");
     }
 }

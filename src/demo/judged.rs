@@ -12,9 +12,10 @@ use crate::data::rows::Split;
 use crate::data::tokenize::Tokenizer;
 use crate::error::Result;
 use crate::gpu::Gpu;
+use crate::model::adapter::Adapter;
 use crate::model::config::ModelConfig;
 use crate::model::generate::Sampling;
-use crate::model::weights::{FolderWeights, ParameterValues};
+use crate::model::weights::{FolderWeights, FreshAdapter, ParameterValues};
 use crate::page::report::{Sample, Table};
 use crate::program::Store;
 use crate::train::dataset::Dataset;
@@ -34,15 +35,28 @@ pub struct Judged {
     pub kind: &'static str,
     /// How many rows there are.
     pub rows: usize,
-    /// Of the base model, the control and ORPO: how often the right sentence is preferred.
-    pub preferred: [Estimate; 3],
-    /// Their log odds ratios.
-    pub log_odds: [Estimate; 3],
+    /// What the base model, the control and ORPO come to in each of [`FIGURES`], by its key.
+    pub figures: BTreeMap<&'static str, [Estimate; 3]>,
     /// How many of [`Judged::corrected`] greedy corrections are exactly right.
     pub exact: [usize; 3],
     /// Sentences that each of them corrected.
     pub corrected: usize,
 }
+
+impl Judged {
+    /// Of the base model, the control and ORPO: how often the right sentence is preferred.
+    pub fn preferred(&self) -> [Estimate; 3] {
+        self.figures["rewards/accuracies"]
+    }
+
+    /// Their log odds ratios.
+    pub fn log_odds(&self) -> [Estimate; 3] {
+        self.figures["log_odds_chosen"]
+    }
+}
+
+/// What the three models are called, while they work.
+const NAMES: [&str; 3] = ["the base model", "the control", "ORPO"];
 
 /// `count` corrections short enough for a table: those that got better, then one of every rule file,
 /// then a second one, and so on.
@@ -90,31 +104,32 @@ pub(super) fn judge(
     file: &Path,
     orpo: &Finished,
     corrections: &[Sample],
+    working: &mut dyn FnMut(String),
 ) -> Result<Judged> {
-    let config = ModelConfig::load(models[0])?;
     let tokenizer = Tokenizer::from_folder(models[0])?;
     let paths = [file.to_owned()];
     let (data, tokens) = (&orpo.recipe.data, orpo.recipe.batch.stream_tokens);
     let rows = Dataset::load(data, RowKind::Pairs, &tokenizer, &paths, Split::Train)?;
     let mut scored = Vec::new();
-    for model in models {
+    for (model, name) in models.into_iter().zip(NAMES) {
+        let config = ModelConfig::load(model)?;
         let weights = FolderWeights::open(model, &config)?;
-        scored.push(score(gpu, &config, &weights, &tokenizer, &rows, tokens, &mut |_| ())?);
+        let all = rows.examples.len();
+        let mut progress =
+            |done| working(format!("{name}: {done} of {all} sentences {kind} judged"));
+        scored.push(score(gpu, &config, &weights, &tokenizer, &rows, tokens, &mut progress)?);
     }
-    let found = estimates(&scored, RESAMPLES, 0);
-    let of = |key: &str| -> [Estimate; 3] {
-        let at = FIGURES.iter().position(|figure| figure.key == key).expect("it is a figure");
-        let found = found[at].as_ref().expect("every row has both answers");
-        [0, 1, 2].map(|model| found.models[model])
-    };
+    let figures = FIGURES.iter().zip(estimates(&scored, RESAMPLES, 0)).map(|(figure, found)| {
+        let found = found.expect("every row has both answers");
+        (figure.key, [0, 1, 2].map(|model| found.models[model]))
+    });
     let exact = [0, 1, 2].map(|model| {
         corrections.iter().filter(|sample| is_right(&sample.outputs[model], sample)).count()
     });
     Ok(Judged {
         kind,
         rows: scored[0].len(),
-        preferred: of("rewards/accuracies"),
-        log_odds: of("log_odds_chosen"),
+        figures: figures.collect(),
         exact,
         corrected: corrections.len(),
     })
@@ -125,7 +140,8 @@ const RESAMPLES: usize = 1000;
 
 /// A sentence about rows of one kind. Whether something is a difference is told by the intervals.
 pub(super) fn verdict_of(judged: &Judged) -> String {
-    let Judged { kind, rows, preferred: [base, control, orpo], exact, corrected, .. } = judged;
+    let Judged { kind, rows, exact, corrected, .. } = judged;
+    let [base, control, orpo] = &judged.preferred();
     let share = |e: &Estimate| format!("{:.1} %", 100.0 * e.value);
     let apart =
         |a: &Estimate, b: &Estimate| a.interval[1] < b.interval[0] || b.interval[1] < a.interval[0];
@@ -158,14 +174,20 @@ pub(super) fn table_of(judged: &[Judged; 2]) -> Table {
         |e: &Estimate| format!("{:.2} ({:.2} to {:.2})", e.value, e.interval[0], e.interval[1]);
     let mut rows = Vec::new();
     for j in judged {
-        let Judged { kind, rows: count, preferred, log_odds, exact, corrected } = j;
+        let Judged { kind, rows: count, figures, exact, corrected } = j;
         rows.push((
             format!("Right sentence preferred, {count} sentences {kind}"),
-            preferred.iter().map(share).collect(),
+            j.preferred().iter().map(share).collect(),
         ));
         rows.push((
             format!("Log odds ratio, sentences {kind}"),
-            log_odds.iter().map(number).collect(),
+            j.log_odds().iter().map(number).collect(),
+        ));
+        let [right, wrong] = ["logps/chosen", "logps/rejected"].map(|key| &figures[key]);
+        let both = right.iter().zip(wrong);
+        rows.push((
+            format!("Log-prob per token, right / wrong, sentences {kind}"),
+            both.map(|(r, w)| format!("{:.2} / {:.2}", r.value, w.value)).collect(),
         ));
         let exact = exact.iter().map(|n| format!("{n} of {corrected}")).collect();
         rows.push((format!("Exactly right corrections, sentences {kind}"), exact));
@@ -184,19 +206,26 @@ pub(super) fn correct(
     gpu: &Rc<Gpu>,
     models: [&PathBuf; 3],
     rows: &[HeldOutRow],
+    working: &mut dyn FnMut(String),
 ) -> Result<Vec<Sample>> {
     if rows.is_empty() {
         return Ok(Vec::new());
     }
-    let config = ModelConfig::load(models[0])?;
+    // Where both runs trained additions, the base model has some too: fresh ones, which add nothing.
+    let config = ModelConfig::load(models[2])?;
     let tokenizer = Tokenizer::from_folder(models[0])?;
     let lengths = rows.iter().map(|row| Ok(tokenizer.encode(&row.right)?.len()));
     let longest = lengths.collect::<Result<Vec<_>>>()?.into_iter().max().unwrap_or(0);
     let max_tokens = longest + SPARE_TOKENS;
     let store = Store::new(gpu);
     let put = |model: &Path| -> Result<()> {
-        FolderWeights::open(model, &config)?
-            .each(&mut |name, shape, values| store.write(name, shape, values))
+        let weights = FolderWeights::open(model, &config)?;
+        let write =
+            &mut |name: &str, shape: &[usize], values: &[f32]| store.write(name, shape, values);
+        match Adapter::of(model)? {
+            None => FreshAdapter { base: Box::new(weights), config: &config, seed: 0 }.each(write),
+            Some(_) => weights.each(write),
+        }
     };
     put(models[0])?;
     let prompts: Vec<String> = rows.iter().map(|row| row.prompt.clone()).collect();
@@ -204,9 +233,12 @@ pub(super) fn correct(
     let sampler = Sampler::new(gpu, &store, &config, tokenizer, prompts, max_tokens)?;
     let greedy = Sampling::greedy(max_tokens);
     let mut texts = Vec::new();
-    for model in models {
+    for (model, name) in models.into_iter().zip(NAMES) {
         put(model)?;
-        texts.push(sampler.run(&greedy, &[], &mut |_, _| ())?.into_iter());
+        let mut hear = |row: usize, _: &str| {
+            working(format!("{name}: correcting sentence {} of {}", row + 1, rows.len()));
+        };
+        texts.push(sampler.run(&greedy, &[], &mut hear)?.into_iter());
     }
     let mut next = |model: usize| texts[model].next().expect("one text a prompt");
     let sample = |row: &HeldOutRow| Sample {
@@ -254,8 +286,12 @@ mod tests {
         let judged = |shares: [f64; 3], by| Judged {
             kind: "of rules",
             rows: 160,
-            preferred: shares.map(|share| estimate(share, by)),
-            log_odds: [estimate(0.0, 1.0); 3],
+            figures: BTreeMap::from([
+                ("rewards/accuracies", shares.map(|share| estimate(share, by))),
+                ("log_odds_chosen", [estimate(0.0, 1.0); 3]),
+                ("logps/chosen", [estimate(-0.5, 0.1); 3]),
+                ("logps/rejected", [estimate(-0.25, 0.1); 3]),
+            ]),
             exact: [1, 2, 30],
             corrected: 160,
         };
@@ -267,6 +303,7 @@ mod tests {
         assert!(verdict([0.5, 0.5, 0.55], 0.04).contains("no change"));
         assert!(verdict([0.6, 0.5, 0.5], 0.04).contains("less than before"));
         let table = table_of(&[judged([0.01, 0.05, 0.55], 0.01), judged([0.0, 0.0, 0.0], 0.0)]);
-        assert_eq!((table.rows.len(), table.rows[0].1[2].as_str()), (6, "55.0 % (54.0 to 56.0)"));
+        assert_eq!((table.rows.len(), table.rows[0].1[2].as_str()), (8, "55.0 % (54.0 to 56.0)"));
+        assert_eq!(table.rows[2].1, ["-0.50 / -0.25"; 3]);
     }
 }

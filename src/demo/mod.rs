@@ -7,6 +7,8 @@
 mod judged;
 pub mod pairs;
 mod rows;
+mod scale;
+pub mod smollm2;
 
 use crate::error::{Error, Result};
 use crate::files::check_creatable;
@@ -22,18 +24,12 @@ pub use judged::Judged;
 use judged::{correct, got_better, judge, pick, table_of, verdict_of};
 use pairs::{GrammarPairs, fetch_pairs};
 use rows::{every, read_rows, spread, write_heldout};
+use scale::Scale;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
-
-/// The recipe of both runs; the folders in it are replaced by those of [`DemoOptions`].
-const RECIPE: &str = include_str!("../../models/nano/demo.toml");
-/// Name of [`RECIPE`] in messages.
-const RECIPE_NAME: &str = "models/nano/demo.toml";
-/// What `--quick` changes in it.
-const QUICK: [&str; 3] = ["train.max_steps=32", "train.eval_every=8", "train.save_every=16"];
 
 /// Name of the page in the output folder.
 pub const REPORT: &str = "report.html";
@@ -49,8 +45,10 @@ pub const CONTROL: &str = "control";
 /// What a demo starts from and where it goes.
 #[derive(Debug, Clone)]
 pub struct DemoOptions {
-    /// Hugging Face folder of the model that both runs start from.
+    /// Hugging Face folder of the model that both runs start from. A large one gets LoRA.
     pub model: PathBuf,
+    /// What the model is called on the page.
+    pub name: String,
     /// Folder for both runs and the report; must not exist, except to resume.
     pub output: PathBuf,
     /// Folder of the fetched pairs.
@@ -71,6 +69,8 @@ pub struct DemoOptions {
 pub enum Event<'a> {
     /// Something worth a line.
     Note(String),
+    /// What is going on, again and again.
+    Working(String),
     /// Something happened in one of the two runs.
     Run {
         /// Which one: "ORPO" or "control".
@@ -80,24 +80,11 @@ pub enum Event<'a> {
     },
 }
 
-/// The held-out rows before and after a run.
-#[derive(Debug, Clone)]
-pub struct Ends {
-    /// "ORPO" or "control".
-    pub name: &'static str,
-    /// Evaluation before the first step.
-    pub before: MetricsRecord,
-    /// Evaluation after the last step.
-    pub after: MetricsRecord,
-}
-
 /// What a demo leaves.
 #[derive(Debug)]
 pub struct DemoOutcome {
     /// Path of the page.
     pub report: PathBuf,
-    /// The held-out rows before and after: the control, then ORPO.
-    pub ends: [Ends; 2],
     /// The held-out rows of rules that were trained on, and those of rules that were not.
     pub judged: [Judged; 2],
     /// What that comes to, in words.
@@ -116,13 +103,7 @@ impl DemoOptions {
     /// An output folder that exists (unless resuming), a model that is missing or has no weights,
     /// settings that are none.
     pub fn check_start(&self) -> Result<()> {
-        if !self.resume && std::fs::symlink_metadata(&self.output).is_ok() {
-            return Err(Error::file(
-                &self.output,
-                "exists already. Choose another --output, remove it, or go on with it by --resume.",
-            ));
-        }
-        check_creatable(&self.output)?;
+        self.check_output()?;
         if !self.model.join("config.json").is_file() {
             return Err(Error::file(
                 &self.model,
@@ -131,42 +112,45 @@ impl DemoOptions {
             ));
         }
         check_weights_there(&self.model)?;
-        self.recipe(ORPO, Path::new(""), Path::new("")).map(|_| ())
+        // The kind of adapter changes values, not keys.
+        self.recipe(&self.scale(true)?, ORPO, Path::new(""), Path::new("")).map(|_| ())
+    }
+
+    /// Finds out whether the output folder can be what it is to be.
+    ///
+    /// # Errors
+    /// One that exists, unless resuming, or that cannot be created.
+    pub fn check_output(&self) -> Result<()> {
+        if !self.resume && std::fs::symlink_metadata(&self.output).is_ok() {
+            return Err(Error::file(
+                &self.output,
+                "exists already. Choose another --output, remove it, or go on with it by --resume.",
+            ));
+        }
+        check_creatable(&self.output)
+    }
+
+    fn scale(&self, software: bool) -> Result<Scale> {
+        let config = ModelConfig::load(&self.model)?;
+        Ok(Scale::of(config.parameter_count(), software, self.quick))
     }
 
     /// The recipe of the run in `folder`, [`ORPO`] or [`CONTROL`]. They differ in the objective, in
     /// lambda and in the folder.
-    fn recipe(&self, folder: &str, train: &Path, heldout: &Path) -> Result<Recipe> {
-        let quick = QUICK.iter().filter(|_| self.quick).map(|s| s.to_string());
+    fn recipe(&self, scale: &Scale, folder: &str, train: &Path, heldout: &Path) -> Result<Recipe> {
         let objective: &[&str] = match folder {
             CONTROL => &["objective=sft", "loss.lambda=0"],
             _ => &["objective=orpo"],
         };
         let objective = objective.iter().map(|s| s.to_string());
-        let set: Vec<String> = quick.chain(self.set.iter().cloned()).chain(objective).collect();
-        let mut recipe = Recipe::parse(RECIPE_NAME, RECIPE, &set)?;
+        let mut recipe = scale.recipe(self.set.iter().cloned().chain(objective))?;
         recipe.model = self.model.clone();
         recipe.data.train = vec![train.to_owned()];
         recipe.data.eval = vec![heldout.to_owned()];
-        // The report is about what changed since before the first step.
+        // The curves are about what changed since before the first step.
         recipe.train.eval_at_start = true;
         recipe.output = self.output.join(folder);
         Ok(recipe)
-    }
-
-    /// Held-out rows of one rule file that are evaluated at most. One file has half of them all.
-    fn rows_per_rule(&self) -> usize {
-        if self.quick { 3 } else { 8 }
-    }
-
-    /// Held-out rows of rules that are trained on which are evaluated at most.
-    fn known_rows(&self) -> usize {
-        if self.quick { 48 } else { 1000 }
-    }
-
-    /// Held-out sentences that the page shows corrections of.
-    fn shown(&self) -> usize {
-        if self.quick { 8 } else { 24 }
     }
 }
 
@@ -205,15 +189,16 @@ pub fn run_on(
 ) -> Result<DemoOutcome> {
     let start = Instant::now();
     options.check_start()?;
-    let known = every(read_rows(&pairs.known)?, options.known_rows());
-    let unknown = spread(read_rows(&pairs.heldout)?, options.rows_per_rule());
+    let scale = options.scale(gpu.is_software())?;
+    let known = every(read_rows(&pairs.known)?, scale.known);
+    let unknown = spread(read_rows(&pairs.heldout)?, scale.per_rule);
     let [known_file, unknown_file] = [KNOWN, HELDOUT].map(|name| options.output.join(name));
     write_heldout(&known_file, &known)?;
     write_heldout(&unknown_file, &unknown)?;
 
     let mut runs = Vec::new();
     for (name, folder) in [("ORPO", ORPO), ("control", CONTROL)] {
-        let recipe = options.recipe(folder, &pairs.train, &known_file)?;
+        let recipe = options.recipe(&scale, folder, &pairs.train, &known_file)?;
         let prepared = prepare(&recipe, options.resume)?.stop_when(options.stop.clone());
         let outcome =
             trainer::run(prepared, gpu, &mut |event| on_event(Event::Run { name, event }))?;
@@ -229,13 +214,16 @@ pub fn run_on(
         ("of rules that were trained on", &known, &known_file),
         ("of rules that were not", &unknown, &unknown_file),
     ] {
+        let corrected = every(rows.clone(), scale.corrected);
         on_event(Event::Note(format!(
-            "{} held-out sentences {kind} are judged and corrected by the base model and both trained ones",
-            rows.len()
+            "{} held-out sentences {kind} are judged by the base model and both trained ones, which correct {} of them",
+            rows.len(),
+            corrected.len()
         )));
-        let corrections = correct(gpu, models, rows)?;
-        judged.push(judge(gpu, models, kind, file, orpo, &corrections)?);
-        samples.extend(pick(rows, corrections, options.shown() / 2));
+        let mut working = |what: String| on_event(Event::Working(what));
+        let corrections = correct(gpu, models, &corrected, &mut working)?;
+        judged.push(judge(gpu, models, kind, file, orpo, &corrections, &mut working)?);
+        samples.extend(pick(&corrected, corrections, scale.shown / 2));
     }
     let judged: [Judged; 2] = judged.try_into().expect("two kinds were judged");
     let verdict = judged.iter().map(verdict_of).collect::<Vec<_>>();
@@ -248,7 +236,6 @@ pub fn run_on(
     let mut samples: Vec<Sample> = samples.into_iter().map(ordered).collect();
     samples.sort_by_key(|sample| !got_better(sample));
     let seconds = start.elapsed().as_secs_f64();
-    let ends = [control.ends()?, orpo.ends()?];
     let report = ReportPage {
         title: "oddgrad: ORPO beside imitation alone".into(),
         runs: [orpo, control].map(|run| report::RunCurves::new(run.name, &run.records)).into(),
@@ -261,7 +248,7 @@ pub fn run_on(
     };
     let path = options.output.join(REPORT);
     write_report(&path, &report)?;
-    Ok(DemoOutcome { report: path, ends, judged, verdict, samples, seconds })
+    Ok(DemoOutcome { report: path, judged, verdict, samples, seconds })
 }
 
 /// A run that came to its end.
@@ -273,20 +260,6 @@ struct Finished {
 }
 
 impl Finished {
-    fn ends(&self) -> Result<Ends> {
-        let mut evals = self.records.iter().filter(|r| r.split == Split::Eval);
-        let before = evals.next();
-        match (before, evals.next_back().or(before)) {
-            (Some(before), Some(after)) => {
-                Ok(Ends { name: self.name, before: before.clone(), after: after.clone() })
-            }
-            _ => Err(Error::file(
-                self.recipe.output.join(METRICS),
-                "has no evaluation. Start the demo anew in another --output.",
-            )),
-        }
-    }
-
     /// The last value that training recorded under `name`.
     fn last(&self, name: &str) -> Option<f64> {
         self.records.iter().rev().filter(|r| r.split == Split::Train).find_map(|r| r.get(name))
@@ -309,15 +282,20 @@ fn facts(
     let recipe = &orpo.recipe;
     let steps = orpo.records.iter().map(|r| r.step).max().unwrap_or(0);
     let tokens = |run: &Finished| run.last("num_tokens").unwrap_or(0.0);
+    let (_, trained) = recipe.resolve()?;
+    let added = match trained.parameter_count() - config.parameter_count() {
+        0 => String::new(),
+        added => format!("; {added} more train instead of them"),
+    };
     let since = if options.resume { " since it was resumed" } else { "" };
     let facts = [
         ("Adapter", format!("{}: {kind}", info.name)),
         ("Driver", format!("{} {} ({:?})", info.driver, info.driver_info, info.backend)),
-        ("Model", options.model.display().to_string()),
+        ("Model", options.name.clone()),
         (
             "Parameters",
             format!(
-                "{}: {} layers, vocabulary {}",
+                "{}: {} layers, vocabulary {}{added}",
                 config.parameter_count(),
                 config.layers,
                 config.vocab_size
@@ -367,11 +345,13 @@ pub fn duration(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::weights::tests::tiny;
 
     #[test]
     fn demo_recipes_differ_in_lambda_and_folder_alone() {
         let options = DemoOptions {
             model: "m".into(),
+            name: "m".into(),
             output: "o".into(),
             cache: "c".into(),
             quick: true,
@@ -380,8 +360,9 @@ mod tests {
             command: String::new(),
             stop: Arc::default(),
         };
-        let recipe =
-            |folder| options.recipe(folder, Path::new("t.jsonl"), Path::new("h.jsonl")).unwrap();
+        let scale = Scale::of(1_000_000, true, true);
+        let [train, heldout] = ["t.jsonl", "h.jsonl"].map(Path::new);
+        let recipe = |folder| options.recipe(&scale, folder, train, heldout).unwrap();
         let (orpo, mut control) = (recipe(ORPO), recipe(CONTROL));
         let lambda = |recipe: &Recipe| recipe.loss.objective.settings()[0].clone();
         assert_eq!(lambda(&orpo), ("lambda", 1.0.into()));
@@ -403,6 +384,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut options = DemoOptions {
             model: folder.path().join("model"),
+            name: "model".into(),
             output: folder.path().to_owned(),
             cache: folder.path().join("cache"),
             quick: false,
@@ -416,7 +398,8 @@ mod tests {
         options.output = folder.path().join("new");
         assert!(error(&options).contains("no config.json"));
         std::fs::create_dir(&options.model).unwrap();
-        std::fs::write(options.model.join("config.json"), "{}").unwrap();
+        let config = tiny(true).to_json().to_string();
+        std::fs::write(options.model.join("config.json"), config).unwrap();
         assert!(error(&options).contains("holds no file of weights"));
         std::fs::write(options.model.join("model.safetensors"), "").unwrap();
         options.check_start().unwrap();

@@ -96,6 +96,34 @@ pub struct LeftOut {
 }
 
 impl LeftOut {
+    /// A line that says what was left out, if anything was.
+    pub fn told(&self) -> Option<String> {
+        const SHOWN: usize = 8;
+        let mut parts = Vec::new();
+        for (count, what) in [
+            (self.equal, "answers that another one says too"),
+            (self.empty, "empty answers"),
+            (self.repeated, "comparisons that stand there twice"),
+        ] {
+            if count > 0 {
+                parts.push(format!("{count} {what}"));
+            }
+        }
+        if !self.alone.is_empty() {
+            let mut places: Vec<String> =
+                self.alone.iter().take(SHOWN).map(ToString::to_string).collect();
+            if self.alone.len() > SHOWN {
+                places.push(format!("{} more", self.alone.len() - SHOWN));
+            }
+            parts.push(format!(
+                "{} prompts without two different answers ({})",
+                self.alone.len(),
+                places.join(", ")
+            ));
+        }
+        (!parts.is_empty()).then(|| format!("left out: {}", parts.join("; ")))
+    }
+
     /// Counts another part with this one.
     pub fn add(&mut self, other: Self) {
         self.equal += other.equal;

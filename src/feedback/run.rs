@@ -11,7 +11,7 @@ use crate::data::prompts::{PromptRow, read_prompt_rows};
 use crate::error::{Error, Problem, Result};
 use crate::feedback::answers::{Answers, Drawing, Kept, Speaker, given_answers};
 use crate::feedback::asked::ModelFiles;
-use crate::feedback::comparison::{Answered, Comparison, LeftOut, comparisons};
+use crate::feedback::comparison::{Answered, Comparison, comparisons};
 use crate::feedback::journal::Journal;
 use crate::feedback::judge::settings::JudgeSettings;
 use crate::feedback::judge::tally::Tally;
@@ -92,7 +92,9 @@ pub fn judge_prompts(
         }
     };
     let (comparisons, left) = comparisons(&answered, options.pairs);
-    left_out(&left, on_event);
+    if let Some(what) = left.told() {
+        on_event(JudgeEvent::Note(what));
+    }
     if comparisons.is_empty() {
         return Err(Error::input("there is nothing to compare", nothing(&answered, options)));
     }
@@ -204,35 +206,6 @@ fn check_places(options: &JudgeOptions) -> Result<()> {
         return Ok(());
     }
     Err(Error::input("nothing can be judged with these settings", problems))
-}
-
-fn left_out(left: &LeftOut, on_event: &mut dyn FnMut(JudgeEvent)) {
-    const SHOWN: usize = 8;
-    let mut parts = Vec::new();
-    for (count, what) in [
-        (left.equal, "answers that another one says too"),
-        (left.empty, "empty answers"),
-        (left.repeated, "comparisons that stand there twice"),
-    ] {
-        if count > 0 {
-            parts.push(format!("{count} {what}"));
-        }
-    }
-    if !left.alone.is_empty() {
-        let mut places: Vec<String> =
-            left.alone.iter().take(SHOWN).map(ToString::to_string).collect();
-        if left.alone.len() > SHOWN {
-            places.push(format!("{} more", left.alone.len() - SHOWN));
-        }
-        parts.push(format!(
-            "{} prompts without two different answers ({})",
-            left.alone.len(),
-            places.join(", ")
-        ));
-    }
-    if !parts.is_empty() {
-        on_event(JudgeEvent::Note(format!("left out: {}", parts.join("; "))));
-    }
 }
 
 /// Why there is nothing to compare, by prompt.

@@ -127,6 +127,10 @@ impl Gpu {
             class,
             memory: memory::of(adapter, class),
             subgroups: features.contains(wgpu::Features::SUBGROUP),
+            lanes: match features.contains(wgpu::Features::SUBGROUP) {
+                true => info.subgroup_min_size,
+                false => 0,
+            },
             f16: features.contains(wgpu::Features::SHADER_F16),
             cooperative: match features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) {
                 true => cooperative_matrices(adapter),

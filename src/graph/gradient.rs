@@ -7,7 +7,8 @@
 //! memory; [`Graph::grad_into`] checks that and copies otherwise.
 
 use super::{Graph, Role, Var};
-use crate::kernel::{Const, Pass};
+use crate::kernel::{Const, Pass, SOFTWARE, Takes};
+use crate::variant;
 
 /// Where a gradient kernel writes: `accumulate` says whether it adds to what is there.
 #[derive(Debug, Clone, Copy)]
@@ -41,7 +42,11 @@ pub const GRAD: &str = ".grad";
 pub static ACCUMULATE: Pass = Pass {
     op: "add",
     name: "accumulate",
-    variants: &[crate::variant!("add/accumulate_1_naive.wgsl", tile: [256, 1, 1])],
+    variants: &[
+        variant!("add/accumulate_1_naive.wgsl", tile: [256, 1, 1]),
+        variant!("add/accumulate_2_vec4.wgsl", tile: [1024, 1, 1], default_on: SOFTWARE)
+            .taking(Takes { quads: &[0, 1], ..Takes::WORDS }),
+    ],
 };
 
 impl Graph {

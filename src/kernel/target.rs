@@ -30,6 +30,8 @@ pub struct Target {
     pub class: Class,
     /// The adapter can run subgroup operations.
     pub subgroups: bool,
+    /// Invocations of the smallest subgroup that a workgroup may be cut into; 0 without subgroups.
+    pub lanes: u32,
     /// The adapter can compute with 16-bit floats.
     pub f16: bool,
     /// Cooperative matrices the adapter lists.
@@ -59,6 +61,7 @@ impl Target {
         Self {
             class,
             subgroups: false,
+            lanes: 0,
             f16: false,
             cooperative: Vec::new(),
             workgroup_bytes: 16384,
@@ -87,6 +90,8 @@ pub struct Cooperative {
 pub struct Needs {
     /// Subgroup operations.
     pub subgroups: bool,
+    /// Invocations that every subgroup must have, where more than WebGPU's four.
+    pub lanes: u32,
     /// 16-bit floats.
     pub f16: bool,
     /// Cooperative matrices of this kind.
@@ -101,6 +106,7 @@ impl Needs {
     /// Nothing beyond WebGPU's defaults.
     pub const NONE: Needs = Needs {
         subgroups: false,
+        lanes: 0,
         f16: false,
         cooperative: None,
         invocations: 0,
@@ -114,6 +120,7 @@ impl Needs {
 
     pub(super) fn met(&self, target: &Target) -> bool {
         (!self.subgroups || target.subgroups)
+            && self.lanes <= target.lanes
             && (!self.f16 || target.f16)
             && self.cooperative.is_none_or(|c| target.cooperative.contains(&c))
             && self.invocations <= target.invocations

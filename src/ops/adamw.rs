@@ -13,7 +13,7 @@
 //! the form of PyTorch's `torch.optim.AdamW`. No derivative.
 
 use crate::graph::{DType, Graph, Parameter, Var};
-use crate::kernel::{Pass, SOFTWARE};
+use crate::kernel::{Pass, SOFTWARE, Takes};
 use crate::ops::case::{Array, BenchFacts, Data, OpCase};
 use crate::ops::grad_norm::grad_norm;
 use crate::ops::values::Domain;
@@ -125,6 +125,8 @@ static UPDATE: Pass = Pass {
         variant!("adamw/update_1_naive.wgsl", tile: [256, 1, 1]),
         variant!("adamw/update_2_span.wgsl", tile: [256, 1, 1], default_on: SOFTWARE),
         variant!("adamw/update_3_strided_span.wgsl", tile: [1024, 1, 1], default_on: &[]),
+        variant!("adamw/update_4_vec4_span.wgsl", tile: [256, 1, 1], default_on: SOFTWARE)
+            .taking(Takes { quads: &[2, 3, 4, 5], ..Takes::WORDS }),
     ],
 };
 
@@ -166,7 +168,7 @@ pub fn case() -> OpCase {
     OpCase {
         op: "adamw",
         passes: PASSES,
-        shapes: &[&[1], &[255], &[256], &[257], &[1009]],
+        shapes: &[&[1], &[255], &[256], &[257], &[1009], &[1028]],
         large: &[],
         inputs: |s, rng| {
             let fixed = |a: Array| match a.data {

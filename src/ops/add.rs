@@ -4,7 +4,7 @@
 //! `accumulate` pass, which the graph itself uses, is what it falls back to where it is not.
 
 use crate::graph::{ACCUMULATE, Graph, Var};
-use crate::kernel::Pass;
+use crate::kernel::{Pass, SOFTWARE, Takes};
 use crate::ops::case::{Array, BenchFacts, OpCase};
 use crate::ops::values::Domain;
 use crate::variant;
@@ -28,10 +28,15 @@ pub fn add(g: &mut Graph, a: Var, b: Var) -> Var {
     y
 }
 
+const QUADS: Takes = Takes { quads: &[0, 1, 2], ..Takes::WORDS };
+
 static FORWARD: Pass = Pass {
     op: "add",
     name: "forward",
-    variants: &[variant!("add/forward_1_naive.wgsl", tile: [256, 1, 1])],
+    variants: &[
+        variant!("add/forward_1_naive.wgsl", tile: [256, 1, 1]),
+        variant!("add/forward_2_vec4.wgsl", tile: [1024, 1, 1], default_on: SOFTWARE).taking(QUADS),
+    ],
 };
 
 static PASSES: &[&Pass] = &[&FORWARD, &ACCUMULATE];
@@ -45,7 +50,7 @@ pub fn case() -> OpCase {
     OpCase {
         op: "add",
         passes: PASSES,
-        shapes: &[&[1], &[255], &[256], &[257], &[1009]],
+        shapes: &[&[1], &[255], &[256], &[257], &[1009], &[1028]],
         large: &[&[65_535 * 256 + 3]],
         inputs: |s, rng| vec![Array::normal("a", s, rng), Array::normal("b", s, rng)],
         build: |g, _, v| vec![add(g, v[0], v[1])],

@@ -15,7 +15,7 @@
 //! Source: Shazeer, GLU Variants Improve Transformer, arXiv:2002.05202.
 
 use crate::graph::{Graph, Sink, Var};
-use crate::kernel::Pass;
+use crate::kernel::{Pass, SOFTWARE, Takes};
 use crate::ops::case::{Array, BenchFacts, OpCase};
 use crate::ops::values::Domain;
 use crate::variant;
@@ -48,16 +48,27 @@ pub fn gelu_mul(g: &mut Graph, gate: Var, up: Var) -> Var {
     y
 }
 
+const FORWARD_QUADS: Takes = Takes { quads: &[0, 1, 2], ..Takes::WORDS };
+const BACKWARD_QUADS: Takes = Takes { quads: &[0, 1, 2, 3, 4], ..Takes::WORDS };
+
 static FORWARD: Pass = Pass {
     op: "gelu_mul",
     name: "forward",
-    variants: &[variant!("gelu_mul/forward_1_naive.wgsl", tile: [256, 1, 1])],
+    variants: &[
+        variant!("gelu_mul/forward_1_naive.wgsl", tile: [256, 1, 1]),
+        variant!("gelu_mul/forward_2_vec4.wgsl", tile: [1024, 1, 1], default_on: SOFTWARE)
+            .taking(FORWARD_QUADS),
+    ],
 };
 
 static BACKWARD: Pass = Pass {
     op: "gelu_mul",
     name: "backward",
-    variants: &[variant!("gelu_mul/backward_1_naive.wgsl", tile: [256, 1, 1])],
+    variants: &[
+        variant!("gelu_mul/backward_1_naive.wgsl", tile: [256, 1, 1]),
+        variant!("gelu_mul/backward_2_vec4.wgsl", tile: [1024, 1, 1], default_on: SOFTWARE)
+            .taking(BACKWARD_QUADS),
+    ],
 };
 
 static PASSES: &[&Pass] = &[&FORWARD, &BACKWARD];
@@ -76,7 +87,7 @@ pub fn case() -> OpCase {
     OpCase {
         op: "gelu_mul",
         passes: PASSES,
-        shapes: &[&[1], &[255], &[256], &[257], &[1009]],
+        shapes: &[&[1], &[255], &[256], &[257], &[1009], &[1028]],
         large: &[&[65_535 * 256 + 3]],
         inputs: |s, rng| vec![Array::normal("gate", s, rng), Array::normal("up", s, rng)],
         build: |g, _, v| vec![gelu_mul(g, v[0], v[1])],

@@ -6,7 +6,7 @@
 //! by `adamw`, after the backward pass.
 
 use crate::graph::{Graph, Var};
-use crate::kernel::{HARDWARE, Pass};
+use crate::kernel::{HARDWARE, Pass, SOFTWARE, Takes};
 use crate::ops::case::{Array, BenchFacts, OpCase};
 use crate::ops::values::Domain;
 use crate::variant;
@@ -57,6 +57,8 @@ static PARTIAL: Pass = Pass {
     variants: &[
         variant!("grad_norm/partial_1_naive.wgsl", tile: [8, 1, 1]),
         variant!("grad_norm/partial_2_workgroup_sum.wgsl", tile: [1, 1, 1], default_on: HARDWARE),
+        variant!("grad_norm/partial_3_vec4.wgsl", tile: [8, 1, 1], default_on: SOFTWARE)
+            .taking(Takes { quads: &[0], ..Takes::WORDS }),
     ],
 };
 

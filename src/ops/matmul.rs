@@ -179,6 +179,7 @@ pub(super) fn matrix(g: &Graph, op: &str, var: Var) -> [usize; 2] {
 }
 
 const SUBGROUPS: Needs = Needs { subgroups: true, ..Needs::NONE };
+const EIGHT_LANES: Needs = Needs { lanes: 8, ..SUBGROUPS };
 const F16: Needs = Needs { f16: true, ..Needs::NONE };
 const COOPERATIVE: Needs =
     Needs { cooperative: Some(Cooperative { size: 8, half: true }), subgroups: true, ..F16 };
@@ -222,6 +223,8 @@ macro_rules! tiles {
 
 /// Rows of b and of out are walked in vectors of four; in `nt` b's rows are those of k.
 const QUADS: Takes = Takes { quads: &[1, 4], ..Takes::WORDS };
+/// As above, rows of a too, and rows of out that fill most of eight lanes.
+const ALL_QUADS: Takes = Takes { quads: &[0, 1, 4], long: Some((4, 33)), ..Takes::WORDS };
 /// One or two rows of a.
 const NT_FEW: Takes = Takes { quads: &[1], few: Some((0, 2)), ..Takes::WORDS };
 
@@ -236,6 +239,11 @@ const NN_13: Variant =
     variant!("matmul/nn_13_packed_tile.wgsl", tile: [64, 64, 1], default_on: HARDWARE)
         .taking(QUADS);
 const NN_14: Variant = variant!("matmul/nn_14_packed_subgroup.wgsl", tile: [64, 16, 1], default_on: SOFTWARE, needs: SUBGROUPS).taking(QUADS);
+
+const NT_16: Variant = variant!("matmul/nt_16_eight_lanes.wgsl", tile: [64, 32, 1], default_on: SOFTWARE, needs: EIGHT_LANES).taking(ALL_QUADS);
+const NN_TN_16: Variant = variant!("matmul/nn_tn_16_eight_lanes.wgsl", tile: [64, 32, 1], default_on: SOFTWARE, needs: EIGHT_LANES).taking(ALL_QUADS);
+const NT_17: Variant = variant!("matmul/nt_17_packed_eight_lanes.wgsl", tile: [64, 32, 1], default_on: SOFTWARE, needs: EIGHT_LANES).taking(ALL_QUADS);
+const NN_17: Variant = variant!("matmul/nn_17_packed_eight_lanes.wgsl", tile: [64, 32, 1], default_on: SOFTWARE, needs: EIGHT_LANES).taking(ALL_QUADS);
 
 const NT_15: Variant =
     variant!("matmul/nt_15_few_rows.wgsl", tile: [8, 1, 1], default_on: &[]).taking(NT_FEW);
@@ -286,6 +294,7 @@ macro_rules! nn_tn_table {
             NN_TN_11.tiled(&tiles!($a)[2]),
             NN_TN_11.tiled(&tiles!($a)[3]),
             NN_TN_11.tiled(&tiles!($a)[4]),
+            NN_TN_16.with(&[("A_TRANSPOSED", Bool($a))]),
             $($other,)*
         ]
     };
@@ -316,6 +325,11 @@ static NT: Pass = Pass {
         NT_14.decoding(&[(1, DType::BF16)]),
         NT_14.decoding(&[(1, DType::Q8_0)]),
         NT_14.decoding(&[(1, DType::Q4_0)]),
+        NT_16,
+        NT_17.decoding(&[(1, DType::F16)]),
+        NT_17.decoding(&[(1, DType::BF16)]),
+        NT_17.decoding(&[(1, DType::Q8_0)]),
+        NT_17.decoding(&[(1, DType::Q4_0)]),
         Variant { default_on: SOFTWARE, ..NT_15.tiled(&LANES[0]) },
         Variant { default_on: HARDWARE, ..NT_15.tiled(&LANES[1]) },
     ],
@@ -338,6 +352,10 @@ static NN: Pass = Pass {
         NN_14.decoding(&[(1, DType::BF16)]),
         NN_14.decoding(&[(1, DType::Q8_0)]),
         NN_14.decoding(&[(1, DType::Q4_0)]),
+        NN_17.decoding(&[(1, DType::F16)]),
+        NN_17.decoding(&[(1, DType::BF16)]),
+        NN_17.decoding(&[(1, DType::Q8_0)]),
+        NN_17.decoding(&[(1, DType::Q4_0)]),
     ],
 };
 

@@ -16,7 +16,7 @@
 //! Source: Zhang and Sennrich, Root Mean Square Layer Normalization, arXiv:1910.07467.
 
 use crate::graph::{Graph, Sink, Var};
-use crate::kernel::{HARDWARE, Needs, Pass};
+use crate::kernel::{HARDWARE, Needs, Pass, SOFTWARE, Takes};
 use crate::ops::case::{Array, BenchFacts, OpCase};
 use crate::ops::values::{Domain, Values};
 use crate::variant;
@@ -102,6 +102,8 @@ static FORWARD: Pass = Pass {
             default_on: HARDWARE,
             needs: SUBGROUPS
         ),
+        variant!("rms_norm/forward_4_vec4.wgsl", tile: [64, 1, 1], default_on: SOFTWARE)
+            .taking(Takes { quads: &[0, 1, 2], ..Takes::WORDS }),
     ],
 };
 
@@ -117,13 +119,19 @@ static INPUT: Pass = Pass {
             default_on: HARDWARE,
             needs: SUBGROUPS
         ),
+        variant!("rms_norm/input_4_vec4.wgsl", tile: [64, 1, 1], default_on: SOFTWARE)
+            .taking(Takes { quads: &[0, 1, 3, 4], ..Takes::WORDS }),
     ],
 };
 
 static WEIGHT: Pass = Pass {
     op: "rms_norm",
     name: "weight",
-    variants: &[variant!("rms_norm/weight_1_naive.wgsl", tile: [256, 1, 1])],
+    variants: &[
+        variant!("rms_norm/weight_1_naive.wgsl", tile: [256, 1, 1]),
+        variant!("rms_norm/weight_2_vec4.wgsl", tile: [256, 1, 1], default_on: SOFTWARE)
+            .taking(Takes { quads: &[0, 2, 3], ..Takes::WORDS }),
+    ],
 };
 
 static BLOCKS: Pass = Pass {
@@ -174,6 +182,7 @@ pub fn case() -> OpCase {
             &[64, 63],
             &[65, 65],
             &[131, 7],
+            &[66, 68],
             &[65, 17, 1],
         ],
         large: &[&[65_537, 3]],

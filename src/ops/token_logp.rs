@@ -14,7 +14,7 @@
 //! derivative of that.
 
 use crate::graph::{DType, Graph, RowBlock, Sink, Var, chunk_rows};
-use crate::kernel::{HARDWARE, Needs, Pass, SOFTWARE};
+use crate::kernel::{HARDWARE, Needs, Pass, SOFTWARE, Takes};
 use crate::ops::case::{Array, BenchFacts, OpCase, largest_of_pairs};
 use crate::ops::matmul::{Form, MOST_ROWS, Product, product};
 use crate::ops::soft_cap::soft_capped;
@@ -155,6 +155,8 @@ static UPDATE: Pass = Pass {
             default_on: HARDWARE,
             needs: SUBGROUPS
         ),
+        variant!("token_logp/update_4_vec4.wgsl", tile: [8, 1, 1], default_on: SOFTWARE)
+            .taking(Takes { quads: &[0], ..Takes::WORDS }),
     ],
 };
 
@@ -170,6 +172,8 @@ static BACKWARD_LOGITS: Pass = Pass {
     variants: &[
         variant!("token_logp/backward_logits_1_naive.wgsl", tile: [256, 1, 1]),
         variant!("token_logp/backward_logits_2_span.wgsl", tile: [64, 8, 1], default_on: SOFTWARE),
+        variant!("token_logp/backward_logits_3_vec4.wgsl", tile: [64, 8, 1], default_on: SOFTWARE)
+            .taking(Takes { quads: &[4], ..Takes::WORDS }),
     ],
 };
 

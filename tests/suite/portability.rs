@@ -75,7 +75,8 @@ impl Export {
             return known;
         }
         let number = self.modules.len();
-        let Needs { subgroups, f16, cooperative, invocations, workgroup_bytes } = variant.needs;
+        let Needs { subgroups, lanes, f16, cooperative, invocations, workgroup_bytes } =
+            variant.needs;
         let spirv = translate(&format!("{} {constants}", variant.path), &source);
         let file = |extension| self.folder.join(format!("modules/{number}.{extension}"));
         std::fs::write(file("wgsl"), &source).unwrap();
@@ -86,6 +87,7 @@ impl Export {
             "tile": variant.tile_name,
             "constants": constants,
             "subgroups": subgroups,
+            "lanes": lanes,
             "f16": f16,
             "cooperative": cooperative.is_some(),
             "invocations": invocations,
@@ -272,6 +274,7 @@ fn cases_reach_every_kernel_and_every_specialised_kernel_translates() {
         .map_or_else(|| temporary.path().to_owned(), PathBuf::from);
     let target = Target {
         subgroups: true,
+        lanes: 8,
         f16: true,
         cooperative: ops::passes()
             .iter()
