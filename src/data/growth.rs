@@ -8,11 +8,13 @@ const MOST: u64 = 1 << 30;
 /// Largest factor that any tokenizer has use for, and far beyond.
 const FACTOR: u64 = 1 << 16;
 
-/// The parts of `tokenizer.json` that rewrite text.
+/// The parts of `tokenizer.json` that rewrite and split text.
 #[derive(serde::Deserialize)]
 pub(super) struct Rewriting {
     #[serde(default)]
-    normalizer: Value,
+    pub normalizer: Value,
+    #[serde(default)]
+    pub pre_tokenizer: Value,
     #[serde(default)]
     decoder: Value,
 }

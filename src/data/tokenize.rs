@@ -17,7 +17,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde_json::{Map, Value};
-use tokenizers::ModelWrapper;
+use tokenizers::{AddedToken, ModelWrapper};
 
 pub use super::bpe::{TrainedBpe, train_bpe};
 use super::example::{Example, Sequence};
@@ -28,6 +28,7 @@ use super::messages::{Message, SAYING};
 use super::rows::{PreferenceRow, Source, Text};
 use super::special::{self, Special};
 use super::template::ChatTemplate;
+use super::vocabulary::splits_bytes;
 use crate::error::{Error, Problem, Result};
 use crate::files::read_file;
 use crate::guard::{caught, on_own_stack};
@@ -45,6 +46,8 @@ pub struct Tokenizer {
     special: Special,
     vocab_size: usize,
     template: Option<ChatTemplate>,
+    /// Texts may be cut at blanks: see [`Tokenizer::cut`].
+    cuts: bool,
 }
 
 /// When an end-of-sequence token is appended to an answer.
@@ -146,7 +149,14 @@ impl Tokenizer {
         let largest = inner.get_vocab(true).into_values().max();
         let vocab_size = largest.map_or(0, |id| id as usize + 1);
         let template = ChatTemplate::from_folder(folder, &special.config, special.names.clone())?;
-        Ok(Self { inner, growth, special, vocab_size, template })
+        let Rewriting { pre_tokenizer, normalizer, .. } = &rewriting;
+        // No token may reach across a blank, or take one with it.
+        let plain = |token: &AddedToken| {
+            !(token.lstrip || token.rstrip || token.content.contains(char::is_whitespace))
+        };
+        let cuts = splits_bytes(pre_tokenizer, normalizer)
+            && inner.get_added_tokens_decoder().values().all(plain);
+        Ok(Self { inner, growth, special, vocab_size, template, cuts })
     }
 
     /// Token ids of a text. Nothing is added; special tokens written in the text are recognised.
@@ -169,6 +179,21 @@ impl Tokenizer {
         encoding
             .map_err(|e| format!("tokenizer.json makes the tokenizers library fail: {e}"))?
             .map_err(|e| format!("the tokenizer cannot express the text: {e}"))
+    }
+
+    /// Where a text may be cut, the later the better, so that the tokens of both parts are those of the
+    /// whole, whatever follows; 0 if it is not known to be cut anywhere.
+    ///
+    /// The known pre-tokenizers of byte-level BPE make words of runs of letters, digits, signs or white
+    /// space. A blank between a sign and a letter begins a word in all of them: no match of their
+    /// expressions reaches across, and none before it looks further. What is behind the last one and
+    /// what follows are split together.
+    pub(super) fn cut(&self, text: &str) -> usize {
+        let is_cut = |window: &[u8]| {
+            window[0].is_ascii_graphic() && window[1] == b' ' && window[2].is_ascii_alphabetic()
+        };
+        let last = text.as_bytes().windows(3).rposition(is_cut).filter(|_| self.cuts);
+        last.map_or(0, |at| at + 1)
     }
 
     /// The text of token ids; unknown ids are passed over.
@@ -416,10 +441,18 @@ impl Tokenizer {
     ) -> std::result::Result<Untrimmed, Problem> {
         let problem = |what: String| Problem::new(row.source.to_string(), what);
         let text = self.rendered(row).map_err(problem)?;
-        let prompt = self.try_encode(&text.prompt).map_err(problem)?;
+        // What both sides begin with becomes tokens once.
+        let (head, tail) = text.prompt.split_at(self.cut(&text.prompt));
+        let head = match head {
+            "" => Vec::new(),
+            head => self.try_encode(head).map_err(problem)?,
+        };
+        let prompt = [&head[..], &self.try_encode(tail).map_err(problem)?].concat();
         let (mut sides, mut ended) = (Vec::with_capacity(2), Vec::with_capacity(2));
         for answer in std::iter::once(&text.chosen).chain(&text.rejected) {
-            let (side, end) = self.sequence(&text.prompt, &prompt, answer, eos).map_err(problem)?;
+            let all = self.try_encode(&format!("{tail}{answer}")).map_err(problem)?;
+            let all = [&head[..], &all].concat();
+            let (side, end) = self.sequence(&prompt, all, eos).map_err(problem)?;
             sides.push(side);
             ended.push(end);
         }
@@ -485,17 +518,15 @@ impl Tokenizer {
         Ok(text)
     }
 
-    /// Ids of `prompt + answer` with BOS and EOS, and where the answer starts; whether the answer
+    /// The `ids` of prompt and answer with BOS and EOS, and where the answer starts; whether the answer
     /// ends with EOS by itself.
     fn sequence(
         &self,
-        prompt: &str,
-        prompt_ids: &[u32],
-        answer: &str,
+        prompt: &[u32],
+        mut ids: Vec<u32>,
         eos: EosRule,
     ) -> std::result::Result<(Sequence, bool), String> {
-        let mut ids = self.try_encode(&format!("{prompt}{answer}"))?;
-        let mut response_start = ids.iter().zip(prompt_ids).take_while(|(a, b)| a == b).count();
+        let mut response_start = ids.iter().zip(prompt).take_while(|(a, b)| a == b).count();
         if let Some(bos) = self.special.bos
             && ids.first() != Some(&bos)
         {

@@ -402,17 +402,28 @@ fn pairs_of(merges: &Value) -> Result<Vec<[String; 2]>, String> {
     merges.as_array().into_iter().flatten().map(pair).collect()
 }
 
-/// The name of the pre-tokenizer that splits as this `tokenizer.json`.
-fn pre_of(file: &Value) -> Result<&'static str, String> {
-    let mut pre = file["pre_tokenizer"].clone();
+/// The pre-tokenizers that split as these parts of a `tokenizer.json`.
+fn splitting_as(pre: &Value, normalizer: &Value) -> impl Iterator<Item = &'static Pre> {
+    let mut pre = pre.clone();
     without_offsets(&mut pre);
-    let found = PRE.iter().find(|known| {
+    let normalizer = normalizer.clone();
+    PRE.iter().filter(move |known| {
         let mut json = known.json();
         without_offsets(&mut json);
-        json == pre
-            && known.normalizer() == file["normalizer"]
-            && known.whole_words == (file["model"]["ignore_merges"] == true)
-    });
+        json == pre && known.normalizer() == normalizer
+    })
+}
+
+/// Whether texts are split as one of the known pre-tokenizers of byte-level BPE does.
+pub(super) fn splits_bytes(pre: &Value, normalizer: &Value) -> bool {
+    splitting_as(pre, normalizer).next().is_some()
+}
+
+/// The name of the pre-tokenizer that splits as this `tokenizer.json`.
+fn pre_of(file: &Value) -> Result<&'static str, String> {
+    let whole_words = file["model"]["ignore_merges"] == true;
+    let found = splitting_as(&file["pre_tokenizer"], &file["normalizer"])
+        .find(|known| known.whole_words == whole_words);
     found.map(|pre| pre.names[0]).ok_or_else(|| {
         let written: Vec<&str> = PRE.iter().map(|pre| pre.names[0]).collect();
         format!(

@@ -171,3 +171,40 @@ fn tokenizers_that_gguf_has_no_name_for_are_refused() {
     let words = json!({"type": "WordLevel", "vocab": {"<s>": 0, "a": 1}, "unk_token": "a"});
     refused(&|f| f["model"] = words.clone(), "only BPE is written");
 }
+
+/// Whatever stands around it: what is cut has the tokens of the whole.
+#[test]
+fn a_text_is_cut_where_its_tokens_are_not_changed() {
+    const PARTS: [&str; 26] = [
+        " ", "  ", "\n", "\n\n", "\t", "\r\n", "\u{a0}", "a", "h", "hello", " hello", "ll",
+        "\u{e9}", "e\u{301}", "\u{301}", "\u{4f60}", "1", "123", "'s", "'", "'LL", "!", "...", "$",
+        "</s>", "<",
+    ];
+    let dir = tempfile::tempdir().unwrap();
+    let mut rng = fastrand::Rng::with_seed(4);
+    for pre in PRE.iter().map(|pre| pre.names[0]) {
+        let mut vocabulary = byte_level(pre);
+        // A token with a blank in it could be anywhere.
+        assert_eq!(written(&vocabulary, dir.path()).cut("say it"), 0, "{pre}");
+        vocabulary.tokens.retain(|(token, _)| token != "my token");
+        let tokenizer = written(&vocabulary, dir.path());
+        let mut text = |most: usize| -> String {
+            (0..rng.usize(0..most)).map(|_| PARTS[rng.usize(0..26)]).collect()
+        };
+        let mut cuts = 0;
+        for _ in 0..3000 {
+            let (prompt, answer) = (text(24), text(8));
+            let at = tokenizer.cut(&prompt);
+            cuts += usize::from(at > 0);
+            let ids = |text: &str| tokenizer.encode(text).unwrap();
+            let both = [ids(&prompt[..at]), ids(&format!("{}{answer}", &prompt[at..]))].concat();
+            assert_eq!(
+                both,
+                ids(&format!("{prompt}{answer}")),
+                "{pre}: {prompt:?} at {at}, {answer:?}"
+            );
+        }
+        assert!(cuts > 300, "{pre}: {cuts} texts were cut");
+    }
+    assert_eq!(written(&sentence_piece(), dir.path()).cut("say it"), 0);
+}

@@ -102,6 +102,39 @@ fn comparisons_that_prefer_nothing_are_left_out_by_name() {
     p.refused("train r.toml --set output=other", &["no usable row in rows.jsonl", left]);
 }
 
+/// Rows of several chunks, which become tokens on all cores, are counted and named in their order.
+#[test]
+fn many_rows_are_counted_in_their_order() {
+    let p = Place::new();
+    let row = |n: usize| {
+        let bad = n.is_multiple_of(2000);
+        let rejected = if bad { "Yes" } else { "No" };
+        serde_json::json!({
+            "prompt": format!("Say {n}, if you please"), "chosen": format!(" Yes, {n}."),
+            "rejected": format!(" {rejected}, {n}."),
+        })
+        .to_string()
+    };
+    let mut rows: Vec<String> = (1..=9000).map(row).collect();
+    rows[4499] = "not JSON".into();
+    rows[8999] = rows[1].clone();
+    p.write("rows.jsonl", rows.join("\n"));
+    let found = p.run(&format!("data check rows.jsonl {MODEL} --max-length 64"));
+    assert_eq!(found.code, Some(1), "{}", found.out);
+    for part in [
+        "9000 read, 8995 usable, 5 refused",
+        "drop       at 64 tokens: 8995 rows kept",
+        "duplicates 1 rows are an earlier one",
+        "rows.jsonl:9000 is rows.jsonl:2",
+        "rows.jsonl:1\n  chosen",
+    ] {
+        assert!(found.out.contains(part), "`{part}` is missing: {}", found.out);
+    }
+    let at = |line: usize| found.err.find(&format!("rows.jsonl:{line}: ")).unwrap();
+    assert!(at(2000) < at(4000) && at(4000) < at(6000) && at(6000) < at(8000), "{}", found.err);
+    at(4500);
+}
+
 /// Exports of tools for feedback are trained on as they are, and converted to rows of one layout.
 #[test]
 fn exports_of_other_tools_are_rows() {

@@ -31,6 +31,23 @@ fn state_is_kept_as_it_is_stored_and_read_as_floats() {
     assert_eq!(store.read("half").unwrap().unwrap(), [1.0; 21]);
 }
 
+/// What is larger than a read-back stands in memory a part at a time.
+#[test]
+fn a_large_state_is_looked_at_in_pieces() {
+    let store = Store::new(&gpu());
+    let large: Vec<f32> = (0..9 << 20).map(|i| i as f32).collect();
+    store.write("large", &[large.len()], &large).unwrap();
+    let (mut lengths, mut seen) = (Vec::new(), Vec::new());
+    let found = store.read_in_pieces("large", &mut |piece| {
+        lengths.push(piece.len());
+        seen.extend_from_slice(piece);
+    });
+    assert!(found.unwrap());
+    assert_eq!(lengths, [8 << 20, 1 << 20]);
+    assert!(seen == large && store.read("large").unwrap().unwrap() == large);
+    assert!(!store.read_in_pieces("none", &mut |_| panic!("there is nothing")).unwrap());
+}
+
 #[test]
 #[should_panic(expected = "state w is something else in another program")]
 fn two_programs_agree_on_how_state_is_stored() {
