@@ -487,10 +487,12 @@ pub fn case() -> OpCase {
             &[LINEAR_BF16, 9, 5, 17],
             &[LINEAR_BF16, 1, 72, 64],
             &[LINEAR_BF16, 65, 132, 20],
+            &[LINEAR_BF16, 40, 36, 68],
             &[LINEAR_Q8_0, 1, 3, 32],
             &[LINEAR_Q8_0, 33, 68, 96],
             &[LINEAR_Q4_0, 9, 5, 64],
             &[LINEAR_Q4_0, 65, 36, 32],
+            &[LINEAR_Q4_0, 34, 36, 64],
         ],
         large: &[],
         inputs: |s, rng| {
