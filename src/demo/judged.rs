@@ -37,16 +37,22 @@ pub struct Judged {
     pub rows: usize,
     /// What the base model, the control and ORPO come to in each of [`FIGURES`], by its key.
     pub figures: BTreeMap<&'static str, [Estimate; 3]>,
+    /// By how much more often ORPO prefers the right sentence than the base model and than the control,
+    /// on the same rows.
+    pub gained: [Estimate; 2],
     /// How many of [`Judged::corrected`] greedy corrections are exactly right.
     pub exact: [usize; 3],
     /// Sentences that each of them corrected.
     pub corrected: usize,
 }
 
+/// The key of the figure that says how often the right sentence is preferred.
+const PREFERRED: &str = "rewards/accuracies";
+
 impl Judged {
     /// Of the base model, the control and ORPO: how often the right sentence is preferred.
     pub fn preferred(&self) -> [Estimate; 3] {
-        self.figures["rewards/accuracies"]
+        self.figures[PREFERRED]
     }
 
     /// Their log odds ratios.
@@ -123,6 +129,12 @@ pub(super) fn judge(
         let found = found.expect("every row has both answers");
         (figure.key, [0, 1, 2].map(|model| found.models[model]))
     });
+    let preferred = FIGURES.iter().position(|figure| figure.key == PREFERRED).expect("it is one");
+    let gained = [0, 1].map(|model| {
+        let both = [scored[model].clone(), scored[2].clone()];
+        let found = estimates(&both, RESAMPLES, 0).swap_remove(preferred);
+        found.and_then(|found| found.difference).expect("every row has both answers")
+    });
     let exact = [0, 1, 2].map(|model| {
         corrections.iter().filter(|sample| is_right(&sample.outputs[model], sample)).count()
     });
@@ -130,6 +142,7 @@ pub(super) fn judge(
         kind,
         rows: scored[0].len(),
         figures: figures.collect(),
+        gained,
         exact,
         corrected: corrections.len(),
     })
@@ -138,16 +151,17 @@ pub(super) fn judge(
 /// Draws of rows for the intervals.
 const RESAMPLES: usize = 1000;
 
-/// A sentence about rows of one kind. Whether something is a difference is told by the intervals.
+/// A sentence about rows of one kind. Whether something is a difference is told by the interval of the
+/// difference on the same rows.
 pub(super) fn verdict_of(judged: &Judged) -> String {
-    let Judged { kind, rows, exact, corrected, .. } = judged;
+    let Judged { kind, rows, gained: [over_base, over_control], exact, corrected, .. } = judged;
     let [base, control, orpo] = &judged.preferred();
     let share = |e: &Estimate| format!("{:.1} %", 100.0 * e.value);
     let apart =
-        |a: &Estimate, b: &Estimate| a.interval[1] < b.interval[0] || b.interval[1] < a.interval[0];
-    let change = match (apart(base, orpo), orpo.value > base.value) {
+        |difference: &Estimate| difference.interval[0] > 0.0 || difference.interval[1] < 0.0;
+    let change = match (apart(over_base), over_base.value > 0.0) {
         (false, _) => "that is no change that so few rows could show",
-        (true, true) if apart(control, orpo) && orpo.value > control.value => {
+        (true, true) if apart(over_control) && over_control.value > 0.0 => {
             "more than before, and more than imitation alone brings"
         }
         (true, true) => "more than before",
@@ -174,10 +188,18 @@ pub(super) fn table_of(judged: &[Judged; 2]) -> Table {
         |e: &Estimate| format!("{:.2} ({:.2} to {:.2})", e.value, e.interval[0], e.interval[1]);
     let mut rows = Vec::new();
     for j in judged {
-        let Judged { kind, rows: count, figures, exact, corrected } = j;
+        let Judged { kind, rows: count, figures, gained, exact, corrected } = j;
         rows.push((
             format!("Right sentence preferred, {count} sentences {kind}"),
             j.preferred().iter().map(share).collect(),
+        ));
+        let gained = gained.iter().map(|e| {
+            let [low, high] = e.interval.map(|x| 100.0 * x);
+            format!("{:+.1} points ({low:+.1} to {high:+.1})", 100.0 * e.value)
+        });
+        rows.push((
+            format!("ORPO prefers it more often on the same sentences {kind}, by"),
+            gained.chain([String::new()]).collect(),
         ));
         rows.push((
             format!("Log odds ratio, sentences {kind}"),
@@ -292,6 +314,7 @@ mod tests {
                 ("logps/chosen", [estimate(-0.5, 0.1); 3]),
                 ("logps/rejected", [estimate(-0.25, 0.1); 3]),
             ]),
+            gained: [0, 1].map(|model| estimate(shares[2] - shares[model], by)),
             exact: [1, 2, 30],
             corrected: 160,
         };
@@ -299,11 +322,12 @@ mod tests {
         let clear = verdict([0.01, 0.05, 0.55], 0.04);
         assert!(clear.contains("55.0 %") && clear.contains("more than imitation alone"), "{clear}");
         assert!(clear.contains("ORPO 30, base model 1, imitation 2"), "{clear}");
-        assert!(verdict([0.01, 0.5, 0.55], 0.04).contains("more than before."));
-        assert!(verdict([0.5, 0.5, 0.55], 0.04).contains("no change"));
+        assert!(verdict([0.01, 0.5, 0.55], 0.06).contains("more than before."));
+        assert!(verdict([0.5, 0.5, 0.55], 0.06).contains("no change"));
         assert!(verdict([0.6, 0.5, 0.5], 0.04).contains("less than before"));
         let table = table_of(&[judged([0.01, 0.05, 0.55], 0.01), judged([0.0, 0.0, 0.0], 0.0)]);
-        assert_eq!((table.rows.len(), table.rows[0].1[2].as_str()), (8, "55.0 % (54.0 to 56.0)"));
-        assert_eq!(table.rows[2].1, ["-0.50 / -0.25"; 3]);
+        assert_eq!((table.rows.len(), table.rows[0].1[2].as_str()), (10, "55.0 % (54.0 to 56.0)"));
+        assert_eq!(table.rows[1].1[0], "+54.0 points (+53.0 to +55.0)");
+        assert_eq!(table.rows[3].1, ["-0.50 / -0.25"; 3]);
     }
 }
