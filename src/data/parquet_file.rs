@@ -101,7 +101,9 @@ fn check_lists(group: &dyn RowGroupReader, first: usize) -> Result<(), String> {
         let (mut defined, mut repeated, mut values) = (Vec::new(), Vec::new(), Vec::new());
         let mut row = 0;
         loop {
-            (defined.clear(), repeated.clear(), values.clear());
+            defined.clear();
+            repeated.clear();
+            values.clear();
             let (rows, ..) = reader
                 .read_records(64, Some(&mut defined), Some(&mut repeated), &mut values)
                 .map_err(|e| format!("column {name}: {e}"))?;
