@@ -1,6 +1,11 @@
 #!/usr/bin/env python3
 """What scripts/paper.sh needs between two commands of oddgrad. Python's standard library only.
 
+    paper.py few ROWS COUNT                  at most so many of the rows, evenly spaced
+    paper.py chats ARCHIVE LONGEST TRAIN HELDOUT
+                                             the chats of llamafactory's source archive whose prompt and longer
+                                             answer have at most LONGEST characters: every fifth held out, the
+                                             others to train on
     paper.py prompts ROWS                    the prompts of preference rows, as `generate --prompts` reads them
     paper.py pair FIRST SECOND               rows of two answers to each prompt, of two files of `generate --json`
     paper.py score ROWS                      a judge for `judge --command`: minus the number of characters that
@@ -11,9 +16,12 @@
                                              FOLDER/NAME.judged.jsonl
 """
 
+import hashlib
+import io
 import json
 import os
 import sys
+import tarfile
 
 
 def rows_of(path):
@@ -25,13 +33,62 @@ def say(row):
     print(json.dumps(row, ensure_ascii=False))
 
 
+def key(prompt):
+    """A prompt, text or messages, as a key."""
+    return json.dumps(prompt, ensure_ascii=False, sort_keys=True)
+
+
 def asked(row):
-    """The prompt of a preference row as text."""
-    return row["prompt"][0]["content"]
+    """The prompt of a preference row: text where it is one message of the user, else messages."""
+    messages = row["prompt"]
+    return messages[0]["content"] if [m["role"] for m in messages] == ["user"] else messages
 
 
 def right_answers(path):
-    return {asked(row): row["chosen"][0]["content"] for row in rows_of(path)}
+    return {key(asked(row)): row["chosen"][0]["content"] for row in rows_of(path)}
+
+
+def few(rows, count):
+    all_rows, count = rows_of(rows), int(count)
+    count = min(count, len(all_rows))
+    for at in range(count):
+        say(all_rows[at * len(all_rows) // count])
+
+
+CHATS_SHA256 = "1702c0bfb864e80577a59521d2edcacd2aab05ec6aee06188fcba335a589681f"
+ROLES = {"system": "system", "human": "user", "gpt": "assistant"}
+
+
+def chats(archive, longest, train, heldout):
+    with open(archive, "rb") as file:
+        data = file.read()
+    found = hashlib.sha256(data).hexdigest()
+    if found != CHATS_SHA256:
+        sys.exit(f"error: {archive} has SHA-256 {found}, not {CHATS_SHA256}: remove it and start again")
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        rows = json.load(tar.extractfile("llamafactory-0.9.5/data/dpo_en_demo.json"))
+
+    def message(turn):
+        return {"role": ROLES[turn["from"]], "content": turn["value"]}
+
+    def length(row):
+        answers = [len(row[side]["value"]) for side in ("chosen", "rejected")]
+        return sum(len(turn["value"]) for turn in row["conversations"]) + max(answers)
+
+    short = [row for row in rows if length(row) <= int(longest)]
+    kept = [
+        {
+            "prompt": [message(turn) for turn in row["conversations"]],
+            "chosen": [message(row["chosen"])],
+            "rejected": [message(row["rejected"])],
+        }
+        for row in short
+    ]
+    parts = [[row for at, row in enumerate(kept) if at % 5 != 4], kept[4::5]]
+    for path, part in zip((train, heldout), parts):
+        with open(path, "w", encoding="utf-8") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in part)
+        print(f"{path}: {len(part)} of {len(rows)} chats", file=sys.stderr)
 
 
 def distance(a, b):
@@ -64,7 +121,7 @@ def differ(a, b):
 
 def score(rows):
     question = json.load(sys.stdin)
-    print(-distance(question["answer"].strip(), right_answers(rows)[question["prompt"]].strip()))
+    print(-distance(question["answer"].strip(), right_answers(rows)[key(question["prompt"])].strip()))
 
 
 CURVES = ["eval_logps/chosen", "eval_logps/rejected", "eval_log_odds_chosen"]
@@ -127,12 +184,17 @@ def figure(name, metrics, odds=None):
     print("</svg>")
 
 
+def said(answer):
+    """An answer as text, which is a message where the prompt is a conversation."""
+    return answer if isinstance(answer, str) else answer[0]["content"]
+
+
 def table(rows, folder, base, *others):
     right = right_answers(rows)
     answers = {name: rows_of(f"{folder}/{name}.answers.jsonl") for name in (base, *others)}
 
     def exact(name):
-        return sum(a["text"].strip() == right[a["prompt"]].strip() for a in answers[name])
+        return sum(a["text"].strip() == right[key(a["prompt"])].strip() for a in answers[name])
 
     print(f"\nAnswers to {len(right)} held-out prompts, against those of {base}; a tie counts one half:\n")
     print("| | won | tied | the same | lost | one empty | win rate | exactly right |")
@@ -140,18 +202,18 @@ def table(rows, folder, base, *others):
     print(f"| {base} | | | | | | | {exact(base)} |")
     for name in others:
         judged = f"{folder}/{name}.judged.jsonl"
-        judged = {row["prompt"]: row for row in rows_of(judged)} if os.path.exists(judged) else {}
+        judged = {key(row["prompt"]): row for row in rows_of(judged)} if os.path.exists(judged) else {}
         won = tied = same = lost = empty = 0
         for a, b in zip(answers[base], answers[name], strict=True):
             if a["text"] == b["text"]:
                 same += 1
             elif not differ(a["text"], b["text"]):
                 empty += 1
-            elif a["prompt"] not in judged:
+            elif key(a["prompt"]) not in judged:
                 sys.exit(f"error: {name}: no decision about {a['prompt']!r}")
-            elif judged[a["prompt"]]["choice"] == "tie":
+            elif judged[key(a["prompt"])]["choice"] == "tie":
                 tied += 1
-            elif judged[a["prompt"]]["chosen"] == b["text"]:
+            elif said(judged[key(a["prompt"])]["chosen"]) == b["text"]:
                 won += 1
             else:
                 lost += 1
@@ -160,7 +222,16 @@ def table(rows, folder, base, *others):
         print(f"| {name} | {won} | {tied} | {same} | {lost} | {empty} | {rate} | {exact(name)} |")
 
 
-COMMANDS = {"prompts": prompts, "pair": pair, "score": score, "curves": curves, "figure": figure, "table": table}
+COMMANDS = {
+    "few": few,
+    "chats": chats,
+    "prompts": prompts,
+    "pair": pair,
+    "score": score,
+    "curves": curves,
+    "figure": figure,
+    "table": table,
+}
 
 if __name__ == "__main__":
     if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:

@@ -6,11 +6,10 @@ use super::hub::bring_rows;
 use super::import::model_folder;
 use super::interrupt::stop_on_signal;
 use super::working;
-use crate::compare::{CompareOptions, compare};
+use crate::compare::{CompareEvent, CompareOptions, compare};
 use crate::error::{Error, Result};
 use crate::files::cache_folder;
 use crate::page::report::Table;
-use crate::train::trainer::TrainEvent;
 use clap::Args;
 use std::path::PathBuf;
 
@@ -49,7 +48,16 @@ pub(super) fn run(args: &CompareArgs, device: &DeviceArgs) -> Result<()> {
         stop: stop_on_signal("this step")?,
     };
     let mut current: Option<(String, Display)> = None;
-    let mut show = |name: &str, event: TrainEvent| {
+    let mut show = |event: CompareEvent| {
+        let (name, event) = match event {
+            CompareEvent::Run(name, event) => (name, event),
+            CompareEvent::Working(what) => {
+                if let Some((_, display)) = current.take() {
+                    display.finish();
+                }
+                return working::on(&what);
+            }
+        };
         if current.as_ref().is_none_or(|(shown, _)| shown != name) {
             if let Some((_, display)) = current.take() {
                 display.finish();

@@ -6,17 +6,17 @@ use super::output;
 use super::sampling::SamplingArgs;
 use super::working;
 use crate::data::form::Form;
-use crate::data::prompts::read_prompts;
-use crate::data::tokenize::Tokenizer;
+use crate::data::prompts::{PromptRow, read_prompt_rows};
+use crate::data::rows::{Source, Text};
 use crate::error::{Error, Problem, Result};
-use crate::model::adapter::tokenizer_folder;
-use crate::model::config::ModelConfig;
+use crate::feedback::asked::ModelFiles;
+use crate::feedback::comparison::value;
 use crate::model::folder::recorded_form;
-use crate::model::weights::FolderWeights;
 use crate::program::Store;
 use crate::train::learner::check_weights;
-use crate::train::sampler::{Sampler, encode_prompts};
+use crate::train::sampler::Sampler;
 use clap::Args;
+use serde_json::{Map, Value, json};
 use std::path::PathBuf;
 
 /// Arguments of `oddgrad generate`.
@@ -27,8 +27,8 @@ pub struct GenerateArgs {
     /// A prompt; may be repeated.
     #[arg(long, required_unless_present = "prompts")]
     prompt: Vec<String>,
-    /// A file of prompts: rows with a column "prompt" (.jsonl, .jsonl.gz, .json, .parquet), or a prompt
-    /// on each line (.txt).
+    /// A file of prompts: rows with "prompt" or "messages", text or a conversation (.jsonl, .jsonl.gz,
+    /// .json, .parquet), or one on each line (.txt).
     #[arg(long, value_name = "FILE")]
     prompts: Option<PathBuf>,
     /// How the prompts reach the model. Without it: as it was trained, if its folder says so; else
@@ -50,9 +50,10 @@ pub struct GenerateArgs {
 
 pub(super) fn run(args: &GenerateArgs, device: &DeviceArgs) -> Result<()> {
     let (sampling, stops) = args.sampling.read(args.max_tokens)?;
-    let mut all = args.prompt.clone();
+    let mut all: Vec<(String, PromptRow)> = args.prompt.iter().enumerate().map(given).collect();
     if let Some(path) = &args.prompts {
-        all.extend(read_prompts(path)?);
+        let rows = read_prompt_rows(path)?.into_iter();
+        all.extend(rows.map(|row| (row.source.to_string(), row)));
     }
     if args.stream && all.len() > 1 {
         let what = "prints one text as it comes; give one prompt, or leave it out";
@@ -61,19 +62,17 @@ pub(super) fn run(args: &GenerateArgs, device: &DeviceArgs) -> Result<()> {
     }
     working::on("reading the model");
     let model = &model_folder(&args.model)?;
-    let config = ModelConfig::load(model)?;
-    let tokenizer = Tokenizer::from_folder(&tokenizer_folder(model)?)?;
-    let has_template = tokenizer.has_template();
     let recorded = recorded_form(model)?;
-    let form = args.form.or(recorded).unwrap_or(Form::of_template(has_template));
-    let prompts = (&all[..], form);
-    encode_prompts(&tokenizer, &config, prompts, args.max_tokens)?;
-    let weights = FolderWeights::open(model, &config)?;
+    let files = ModelFiles::open(model, args.form.or(recorded))?;
+    let asked: Vec<Value> = all.iter().map(|(_, row)| value(&row.prompt)).collect();
+    let prompts = encode(&files, all, args.max_tokens)?;
     let gpu = device.open()?;
-    check_weights(gpu.target(), weights.stored_bytes())?;
+    check_weights(gpu.target(), files.weights.stored_bytes())?;
     working::on("reading weights");
     let store = Store::new(&gpu);
-    weights.put(&store)?;
+    files.weights.put(&store)?;
+    let ModelFiles { config, tokenizer, form, .. } = files;
+    let has_template = tokenizer.has_template();
     let sampler = Sampler::new(&gpu, &store, &config, tokenizer, prompts, args.max_tokens)?;
     if has_template {
         let why = match (args.form, recorded) {
@@ -95,10 +94,42 @@ pub(super) fn run(args: &GenerateArgs, device: &DeviceArgs) -> Result<()> {
         (true, _) => outln!(""),
         (false, false) => texts.iter().for_each(|text| outln!("{text}")),
         (false, true) => {
-            for (prompt, text) in all.iter().zip(texts) {
-                outln!("{}", serde_json::json!({"prompt": prompt, "text": text}));
+            for (prompt, text) in asked.iter().zip(texts) {
+                outln!("{}", json!({"prompt": prompt, "text": text}));
             }
         }
     }
     Ok(())
+}
+
+/// A prompt of the command line, and what messages call it.
+fn given((at, text): (usize, &String)) -> (String, PromptRow) {
+    let source = Source { file: "--prompt".into(), line: at + 1 };
+    let prompt = Text::Plain(text.clone());
+    let row = PromptRow { source, prompt, given: Map::new(), answers: Vec::new() };
+    (format!("prompt {}", at + 1), row)
+}
+
+/// The tokens of all prompts; what is wrong with any of them is told at once.
+fn encode(
+    files: &ModelFiles,
+    all: Vec<(String, PromptRow)>,
+    max_tokens: usize,
+) -> Result<Vec<Vec<u32>>> {
+    let (mut prompts, mut problems) = (Vec::new(), Vec::new());
+    for (place, mut row) in all {
+        // A template would hide that nothing was asked.
+        let found = match row.prompt.is_blank() {
+            true => Err("is empty; write what is to be continued".to_owned()),
+            false => files.prompt(&mut row, max_tokens),
+        };
+        match found {
+            Ok(ids) => prompts.push(ids),
+            Err(what) => problems.push(Problem::new(place, what)),
+        }
+    }
+    if problems.is_empty() {
+        return Ok(prompts);
+    }
+    Err(Error::input("these prompts cannot be continued", problems))
 }

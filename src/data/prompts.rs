@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 
 use super::files::{self, Format, Source, Split};
 use super::messages::{self, Message};
-use super::normalise::{Normal, Side, asked, has, normalise, present, side};
+use super::normalise::{Normal, Side, asked, normalise, present, side};
 use super::rows::{LARGEST_TEXT, MOST_BAD, ReadOptions, Text};
 use crate::error::{Error, Problem, Result};
 use crate::files::read_file;
@@ -43,31 +43,10 @@ pub struct PromptRow {
 /// A file that cannot be read or has another ending; every row without a prompt that can be used, all at
 /// once; no prompt at all.
 pub fn read_prompt_rows(path: &Path) -> Result<Vec<PromptRow>> {
-    read(path, &|source, record| {
+    let of = |source: Source, record: &Record| {
         let (prompt, given, answers) = prompt_of(record)?;
         Ok(PromptRow { source, prompt, given, answers })
-    })
-}
-
-/// Reads prompts that are text: the lines of a `.txt` file that are not blank, or the texts of a column
-/// "prompt".
-///
-/// # Errors
-/// A file that cannot be read or has another ending; every row without such a text, all at once; no
-/// prompt at all.
-pub fn read_prompts(path: &Path) -> Result<Vec<String>> {
-    read(path, &|_, record| match record.get("prompt") {
-        Some(Value::String(text)) => Ok(text.clone()),
-        Some(other) => Err(format!("column \"prompt\" is {}, not text", files::kind(other))),
-        None => Err(format!("column \"prompt\" is missing; {}", has(record))),
-    })
-}
-
-/// What `of` makes of every record; a line of text is a record with a prompt.
-fn read<T>(
-    path: &Path,
-    of: &dyn Fn(Source, &Record) -> std::result::Result<T, String>,
-) -> Result<Vec<T>> {
+    };
     let paths = [path.to_path_buf()];
     let (mut prompts, mut problems) = (Vec::new(), Vec::new());
     for (path, format) in files::expand(&paths, true, Split::Train)?.files {
@@ -80,6 +59,7 @@ fn read<T>(
         };
         if format == Format::Text {
             let bytes = read_file(&path, LARGEST_TEXT)?.unwrap_or_default();
+            // A line of text is a record with a prompt.
             let text = std::str::from_utf8(files::without_bom(&bytes))
                 .map_err(|_| Error::file(&path, "is not UTF-8; save the file as UTF-8"))?;
             for (i, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {

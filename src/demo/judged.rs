@@ -21,7 +21,7 @@ use crate::program::Store;
 use crate::train::dataset::Dataset;
 use crate::train::evaluation::{Estimate, FIGURES, estimates, score};
 use crate::train::objectives::RowKind;
-use crate::train::sampler::Sampler;
+use crate::train::sampler::{Sampler, encode_prompts};
 
 /// Longest sentence in characters that the page shows corrections of.
 const SHOWN_CHARS: usize = 72;
@@ -236,9 +236,14 @@ pub(super) fn correct(
     // Where both runs trained additions, the base model has some too: fresh ones, which add nothing.
     let config = ModelConfig::load(models[2])?;
     let tokenizer = Tokenizer::from_folder(models[0])?;
-    let lengths = rows.iter().map(|row| Ok(tokenizer.encode(&row.right)?.len()));
-    let longest = lengths.collect::<Result<Vec<_>>>()?.into_iter().max().unwrap_or(0);
-    let max_tokens = longest + SPARE_TOKENS;
+    // A model that has not learnt to end a sentence is stopped a little behind where the right one
+    // ends; those of one length are continued together.
+    let limit = |row: &HeldOutRow| Ok(tokenizer.encode(&row.right)?.len() + SPARE_TOKENS);
+    let mut order: Vec<(usize, usize)> =
+        rows.iter().map(limit).collect::<Result<Vec<_>>>()?.into_iter().zip(0..).collect();
+    order.sort_unstable();
+    let limits: Vec<usize> = order.iter().map(|&(limit, _)| limit).collect();
+    let max_tokens = limits.last().copied().unwrap_or(0);
     let store = Store::new(gpu);
     let put = |model: &Path| -> Result<()> {
         let weights = FolderWeights::open(model, &config)?;
@@ -250,25 +255,27 @@ pub(super) fn correct(
         }
     };
     put(models[0])?;
-    let prompts: Vec<String> = rows.iter().map(|row| row.prompt.clone()).collect();
+    let prompts: Vec<String> = order.iter().map(|&(_, row)| rows[row].prompt.clone()).collect();
     let prompts = (&prompts[..], Form::of_template(tokenizer.has_template()));
-    let sampler = Sampler::new(gpu, &store, &config, tokenizer, prompts, max_tokens)?;
+    let prompts = encode_prompts(&tokenizer, &config, prompts, max_tokens)?;
+    let sampler =
+        Sampler::new(gpu, &store, &config, tokenizer, prompts, max_tokens)?.limited(limits);
     let greedy = Sampling::greedy(max_tokens);
-    let mut texts = Vec::new();
-    for (model, name) in models.into_iter().zip(NAMES) {
-        put(model)?;
-        let mut hear = |row: usize, _: &str| {
-            working(format!("{name}: correcting sentence {} of {}", row + 1, rows.len()));
-        };
-        texts.push(sampler.run(&greedy, &[], &mut hear)?.into_iter());
-    }
-    let mut next = |model: usize| texts[model].next().expect("one text a prompt");
     let sample = |row: &HeldOutRow| Sample {
         wrong: row.wrong.clone(),
-        outputs: (0..3).map(&mut next).collect(),
+        outputs: Vec::new(),
         right: row.right.clone(),
     };
-    Ok(rows.iter().map(sample).collect())
+    let mut samples: Vec<Sample> = rows.iter().map(sample).collect();
+    for (model, name) in models.into_iter().zip(NAMES) {
+        put(model)?;
+        let mut hear = |at: usize, _: &str| {
+            working(format!("{name}: correcting sentence {} of {}", at + 1, rows.len()));
+        };
+        let texts = sampler.run(&greedy, &[], &mut hear)?;
+        order.iter().zip(texts).for_each(|(&(_, row), text)| samples[row].outputs.push(text));
+    }
+    Ok(samples)
 }
 
 #[cfg(test)]

@@ -108,7 +108,7 @@ impl DemoOptions {
             return Err(Error::file(
                 &self.model,
                 "is not a model folder (it has no config.json). Start the demo in the project's own \
-                 folder, or name a Hugging Face folder with --model.",
+                 folder, or name nano, smollm2, a Hugging Face folder or a GGUF file with --model.",
             ));
         }
         check_weights_there(&self.model)?;

@@ -25,10 +25,10 @@ pub(super) const TOGETHER: usize = 16;
 /// A model's folder, read and found usable; nothing is on a device yet.
 pub struct ModelFiles {
     pub(super) folder: PathBuf,
-    pub(super) config: ModelConfig,
-    pub(super) tokenizer: Tokenizer,
-    pub(super) form: Form,
-    pub(super) weights: FolderWeights,
+    pub(crate) config: ModelConfig,
+    pub(crate) tokenizer: Tokenizer,
+    pub(crate) form: Form,
+    pub(crate) weights: FolderWeights,
 }
 
 impl ModelFiles {
@@ -64,20 +64,7 @@ impl ModelFiles {
         let mut known = HashSet::new();
         for mut row in rows {
             let place = row.source.to_string();
-            let ids = in_form(&mut row.prompt, self.form)
-                .and_then(|()| self.encode(&row.prompt, &row.given).map_err(reason))
-                .and_then(|ids| {
-                    let room = self.config.max_positions;
-                    check_prompts(
-                        std::slice::from_ref(&ids),
-                        max_tokens,
-                        room,
-                        self.config.vocab_size,
-                    )
-                    .map_err(reason)?;
-                    Ok(ids)
-                });
-            match ids {
+            match self.prompt(&mut row, max_tokens) {
                 Ok(ids) if !known.insert(ids.clone()) => asked.repeated += 1,
                 Ok(ids) => {
                     asked.ids.push(ids);
@@ -90,6 +77,23 @@ impl ModelFiles {
             return Ok(asked);
         }
         Err(Error::input("these prompts cannot be asked", problems))
+    }
+
+    /// Brings a prompt into the model's form; its tokens, with room for `max_tokens` more behind them.
+    ///
+    /// # Errors
+    /// What is wrong with it: a conversation for a model of plain text; what its template refuses; no
+    /// tokens, or too many.
+    pub fn prompt(
+        &self,
+        row: &mut PromptRow,
+        max_tokens: usize,
+    ) -> std::result::Result<Vec<u32>, String> {
+        in_form(&mut row.prompt, self.form)?;
+        let ids = self.encode(&row.prompt, &row.given).map_err(reason)?;
+        let (room, vocabulary) = (self.config.max_positions, self.config.vocab_size);
+        check_prompts(std::slice::from_ref(&ids), max_tokens, room, vocabulary).map_err(reason)?;
+        Ok(ids)
     }
 
     /// The tokens of a prompt, up to where the answer begins.

@@ -21,27 +21,38 @@ pub struct Sampler {
     generator: Generator,
     tokenizer: Tokenizer,
     prompts: Vec<Vec<u32>>,
+    /// New tokens of each prompt at most; empty where the settings of a run alone limit them.
+    limits: Vec<usize>,
     stop: Vec<u32>,
 }
 
 impl Sampler {
-    /// Brings `prompts` into `form` and makes the program that continues them by up to
-    /// `max_tokens`.
+    /// The program that continues `prompts`, tokens as the model expects them, by up to `max_tokens`.
     ///
     /// # Errors
-    /// As [`encode_prompts`]; memory or limits that do not suffice.
+    /// Memory or limits that do not suffice.
     pub fn new(
         gpu: &Rc<Gpu>,
         store: &Store,
         config: &ModelConfig,
         tokenizer: Tokenizer,
-        (prompts, form): (&[String], Form),
+        prompts: Vec<Vec<u32>>,
         max_tokens: usize,
     ) -> Result<Self> {
-        let prompts = encode_prompts(&tokenizer, config, (prompts, form), max_tokens)?;
         let generator = Generator::new(gpu, store, config, room_of(&prompts, max_tokens))?;
         let stop = tokenizer.ends().0.to_vec();
-        Ok(Self { generator, tokenizer, prompts, stop })
+        Ok(Self { generator, tokenizer, prompts, limits: Vec::new(), stop })
+    }
+
+    /// Continues each prompt by so many tokens at most. Prompts that are near each other are continued
+    /// together for as long as one of them needs.
+    ///
+    /// # Panics
+    /// If there are not as many limits as prompts.
+    #[must_use]
+    pub fn limited(self, limits: Vec<usize>) -> Self {
+        assert_eq!(limits.len(), self.prompts.len(), "a limit for each prompt");
+        Self { limits, ..self }
     }
 
     /// Continues every prompt up to the first of the texts `stops`; one text each, without the white
@@ -61,7 +72,7 @@ impl Sampler {
             let text = text(new)?;
             let (piece, goes_on) = speeches[i].next(&text, stops);
             hear(i, piece);
-            Ok(goes_on)
+            Ok(goes_on && self.limits.get(i).is_none_or(|&limit| new.len() < limit))
         };
         let new = self.generator.generate(&self.prompts, &self.stop, sampling, &mut watch)?;
         let mut whole_of = |(i, ids): (usize, &Vec<u32>)| {

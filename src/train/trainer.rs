@@ -18,7 +18,7 @@ use crate::train::prepare::{Prepared, RECIPE, prepare};
 use crate::train::proof::{Hashed, Proof};
 use crate::train::recipe::Recipe;
 use crate::train::reference_logps::{ReferenceModel, Resumed};
-use crate::train::sampler::Sampler;
+use crate::train::sampler::{Sampler, encode_prompts};
 use crate::train::training::{Heldout, Training};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -131,14 +131,12 @@ pub fn run(
     let sample = &recipe.sample;
     let sampler = match sample.every {
         0 => None,
-        _ => Some(Sampler::new(
-            gpu,
-            learner.store(),
-            &config,
-            prepared.tokenizer,
-            (&sample.prompts, form),
-            sample.max_tokens,
-        )?),
+        _ => {
+            let (tokenizer, prompts) = (prepared.tokenizer, (&sample.prompts[..], form));
+            let prompts = encode_prompts(&tokenizer, &config, prompts, sample.max_tokens)?;
+            let store = learner.store();
+            Some(Sampler::new(gpu, store, &config, tokenizer, prompts, sample.max_tokens)?)
+        }
     };
     let lock = match prepared.lock {
         Some(lock) => lock,

@@ -98,6 +98,7 @@ impl Reference {
     /// When the folder is neither layout, or a file is missing or damaged; rows that do not fit
     /// the model are all named at once.
     pub fn load(folder: &Path) -> Result<Self> {
+        std::fs::metadata(folder).map_err(|e| Error::io("read", folder, e))?;
         if folder.join("golden.json").is_file() {
             return Ok(Self::Model(Box::new(ModelReference::load(folder, folder)?)));
         }

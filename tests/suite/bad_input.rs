@@ -76,7 +76,10 @@ fn settings_that_cannot_be() {
             &["--top-p: is 0", "--top-k: changes nothing at --temperature 0"],
         ),
         ("demo --output model --model model", &["model: exists already", "--resume"]),
-        ("demo --output new --model nowhere", &["nowhere: is not a model folder", "--model"]),
+        (
+            "demo --output new --model nowhere",
+            &["nowhere: is not a model folder", "nano, smollm2", "--model"],
+        ),
         ("demo --output new --model model --set batch.sise=3", &["did you mean batch.size?"]),
     ] {
         p.refused(args, phrases);
@@ -344,7 +347,8 @@ fn references_that_cannot_be_compared() {
         b["tokenized"][0]["chosen_input_ids"].as_array_mut().unwrap().push(3.into());
     });
     for (folder, phrases) in [
-        ("nowhere", &["nowhere: holds no reference values"][..]),
+        ("nowhere", &["cannot read nowhere"][..]),
+        ("nowhere.gguf", &["cannot read nowhere.gguf"]),
         ("folder", &["folder: holds no reference values"]),
         ("json", &["json/golden.json: is not JSON"]),
         ("no_batch", &["cannot read no_batch/batch.json"]),

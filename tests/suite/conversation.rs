@@ -38,12 +38,22 @@ fn texts_are_streamed_stopped_and_read_from_files() {
     assert_eq!(rows[0], serde_json::json!({"prompt": "The", "text": text}));
     assert_eq!((rows.len(), rows[1]["prompt"].as_str()), (2, Some("She said")));
 
-    p.write("bad.jsonl", "{\"prompt\": [1]}\n{\"question\": \"x\"}\n");
-    let bad = format!("{generate} --prompts bad.jsonl");
+    // The template of the model writes what the first of these is given as.
+    let said = "{\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}, {\"role\": \"assistant\", \"content\": \"x\"}]}\n";
+    p.write("talk.jsonl", &format!("{said}{{\"prompt\": \"Hi\"}}\n"));
+    let talk = p.run(&generate.replace("plain", "chat --json --prompts talk.jsonl"));
+    let rows: Vec<serde_json::Value> =
+        talk.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(rows[0]["prompt"], serde_json::json!([{"role": "user", "content": "Hi"}]));
+    assert_eq!((&rows[1]["prompt"], &rows[1]["text"]), (&"Hi".into(), &rows[0]["text"]));
     p.refused(
-        &bad,
-        &["bad.jsonl:1", "is a list, not text", "bad.jsonl:2", "\"prompt\" is missing"],
+        &format!("{generate} --prompts talk.jsonl"),
+        &["talk.jsonl:1: is a conversation", "--form chat"],
     );
+
+    p.write("bad.jsonl", "{\"prompt\": [1]}\n{\"text\": \"x\"}\n");
+    let bad = format!("{generate} --prompts bad.jsonl");
+    p.refused(&bad, &["bad.jsonl:1", "bad.jsonl:2", "\"prompt\" is missing"]);
     p.refused(&format!("{generate} --prompt a --prompt b --stream"), &["--stream", "one prompt"]);
     p.write("blank.txt", "\n \n");
     p.refused(&format!("{generate} --prompts blank.txt"), &["blank.txt", "no prompt in it"]);

@@ -2,22 +2,29 @@
 //! refuses. It does not panic, hang or ask for memory without end.
 //!
 //! Each test takes files that are right and damages them at random, a few hundred times;
-//! `ODDGRAD_FUZZ_SECONDS=600 cargo nextest run --no-capture malformed` goes on for so long and tells
-//! how many it tried. The input of a case that takes the process down is in the folder that the test
+//! `ODDGRAD_FUZZ_SECONDS=600 cargo nextest run --no-capture malformed` goes on for so long, or to ten
+//! million, and tells how many it tried. The input of a case that takes the process down is in the folder that the test
 //! names, `target/tmp/malformed`. With `ODDGRAD_FUZZ_CORPUS` each test writes into that folder what a
 //! fuzzer starts from (`scripts/fuzz.sh`).
 
 use crate::formats::{FORMATS, WHOLE_STATE};
 use crate::golden;
 use fastrand::Rng;
+use oddgrad::model::config::ModelConfig;
+use oddgrad::model::folder::save_model_folder;
 use oddgrad::model::gguf::blocks::BlockType;
 use oddgrad::model::gguf::export::export;
+use oddgrad::model::weights::init_weights;
 use oddgrad::ops;
+use serde_json::{Map, Value, json};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+/// With `ODDGRAD_FUZZ_SECONDS` no test tries more.
+const MANY: u64 = 10_000_000;
 /// A case may take no longer.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Bytes that all cases together may make the process grow by.
@@ -112,48 +119,47 @@ fn hammer(name: &str, seeds: Vec<Vec<u8>>, prepare: impl Fn(&Path)) {
     prepare(&folder);
     let seconds = std::env::var("ODDGRAD_FUZZ_SECONDS").ok();
     let seconds = seconds.map(|s| s.parse::<f64>().expect("ODDGRAD_FUZZ_SECONDS is a number"));
-    // As is, nothing is wrong with them.
-    let (send_case, cases) = mpsc::channel::<Vec<u8>>();
-    let (send_done, done) = mpsc::channel::<Result<(), ()>>();
-    let path = folder.join(format.file);
-    let (to, at) = (path.clone(), folder.clone());
-    std::thread::spawn(move || {
-        for bytes in cases {
-            let mut out = std::fs::File::create(&to).unwrap();
-            out.write_all(&bytes).unwrap();
-            drop(out);
-            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                (format.read)(&at, &bytes)
-            }));
-            send_done.send(result.map_err(|_| ())).unwrap();
-        }
-    });
     #[cfg(target_os = "linux")]
     let before = peak();
-    let mut rng = Rng::with_seed(7);
     let start = Instant::now();
-    let mut count = 0u64;
-    loop {
-        let seed = &seeds[count as usize % seeds.len()];
-        let bytes = if count < seeds.len() as u64 { seed.clone() } else { damaged(seed, &mut rng) };
-        let size = bytes.len();
-        send_case.send(bytes).unwrap();
-        match done.recv_timeout(PATIENCE) {
-            Ok(Ok(())) => {}
-            Ok(Err(())) => {
-                panic!("{name}: case {count} panics; its {size} bytes are {}", path.display())
-            }
-            Err(_) => panic!("{name}: case {count} hangs; its {size} bytes are {}", path.display()),
+    let enough = move |count: u64, seeds: usize| match seconds {
+        None => count >= 200 + seeds as u64,
+        Some(seconds) => {
+            count >= MANY || (count.is_multiple_of(64) && start.elapsed().as_secs_f64() > seconds)
         }
-        count += 1;
-        let over = match seconds {
-            None => count >= 200 + seeds.len() as u64,
-            Some(seconds) => start.elapsed().as_secs_f64() > seconds,
-        };
-        if over {
-            break;
+    };
+    let path = folder.join(format.file);
+    let (to, at) = (path.clone(), folder.clone());
+    let done = Arc::new(AtomicU64::new(0));
+    let counter = done.clone();
+    let worker = std::thread::spawn(move || {
+        let mut rng = Rng::with_seed(7);
+        let mut count = 0;
+        while !enough(count, seeds.len()) {
+            let seed = &seeds[count as usize % seeds.len()];
+            // As is, nothing is wrong with them.
+            let whole = count < seeds.len() as u64;
+            let bytes = if whole { seed.clone() } else { damaged(seed, &mut rng) };
+            std::fs::write(&to, &bytes).unwrap();
+            (format.read)(&at, &bytes);
+            count += 1;
+            counter.store(count, Ordering::Release);
         }
+    });
+    // No count may stand for longer than a case may take.
+    let (mut count, mut since) = (0, Instant::now());
+    while !worker.is_finished() {
+        std::thread::sleep(Duration::from_millis(10));
+        let now = done.load(Ordering::Acquire);
+        if now != count {
+            (count, since) = (now, Instant::now());
+        }
+        let hangs = since.elapsed() > PATIENCE;
+        assert!(!hangs, "{name}: case {count} hangs; its bytes are {}", path.display());
     }
+    let panics = worker.join().is_err();
+    count = done.load(Ordering::Acquire);
+    assert!(!panics, "{name}: case {count} panics; its bytes are {}", path.display());
     #[cfg(target_os = "linux")]
     {
         let grown = (peak() - before) << 10;
@@ -196,19 +202,63 @@ fn malformed_safetensors() {
     hammer("safetensors", seeds, nothing);
 }
 
+/// A tokenizer of 34 tokens: damage to a large one is mostly damage to its list of words.
+fn small_tokenizer() -> Vec<u8> {
+    let mut json: Value = serde_json::from_slice(&bytes("llama_tied/tokenizer.json")).unwrap();
+    let special = json["added_tokens"].as_array().unwrap().iter().map(|token| &token["content"]);
+    let special: Vec<String> = special.map(|text| text.as_str().unwrap().to_owned()).collect();
+    let letters = ('a'..='z').map(String::from).chain(["\u{120}".to_owned(), "ab".to_owned()]);
+    let vocab: Map<String, Value> =
+        special.into_iter().chain(letters).zip((0..).map(Value::from)).collect();
+    json["model"]["vocab"] = vocab.into();
+    json["model"]["merges"] = json!([["a", "b"]]);
+    serde_json::to_vec(&json).unwrap()
+}
+
+/// A model of one layer with that tokenizer in a folder below `dir`: some kilobytes.
+fn small_model(dir: &Path, width: usize) -> PathBuf {
+    let tokenizer = dir.join("tokenizer");
+    std::fs::create_dir_all(&tokenizer).unwrap();
+    copied("llama_tied", &["tokenizer_config.json"])(&tokenizer);
+    std::fs::write(tokenizer.join("tokenizer.json"), small_tokenizer()).unwrap();
+    let mut json: Value = serde_json::from_slice(&bytes("llama_tied/config.json")).unwrap();
+    json["vocab_size"] = 34.into();
+    for (key, value) in [
+        ("hidden_size", width),
+        ("intermediate_size", width),
+        ("head_dim", width / 2),
+        ("num_attention_heads", 2),
+        ("num_key_value_heads", 1),
+        ("num_hidden_layers", 1),
+    ] {
+        json[key] = value.into();
+    }
+    let config = ModelConfig::from_json("config.json", &json).unwrap();
+    let weights = init_weights(&config, 7);
+    let folder = dir.join("model");
+    let read = |name: &str| Ok(weights[name].data.clone());
+    save_model_folder(&folder, Some(&tokenizer), None, &config, &read).unwrap();
+    folder
+}
+
 #[test]
 fn malformed_weights_of_a_model() {
-    let seeds = vec![bytes("llama_tied/model.safetensors")];
-    let with = copied("llama_tied", &["config.json"]);
-    hammer("weights", seeds, with);
+    let dir = tempfile::tempdir().unwrap();
+    let model = small_model(dir.path(), 8);
+    let seeds = vec![std::fs::read(model.join("model.safetensors")).unwrap()];
+    hammer("weights", seeds, |folder| {
+        std::fs::copy(model.join("config.json"), folder.join("config.json")).unwrap();
+    });
 }
 
 #[test]
 fn malformed_gguf() {
     let dir = tempfile::tempdir().unwrap();
+    // Rows of as many elements as a block has.
+    let model = small_model(dir.path(), 32);
     let seeds = [BlockType::F16, BlockType::Q8_0].map(|kind| {
         let path = dir.path().join("m.gguf");
-        export(&golden("llama_tied"), &path, kind).unwrap();
+        export(&model, &path, kind).unwrap();
         std::fs::read(&path).unwrap()
     });
     hammer("gguf", seeds.to_vec(), nothing);
@@ -230,7 +280,7 @@ fn malformed_adapters() {
 
 #[test]
 fn malformed_tokenizers() {
-    let seeds = vec![bytes("llama_tied/tokenizer.json")];
+    let seeds = vec![bytes("llama_tied/tokenizer.json"), small_tokenizer()];
     let with = copied("llama_tied", &["tokenizer_config.json"]);
     hammer("tokenizer", seeds, with);
 }
@@ -238,8 +288,10 @@ fn malformed_tokenizers() {
 #[test]
 fn malformed_templates() {
     let seeds = vec![b"{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}".to_vec(), b"{% for m in messages %}{% if m['role'] == 'user' %}{{ '<u>' + m['content'] | trim }}{% elif loop.last %}{{ raise_exception('no') }}{% endif %}{{ strftime_now('%Y-%d') }}{% endfor %}{{ '%s' % 4 }}{% set ns = namespace(x=1) %}{{ range(3) | list }}".to_vec()];
-    let with = copied("llama_tied", &["tokenizer.json", "tokenizer_config.json"]);
-    hammer("template", seeds, with);
+    hammer("template", seeds, |folder| {
+        copied("llama_tied", &["tokenizer_config.json"])(folder);
+        std::fs::write(folder.join("tokenizer.json"), small_tokenizer()).unwrap();
+    });
 }
 
 #[test]
