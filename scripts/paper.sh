@@ -64,7 +64,8 @@ else
         objectives=(sft orpo sft+dpo)
         train_rows=96
         held_out=32
-        settings=(data.max_length=128 batch.size=8 train.max_steps=12 train.eval_every=4)
+        settings=(data.max_length=128 batch.size=8 batch.stream_tokens=256)
+        settings+=(train.max_steps=12 train.eval_every=4)
     fi
     settings+=(optim.learning_rate=1e-3 lora.rank=16 lora.alpha=32 lora.targets=all lora.base=stored)
     rates+=(--set dpo:optim.learning_rate=2e-4)
@@ -81,8 +82,9 @@ if [ "$variant" = chats ]; then
     longest=1000000
     if [ -n "${software:-}" ]; then
         longest=1000 # characters of a prompt and its longer answer, some 240 tokens
-        train_rows=24
-        settings+=(data.max_length=256 batch.size=4 train.max_steps=6 train.eval_every=2)
+        train_rows=16
+        settings+=(data.max_length=256 batch.size=4 batch.stream_tokens=512)
+        settings+=(train.max_steps=4 train.eval_every=2)
     fi
     answer_tokens=96
     python3 scripts/paper.py chats "$SDIST" "$longest" "$OUT/all.train.jsonl" "$OUT/all.heldout.jsonl"

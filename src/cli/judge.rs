@@ -92,6 +92,10 @@ pub struct JudgeArgs {
     /// Seconds before the second attempt; each further wait is twice as long.
     #[arg(long, value_name = "SECONDS", default_value_t = 0.5)]
     backoff: f64,
+    /// Comparisons that an endpoint is asked about at the same time. Rows then stand in the order in which
+    /// they were decided.
+    #[arg(long, default_value_t = 1)]
+    parallel: usize,
 }
 
 /// The flags of the settings of a judge.
@@ -124,6 +128,7 @@ pub(super) fn run(args: &JudgeArgs, device: &DeviceArgs) -> Result<()> {
         timeout: args.timeout,
         retries: args.retries,
         backoff: args.backoff,
+        parallel: args.parallel,
     };
     let problems = settings.problems(&flag);
     if !problems.is_empty() {

@@ -101,6 +101,7 @@ pub fn judge_prompts(
     let judging = Judging {
         votes: options.judge.votes,
         one_way: options.judge.one_way,
+        parallel: options.judge.parallel,
         model: name.as_deref(),
         seed: options.answers.as_ref().map(|answers| answers.sampling.seed),
     };

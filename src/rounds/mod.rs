@@ -300,6 +300,7 @@ impl Rounds<'_> {
         let judging = Judging {
             votes: settings.votes,
             one_way: settings.one_way,
+            parallel: settings.parallel,
             model: Some(model),
             seed: Some(seed),
         };

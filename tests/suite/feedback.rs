@@ -26,6 +26,8 @@ pub fn rows(path: &Path) -> Vec<Value> {
 struct Stub {
     address: String,
     calls: Arc<AtomicUsize>,
+    /// Calls that are being answered, and the most of them at a time.
+    busy: Arc<[AtomicUsize; 2]>,
     /// What each call was answered by: a rule or a fault.
     said: Arc<Mutex<BTreeMap<&'static str, usize>>>,
 }
@@ -46,17 +48,25 @@ impl Stub {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = format!("http://{}/v1", listener.local_addr().unwrap());
         let (calls, said) = (Arc::<AtomicUsize>::default(), Arc::<Mutex<_>>::default());
-        let (count, notes) = (calls.clone(), said.clone());
+        let busy = Arc::<[AtomicUsize; 2]>::default();
+        let (count, notes, work) = (calls.clone(), said.clone(), busy.clone());
         std::thread::spawn(move || {
             for stream in listener.incoming() {
-                let (count, notes) = (count.clone(), notes.clone());
+                let (count, notes, work) = (count.clone(), notes.clone(), work.clone());
+                let counted = move |a: &str, b: &str| {
+                    let now = work[0].fetch_add(1, Ordering::Relaxed) + 1;
+                    work[1].fetch_max(now, Ordering::Relaxed);
+                    let said = rule(a, b);
+                    work[0].fetch_sub(1, Ordering::Relaxed);
+                    said
+                };
                 std::thread::spawn(move || {
                     // A client that was killed has no more questions.
-                    let _ = serve(stream.unwrap(), rule, share, wait, &count, &notes);
+                    let _ = serve(stream.unwrap(), &counted, share, wait, &count, &notes);
                 });
             }
         });
-        Self { address, calls, said }
+        Self { address, calls, busy, said }
     }
 
     fn calls(&self) -> usize {
@@ -66,7 +76,7 @@ impl Stub {
 
 fn serve(
     mut stream: TcpStream,
-    rule: Rule,
+    rule: &dyn Fn(&str, &str) -> &'static str,
     share: f64,
     wait: Duration,
     calls: &AtomicUsize,
@@ -160,7 +170,7 @@ fn a_server_that_fails_in_six_ways_and_kills_lose_nothing() {
     p.write("prompts.jsonl", answered(PAIRS));
     let stub = Stub::new(longer, 0.3, Duration::from_millis(400));
     let args = format!(
-        "judge prompts.jsonl --out judged.jsonl --endpoint {} --judge-model stub --timeout 0.2 --backoff 0.01 --retries 12",
+        "judge prompts.jsonl --out judged.jsonl --endpoint {} --judge-model stub --timeout 0.2 --backoff 0.01 --retries 12 --parallel 3",
         stub.address
     );
     let mut rng = Rng::with_seed(3);
@@ -205,6 +215,36 @@ fn a_server_that_fails_in_six_ways_and_kills_lose_nothing() {
     assert_eq!((again.code, stub.calls()), (Some(0), before), "{}", again.err);
     let check = p.run("data check judged.jsonl --model model");
     assert!(check.out.contains("60 read, 60 usable"), "{}{}", check.out, check.err);
+}
+
+#[test]
+fn several_comparisons_are_asked_about_at_once() {
+    let p = Place::new();
+    p.write("prompts.jsonl", answered(24));
+    let slow: Rule = |a, b| {
+        std::thread::sleep(Duration::from_millis(50));
+        longer(a, b)
+    };
+    let stub = Stub::new(slow, 0.0, Duration::ZERO);
+    let args = format!("--endpoint {} --judge-model m --parallel", stub.address);
+    let found = p.run(&format!("judge prompts.jsonl --out judged.jsonl {args} 8"));
+    assert_eq!(found.code, Some(0), "{}", found.err);
+    all_judged(&rows(&p.path("judged.jsonl")), 24);
+    assert!(found.out.contains("48 calls, 4800 prompt and 96"), "{}", found.out);
+    let most = stub.busy[1].load(Ordering::Relaxed);
+    assert!((2..=8).contains(&most), "{most} at once");
+    // One of them ends it for all, and what the others decided is kept.
+    let refusing = fixed("401 Unauthorized", "no");
+    let asked = format!("judge prompts.jsonl --out other.jsonl --endpoint {refusing}");
+    p.refused(&format!("{asked} --judge-model m --parallel 4"), &["HTTP 401"]);
+    p.refused(
+        "judge prompts.jsonl --out other.jsonl --command true --parallel 300",
+        &["--parallel: is 300; it must be 1 to 256"],
+    );
+    p.refused(
+        "judge prompts.jsonl --out other.jsonl --command true --parallel 2",
+        &["--parallel: is for an endpoint"],
+    );
 }
 
 #[test]

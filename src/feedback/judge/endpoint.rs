@@ -6,8 +6,8 @@
 //! that is none, ends it at once.
 
 use std::io::ErrorKind;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
@@ -52,12 +52,19 @@ pub struct EndpointOptions {
     pub stop: Arc<AtomicBool>,
 }
 
-/// The judge.
+/// The judge. Its clones may ask at the same time.
+#[derive(Clone)]
 pub struct Endpoint {
     options: EndpointOptions,
     url: String,
     key: Option<String>,
     agent: ureq::Agent,
+    known: Arc<Mutex<Known>>,
+}
+
+/// What all clones of a judge know and took.
+#[derive(Default)]
+struct Known {
     /// Whether somebody is there.
     reached: bool,
     cost: Cost,
@@ -68,6 +75,13 @@ enum Attempt {
     /// It may pass, after this wait if the server asks for one.
     Passing(String, Option<Duration>),
     Failed(Failure),
+}
+
+impl Known {
+    fn count(&mut self, again: bool) {
+        self.cost.calls += 1;
+        self.cost.retries += u64::from(again);
+    }
 }
 
 impl Endpoint {
@@ -110,18 +124,21 @@ impl Endpoint {
         }
         let url = format!("{address}/chat/completions");
         let agent = config.build().new_agent();
-        Ok(Self { url, key, agent, reached: false, cost: Cost::default(), options })
+        Ok(Self { url, key, agent, known: Arc::default(), options })
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A reply with its letter.
-    fn reply(&mut self, body: &[u8]) -> std::result::Result<(String, usize), Failure> {
+    fn reply(&self, body: &[u8]) -> std::result::Result<(String, usize), Failure> {
         let mut wait = self.options.backoff;
         for attempt in 0..=self.options.retries {
             if self.options.stop.load(Ordering::Relaxed) {
                 return Err(stopped());
             }
-            self.cost.calls += 1;
-            self.cost.retries += u64::from(attempt > 0);
+            self.known().count(attempt > 0);
             let (reason, asked) = match self.call(body) {
                 Ok(text) => match letter(&text) {
                     Some(place) => return Ok((text, place)),
@@ -135,7 +152,7 @@ impl Endpoint {
             };
             if attempt == self.options.retries {
                 let reason = format!("{} attempts: {reason}", attempt + 1);
-                return Err(match self.reached {
+                return Err(match self.known().reached {
                     true => Failure::Here(reason),
                     false => self.stop(reason),
                 });
@@ -162,13 +179,13 @@ impl Endpoint {
     }
 
     /// The text of one reply.
-    fn call(&mut self, body: &[u8]) -> std::result::Result<String, Attempt> {
+    fn call(&self, body: &[u8]) -> std::result::Result<String, Attempt> {
         let mut request = self.agent.post(&self.url).header("content-type", "application/json");
         if let Some(key) = &self.key {
             request = request.header("authorization", &format!("Bearer {key}"));
         }
         let mut response = request.send(body).map_err(|e| self.no_reply(&e))?;
-        self.reached = true;
+        self.known().reached = true;
         let status = response.status().as_u16();
         let asked = response.headers().get("retry-after").and_then(|value| value.to_str().ok());
         let asked = asked.and_then(wait_of);
@@ -186,7 +203,9 @@ impl Endpoint {
             let start = shown(text.trim(), TOLD);
             return Err(self.passing(format!("the reply is no JSON: \"{start}\"")));
         };
-        for (sum, name) in self.cost.tokens.iter_mut().zip(["prompt_tokens", "completion_tokens"]) {
+        for (sum, name) in
+            self.known().cost.tokens.iter_mut().zip(["prompt_tokens", "completion_tokens"])
+        {
             *sum += value["usage"][name].as_u64().unwrap_or(0);
         }
         match value["choices"][0]["message"]["content"].as_str() {
@@ -217,11 +236,11 @@ impl Endpoint {
         Failure::Stop(Error::input("the judge cannot be asked", problems))
     }
 
-    fn no_reply(&mut self, error: &ureq::Error) -> Attempt {
+    fn no_reply(&self, error: &ureq::Error) -> Attempt {
         // Whoever takes a call and loses it is there.
         let nobody = matches!(error, ureq::Error::Io(e) if e.kind() == ErrorKind::ConnectionRefused)
             || matches!(error, ureq::Error::ConnectionFailed | ureq::Error::HostNotFound);
-        self.reached |= !nobody;
+        self.known().reached |= !nobody;
         match error {
             ureq::Error::Timeout(_) => {
                 self.passing(format!("no reply within {:?} (--timeout)", self.options.timeout))
@@ -290,7 +309,11 @@ impl Judge for Endpoint {
     }
 
     fn cost(&self) -> Cost {
-        self.cost
+        self.known().cost
+    }
+
+    fn another(&self) -> Option<Box<dyn Judge + Send>> {
+        Some(Box::new(self.clone()))
     }
 }
 

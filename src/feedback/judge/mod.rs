@@ -13,7 +13,8 @@ pub mod question;
 pub mod settings;
 pub mod tally;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc;
 use std::time::Instant;
 
 use serde_json::{Map, Value, json};
@@ -123,6 +124,12 @@ pub trait Judge {
 
     /// What it took so far, but for the seconds.
     fn cost(&self) -> Cost;
+
+    /// One more of it, which may be asked at the same time and whose cost counts as its own; None where
+    /// nothing is gained.
+    fn another(&self) -> Option<Box<dyn Judge + Send>> {
+        None
+    }
 }
 
 /// How comparisons are judged, and what their rows say.
@@ -132,6 +139,8 @@ pub struct Judging<'a> {
     pub votes: usize,
     /// Ask each vote once, in an order drawn from the comparison's id, not in both.
     pub one_way: bool,
+    /// Comparisons that are asked about at the same time, where the judge can.
+    pub parallel: usize,
     /// Whose answers these are.
     pub model: Option<&'a str>,
     /// The seed they were drawn with.
@@ -153,8 +162,9 @@ pub struct Judged {
     pub cost: Cost,
 }
 
-/// Judges what `journal` does not know yet. Each decision is on the disk before the next question.
-/// `tally` counts the journal's rows so far. `progress` hears how many comparisons are done.
+/// Judges what `journal` does not know yet. Each decision is on the disk before the judge, or the one of
+/// several that asked, is asked again. `tally` counts the journal's rows so far. `progress` hears how many
+/// comparisons are done.
 ///
 /// # Errors
 /// [`Error::Stopped`] when `stop` is set; a judge that cannot be used; a journal that cannot be
@@ -164,69 +174,160 @@ pub fn judge(
     judge: &mut dyn Judge,
     journal: &mut Journal,
     judging: &Judging,
-    mut tally: Tally,
+    tally: Tally,
     stop: &AtomicBool,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Judged> {
     let start = Instant::now();
-    let (mut known, mut new, mut in_a_row) = (0, 0, 0);
-    let mut unjudged: Vec<Problem> = Vec::new();
     let who = judge.name();
-    for (i, comparison) in comparisons.iter().enumerate() {
-        progress(i);
-        if journal.knows(&comparison.id) {
-            known += 1;
-            continue;
+    let all = comparisons.len();
+    let (asked, known): (Vec<&Comparison>, Vec<_>) =
+        comparisons.iter().partition(|comparison| !journal.knows(&comparison.id));
+    let mut desk = Desk {
+        who: &who,
+        judging,
+        all,
+        journal,
+        known: known.len(),
+        new: 0,
+        in_a_row: 0,
+        unjudged: Vec::new(),
+        tally,
+    };
+    progress(desk.done());
+    let several = judging.parallel.min(asked.len());
+    let others: Vec<_> = match several {
+        0 | 1 => Vec::new(),
+        _ => (0..several).map_while(|_| judge.another()).collect(),
+    };
+    if others.is_empty() {
+        for comparison in asked {
+            let votes = votes(comparison, judge, judging, stop);
+            desk.enter(comparison, votes)?;
+            progress(desk.done());
         }
-        let place = || format!("{} ({})", comparison.source, comparison.id);
-        let votes = match votes(comparison, judge, judging, stop) {
+    } else {
+        at_once(&asked, others, &mut desk, stop, progress)?;
+    }
+    let cost = Cost { seconds: start.elapsed().as_secs_f64(), ..judge.cost() };
+    let Desk { known, new, unjudged, tally, .. } = desk;
+    Ok(Judged { known, new, unjudged, tally, cost })
+}
+
+/// Asks several judges at once and enters what they say as it comes. After an error nothing more is
+/// asked, but what was asked already is waited for and entered.
+fn at_once(
+    asked: &[&Comparison],
+    judges: Vec<Box<dyn Judge + Send>>,
+    desk: &mut Desk,
+    stop: &AtomicBool,
+    progress: &mut dyn FnMut(usize),
+) -> Result<()> {
+    let (next, over, judging) = (AtomicUsize::new(0), AtomicBool::new(false), desk.judging);
+    let mut done = Ok(());
+    std::thread::scope(|scope| {
+        let (send, said) = mpsc::channel();
+        for mut judge in judges {
+            let (send, next, over) = (send.clone(), &next, &over);
+            scope.spawn(move || {
+                while !over.load(Ordering::Relaxed)
+                    && let Some(comparison) = asked.get(next.fetch_add(1, Ordering::Relaxed))
+                    && send
+                        .send((comparison, votes(comparison, &mut *judge, judging, stop)))
+                        .is_ok()
+                {}
+            });
+        }
+        drop(send);
+        for (comparison, votes) in said {
+            let entered = desk.enter(comparison, votes);
+            if entered.is_err() {
+                over.store(true, Ordering::Relaxed);
+                done = std::mem::replace(&mut done, Ok(())).and(entered);
+            }
+            progress(desk.done());
+        }
+    });
+    done
+}
+
+/// Where the votes on comparisons become decisions of the journal.
+struct Desk<'a> {
+    who: &'a str,
+    judging: &'a Judging<'a>,
+    /// Comparisons.
+    all: usize,
+    journal: &'a mut Journal,
+    known: usize,
+    new: usize,
+    /// Those that could not be judged since the last one that could.
+    in_a_row: usize,
+    unjudged: Vec<Problem>,
+    tally: Tally,
+}
+
+impl Desk<'_> {
+    fn done(&self) -> usize {
+        self.known + self.new + self.unjudged.len()
+    }
+
+    /// Enters the votes on a comparison, or why there are none.
+    ///
+    /// # Errors
+    /// What ends it for all comparisons.
+    fn enter(
+        &mut self,
+        comparison: &Comparison,
+        votes: std::result::Result<Vec<Vec<Ballot>>, Failure>,
+    ) -> Result<()> {
+        let judged = self.known + self.new;
+        let votes = match votes {
             Ok(votes) => votes,
             Err(Failure::Stop(Error::Stopped(_))) => {
                 return Err(Error::Stopped(format!(
-                    "stopped after {} of {} comparisons; the same command goes on",
-                    known + new,
-                    comparisons.len()
+                    "stopped after {judged} of {} comparisons; the same command goes on",
+                    self.all
                 )));
             }
             Err(Failure::Stop(error)) => return Err(error),
             Err(Failure::Here(reason)) => {
-                unjudged.push(Problem::new(place(), reason));
-                in_a_row += 1;
-                if in_a_row == MOST_IN_A_ROW {
-                    let summary = format!(
-                        "{in_a_row} comparisons in a row could not be judged, so no more are asked; {} of {} are in {}, and the same command goes on",
-                        known + new,
-                        comparisons.len(),
-                        journal.path().display()
-                    );
-                    return Err(Error::input(summary, unjudged));
+                let place = format!("{} ({})", comparison.source, comparison.id);
+                self.unjudged.push(Problem::new(place, reason));
+                self.in_a_row += 1;
+                if self.in_a_row < MOST_IN_A_ROW {
+                    return Ok(());
                 }
-                continue;
+                let summary = format!(
+                    "{} comparisons in a row could not be judged, so no more are asked; {judged} of {} are in {}, and the same command goes on",
+                    self.in_a_row,
+                    self.all,
+                    self.journal.path().display()
+                );
+                return Err(Error::input(summary, self.unjudged.clone()));
             }
         };
-        in_a_row = 0;
+        self.in_a_row = 0;
         let values = votes.iter().map(|vote| vote.iter().map(Ballot::value).collect::<Value>());
         let decision = Decision {
             comparison,
             choice: choice(&votes),
-            who: &who,
-            model: judging.model,
-            seed: judging.seed,
+            who: self.who,
+            model: self.judging.model,
+            seed: self.judging.seed,
             more: Map::from_iter([("judge".to_owned(), values.collect())]),
         };
         let row = decision.row();
-        match journal.append(&row, &mut |row| tally.add_row(row))? {
+        let tally = &mut self.tally;
+        match self.journal.append(&row, &mut |row| tally.add_row(row))? {
             Appended::New => {
-                tally.add_row(&row);
-                new += 1;
+                self.tally.add_row(&row);
+                self.new += 1;
             }
             // Another process was faster.
-            Appended::Known => known += 1,
+            Appended::Known => self.known += 1,
         }
+        Ok(())
     }
-    progress(comparisons.len());
-    let cost = Cost { seconds: start.elapsed().as_secs_f64(), ..judge.cost() };
-    Ok(Judged { known, new, unjudged, tally, cost })
 }
 
 fn votes(

@@ -44,27 +44,89 @@ pub fn letter(reply: &str) -> Option<usize> {
         let inside = said[at + 2..].split("]]").next().unwrap_or_default();
         return of(inside.trim());
     }
-    // Elsewhere only the capital letter behind a word that names an answer, or B, which is no word
-    // by itself: and all of them must say the same.
-    let words = words(said);
+    // Elsewhere every sentence that names an answer must name the same one.
     let mut found = None;
-    for (i, word) in words.iter().enumerate() {
-        let labelled = i > 0 && LABELS.contains(&words[i - 1].to_lowercase().as_str());
-        let place = match word.as_str() {
-            "A" if labelled => 0,
-            "B" => 1,
-            _ => continue,
-        };
-        match found {
-            Some(other) if other != place => return None,
-            _ => found = Some(place),
+    for sentence in said.split(['.', '!', '?', ';', '\n']) {
+        match (better(sentence)?, found) {
+            (None, _) => {}
+            (Some(place), Some(other)) if place != other => return None,
+            (place, _) => found = place,
         }
     }
     found
 }
 
+/// Words behind which a capital letter names an answer.
 const LABELS: [&str; 9] =
     ["answer", "response", "option", "choice", "verdict", "assistant", "better", "is", "reply"];
+/// Words before which a capital letter is no article.
+const VERBS: [&str; 8] = ["is", "was", "has", "does", "gives", "seems", "wins", "answers"];
+/// Words that turn a sentence round.
+const NEGATIVE: [&str; 14] = [
+    "not",
+    "no",
+    "neither",
+    "nor",
+    "never",
+    "worse",
+    "worst",
+    "wrong",
+    "bad",
+    "incorrect",
+    "less",
+    "inferior",
+    "both",
+    "equal",
+];
+
+/// The answer that a sentence calls the better one: Some(None) if it names none, None if it cannot be
+/// told which.
+fn better(sentence: &str) -> Option<Option<usize>> {
+    // Words, each with whether something else than a space follows it.
+    let mut words: Vec<(&str, bool)> = Vec::new();
+    let mut rest = sentence;
+    while let Some(start) = rest.find(char::is_alphanumeric) {
+        rest = &rest[start..];
+        let end = rest.find(|c: char| !c.is_alphanumeric() && c != '\'').unwrap_or(rest.len());
+        words.push((&rest[..end], !rest[end..].starts_with(' ')));
+        rest = &rest[end..];
+    }
+    let lower = |i: usize| words.get(i).map(|(word, _)| word.to_lowercase()).unwrap_or_default();
+    let letters: Vec<(usize, usize)> = (0..words.len())
+        .filter_map(|i| {
+            let labelled = i > 0 && LABELS.contains(&lower(i - 1).as_str());
+            match words[i] {
+                // As a word by itself it stands before another.
+                ("A", ends) if labelled || ends || VERBS.contains(&lower(i + 1).as_str()) => {
+                    Some((i, 0))
+                }
+                ("B", _) => Some((i, 1)),
+                _ => None,
+            }
+        })
+        .collect();
+    let Some(&(_, first)) = letters.first() else { return Some(None) };
+    let says = |list: &[&str]| (0..words.len()).any(|i| list.contains(&lower(i).as_str()));
+    let turned = says(&NEGATIVE) || (0..words.len()).any(|i| lower(i).ends_with("n't"));
+    if letters.iter().all(|&(_, place)| place == first) {
+        return (!turned).then_some(Some(first));
+    }
+    // One before and the other behind "better than", or the other way round.
+    let than = (1..words.len()).find(|&i| lower(i) == "than" || lower(i) == "over")?;
+    let side = |before: bool| {
+        let mut of = letters.iter().filter(|(i, _)| (*i < than) == before).map(|&(_, place)| place);
+        let place = of.next()?;
+        of.all(|other| other == place).then_some(place)
+    };
+    let (before, behind) = (side(true)?, side(false)?);
+    match (lower(than - 1).as_str(), turned) {
+        ("worse", _) if before != behind && !says(&["not", "no", "never", "neither"]) => {
+            Some(Some(behind))
+        }
+        (_, false) if before != behind => Some(Some(before)),
+        _ => None,
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -85,7 +147,17 @@ mod tests {
             ("A is right, B is not: [[A]]", Some(0)),
             ("<think>Is it B? B is longer.</think>\n\nA", Some(0)),
             ("A good question. Neither.", None),
-            ("Answer A is worse than answer B.", None),
+            ("Answer A is worse than answer B.", Some(1)),
+            ("A: A is better.", Some(0)),
+            ("A is indeed better than B.", Some(0)),
+            ("A: A is better than B.", Some(0)),
+            ("I prefer B over A, because it is right.", Some(1)),
+            ("B is not better than A.", None),
+            ("A isn't better than B.", None),
+            ("B is worse.", None),
+            ("B has nothing to do with it. A is better.", None),
+            ("A is good, B is better.", None),
+            ("A and B are equal.", None),
             ("I cannot say.", None),
             ("[[C]]", None),
             ("", None),

@@ -21,6 +21,9 @@ use crate::feedback::comparison::Comparison;
 use crate::gpu::Gpu;
 use crate::model::sampling::Sampling;
 
+/// Comparisons that may be asked about at the same time.
+const MOST_PARALLEL: usize = 256;
+
 /// The section `[rounds.judge]`; one of `command`, `endpoint` and `model` names the judge.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -55,6 +58,8 @@ pub struct JudgeSettings {
     pub retries: u32,
     /// Seconds before the second attempt.
     pub backoff: f64,
+    /// Comparisons that an endpoint is asked about at the same time.
+    pub parallel: usize,
 }
 
 impl Default for JudgeSettings {
@@ -75,6 +80,7 @@ impl Default for JudgeSettings {
             timeout: 120.0,
             retries: 5,
             backoff: 0.5,
+            parallel: 1,
         }
     }
 }
@@ -98,6 +104,11 @@ impl JudgeSettings {
         }
         if self.votes == 0 {
             wrong("votes", "is 0; it must be at least 1".into());
+        }
+        if !(1..=MOST_PARALLEL).contains(&self.parallel) {
+            wrong("parallel", format!("is {}; it must be 1 to {MOST_PARALLEL}", self.parallel));
+        } else if self.parallel > 1 && self.endpoint.is_none() {
+            wrong("parallel", "is for an endpoint; leave it at 1".into());
         }
         let fixed = match (&self.command, self.model.is_some() && self.by == LocalBy::Odds) {
             (Some(_), _) => Some("a command scores an answer"),
