@@ -3,9 +3,8 @@
 use super::DeviceArgs;
 use super::import::model_folder;
 use super::interrupt::stop_on_signal;
-use super::sampling::SamplingArgs;
+use super::sampling::AnswerArgs;
 use super::working;
-use crate::data::form::Form;
 use crate::data::prompts::read_prompt_rows;
 use crate::error::{Error, Problem, Result};
 use crate::feedback::answers::{Drawing, Kept, Speaker, given_answers};
@@ -29,24 +28,11 @@ pub struct CollectArgs {
     /// The file of decisions, as `train` reads it (.jsonl). One that is there is gone on with.
     #[arg(long)]
     out: PathBuf,
-    /// The model that answers; without it the rows have answers.
-    #[arg(long)]
-    model: Option<PathBuf>,
-    /// Answers that the model gives to each prompt.
-    #[arg(long, default_value_t = 2)]
-    answers: usize,
     /// Comparisons of each prompt at most.
     #[arg(long, default_value_t = 1)]
     pairs: usize,
-    /// How the prompts reach the model. Without it: as it was trained, if its folder says so; else
-    /// by its chat template, if it has one.
-    #[arg(long, value_enum)]
-    form: Option<Form>,
-    /// Most new tokens of an answer.
-    #[arg(long, default_value_t = 128)]
-    max_tokens: usize,
     #[command(flatten)]
-    sampling: SamplingArgs,
+    drawn: AnswerArgs,
     /// The port of 127.0.0.1 that the page is at; 0 for any that is free.
     #[arg(long, default_value_t = PORT)]
     port: u16,
@@ -59,12 +45,12 @@ pub(super) fn run(args: &CollectArgs, device: &DeviceArgs) -> Result<()> {
     check(args)?;
     let rows = read_prompt_rows(&args.prompts)?;
     let stop = stop_on_signal("these answers")?;
-    let (drawn, name) = match &args.model {
+    let (drawn, name) = match &args.drawn.model {
         None => (None, None),
         Some(model) => {
             working::on("reading the model");
-            let files = ModelFiles::open(&model_folder(model)?, args.form)?;
-            let asked = files.asked(rows.clone(), args.max_tokens)?;
+            let files = ModelFiles::open(&model_folder(model)?, args.drawn.form)?;
+            let asked = files.asked(rows.clone(), args.drawn.max_tokens)?;
             let gpu = device.open()?;
             working::on("reading weights");
             let speaker = Speaker::new(&gpu, files)?;
@@ -82,7 +68,7 @@ pub(super) fn run(args: &CollectArgs, device: &DeviceArgs) -> Result<()> {
     }
     let who = args.who.clone().or_else(user).unwrap_or_else(|| "somebody".to_owned());
     let page = Page::open(args.port, &args.out, cache_folder().as_deref(), &who)?;
-    let seed = drawn.is_some().then(|| args.sampling.seed());
+    let seed = drawn.is_some().then(|| args.drawn.sampling.seed());
     let desk = Desk::open(&args.out, name, seed)?;
     desk.take_notes().iter().for_each(|note| errln!("note: {note}"));
     if let Some((all, left)) = given {
@@ -134,8 +120,8 @@ fn draw(
     desk: &Desk,
     stop: &AtomicBool,
 ) -> Result<()> {
-    let (sampling, stops) = args.sampling.read_or(args.max_tokens, 1.0)?;
-    let drawing = Drawing { count: args.answers, sampling, stops };
+    let (sampling, stops) = args.drawn.read()?;
+    let drawing = Drawing { count: args.drawn.answers, sampling, stops };
     let kept = answers_file(&args.out);
     let (mut left, mut cut, mut all) = (LeftOut::default(), 0, 0);
     if asked.repeated > 0 {
@@ -143,7 +129,7 @@ fn draw(
     }
     let prompts = asked.rows.len();
     let mut done = 0;
-    for group in asked.groups(args.answers) {
+    for group in asked.groups(args.drawn.answers) {
         let here = group.rows.len();
         let mut progress = |n: usize| {
             working::on(&format!("drawing answers, {} of {prompts} prompts", done + n));
@@ -160,7 +146,10 @@ fn draw(
     desk.close();
     working::done();
     if cut > 0 {
-        errln!("note: {cut} of {all} answers were cut off at --max-tokens {}", args.max_tokens);
+        errln!(
+            "note: {cut} of {all} answers were cut off at --max-tokens {}",
+            args.drawn.max_tokens
+        );
     }
     left.told().iter().for_each(|what| errln!("note: {what}"));
     Ok(())
@@ -169,10 +158,10 @@ fn draw(
 /// What is not compared, and why.
 fn check(args: &CollectArgs) -> Result<()> {
     let mut problems = Vec::new();
-    let (sampling, _) = args.sampling.read_or(args.max_tokens, 1.0)?;
-    if args.model.is_some() {
-        if !(2..=16).contains(&args.answers) {
-            let what = format!("is {}; it must be from 2 to 16", args.answers);
+    let (sampling, _) = args.drawn.read()?;
+    if args.drawn.model.is_some() {
+        if !(2..=16).contains(&args.drawn.answers) {
+            let what = format!("is {}; it must be from 2 to 16", args.drawn.answers);
             problems.push(Problem::new("--answers", what));
         }
         if sampling.temperature == 0.0 {

@@ -3,9 +3,8 @@
 use super::DeviceArgs;
 use super::import::model_folder;
 use super::interrupt::stop_on_signal;
-use super::sampling::SamplingArgs;
+use super::sampling::AnswerArgs;
 use super::working;
-use crate::data::form::Form;
 use crate::error::{Error, Result};
 use crate::feedback::judge::local::LocalBy;
 use crate::feedback::judge::question::CRITERIA;
@@ -29,24 +28,11 @@ pub struct JudgeArgs {
     /// is in it is not judged again.
     #[arg(long)]
     out: PathBuf,
-    /// The model that answers: a folder, a checkpoint, a LoRA adapter, or a GGUF file. Its answers are kept
-    /// beside the rows, in rows.answers.jsonl for rows.jsonl, and are not drawn again.
-    #[arg(long, value_name = "DIR")]
-    model: Option<PathBuf>,
-    /// Answers that are drawn to each prompt.
-    #[arg(long, default_value_t = 2, requires = "model")]
-    answers: usize,
     /// Most comparisons of a prompt. Without it every pair of its answers.
     #[arg(long)]
     pairs: Option<usize>,
-    /// How prompts reach the model, as in `oddgrad generate`.
-    #[arg(long, value_enum)]
-    form: Option<Form>,
-    /// Most tokens of an answer.
-    #[arg(long, default_value_t = 128)]
-    max_tokens: usize,
     #[command(flatten)]
-    sampling: SamplingArgs,
+    drawn: AnswerArgs,
 
     /// Judge by a model behind chat completions as OpenAI has them, as in http://127.0.0.1:8080/v1.
     #[arg(long, value_name = "URL", requires = "judge_model")]
@@ -111,7 +97,7 @@ fn flag(key: &str) -> String {
 }
 
 pub(super) fn run(args: &JudgeArgs, device: &DeviceArgs) -> Result<()> {
-    let (sampling, stops) = args.sampling.read_or(args.max_tokens, 1.0)?;
+    let (sampling, stops) = args.drawn.read()?;
     let settings = JudgeSettings {
         command: args.command.clone(),
         endpoint: args.endpoint.clone(),
@@ -134,12 +120,12 @@ pub(super) fn run(args: &JudgeArgs, device: &DeviceArgs) -> Result<()> {
     if !problems.is_empty() {
         return Err(Error::input("nothing can be judged with these settings", problems));
     }
-    let answers = match &args.model {
+    let answers = match &args.drawn.model {
         None => None,
         Some(model) => Some(AnswerOptions {
             model: model_folder(model)?,
-            form: args.form,
-            count: args.answers,
+            form: args.drawn.form,
+            count: args.drawn.answers,
             sampling,
             stops: stops.to_vec(),
         }),

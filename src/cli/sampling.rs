@@ -1,8 +1,10 @@
 //! How tokens are drawn, for the commands that generate.
 
+use crate::data::form::Form;
 use crate::error::{Error, Result};
 use crate::model::sampling::Sampling;
 use clap::Args;
+use std::path::PathBuf;
 
 /// Settings of [`Sampling`].
 #[derive(Args)]
@@ -31,6 +33,35 @@ pub struct SamplingArgs {
     stop: Vec<String>,
 }
 
+/// Answers to prompts that are compared.
+#[derive(Args)]
+pub struct AnswerArgs {
+    /// The model that answers: a folder, a checkpoint, a LoRA adapter, or a GGUF file; without it the rows
+    /// have answers. Its answers are kept beside the rows, in rows.answers.jsonl for rows.jsonl, and are
+    /// not drawn again.
+    #[arg(long, value_name = "DIR")]
+    pub(super) model: Option<PathBuf>,
+    /// Answers that are drawn to each prompt.
+    #[arg(long, default_value_t = 2, requires = "model")]
+    pub(super) answers: usize,
+    /// How the prompts reach the model. Without it: as it was trained, if its folder says so; else
+    /// by its chat template, if it has one.
+    #[arg(long, value_enum)]
+    pub(super) form: Option<Form>,
+    /// Most tokens of an answer.
+    #[arg(long, default_value_t = 128)]
+    pub(super) max_tokens: usize,
+    #[command(flatten)]
+    pub(super) sampling: SamplingArgs,
+}
+
+impl AnswerArgs {
+    /// The settings, and the texts that end an answer.
+    pub(super) fn read(&self) -> Result<(Sampling, &[String])> {
+        self.sampling.read_or(self.max_tokens, 1.0)
+    }
+}
+
 impl SamplingArgs {
     /// Seed of the draws.
     pub(super) fn seed(&self) -> u64 {
@@ -43,11 +74,7 @@ impl SamplingArgs {
     }
 
     /// As [`SamplingArgs::read`] with another temperature where none is given.
-    pub(super) fn read_or(
-        &self,
-        max_tokens: usize,
-        temperature: f32,
-    ) -> Result<(Sampling, &[String])> {
+    fn read_or(&self, max_tokens: usize, temperature: f32) -> Result<(Sampling, &[String])> {
         let sampling = Sampling {
             max_tokens,
             temperature: self.temperature.unwrap_or(temperature),

@@ -88,11 +88,19 @@ pub fn compare(
     let gpu = &open()?;
     let first = &entries[0].stages[0].recipe;
     let (base, data, tokens) = (first.model.clone(), first.data.clone(), first.batch.stream_tokens);
-    let mut finished = Vec::new();
+    let mut finished: Vec<Finished> = Vec::new();
     for Entry { name, stages } in entries {
         let mut model = base.clone();
         let (mut records, mut recipes) = (Vec::new(), Vec::new());
         for Stage { objective, mut recipe } in stages {
+            // The first of two runs in a row may be one that is there: it would have the same bits.
+            let before = finished.iter().find(|run| recipes.is_empty() && run.name == objective);
+            if let Some(run) = before {
+                model = run.model.clone();
+                records.extend(run.records.iter().cloned());
+                recipes.extend(run.recipes.iter().cloned());
+                continue;
+            }
             let told =
                 if recipes.is_empty() { name.clone() } else { format!("{name}: {objective}") };
             recipe.model = model;

@@ -340,6 +340,7 @@ fn references_that_cannot_be_compared() {
     p.write("json/golden.json", "{");
     std::fs::remove_file(p.path("no_batch/batch.json")).unwrap();
     std::fs::remove_file(p.path("no_gradients/grads_f64.safetensors")).unwrap();
+    std::fs::create_dir(p.path("empty")).unwrap();
     p.edit("no_rows/batch.json", |b| b["tokenized"] = serde_json::json!([]));
     p.edit("ids/batch.json", |b| b["tokenized"][0]["chosen_input_ids"][1] = 99_999.into());
     p.edit("negative/batch.json", |b| b["tokenized"][0]["rejected_input_ids"][1] = (-5).into());
@@ -349,7 +350,7 @@ fn references_that_cannot_be_compared() {
     for (folder, phrases) in [
         ("nowhere", &["cannot read nowhere"][..]),
         ("nowhere.gguf", &["cannot read nowhere.gguf"]),
-        ("folder", &["folder: holds no reference values"]),
+        ("empty", &["empty: holds no reference values"]),
         ("json", &["json/golden.json: is not JSON"]),
         ("no_batch", &["cannot read no_batch/batch.json"]),
         ("no_gradients", &["no_gradients/grads_f64.safetensors"]),

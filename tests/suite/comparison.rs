@@ -33,7 +33,12 @@ fn objectives_are_laid_side_by_side() {
     let recipe =
         |run: &str| std::fs::read_to_string(p.path("all").join(run).join("recipe.toml")).unwrap();
     assert!(recipe("dpo").contains("beta = 0.2") && recipe("orpo").contains("lambda = 0.5"));
-    assert!(recipe("sft+dpo.1").contains("all/sft+dpo/model"), "the second starts from the first");
+    assert!(recipe("sft+dpo.1").contains("all/sft/model"), "it starts from the run that is there");
+    assert!(!p.path("all/sft+dpo").exists(), "which is not made again");
+    let other = compare.replace("sft,orpo,dpo,sft+dpo", "sft+sft").replace("all", "other");
+    let other = p.run(&other.replace(" --set dpo:loss.beta=0.2 --set orpo:loss.lambda=0.5", ""));
+    assert_eq!(other.code, Some(0), "{}", other.err);
+    assert!(recipe("../other/sft+sft.1").contains("other/sft+sft/model"), "or is made");
     let page = std::fs::read_to_string(p.path("all/report.html")).unwrap();
     for part in [
         "Objectives compared: sft, orpo, dpo, sft+dpo",
