@@ -40,7 +40,7 @@ fn texts_are_streamed_stopped_and_read_from_files() {
 
     // The template of the model writes what the first of these is given as.
     let said = "{\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}, {\"role\": \"assistant\", \"content\": \"x\"}]}\n";
-    p.write("talk.jsonl", &format!("{said}{{\"prompt\": \"Hi\"}}\n"));
+    p.write("talk.jsonl", format!("{said}{{\"prompt\": \"Hi\"}}\n"));
     let talk = p.run(&generate.replace("plain", "chat --json --prompts talk.jsonl"));
     let rows: Vec<serde_json::Value> =
         talk.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
