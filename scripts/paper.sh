@@ -45,14 +45,11 @@ HELD_OUT=$OUT/heldout.jsonl
 train_rows=1000000
 held_out=1000000
 answer_tokens=64
-# Adapters move less at one rate than all weights do, and DPO is trained at a lower one than the others, as
-# everybody does.
 rates=(--set orpo:loss.lambda=1.0)
 if [ "$variant" = nano ]; then
     "$ODDGRAD" demo --rows-only
     MODEL=models/nano
     settings=(data.max_length=128 optim.learning_rate=2e-3 train.max_steps=48 train.eval_every=6)
-    rates+=(--set dpo:optim.learning_rate=2e-4)
 else
     ensure_pip
     # The last line is the folder of the model, a tab, what it is called.
@@ -68,6 +65,7 @@ else
         settings+=(train.max_steps=12 train.eval_every=4)
     fi
     settings+=(optim.learning_rate=1e-3 lora.rank=16 lora.alpha=32 lora.targets=all lora.base=stored)
+    # DPO at a lower rate than the others, as everybody trains it.
     rates+=(--set dpo:optim.learning_rate=2e-4)
 fi
 mkdir -p "$OUT"
