@@ -81,7 +81,7 @@ if [ "$variant" = chats ]; then
     if [ -n "${software:-}" ]; then
         longest=1000 # characters of a prompt and its longer answer, some 240 tokens
         train_rows=16
-        settings+=(data.max_length=256 batch.size=4 batch.stream_tokens=512)
+        settings+=(data.max_length=320 batch.size=4 batch.stream_tokens=512)
         settings+=(train.max_steps=4 train.eval_every=2)
     fi
     answer_tokens=96
