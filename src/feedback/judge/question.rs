@@ -60,24 +60,13 @@ pub fn letter(reply: &str) -> Option<usize> {
 const LABELS: [&str; 9] =
     ["answer", "response", "option", "choice", "verdict", "assistant", "better", "is", "reply"];
 /// Words before which a capital letter is no article.
-const VERBS: [&str; 8] = ["is", "was", "has", "does", "gives", "seems", "wins", "answers"];
-/// Words that turn a sentence round.
-const NEGATIVE: [&str; 14] = [
-    "not",
-    "no",
-    "neither",
-    "nor",
-    "never",
-    "worse",
-    "worst",
-    "wrong",
-    "bad",
-    "incorrect",
-    "less",
-    "inferior",
-    "both",
-    "equal",
-];
+const VERBS: [&str; 11] =
+    ["is", "was", "has", "does", "gives", "seems", "wins", "answers", "and", "or", "nor"];
+/// Words that turn round what is said of the answer near them.
+const NEGATIVE: [&str; 10] =
+    ["not", "no", "nor", "never", "worse", "worst", "wrong", "bad", "less", "inferior"];
+/// Words with which a sentence names no answer as the better one.
+const NEITHER: [&str; 5] = ["neither", "both", "equal", "equally", "tie"];
 
 /// The answer that a sentence calls the better one: Some(None) if it names none, None if it cannot be
 /// told which.
@@ -95,24 +84,33 @@ fn better(sentence: &str) -> Option<Option<usize>> {
     let letters: Vec<(usize, usize)> = (0..words.len())
         .filter_map(|i| {
             let labelled = i > 0 && LABELS.contains(&lower(i - 1).as_str());
+            let next = lower(i + 1);
+            let verb = VERBS.contains(&next.as_str()) || next.ends_with("n't");
             match words[i] {
                 // As a word by itself it stands before another.
-                ("A", ends) if labelled || ends || VERBS.contains(&lower(i + 1).as_str()) => {
-                    Some((i, 0))
-                }
+                ("A", ends) if labelled || ends || verb => Some((i, 0)),
                 ("B", _) => Some((i, 1)),
                 _ => None,
             }
         })
         .collect();
     let Some(&(_, first)) = letters.first() else { return Some(None) };
-    let says = |list: &[&str]| (0..words.len()).any(|i| list.contains(&lower(i).as_str()));
-    let turned = says(&NEGATIVE) || (0..words.len()).any(|i| lower(i).ends_with("n't"));
+    let near = |list: &[&str]| {
+        letters.iter().flat_map(|&(i, _)| i.saturating_sub(3)..i + 4).any(|i| {
+            let word = lower(i);
+            list.contains(&word.as_str()) || word.ends_with("n't")
+        })
+    };
+    let neither = (0..words.len()).any(|i| NEITHER.contains(&lower(i).as_str()));
+    let turned = neither || near(&NEGATIVE);
+    let than = (1..words.len()).find(|&i| lower(i) == "than" || lower(i) == "over");
     if letters.iter().all(|&(_, place)| place == first) {
-        return (!turned).then_some(Some(first));
+        // Behind "better than" stands the other one.
+        let behind = than.is_some_and(|than| letters[0].0 > than);
+        return (!turned && !behind).then_some(Some(first));
     }
     // One before and the other behind "better than", or the other way round.
-    let than = (1..words.len()).find(|&i| lower(i) == "than" || lower(i) == "over")?;
+    let than = than?;
     let side = |before: bool| {
         let mut of = letters.iter().filter(|(i, _)| (*i < than) == before).map(|&(_, place)| place);
         let place = of.next()?;
@@ -120,7 +118,7 @@ fn better(sentence: &str) -> Option<Option<usize>> {
     };
     let (before, behind) = (side(true)?, side(false)?);
     match (lower(than - 1).as_str(), turned) {
-        ("worse", _) if before != behind && !says(&["not", "no", "never", "neither"]) => {
+        ("worse", _) if before != behind && !neither && !near(&["not", "no", "never"]) => {
             Some(Some(behind))
         }
         (_, false) if before != behind => Some(Some(before)),
@@ -158,6 +156,12 @@ mod tests {
             ("B has nothing to do with it. A is better.", None),
             ("A is good, B is better.", None),
             ("A and B are equal.", None),
+            ("Both A and B are good.", None),
+            ("I do not think that B is better.", None),
+            ("Neither A nor B.", None),
+            ("The first is better than B.", None),
+            ("Answer B is clearly better, it has no errors.", Some(1)),
+            ("A is better because it is less wordy.", Some(0)),
             ("I cannot say.", None),
             ("[[C]]", None),
             ("", None),
