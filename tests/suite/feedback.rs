@@ -298,12 +298,17 @@ fn a_judge_that_is_asked_to_stop_says_how_it_goes_on() {
 fn two_judges_of_one_file_share_the_work() {
     let p = Place::new();
     p.write("prompts.jsonl", answered(40));
-    let stub = Stub::new(longer, 0.0, Duration::ZERO);
-    let mut judges: Vec<_> = (0..2)
-        .map(|_| {
+    let slow: Rule = |a, b| {
+        std::thread::sleep(Duration::from_millis(20));
+        longer(a, b)
+    };
+    let stub = Stub::new(slow, 0.0, Duration::ZERO);
+    let mut judges: Vec<_> = ["8", "1"]
+        .into_iter()
+        .map(|parallel| {
             Command::new(env!("CARGO_BIN_EXE_oddgrad"))
                 .args(["judge", "prompts.jsonl", "--out", "judged.jsonl", "--judge-model", "m"])
-                .args(["--endpoint", &stub.address])
+                .args(["--endpoint", &stub.address, "--parallel", parallel])
                 .current_dir(p.dir.path())
                 .stdout(Stdio::null())
                 .spawn()
@@ -312,6 +317,8 @@ fn two_judges_of_one_file_share_the_work() {
         .collect();
     assert!(judges.iter_mut().all(|judge| judge.wait().unwrap().success()));
     all_judged(&rows(&p.path("judged.jsonl")), 40);
+    // Neither asks about what the other one has decided meanwhile: twice 80 calls would be.
+    assert!(stub.calls() < 120, "{} calls", stub.calls());
 }
 
 /// Runs a judge with a key in its environment.

@@ -13,8 +13,8 @@ pub mod question;
 pub mod settings;
 pub mod tally;
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError, mpsc};
 use std::time::Instant;
 
 use serde_json::{Map, Value, json};
@@ -181,34 +181,25 @@ pub fn judge(
     let start = Instant::now();
     let who = judge.name();
     let all = comparisons.len();
-    let (asked, known): (Vec<&Comparison>, Vec<_>) =
-        comparisons.iter().partition(|comparison| !journal.knows(&comparison.id));
-    let mut desk = Desk {
-        who: &who,
-        judging,
-        all,
-        journal,
-        known: known.len(),
-        new: 0,
-        in_a_row: 0,
-        unjudged: Vec::new(),
-        tally,
-    };
-    progress(desk.done());
-    let several = judging.parallel.min(asked.len());
+    let (known, new, in_a_row, unjudged) = (0, 0, 0, Vec::new());
+    let mut desk = Desk { who: &who, judging, all, journal, known, new, in_a_row, unjudged, tally };
+    let several = judging.parallel.min(all);
     let others: Vec<_> = match several {
         0 | 1 => Vec::new(),
         _ => (0..several).map_while(|_| judge.another()).collect(),
     };
     if others.is_empty() {
-        for comparison in asked {
-            let votes = votes(comparison, judge, judging, stop);
-            desk.enter(comparison, votes)?;
+        for comparison in comparisons {
             progress(desk.done());
+            if !desk.knows(comparison) {
+                let votes = votes(comparison, judge, judging, stop);
+                desk.enter(comparison, votes)?;
+            }
         }
     } else {
-        at_once(&asked, others, &mut desk, stop, progress)?;
+        at_once(comparisons, others, &mut desk, stop, progress)?;
     }
+    progress(desk.done());
     let cost = Cost { seconds: start.elapsed().as_secs_f64(), ..judge.cost() };
     let Desk { known, new, unjudged, tally, .. } = desk;
     Ok(Judged { known, new, unjudged, tally, cost })
@@ -217,21 +208,23 @@ pub fn judge(
 /// Asks several judges at once and enters what they say as it comes. After an error nothing more is
 /// asked, but what was asked already is waited for and entered.
 fn at_once(
-    asked: &[&Comparison],
+    comparisons: &[Comparison],
     judges: Vec<Box<dyn Judge + Send>>,
     desk: &mut Desk,
     stop: &AtomicBool,
     progress: &mut dyn FnMut(usize),
 ) -> Result<()> {
-    let (next, over, judging) = (AtomicUsize::new(0), AtomicBool::new(false), desk.judging);
-    let mut done = Ok(());
+    let (judging, count) = (desk.judging, judges.len());
+    let (give, work) = mpsc::channel::<&Comparison>();
+    let work = Mutex::new(work);
+    let (send, said) = mpsc::channel();
+    let mut result = Ok(());
     std::thread::scope(|scope| {
-        let (send, said) = mpsc::channel();
         for mut judge in judges {
-            let (send, next, over) = (send.clone(), &next, &over);
+            let (send, work) = (send.clone(), &work);
             scope.spawn(move || {
-                while !over.load(Ordering::Relaxed)
-                    && let Some(comparison) = asked.get(next.fetch_add(1, Ordering::Relaxed))
+                let next = || work.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                while let Ok(comparison) = next()
                     && send
                         .send((comparison, votes(comparison, &mut *judge, judging, stop)))
                         .is_ok()
@@ -239,16 +232,28 @@ fn at_once(
             });
         }
         drop(send);
-        for (comparison, votes) in said {
-            let entered = desk.enter(comparison, votes);
-            if entered.is_err() {
-                over.store(true, Ordering::Relaxed);
-                done = std::mem::replace(&mut done, Ok(())).and(entered);
+        let (mut left, mut asking) = (comparisons.iter(), 0);
+        loop {
+            while asking < count
+                && result.is_ok()
+                && let Some(comparison) = left.next()
+            {
+                if !desk.knows(comparison) {
+                    give.send(comparison).expect("the receiver outlives this");
+                    asking += 1;
+                }
             }
             progress(desk.done());
+            let Some((comparison, votes)) = (asking > 0).then(|| said.recv().ok()).flatten() else {
+                break;
+            };
+            asking -= 1;
+            let entered = desk.enter(comparison, votes);
+            result = std::mem::replace(&mut result, Ok(())).and(entered);
         }
+        drop(give);
     });
-    done
+    result
 }
 
 /// Where the votes on comparisons become decisions of the journal.
@@ -269,6 +274,13 @@ struct Desk<'a> {
 impl Desk<'_> {
     fn done(&self) -> usize {
         self.known + self.new + self.unjudged.len()
+    }
+
+    /// Whether the journal has a decision about it, perhaps another process's; then it is counted.
+    fn knows(&mut self, comparison: &Comparison) -> bool {
+        let knows = self.journal.knows(&comparison.id);
+        self.known += usize::from(knows);
+        knows
     }
 
     /// Enters the votes on a comparison, or why there are none.
